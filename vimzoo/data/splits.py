@@ -1,0 +1,67 @@
+"""What the engine knows of a data set: three splits, class names, input size and normalisation."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class UsageError(ValueError):
+    """A request that cannot be met; the message names the argument, what came and what was expected."""
+
+
+class Images(Protocol):
+    """A map-style data set that knows its length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three splits of one data set.
+
+    ``train`` is indexed by ``(epoch, index)``, so that an augmented sample depends on nothing but the seed,
+    the epoch and the index (never on the number of workers); ``val`` and ``test`` are indexed by ``index``.
+    All give a normalised float32 image ``(C, H, W)`` and a class number.
+    """
+
+    name: str
+    train: Images
+    val: Images
+    test: Images | None
+    classes: tuple[str, ...]
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def stratified_split(labels: np.ndarray, val: float, test: float, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Split sample indices class by class into train, validation and test.
+
+    Args:
+        labels: class numbers, (N,).
+        val, test: the share of each class that goes there; a share above zero takes at least one sample.
+        seed: the split depends on labels and seed alone; RandomState's stream is the same in every NumPy.
+
+    Returns:
+        Three sorted index arrays.
+
+    Raises:
+        UsageError: a class is too small to leave a training sample.
+    """
+    rng = np.random.RandomState(seed)
+    parts: tuple[list[int], ...] = ([], [], [])
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        n_val, n_test = (max(1, round(len(members) * share)) if share > 0 else 0 for share in (val, test))
+        if n_val + n_test >= len(members):
+            raise UsageError(
+                f"class {label} has {len(members)} images, too few for a split with "
+                f"validation share {val} and test share {test}; expected at least {n_val + n_test + 1}"
+            )
+        cuts = np.split(members, [n_test, n_test + n_val])
+        for part, chosen in zip(parts, (cuts[2], cuts[1], cuts[0]), strict=True):
+            part.extend(chosen)
+    return tuple(np.sort(np.array(part, dtype=np.int64)) for part in parts)

@@ -1,0 +1,43 @@
+"""The command line: Hydra composes the configuration here and is seen nowhere else."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+
+def config_dir() -> Path:
+    """The folder with train.yaml: inside the package once installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    folders = [package / "configs", package.parent / "configs"]
+    return next((folder for folder in folders if (folder / "train.yaml").is_file()), folders[0])
+
+
+def main() -> None:
+    """Compose the configuration from ``sys.argv`` and train; ``--help`` says how.
+
+    Raises:
+        SystemExit: an unknown option or value (from Hydra), a request that cannot be met, a non-finite loss.
+    """
+    try:
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import DictConfig, OmegaConf
+    except ImportError as error:
+        sys.exit(f"error: training needs {error.name}; install it with: pip install 'vimzoo[train]'")
+
+    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
+    def run(cfg: DictConfig) -> float:
+        from ..data import UsageError
+        from .launch import launch
+
+        out = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+            return launch(settings, out)  # type: ignore[arg-type]
+        except (UsageError, FloatingPointError) as error:
+            for folder in (out, out.parent):  # leave no empty run folder behind
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            sys.exit(f"error: {error}")
+
+    run()
