@@ -1,0 +1,1 @@
+"""Sources of the native kernels; see README.md beside this file."""

@@ -1,0 +1,114 @@
+/* stream = x + residual and its RMSNorm or LayerNorm over the last axis, in one pass over the rows. */
+#include <math.h>
+
+#include "../selective_scan/task.h"
+
+/* Field order is that of AddNormArgs in vimzoo/ops/native.py. Rows are dense. */
+typedef struct {
+    int64_t rows, channels, rms, threads, row_groups, x_dtype, residual_dtype, kept_dtype;
+    const char *x;
+    int64_t x_row;
+    const char *residual;
+    const float *weight, *bias;
+    double eps;
+    char *out, *kept;        /* the norm in x's dtype; the stream */
+    const char *dout, *dkept; /* gradients of both, the second or NULL */
+    char *dx, *dresidual;
+    float *dweight, *dbias;  /* (row_groups, D), zeroed */
+} add_norm_args;
+
+/* Mean and 1 / sqrt(variance + eps) of a row; RMSNorm has mean 0. */
+static void statistics(const add_norm_args *a, const float *row, float *mean, float *scale) {
+    vf sum = {0}, squares = {0};
+    if (!a->rms) {
+        for (int64_t c = 0; c < a->channels; c += VL) sum += load_floats(row + c, (int)min_of(VL, a->channels - c));
+        *mean = sum_vf(sum) / (float)a->channels;
+    } else *mean = 0.0f;
+    for (int64_t c = 0; c < a->channels; c += VL) {
+        const int lanes = (int)min_of(VL, a->channels - c);
+        const vf v = load_floats(row + c, lanes) - *mean;
+        if (lanes == VL) squares += v * v;
+        else
+            for (int i = 0; i < lanes; i++) squares[i] += v[i] * v[i];
+    }
+    *scale = (float)(1.0 / sqrt((double)sum_vf(squares) / (double)a->channels + a->eps));
+}
+
+static void forward_row(const add_norm_args *a, int64_t row, float *stream) {
+    const int64_t at = row * a->channels;
+    for (int64_t c = 0; c < a->channels; c += VL) {
+        const int lanes = (int)min_of(VL, a->channels - c);
+        vf v = load_row(a->x + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes);
+        if (a->residual)
+            v += load_row(a->residual + (at + c) * item_size(a->residual_dtype), a->residual_dtype, lanes);
+        store_row((char *)(stream + c), F32, lanes, v);
+        store_row(a->kept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes, v);
+    }
+    float mean, scale;
+    statistics(a, stream, &mean, &scale);
+    for (int64_t c = 0; c < a->channels; c += VL) {
+        const int lanes = (int)min_of(VL, a->channels - c);
+        vf v = (load_floats(stream + c, lanes) - mean) * scale * load_floats(a->weight + c, lanes);
+        if (a->bias) v += load_floats(a->bias + c, lanes);
+        store_row(a->out + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes, v);
+    }
+}
+
+EXPORT void vimzoo_add_norm_forward(const add_norm_args *a) {
+    const int threads = a->rows * a->channels < 16384 ? 1 : (int)a->threads;
+    const int64_t groups = 4 * threads;
+    PARALLEL_FOR(threads)
+    for (int64_t group = 0; group < groups; group++) {
+        arena scratch = arena_new(a->channels * sizeof(float) + 64);
+        for (int64_t row = a->rows * group / groups; row < a->rows * (group + 1) / groups; row++)
+            forward_row(a, row, (float *)scratch.base);
+        free(scratch.base);
+    }
+}
+
+/* With n = (stream - mean) scale and g = dout weight: dstream = scale (g - mean(g) - n mean(g n)) + dkept. */
+static void backward_row(const add_norm_args *a, int64_t row, float *stream, float *dweight, float *dbias) {
+    const int64_t at = row * a->channels;
+    for (int64_t c = 0; c < a->channels; c += VL) {
+        const int lanes = (int)min_of(VL, a->channels - c);
+        store_row((char *)(stream + c), F32, lanes,
+                  load_row(a->kept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes));
+    }
+    float mean, scale;
+    statistics(a, stream, &mean, &scale);
+    vf sum_g = {0}, sum_gn = {0};
+    for (int64_t c = 0; c < a->channels; c += VL) {
+        const int lanes = (int)min_of(VL, a->channels - c);
+        const vf dout = load_row(a->dout + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes);
+        const vf n = (load_floats(stream + c, lanes) - mean) * scale, g = dout * load_floats(a->weight + c, lanes);
+        add_floats(dweight + c, dout * n, lanes);
+        add_floats(dbias + c, dout, lanes);
+        sum_g += g;
+        sum_gn += g * n; /* g is zero beyond the last lane */
+    }
+    const float mean_g = a->rms ? 0.0f : sum_vf(sum_g) / (float)a->channels;
+    const float mean_gn = sum_vf(sum_gn) / (float)a->channels;
+    for (int64_t c = 0; c < a->channels; c += VL) {
+        const int lanes = (int)min_of(VL, a->channels - c);
+        const vf dout = load_row(a->dout + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes);
+        const vf n = (load_floats(stream + c, lanes) - mean) * scale, g = dout * load_floats(a->weight + c, lanes);
+        vf d = (g - mean_g - n * mean_gn) * scale;
+        if (a->dkept) d += load_row(a->dkept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes);
+        store_row(a->dx + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes, d);
+        if (a->dresidual)
+            store_row(a->dresidual + (at + c) * item_size(a->residual_dtype), a->residual_dtype, lanes, d);
+    }
+}
+
+EXPORT void vimzoo_add_norm_backward(const add_norm_args *a) {
+    const int threads = (int)a->threads;
+    PARALLEL_FOR(threads)
+    for (int64_t group = 0; group < a->row_groups; group++) {
+        arena scratch = arena_new(a->channels * sizeof(float) + 64);
+        const int64_t end = a->rows * (group + 1) / a->row_groups;
+        for (int64_t row = a->rows * group / a->row_groups; row < end; row++)
+            backward_row(a, row, (float *)scratch.base, a->dweight + group * a->channels,
+                         a->dbias + group * a->channels);
+        free(scratch.base);
+    }
+}

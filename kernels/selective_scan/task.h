@@ -1,0 +1,57 @@
+/* What the front ends share: aligned scratch, parameter blocks, parallel loops. */
+#ifndef VIMZOO_TASK_H
+#define VIMZOO_TASK_H
+
+#include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "io.h"
+#include "tile.h"
+
+#ifdef _OPENMP
+#define PARALLEL_FOR(threads) _Pragma("omp parallel for num_threads(threads) schedule(static)")
+#else
+#define PARALLEL_FOR(threads) (void)(threads);
+#endif
+
+INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* A bump allocator over one aligned block, so that a task needs a single malloc and a single free. */
+typedef struct {
+    char *base, *next;
+} arena;
+
+INLINE arena arena_new(size_t bytes) {
+    void *block = NULL;
+    if (posix_memalign(&block, 64, bytes + 64)) abort();
+    return (arena){block, block};
+}
+INLINE void *arena_take(arena *a, size_t bytes) {
+    void *block = a->next;
+    a->next += (bytes + 63) / 64 * 64;
+    return block;
+}
+
+/* Lanes `lanes` of rows (channel, column) -> column vectors: out[column], scaled. Rows are `columns` floats apart. */
+HELPER void load_columns(vf *out, const float *rows, int64_t columns, int lanes, float scale) {
+    for (int64_t c = 0; c < columns; c++) {
+        vf v = {0};
+        for (int i = 0; i < lanes; i++) v[i] = rows[i * columns + c];
+        out[c] = v * scale;
+    }
+}
+/* The reverse, adding: rows[lane][column] += in[column]. */
+HELPER void add_columns(float *rows, const vf *in, int64_t columns, int lanes, float scale) {
+    for (int64_t c = 0; c < columns; c++)
+        for (int i = 0; i < lanes; i++) rows[i * columns + c] += in[c][i] * scale;
+}
+INLINE vf load_floats(const float *p, int lanes) { return p ? load_row((const char *)p, F32, lanes) : splat(0.0f); }
+INLINE void add_floats(float *p, vf value, int lanes) {
+    store_row((char *)p, F32, lanes, load_row((const char *)p, F32, lanes) + value);
+}
+
+#endif

@@ -1,0 +1,125 @@
+/* Vectors of VIMZOO_VL float32 lanes and the elementary functions of the scan.
+ *
+ * GCC and Clang vector extensions; AVX-512 intrinsics where they save instructions. exp2 is a degree-5 polynomial
+ * with p(0) = 1 exactly: decays close to 1 are multiplied up over a whole sequence, so an error there would add up.
+ */
+#ifndef VIMZOO_VEC_H
+#define VIMZOO_VEC_H
+
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef VIMZOO_VL
+#define VIMZOO_VL 4
+#endif
+#define VL VIMZOO_VL
+#define INLINE static inline __attribute__((always_inline))
+#define EXPORT __attribute__((visibility("default")))
+#define HELPER static __attribute__((unused))
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+
+enum { F32 = 0, BF16 = 1, F16 = 2 };
+static const float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+
+INLINE vf splat(float value) { return (vf){0} + value; }
+INLINE vf select_vf(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+INLINE vf max_vf(vf a, vf b) {
+#if VL == 16
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif VL == 8
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return select_vf(a > b, a, b);
+#endif
+}
+
+/* 2^x for any finite x <= 127; relative error 1.7e-7; underflows to 0 (AVX-512) or to at most 2^-126. */
+INLINE vf exp2_vf(vf x) {
+    const float c5 = 1.330026425e-3f, c4 = 9.669709019e-3f, c3 = 5.550559983e-2f, c2 = 2.402228117e-1f, c1 = LN2;
+#if VL == 16
+    vf r = (vf)_mm512_reduce_ps((__m512)x, 0x08);
+    vf whole = x - r;
+#else
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits */
+    x = max_vf(x, splat(-126.0f));
+    vf shifted = x + magic;
+    vf r = x - (shifted - magic);
+#endif
+    vf p = c5 * r + c4;
+    p = p * r + c3;
+    p = p * r + c2;
+    p = p * r + c1;
+    p = p * r + 1.0f;
+#if VL == 16
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+    return (vf)((vi)p + ((vi)shifted << 23));
+#endif
+}
+
+/* log(1 + t) for 0 <= t <= 1 as t (1 + t q(t)), q of degree 7: relative error 3.4e-8 before rounding. */
+INLINE vf log1p_unit(vf t) {
+    const float c1 = -4.999964796e-1f, c2 = 3.332132258e-1f, c3 = -2.485716332e-1f, c4 = 1.915365342e-1f,
+                c5 = -1.375379883e-1f, c6 = 7.920449105e-2f, c7 = -3.006576312e-2f, c8 = 5.364816601e-3f;
+    vf t2 = t * t, t4 = t2 * t2;
+    vf low = (c1 + c2 * t) + t2 * (c3 + c4 * t);
+    vf high = (c5 + c6 * t) + t2 * (c7 + c8 * t);
+    return t + t2 * (low + t4 * high);
+}
+
+/* softplus(x) = max(x, 0) + log(1 + e^-|x|). */
+INLINE vf softplus_vf(vf x) {
+    vf magnitude = (vf)((vi)x & 0x7fffffff);
+    return max_vf(x, splat(0.0f)) + log1p_unit(exp2_vf(magnitude * -LOG2E));
+}
+
+INLINE vf sigmoid_vf(vf x) {
+    vf magnitude = (vf)((vi)x & 0x7fffffff);
+    vf e = exp2_vf(magnitude * -LOG2E);
+    return select_vf(x >= 0.0f, splat(1.0f), e) / (1.0f + e);
+}
+
+INLINE float sum_vf(vf v) {
+#if VL == 16
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float total = 0.0f;
+    for (int i = 0; i < VL; i++) total += v[i];
+    return total;
+#endif
+}
+
+/* Transposes VL vectors in place with log2(VL) rounds of two-register shuffles. */
+INLINE void transpose_vf(vf *r) {
+#if defined(__clang__)
+    float t[VL][VL];
+    for (int i = 0; i < VL; i++)
+        for (int j = 0; j < VL; j++) t[j][i] = r[i][j];
+    memcpy(r, t, sizeof t);
+#else
+    vi lane;
+    for (int i = 0; i < VL; i++) lane[i] = i;
+#pragma GCC unroll 4
+    for (int s = 1; s < VL; s *= 2) {
+        vi odd = (lane & s) != 0;
+        vi low = (odd & (lane - s + VL)) | (~odd & lane);
+        vi high = (odd & (lane + VL)) | (~odd & (lane + s));
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++)
+            if (!(i & s)) {
+                vf a = r[i], b = r[i + s];
+                r[i] = __builtin_shuffle(a, b, low);
+                r[i + s] = __builtin_shuffle(a, b, high);
+            }
+    }
+#endif
+}
+
+#endif

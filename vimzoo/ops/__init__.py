@@ -1,0 +1,20 @@
+"""Functions on tensors: the selective scan in its two faces, and the convolution and norm around it."""
+
+from .add_norm import add_norm
+from .backends import BackendError, use_backend
+from .causal_conv1d import causal_conv1d
+from .scan_path import BACKWARD, BIDIRECTIONAL, CROSS, FORWARD, ScanPath
+from .scan_paths import scan_paths
+
+__all__ = [
+    "BACKWARD",
+    "BIDIRECTIONAL",
+    "CROSS",
+    "FORWARD",
+    "BackendError",
+    "ScanPath",
+    "add_norm",
+    "causal_conv1d",
+    "scan_paths",
+    "use_backend",
+]

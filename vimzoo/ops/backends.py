@@ -1,0 +1,100 @@
+"""Which implementation runs an op: chosen by device and dtype, forced by argument, context manager or environment.
+
+An implementation that cannot take a call raises `Unsupported` before doing any work; the next one in order is then
+tried and the reason is logged once. A forced backend never falls back: its reason becomes the error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+_logger = logging.getLogger("vimzoo")
+_said: set[tuple[str, str, str]] = set()
+
+ORDER: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "reference")}
+"""Backends tried per device type, fastest first; other devices have the reference alone."""
+NAMES = ("reference", "cpu")
+
+
+class Unsupported(Exception):
+    """This backend cannot take this call; the message says why."""
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for by name is unknown, missing, or cannot take the call."""
+
+
+def checked_name(name: str, source: str) -> str:
+    """``name`` if it names a backend.
+
+    Raises:
+        BackendError: naming ``source`` (an argument or variable), what came and what is known.
+    """
+    if name not in NAMES:
+        raise BackendError(f"{source}: expected one of {', '.join(NAMES)}, got {name!r}")
+    return name
+
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("vimzoo_backend", default=None)
+_environment = os.environ.get("VIMZOO_BACKEND") or None
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the block every vimzoo op runs on backend ``name``, or raises.
+
+    Raises:
+        BackendError: if ``name`` is unknown; at the call, if it is missing or cannot take the call.
+    """
+    token = _forced.set(checked_name(name, "name"))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced_backend(requested: str | None = None) -> str | None:
+    """The backend that the caller, `use_backend` or ``VIMZOO_BACKEND`` insists on, in that order; ``None`` if free."""
+    if requested is not None:
+        return checked_name(requested, "backend")
+    forced = _forced.get()
+    if forced is None and _environment is not None:
+        forced = checked_name(_environment, "VIMZOO_BACKEND")
+    return forced
+
+
+def run(op: str, table: dict[str, Callable[..., Any]], requested: str | None, x: Tensor, *args: Any) -> Any:
+    """Call ``table[backend](x, *args)`` with the first backend that takes the call.
+
+    Raises:
+        BackendError: if a backend is forced and cannot take it.
+    """
+    forced = forced_backend(requested)
+    if forced is not None:
+        if forced not in table:
+            raise BackendError(f"backend: {forced!r} does not implement {op}")
+        try:
+            return table[forced](x, *args)
+        except Unsupported as reason:
+            raise BackendError(f"backend: {forced!r} cannot run {op}: {reason}") from None
+    for name in ORDER.get(x.device.type, ("reference",)):
+        if name not in table:
+            continue
+        try:
+            return table[name](x, *args)
+        except Unsupported as reason:
+            _say_once(op, name, str(reason))
+    raise BackendError(f"no backend can run {op} on {x.device.type}")  # the reference takes everything
+
+
+def _say_once(op: str, name: str, reason: str) -> None:
+    if (op, name, reason) not in _said:
+        _said.add((op, name, reason))
+        _logger.info("%s: backend %r steps aside (%s); a slower one runs, with the same results", op, name, reason)

@@ -1,0 +1,155 @@
+"""Depthwise causal convolution along a sequence, both directions in one pass."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native, reference
+from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
+from .scan_paths import task_split
+
+LIBRARY.define(
+    "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, bool[] reverse, str? activation=None, str? backend=None) "
+    "-> Tensor"
+)
+LIBRARY.define(
+    "causal_conv1d_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, bool[] reverse, "
+    "str? activation=None, str? backend=None) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    reverse: Sequence[bool] = (False,),
+    backend: str | None = None,
+) -> Tensor:
+    """K depthwise causal convolutions of one sequence, each forward or backward in time (Gu & Dao 2023, section 3.4).
+
+    ``y[b, l, k, d] = act(bias[k, d] + sum_j weight[k, d, j] x[b, l - W + 1 + j, d])``, with ``l`` counted from the end
+    where ``reverse[k]``: the convolution of the flipped sequence, read back in token order.
+
+    Args:
+        x: ``(B, L, D)``, channels last.
+        weight: ``(K, D, W)``.
+        bias: ``(K, D)`` or ``None``.
+        activation: ``"silu"`` or ``None``.
+        reverse: for each of K, whether it runs backward.
+        backend: insist on a backend.
+
+    Returns:
+        ``(B, L, K, D)`` in x's dtype; in memory K comes first, so each direction is a dense matrix.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    check(x.dim() == 3 and x.is_floating_point(), "x", "floating point (B, L, D)", x)
+    fits = weight.dim() == 3 and weight.shape[1] == x.shape[2] and weight.shape[2] > 0
+    check(fits, "weight", f"(K, {x.shape[2]}, W) with W > 0", weight)
+    if len(reverse) != weight.shape[0]:
+        raise ValueError(f"reverse: expected {weight.shape[0]} values, one per direction of weight, got {len(reverse)}")
+    if bias is not None:
+        check(bias.shape == weight.shape[:2], "bias", f"{tuple(weight.shape[:2])}", bias)
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation: expected 'silu' or None, got {activation!r}")
+    return torch.ops.vimzoo.causal_conv1d(x, weight, bias, list(reverse), activation, backend)
+
+
+def _new_output(x: Tensor, directions: int) -> Tensor:
+    batch, length, channels = x.shape
+    return x.new_empty((directions, batch, length, channels)).permute(1, 2, 0, 3)
+
+
+def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None) -> Tensor:
+    out = _new_output(x, len(reverse))
+    return out.copy_(reference.causal_conv1d(x, weight, bias, reverse, activation))
+
+
+def _reference_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return gradients_of(reference.causal_conv1d, args, 3, grad)
+
+
+def _fields(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None) -> tuple:
+    x = native.with_unit_last_stride(x)
+    weight, bias = native.float_parameter(weight), native.float_parameter(bias)  # type: ignore[assignment]
+    flags = (ctypes.c_int64 * len(reverse))(*reverse)
+    fields = dict(
+        batch=x.shape[0], length=x.shape[1], channels=x.shape[2], directions=len(reverse), taps=weight.shape[2],
+        silu=int(activation == "silu"), dtype=native.DTYPES[x.dtype], threads=torch.get_num_threads(),
+        x=native.address(x), x_b=x.stride(0), x_l=x.stride(1), weight=native.address(weight),
+        bias=native.address(bias), reverse=ctypes.addressof(flags),
+    )  # fmt: skip
+    return fields, [x, weight, bias, flags]
+
+
+def _native(x: Tensor, *args: Any) -> Tensor:
+    library = native.require(x)
+    out = _new_output(x, args[0].shape[0])
+    if out.numel():
+        fields, alive = _fields(x, *args)
+        library.causal_conv1d_forward(native.CausalConvArgs(**fields, out=native.address(out)))
+        del alive
+    return out
+
+
+def _native_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
+    library = native.require(grad, x)
+    groups, _ = task_split(x.shape[0], x.shape[2])
+    dx = torch.zeros(x.shape, dtype=torch.float32)
+    dweight = torch.zeros((groups, *weight.shape), dtype=torch.float32)
+    dbias = torch.zeros((groups, *weight.shape[:2]), dtype=torch.float32)
+    if grad.numel():
+        grad = native.with_unit_last_stride(grad)
+        fields, alive = _fields(x, weight, bias, *args)
+        library.causal_conv1d_backward(native.CausalConvArgs(
+            **fields, batch_groups=groups, dy=native.address(grad), dy_b=grad.stride(0), dy_l=grad.stride(1),
+            dy_k=grad.stride(2), dx=native.address(dx), dweight=native.address(dweight), dbias=native.address(dbias),
+        ))  # fmt: skip
+        del alive
+    bias_gradient = empty(x) if bias is None else dbias.sum(0).to(bias.dtype)
+    return dx.to(x.dtype), dweight.sum(0).to(weight.dtype), bias_gradient
+
+
+_FORWARD: dict[str, Callable[..., Any]] = {"cpu": _native, "reference": _reference}
+_BACKWARD: dict[str, Callable[..., Any]] = {"cpu": _native_backward, "reference": _reference_backward}
+implement("causal_conv1d", _FORWARD, inputs=5)
+implement("causal_conv1d_backward", _BACKWARD, inputs=6)
+
+
+@torch.library.register_fake("vimzoo::causal_conv1d")
+def _(x, weight, bias, reverse, activation=None, backend=None):  # type: ignore
+    return _new_output(x, weight.shape[0])
+
+
+@torch.library.register_fake("vimzoo::causal_conv1d_backward")
+def _(grad, x, weight, bias, reverse, activation=None, backend=None):  # type: ignore
+    bias_gradient = empty(x) if bias is None else bias.new_empty(bias.shape)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias_gradient
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.settings = inputs[3:]
+
+
+def _gradient(ctx: Any, grad: Tensor) -> tuple:
+    grads = torch.ops.vimzoo.causal_conv1d_backward(grad, *ctx.saved_tensors, *ctx.settings)
+    return grads[0], grads[1], None if ctx.saved_tensors[2] is None else grads[2], None, None, None
+
+
+torch.library.register_autograd("vimzoo::causal_conv1d", _gradient, setup_context=_save)
+autocast_activations("causal_conv1d", activations=(0,))
+
+
+@flop_formula(torch.ops.vimzoo.causal_conv1d)
+def _flops(x_shape, weight_shape, *args, **kwargs) -> int:  # type: ignore
+    """Two per tap and element."""
+    return 2 * x_shape[0] * x_shape[1] * weight_shape[0] * weight_shape[1] * weight_shape[2]

@@ -1,0 +1,82 @@
+"""The ``vimzoo`` operator library and what its ops share: argument checks, autocast, reference gradients, FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from . import backends
+
+LIBRARY = torch.library.Library("vimzoo", "DEF")
+
+
+def empty(like: Tensor) -> Tensor:
+    """What an op's schema returns for a tensor that there is not: no items, float32."""
+    return like.new_empty(0, dtype=torch.float32)
+
+
+def implement(op: str, table: dict[str, Callable[..., Any]], inputs: int) -> None:
+    """Run ``vimzoo::op`` through `backends.run`; its schema has ``inputs`` arguments and then ``backend``."""
+
+    def kernel(*args: Any) -> Any:
+        backend = args[inputs] if len(args) > inputs else None  # the dispatcher leaves out defaults
+        return backends.run(op, table, backend, *args[:inputs])
+
+    LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")
+
+
+def check(ok: bool, name: str, expected: str, tensor: Tensor) -> None:
+    """Raise ``ValueError`` unless ``ok``, naming the argument, what was expected and what came."""
+    if not ok:
+        raise ValueError(f"{name}: expected {expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
+
+
+def gradients_of(function: Callable[..., Any], args: Sequence[Any], tensors: int, grad: Any) -> tuple[Tensor, ...]:
+    """Gradients of a reference function by autograd: one per leading tensor argument, empty for ``None``.
+
+    Args:
+        function: takes ``args``; only its first output gets ``grad`` unless ``grad`` is a tuple.
+        tensors: how many leading arguments are tensors or ``None``.
+    """
+    with torch.enable_grad():
+        leaves = [None if t is None else t.detach().requires_grad_() for t in args[:tensors]]
+        outputs = function(*leaves, *args[tensors:])
+        given = [leaf for leaf in leaves if leaf is not None]
+        found = iter(torch.autograd.grad(outputs, given, grad, allow_unused=True))
+    gradients = []
+    for leaf in leaves:
+        gradient = next(found) if leaf is not None else None
+        if leaf is None:
+            gradients.append(empty(args[0]))
+        else:
+            gradients.append(torch.zeros_like(leaf, memory_format=torch.contiguous_format) if gradient is None
+                             else gradient.contiguous())  # fmt: skip
+    return tuple(gradients)
+
+
+def autocast_activations(op: str, activations: Sequence[int]) -> None:
+    """Autocast rule of ``vimzoo::op``: the activations at these positions take the autocast dtype, parameters stay.
+
+    States, step sizes and A are float32 inside the op whatever comes, as in the official mixed-precision code.
+    """
+    for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+
+        def rule(*args: Any, device: str = device, key: str = key, **kwargs: Any) -> Any:
+            dtype = torch.get_autocast_dtype(device)
+            cast = [
+                a.to(dtype) if i in activations and a is not None and a.dtype != torch.float64 else a
+                for i, a in enumerate(args)
+            ]
+            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
+                return getattr(torch.ops.vimzoo, op)(*cast, **kwargs)
+
+        LIBRARY.impl(op, rule, key)
+
+
+def flop_formula(op: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Tell ``torch.utils.flop_counter`` what one call of ``op`` costs; the formula sees shapes in place of tensors."""
+    return register_flop_formula(op)

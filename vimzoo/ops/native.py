@@ -1,0 +1,126 @@
+"""The ``cpu`` backend: shared libraries built from ``kernels/`` at install time, called through ctypes.
+
+They know neither Python nor torch, so nothing ties them to a version of either. The one for the best instruction set
+that both the machine and the build have is loaded at first use; ``VIMZOO_ISA`` (``base``, ``avx2``, ``avx512``) picks
+another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from functools import cache
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from .backends import Unsupported
+
+LEVELS = ("base", "avx2", "avx512")
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+CHUNK = 32
+"""Steps between saved states; the same number in ``kernels/selective_scan/tile.h``."""
+
+
+def _arguments(name: str, fields: str) -> type[ctypes.Structure]:
+    """A C struct of 64-bit integers and addresses; field order is that of the struct named in the comment."""
+    return type(name, (ctypes.Structure,), {"_fields_": [(field, ctypes.c_int64) for field in fields.split()]})
+
+
+# ``scan_paths_args`` of ``kernels/selective_scan/scan_paths.c``.
+ScanPathsArgs = _arguments(
+    "ScanPathsArgs",
+    "batch length channels directions states rank steps height width merge dtype threads "
+    "batch_groups parts row_directions x x_dbl z x_b x_l x_k r_b r_l r_k z_b z_l A dt_weight dt_bias D "
+    "A_k w_k bias_k D_k codes table out kept dy dy_b dy_l dy_k dx dx_dbl dz dA dw dbias dD",
+)
+# ``selective_scan_args`` of ``kernels/selective_scan/selective_scan.c``.
+SelectiveScanArgs = _arguments(
+    "SelectiveScanArgs",
+    "batch channels length states groups dtype softplus threads batch_groups parts "
+    "u delta z u_b u_d u_l delta_b delta_d delta_l z_b z_d z_l B C B_b B_g B_n B_l C_b C_g C_n C_l "
+    "A D delta_bias out last_state kept dy dy_b dy_d dy_l d_last du ddelta dz dB dC dA dD dbias",
+)
+# ``causal_conv1d_args`` of ``kernels/causal_conv1d/causal_conv1d.c``.
+CausalConvArgs = _arguments(
+    "CausalConvArgs",
+    "batch length channels directions taps silu dtype threads batch_groups x x_b x_l weight bias reverse out "
+    "dy dy_b dy_l dy_k dx dweight dbias",
+)
+# ``add_norm_args`` of ``kernels/norm/add_norm.c``.
+AddNormArgs = _arguments(
+    "AddNormArgs",
+    "rows channels rms threads row_groups x_dtype residual_dtype kept_dtype x x_row residual weight bias eps_bits "
+    "out kept dout dkept dx dresidual dweight dbias",
+)
+
+_ENTRIES = {
+    "vimzoo_scan_paths_forward": ScanPathsArgs,
+    "vimzoo_scan_paths_backward": ScanPathsArgs,
+    "vimzoo_causal_conv1d_forward": CausalConvArgs,
+    "vimzoo_causal_conv1d_backward": CausalConvArgs,
+    "vimzoo_add_norm_forward": AddNormArgs,
+    "vimzoo_add_norm_backward": AddNormArgs,
+}
+
+
+def _open(level: str) -> ctypes.CDLL | None:
+    spec = importlib.util.find_spec(f"vimzoo.kernels._cpu_{level}")
+    if spec is None or spec.origin is None:
+        return None
+    return ctypes.CDLL(spec.origin)  # after torch, so that both share one OpenMP runtime
+
+
+@cache
+def load() -> tuple[SimpleNamespace | None, str]:
+    """The native entry points and the instruction set they use, or ``None`` and why there are none."""
+    base = _open("base")
+    if base is None:
+        return None, "the native library was not built (no C compiler at install time?)"
+    best = int(base.vimzoo_cpu_level())
+    wanted = os.environ.get("VIMZOO_ISA")
+    if wanted is not None and (wanted not in LEVELS or LEVELS.index(wanted) > best):
+        return None, f"VIMZOO_ISA={wanted} is not available here; this processor has {LEVELS[: best + 1]}"
+    candidates = [wanted] if wanted else [LEVELS[i] for i in range(best, -1, -1)]
+    for level in candidates:
+        library = _open(level)
+        if library is not None:
+            entries = {}
+            for name, args in _ENTRIES.items():
+                entry = getattr(library, name)
+                entry.argtypes, entry.restype = [ctypes.POINTER(args)], None
+                entries[name.removeprefix("vimzoo_")] = entry
+            return SimpleNamespace(**entries), level
+    return None, f"no native library for {candidates} was built"
+
+
+def require(*tensors: Tensor | None) -> SimpleNamespace:
+    """The native entry points, once it is clear that they can take these activations.
+
+    Raises:
+        Unsupported: if there is no library, or a tensor is not float32, bfloat16 or float16 on the CPU.
+    """
+    library, reason = load()
+    if library is None:
+        raise Unsupported(reason)
+    for tensor in tensors:
+        if tensor is not None and (tensor.dtype not in DTYPES or tensor.device.type != "cpu"):
+            raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
+    return library
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's first item lies; 0 for ``None``."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def float_parameter(tensor: Tensor | None) -> Tensor | None:
+    """A parameter as contiguous float32, as the kernels read it."""
+    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
+
+
+def with_unit_last_stride(tensor: Tensor) -> Tensor:
+    """``tensor`` itself if its last axis is dense, else a copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()

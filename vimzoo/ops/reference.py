@@ -1,0 +1,184 @@
+"""The ops' definitions: plain PyTorch that a reader can check against the papers, on any device and dtype.
+
+Everything runs in float32, or float64 where float64 comes in; outputs return to the input's dtype. Gradients come from
+autograd. Nothing of size ``(B, D, L, N)`` is materialised in the forward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .scan_path import tokens_from_codes
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of states and accumulators for an input like ``x``: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """The discretised state-space recurrence, step by step (Gu & Dao 2023, eq. 2 and algorithm 2).
+
+    ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t``, ``y_t = <C_t, h_t>``, ``h_0 = 0``.
+
+    Args:
+        u, delta: ``(B, G, D, L)``: G groups of D channels.
+        A: ``(G, D, N)``, real or complex.
+        B, C: ``(B, G, 1 or D, N, L)``; a 1 shares them over a group's channels.
+
+    Returns:
+        y ``(B, G, D, L)`` and the last state ``(B, G, D, N)``.
+    """
+    state = torch.zeros((*u.shape[:3], A.shape[-1]), dtype=torch.result_type(A, u), device=u.device)
+    outputs = []
+    delta_u = delta * u
+    steps = zip(delta.unbind(-1), delta_u.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True)
+    for delta_t, delta_u_t, B_t, C_t in steps:
+        decay = torch.exp(delta_t.unsqueeze(-1) * A)
+        state = decay * state + delta_u_t.unsqueeze(-1) * B_t
+        outputs.append((state * C_t).sum(-1))
+    y = torch.stack(outputs, -1) if outputs else delta_u.to(state.dtype)
+    return y, state
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Definition of `vimzoo.ops.selective_scan`: returns y ``(B, D, L)`` and the last state ``(B, D, N)``."""
+    work = compute_dtype(u)
+    channels, length = u.shape[1:]
+    step = delta.to(work)
+    if delta_bias is not None:
+        step = step + delta_bias.to(work).unsqueeze(-1)
+    if delta_softplus:
+        step = F.softplus(step)
+    B, C = (_per_step(matrix, A, length, work) for matrix in (B, C))
+    groups = max(B.shape[1], C.shape[1])
+    u_work = u.to(work)
+    split = (len(u), groups, channels // groups, length)
+    B, C = (m.expand(-1, groups, -1, -1, -1) if m.shape[2] == 1 else m.unflatten(2, (groups, -1))[:, 0] for m in (B, C))
+    y, state = recurrence(u_work.view(split) if u_work.is_contiguous() else u_work.reshape(split), step.reshape(split),
+                          A.reshape(groups, -1, A.shape[-1]), B, C)  # fmt: skip
+    if A.is_complex():
+        y = 2 * y.real
+    y = y.reshape(u.shape)
+    if D is not None:
+        y = y + D.to(work).unsqueeze(-1) * u_work
+    if z is not None:
+        y = y * F.silu(z.to(work))
+    return y.to(u.dtype), state.reshape(len(u), channels, -1)
+
+
+def _per_step(matrix: Tensor, A: Tensor, length: int, work: torch.dtype) -> Tensor:
+    """B or C in any of mamba_ssm's three forms as ``(B, G, 1 or D, N, L)``."""
+    if matrix.dim() == 2:  # constant, (D, N)
+        matrix = matrix if matrix.is_complex() else matrix.to(work)
+        return matrix[None, None, :, :, None].expand(-1, -1, -1, -1, length)
+    if matrix.dim() == 3:  # one group, (B, N, L)
+        matrix = matrix.unsqueeze(1)
+    matrix = matrix.to(work)
+    if A.is_complex():  # real and imaginary parts alternate along the last axis
+        matrix = torch.view_as_complex(matrix.unflatten(-1, (-1, 2)).contiguous())
+    return matrix.unsqueeze(2)
+
+
+def scan_paths(
+    x: Tensor,
+    x_dbl: Tensor,
+    A: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    codes: list[int],
+    table: Tensor | None,
+    height: int,
+    width: int,
+    merge: bool,
+) -> Tensor:
+    """Definition of `vimzoo.ops.scan_paths`."""
+    work = compute_dtype(x)
+    batch, length, channels = len(x), x.shape[1], x.shape[-1]
+    tokens = tokens_from_codes(codes, table, height, width).to(x.device)  # (K, T)
+    directions, rank, states = len(codes), dt_weight.shape[-1], A.shape[-1]
+
+    def along_paths(values: Tensor) -> Tensor:
+        """``(B, L, [K,] C)`` in token order -> ``(B, K, C, T)`` in path order, pads zero."""
+        values = values.to(work)
+        values = values.unsqueeze(2) if values.dim() == 3 else values
+        values = F.pad(values.expand(-1, -1, directions, -1), (0, 0, 0, 0, 0, 1))  # row L is the pad
+        picked = values[:, tokens, torch.arange(directions, device=x.device)[:, None]]
+        return picked.transpose(2, 3)
+
+    u = along_paths(x)
+    low_rank, B, C = along_paths(x_dbl).split([rank, states, states], dim=2)
+    delta = dt_weight.to(work) @ low_rank + dt_bias.to(work).unsqueeze(-1)
+    delta = F.softplus(delta)
+    A = A.to(work).expand(directions, -1, -1)
+    y, _ = recurrence(u, delta, A, B.unsqueeze(2), C.unsqueeze(2))
+    if D is not None:
+        y = y + D.to(work).unsqueeze(-1) * u
+    y = y.transpose(2, 3)  # (B, K, T, D)
+    if merge:
+        flat = torch.where(tokens < 0, length, tokens).flatten()
+        y = y.new_zeros(batch, length + 1, channels).index_add(1, flat, y.flatten(1, 2))[:, :length]
+    if z is not None:
+        y = y * F.silu(z.to(work))
+    return y.to(x.dtype)
+
+
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
+) -> Tensor:
+    """Definition of `vimzoo.ops.causal_conv1d`."""
+    work = compute_dtype(x)
+    channels, taps = weight.shape[1:]
+    outputs = []
+    for k, backward in enumerate(reverse):
+        values = x.to(work).transpose(1, 2)
+        values = values.flip(-1) if backward else values
+        kernel = weight[k].to(work).unsqueeze(1)
+        offset = None if bias is None else bias[k].to(work)
+        y = F.conv1d(F.pad(values, (taps - 1, 0)), kernel, offset, groups=channels)
+        outputs.append(y.flip(-1) if backward else y)
+    y = torch.stack(outputs).permute(1, 3, 0, 2)  # (B, L, K, D)
+    return (F.silu(y) if activation == "silu" else y).to(x.dtype)
+
+
+def add_norm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    rms: bool,
+    residual_in_fp32: bool,
+) -> tuple[Tensor, Tensor]:
+    """Definition of `vimzoo.ops.add_norm`."""
+    work = compute_dtype(x)
+    stream = x.to(work) if residual is None else x.to(work) + residual.to(work)
+    kept = stream.to(residual_dtype(x, residual, residual_in_fp32))
+    if rms:
+        scaled = stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + eps)
+    else:
+        scaled = F.layer_norm(stream, stream.shape[-1:], None, None, eps)
+    scaled = scaled * weight.to(work)
+    if bias is not None:
+        scaled = scaled + bias.to(work)
+    return scaled.to(x.dtype), kept
+
+
+def residual_dtype(x: Tensor, residual: Tensor | None, residual_in_fp32: bool) -> torch.dtype:
+    """Dtype of the residual stream: that of the stream so far, or of ``x``, widened to float32 on request."""
+    base = x.dtype if residual is None else residual.dtype
+    return torch.float32 if residual_in_fp32 and base in (torch.bfloat16, torch.float16) else base
