@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from timm.models import adapt_input_conv, build_model_with_cfg
 from torch import Tensor, nn
 
@@ -37,8 +38,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, use_ema: 
         model = timm.create_model("vim_tiny_patch16_224")
         vimzoo.load_checkpoint(model, "vim_t_midclstok_76p1acc.pth", use_ema=True)
 
-    `timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...))` reads the same files, but
-    timm has no argument for the EMA, so that always takes the trained weights.
+    `timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...))` reads the same files,
+    but timm has no argument for the EMA, so that always takes the trained weights.
 
     Args:
         model: A model of this package, of any image size, class count or number of input channels.
@@ -101,8 +102,8 @@ def build_model(
 ) -> Any:
     """timm's `build_model_with_cfg`, with every source of weights checked as `load_into` does.
 
-    Files, URLs and Hub files named in a cfg go through `model.load_pretrained`. timm (since 1.0.2x) turns that
-    hook off whenever an overlay names a file, so it is turned on here, in the form that serves the Hub as well.
+    Files, URLs and Hub files named in a cfg go through `model.load_pretrained`. timm turns that hook off
+    whenever an overlay names a file, so it is turned on here, in the form that serves the Hub as well.
     In-memory `state_dict` overlays, `hf-hub:` and `local-dir:` models never reach the hook; they are checked
     in the filter.
 
@@ -148,12 +149,14 @@ def _apply_filter(
 ) -> dict[str, Tensor]:
     try:
         mapped = dict(filter_fn(dict(tensors), model)) if filter_fn else dict(tensors)
+        if strange := [name for name, value in mapped.items() if not isinstance(value, Tensor)]:
+            raise TypeError(f"expected tensors, got something else for {_few(strange)}")
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{source}: does not look like a checkpoint of {type(model).__name__}; converting its names failed"
-            f" with {type(error).__name__}: {error}"
+            f"{source}: does not look like a checkpoint of {type(model).__name__};"
+            f" converting its names failed with {type(error).__name__}: {error}"
         ) from error
     return mapped
 
@@ -161,15 +164,13 @@ def _apply_filter(
 def _adapted(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """Fits the input convolution and the classifier to a model that was asked to differ there."""
     cfg, expected, tensors = _cfg(model), model.state_dict(), dict(tensors)
-    channels, cfg_channels = getattr(model, "in_chans", None), (cfg.get("input_size") or (3,))[0]
+    cfg_channels = (cfg.get("input_size") or (3,))[0]
     for name in _names(cfg.get("first_conv")):
         key = f"{name}.weight"
-        found, wanted = tensors.get(key), expected.get(key)
-        if channels in (None, cfg_channels) or found is None or wanted is None or found.shape == wanted.shape:
-            continue
-        if found.ndim == 4 and found.shape[1] == cfg_channels:
-            tensors[key] = adapt_input_conv(channels, found, base_chans=cfg_channels)
-            _logger.info("%s: %s adapted from %d to %d channels", source, name, cfg_channels, channels)
+        found, wanted = _shape(tensors, key) or (), _shape(expected, key) or ()
+        if len(found) == len(wanted) == 4 and found[1] == cfg_channels != wanted[1]:
+            tensors[key] = adapt_input_conv(wanted[1], tensors[key], base_chans=cfg_channels)
+            _logger.info("%s: %s adapted from %d to %d channels", source, name, cfg_channels, wanted[1])
 
     classes, cfg_classes = getattr(model, "num_classes", None), cfg.get("num_classes")
     if classes is None or cfg_classes is None or classes == cfg_classes:
@@ -178,6 +179,9 @@ def _adapted(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[
         keys = (f"{name}.weight", f"{name}.bias")
         if _shape(tensors, keys[0]) == _shape(expected, keys[0]) is not None:
             continue  # a file fine-tuned to this class count: its classifier is wanted
+        wanted_keys = [key for key in keys if key in expected]
+        if 0 < sum(key in tensors for key in wanted_keys) < len(wanted_keys):
+            continue  # half a classifier is a damaged file, to be reported
         for key in keys:
             tensors.pop(key, None)
         tensors.update({key: expected[key] for key in keys if key in expected})
@@ -215,8 +219,8 @@ def _check(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
 
 
 def _convertible(found: Tensor, wanted: Tensor) -> bool:
-    """Whether copying keeps the numbers' meaning; float16 to float32 does, packed integers to float do not."""
-    plain = not (found.is_meta or found.is_quantized or found.is_sparse)
+    """Whether copying keeps the numbers' meaning: from float16 to float32, not from packed integers."""
+    plain = not (found.is_meta or found.is_quantized) and found.layout == torch.strided
     real = not found.is_complex() or wanted.is_complex()
     return plain and real and (not wanted.is_floating_point() or found.is_floating_point())
 

@@ -12,6 +12,7 @@ import pickle
 import re
 import threading
 import zipfile
+from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ _STAND_INS: dict[type, str] = {
         mmengine.config.config.ConfigDict""",
     _List: "builtins.list collections.deque",
     _Record: """argparse.Namespace types.SimpleNamespace copyreg._reconstructor
-        builtins.getattr builtins.object builtins.int builtins.float builtins.str builtins.bool
+        builtins.object builtins.int builtins.float builtins.str builtins.bool
         builtins.bytes builtins.tuple builtins.type builtins.NoneType typing.Any typing.Union
         datetime.datetime datetime.date datetime.timedelta uuid.UUID
         pathlib.Path pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath
@@ -98,9 +99,9 @@ _LOOKS = (
 def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
     """Reads the weights in a checkpoint file under the names its authors gave them.
 
-    Takes files of `torch.save` (zip format, and the one before torch 1.6), with or without a training script's
-    wrapper, and safetensors. Nothing in the file is executed and no package that wrote it is needed. Prefixes
-    that DataParallel and `torch.compile` put before every name are removed.
+    Takes files of `torch.save` (zip format, and the one before torch 1.6), with or without a training
+    script's wrapper, and safetensors. Nothing in the file is executed and no package that wrote it is needed.
+    Prefixes that DataParallel and `torch.compile` put before every name are removed.
 
     Args:
         path: The file.
@@ -119,7 +120,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
 
 
 def read_tensors(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
-    """As `read_checkpoint`, without the copy: the tensors may be views of the file, so it must stay as it is."""
+    """As `read_checkpoint`, but the tensors may be views of the file, so it must not change meanwhile."""
     file = Path(path)
     return select_tensors(_read_any(file), str(file), use_ema=use_ema)
 
@@ -200,8 +201,8 @@ def _read_any(file: Path) -> object:
             raise CheckpointError(f"{file}: not a checkpoint; it looks like {look}")
     if not head.startswith(b"\x80"):
         raise CheckpointError(
-            f"{file}: not a checkpoint; neither torch.save nor safetensors wrote a file that begins {head[:8]!r}"
-            f" ({size} bytes)"
+            f"{file}: not a checkpoint; neither torch.save nor safetensors wrote its first bytes {head[:8]!r}"
+            f" (of {size})"
         )
     return _torch_load(file, mmap=False)
 
@@ -225,7 +226,7 @@ def _check_zip(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # zipfile has no common base for what a damaged file makes it raise
         raise CheckpointError(
             f"{file}: truncated or damaged; a zip file without its directory ({error})"
         ) from error
@@ -256,7 +257,10 @@ def _torch_load(file: Path, mmap: bool) -> object:
 
 def _refusal(message: str) -> str:
     if match := re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", message):
-        name = match[1] if "." in match[1] else f"builtins.{match[1]}"
+        module, _, name = match[1].rpartition(".")
+        name = (
+            f"{IMPORT_MAPPING.get(module, module) or 'builtins'}.{name}"  # protocol 2 writes Python 2's names
+        )
         return (
             f"refused, because loading it would call {name}, which is neither part of a tensor nor a known"
             " record; nothing was run. If you trust the file, save its state_dict() alone and load that"

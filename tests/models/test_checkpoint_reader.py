@@ -1,0 +1,441 @@
+"""Reading files: every format and wrapper that is in use, and nothing that would run code."""
+
+import argparse
+import builtins
+import collections
+import contextlib
+import datetime
+import enum
+import importlib
+import io
+import operator
+import os
+import pathlib
+import pickle
+import re
+import subprocess
+import sys
+import threading
+import types
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from vimzoo.models.checkpoint import CheckpointError, read_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:.*torch.jit")
+
+FORMATS = ["zip", "legacy"]
+
+
+@pytest.fixture
+def weights():
+    torch.manual_seed(0)
+    return {"a.weight": torch.randn(4, 3), "a.bias": torch.randn(4).half(), "steps": torch.tensor(7)}
+
+
+def save(path, content, form="zip"):
+    torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    return path
+
+
+def equal(got, expected):
+    return got.keys() == expected.keys() and all(
+        torch.equal(got[name], value) and got[name].dtype == value.dtype for name, value in expected.items()
+    )
+
+
+def refused(path, match, **kwargs):
+    allowed = set(torch.serialization.get_safe_globals())
+    with pytest.raises(CheckpointError, match=match) as caught:
+        read_checkpoint(path, **kwargs)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    return str(caught.value)
+
+
+# --- formats
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_torch_formats(tmp_path, weights, form):
+    assert equal(read_checkpoint(save(tmp_path / "w.pth", weights, form)), weights)
+    assert equal(read_checkpoint(str(tmp_path / "w.pth")), weights)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "renamed.bin"])
+def test_safetensors(tmp_path, weights, name):
+    safetensors.torch.save_file(weights, tmp_path / name)
+    assert equal(read_checkpoint(tmp_path / name), weights)
+
+
+def test_recompressed_zip_is_not_mapped(tmp_path, weights):
+    plain = save(tmp_path / "w.pth", weights)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(tmp_path / "z.pth", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    try:
+        got = read_checkpoint(tmp_path / "z.pth")
+    except CheckpointError:
+        return
+    assert equal(got, weights)
+
+
+def test_tensors_outlive_their_file(tmp_path, weights):
+    got = read_checkpoint(save(tmp_path / "w.pth", weights))
+    save(tmp_path / "w.pth", got)
+    assert equal(got, weights)
+    (tmp_path / "w.pth").write_bytes(b"")
+    assert equal(got, weights)
+
+
+def test_parameters_become_plain_tensors(tmp_path, weights):
+    save(tmp_path / "w.pth", {"a": nn.Parameter(weights["a.weight"])})
+    got = read_checkpoint(tmp_path / "w.pth")["a"]
+    assert type(got) is torch.Tensor and not got.requires_grad
+
+
+# --- wrappers
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "params"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_plain_weights_come_first(tmp_path, weights, key, form):
+    ema = {name: value * 2 for name, value in weights.items()}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+    content = {"optimizer": optimizer, "params_ema": ema, key: weights, "epoch": 3, "scaler": "none"}
+    path = save(tmp_path / "w.pth", content, form)
+    assert equal(read_checkpoint(path), weights)
+    assert equal(read_checkpoint(path, use_ema=True), ema)
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema_model", "params_ema", "ema"])
+def test_ema_keys(tmp_path, weights, key):
+    other = {"a.weight": torch.zeros(4, 3)}
+    path = save(tmp_path / "w.pth", {"model": other, key: weights})
+    assert equal(read_checkpoint(path), other)
+    assert equal(read_checkpoint(path, use_ema=True), weights)
+
+
+def test_a_file_with_only_an_average_gives_it(tmp_path, weights):
+    path = save(tmp_path / "w.pth", {"params_ema": weights})
+    assert equal(read_checkpoint(path), weights)
+    assert equal(read_checkpoint(path, use_ema=True), weights)
+
+
+@pytest.mark.parametrize("empty", [None, {}, {"decay": 0.9}])
+def test_no_average_is_an_error_that_lists_the_keys(tmp_path, weights, empty):
+    path = save(tmp_path / "w.pth", {"model": weights, "model_ema": empty, "epoch": 1})
+    refused(path, r"no moving average \(EMA\) inside, it has only model, model_ema, epoch", use_ema=True)
+    refused(save(path, weights), r"no moving average", use_ema=True)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.module.", "_orig_mod.module.", "module._orig_mod."])
+def test_wrapper_prefixes(tmp_path, weights, prefix):
+    path = save(tmp_path / "w.pth", {"state_dict": {prefix + n: v for n, v in weights.items()}})
+    assert equal(read_checkpoint(path), weights)
+
+
+def test_prefix_of_some_names_only_is_a_name(tmp_path, weights):
+    mixed = {"module.a": weights["a.bias"], "b": weights["a.bias"]}
+    assert equal(read_checkpoint(save(tmp_path / "w.pth", mixed)), mixed)
+
+
+def test_averages_as_timm_and_torch_save_them(tmp_path):
+    model = nn.Linear(3, 2)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    nested = {"state_dict": {f"module.{n}": v for n, v in model.state_dict().items()}, "decay": 0.9}
+    for ema in (averaged.state_dict(), nested):
+        path = save(tmp_path / "w.pth", {"model": {"x": torch.ones(1)}, "model_ema": ema})
+        assert equal(read_checkpoint(path, use_ema=True), model.state_dict())
+
+
+def test_a_key_that_only_shares_the_name(tmp_path, weights):
+    assert equal(
+        read_checkpoint(save(tmp_path / "w.pth", {"model": "vim_tiny", "state_dict": weights})), weights
+    )
+    assert equal(read_checkpoint(save(tmp_path / "w.pth", weights | {"model": 3})), weights)
+
+
+# --- the records of training scripts
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_records_of_training_scripts(tmp_path, weights, form):
+    content = {
+        "model": weights,
+        "args": argparse.Namespace(lr=1e-3, out=pathlib.PurePosixPath("/a"), sub=argparse.Namespace(x=(1,))),
+        "max_accuracy": np.float64(76.1),
+        "rng": np.random.RandomState(0).get_state(),
+        "array": np.arange(3),
+        "started": datetime.datetime(2024, 1, 1),
+        "path": pathlib.Path("x"),
+        "meters": collections.defaultdict(list, {"loss": [1.0]}),
+        "last": collections.deque([1, 2], maxlen=3),
+        "simple": types.SimpleNamespace(a=1),
+        "size": torch.Size([1]),
+    }
+    assert equal(read_checkpoint(save(tmp_path / "w.pth", content, form)), weights)
+
+
+def foreign_module(monkeypatch, name):
+    """A module as an author's environment has it, gone again when the file is read."""
+    module = types.ModuleType(name)
+    parts = name.split(".")
+    for i in range(1, len(parts)):
+        monkeypatch.setitem(sys.modules, ".".join(parts[:i]), types.ModuleType(".".join(parts[:i])))
+    monkeypatch.setitem(sys.modules, name, module)
+    return module
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    "where", ["yacs.config.CfgNode", "easydict.EasyDict", "mmcv.utils.config.ConfigDict"]
+)
+def test_config_classes_that_are_not_installed(tmp_path, weights, monkeypatch, form, where):
+    module_name, class_name = where.rsplit(".", 1)
+    module = foreign_module(monkeypatch, module_name)
+
+    class CfgNode(dict):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.__dict__["__immutable__"] = False
+
+    CfgNode.__module__, CfgNode.__name__, CfgNode.__qualname__ = module_name, class_name, class_name
+    setattr(module, class_name, CfgNode)
+    config = CfgNode({"MODEL": CfgNode({"DIMS": [96, 192], "TYPE": "vssm"}), "AMP": True})
+    path = save(tmp_path / "w.pth", {"model": weights, "config": config}, form)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, module_name, None)  # importing it now fails
+    assert equal(read_checkpoint(path), weights)
+
+
+def test_omegaconf(tmp_path, weights, monkeypatch):
+    omegaconf = pytest.importorskip("omegaconf")
+    config = omegaconf.OmegaConf.create({"a": [1, 2.0, "x", None, True], "b": {"c": "${a}"}})
+    path = save(tmp_path / "w.pth", {"state_dict": weights, "config": config})
+    for name in [name for name in sys.modules if name.split(".")[0] == "omegaconf"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert equal(read_checkpoint(path), weights)
+
+
+def test_an_unknown_class_is_named(tmp_path, weights, monkeypatch):
+    path = save(tmp_path / "w.pth", {"model": weights, "colour": Colour.RED})
+    assert "Colour" in refused(path, "refused, because loading it would call")
+
+
+def test_whole_pickled_model_is_named(tmp_path):
+    refused(save(tmp_path / "m.pth", nn.Linear(1, 1)), r"would call torch\.nn\.modules\.linear\.Linear")
+
+
+def test_allow_list_is_put_back_and_kept(tmp_path, weights):
+    path = save(tmp_path / "w.pth", {"model": weights, "args": argparse.Namespace()})
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        before = set(torch.serialization.get_safe_globals())
+        read_checkpoint(path)
+        assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+def test_threads(tmp_path, weights):
+    path = save(tmp_path / "w.pth", {"model": weights, "args": argparse.Namespace(a=1)})
+    good = []
+    threads = [
+        threading.Thread(target=lambda: good.extend(equal(read_checkpoint(path), weights) for _ in range(10)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert good == [True] * 40
+
+
+# --- hostile files
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+class Build:
+    """Pickles as `function` with attributes set on what it returns."""
+
+    def __init__(self, function, args, state):
+        self.value = function, args, state
+
+    def __reduce__(self):
+        return self.value
+
+
+def attacks(mark):
+    code = f"open({str(mark)!r}, 'w').close()"
+    return {
+        "os.system": Call(os.system, f"touch {mark}"),
+        "builtins.eval": Call(eval, code),
+        "builtins.exec": Call(exec, code),
+        "subprocess.Popen": Call(subprocess.Popen, ["touch", str(mark)]),
+        "io.open": Call(open, str(mark), "w"),
+        "builtins.getattr": Call(getattr, argparse.Namespace(a=1), "a"),
+        "operator.methodcaller": Call(operator.methodcaller, "touch"),
+        "a method of a known record": Call(pathlib.Path.touch, mark),
+        "a class": Call(io.FileIO, str(mark), "w"),
+        "a method of an allowed class": Call(torch.Tensor.numpy, torch.ones(1)),
+        "torch.serialization.load": Call(torch.load, str(mark)),
+        "importlib.import_module": Call(importlib.import_module, "this"),
+        "state": Build(argparse.Namespace, (), {"x": Call(os.system, f"touch {mark}")}),
+    }
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("place", ["top", "beside", "in args", "in the state dict"])
+@pytest.mark.parametrize("name", attacks("x"))
+def test_code_is_never_run(tmp_path, weights, form, place, name):
+    mark = tmp_path / "mark"
+    attack = attacks(mark)[name]
+    content = {
+        "top": attack,
+        "beside": {"model": weights, "z": attack},
+        "in args": {"model": weights, "args": argparse.Namespace(a=[{"b": (attack,)}])},
+        "in the state dict": {"model": {**weights, "z": attack}},
+    }[place]
+    message = refused(save(tmp_path / "evil.pth", content, form), "refused")
+    assert not mark.exists()
+    assert "nothing was run" in message
+    assert " " in name or {"state": "posix.system", "os.system": "posix.system"}.get(name, name) in message
+
+
+@pytest.mark.parametrize("call", [b")R", b")\x81", b"X\x01\x00\x00\x00a\x85R"])
+def test_stand_ins_cannot_be_called(tmp_path, call):
+    path = save(tmp_path / "w.pth", {})
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, value in entries.items():
+            raw = b"\x80\x02cargparse\nNamespace\n)R" + call + b"."
+            new.writestr(name, raw if name.endswith("data.pkl") else value)
+    refused(path, "refused by torch's safe reader; nothing was run")
+
+
+def test_environment_cannot_switch_safety_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    mark = tmp_path / "mark"
+    refused(save(tmp_path / "evil.pth", Call(os.system, f"touch {mark}")), "refused")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_bare_pickles(tmp_path, protocol):
+    mark = tmp_path / "mark"
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Call(os.system, f"touch {mark}"), protocol))
+    refused(tmp_path / "evil.pth", "refused|not a checkpoint|damaged")
+    assert not mark.exists()
+
+
+def test_builtins_are_not_imported_by_name(tmp_path):
+    """The proof that the attacks above would work if anything unpickled them."""
+    mark = tmp_path / "mark"
+    pickle.loads(pickle.dumps(attacks(mark)["builtins.exec"]))
+    assert mark.exists() and builtins.exec is exec
+
+
+# --- files that are something else
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "HTML"),
+        (b"\n <html>", "HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 109\n", "Git LFS pointer"),
+        (b'{"error": "not found"}', "JSON"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "PNG image"),
+        (b"\xff\xd8\xff\xe0" + bytes(40), "JPEG image"),
+        (b"\x1f\x8b\x08" + bytes(40), "gzip"),
+        (b"Not found", "not a checkpoint"),
+        (bytes(range(1, 200)), "not a checkpoint"),
+        (bytes(4000), "not a checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_not_a_checkpoint(tmp_path, content, reason, suffix):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    refused(path, f"{reason}|damaged safetensors" if suffix == ".safetensors" else reason)
+
+
+def test_missing_file_and_directory(tmp_path):
+    refused(tmp_path / "w.pth", "no such file")
+    refused(tmp_path, "a directory")
+
+
+def test_zip_of_images(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("train/0.png", b"x")
+    refused(tmp_path / "w.pth", r"not of torch.save; it holds train/0.png")
+
+
+def test_torchscript(tmp_path):
+    torch.jit.trace(nn.Linear(1, 1), torch.ones(1, 1)).save(str(tmp_path / "w.pth"))
+    refused(tmp_path / "w.pth", "TorchScript")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({}, "no tensors inside, it has nothing"),
+        ({"epoch": 3, "model": {"n": 1}}, "no tensors inside, it has only epoch, model"),
+        (torch.ones(3), "no named tensors inside, it holds one Tensor"),
+        ([torch.ones(3)], "it holds one list"),
+        (None, "it holds one NoneType"),
+        (argparse.Namespace(a=1), "no named tensors inside"),
+    ],
+)
+@pytest.mark.parametrize("form", FORMATS)
+def test_no_tensors(tmp_path, content, reason, form):
+    refused(save(tmp_path / "w.pth", content, form), re.escape(reason))
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "safetensors"])
+def test_truncated_anywhere(tmp_path, form):
+    weights = {f"layer{i}": torch.randn(40, 10) for i in range(3)}
+    path = tmp_path / "w.bin"
+    if form == "safetensors":
+        safetensors.torch.save_file(weights, path)
+    else:
+        save(path, {"model": weights, "args": argparse.Namespace(a=1)}, form)
+    whole = path.read_bytes()
+    cuts = {1, 2, 4, 8, 9, 20, 60, 100, 200, 300, len(whole) // 2, len(whole) - 1000, len(whole) - 1}
+    for cut in sorted(cuts | set(range(0, len(whole), 397))):
+        path.write_bytes(whole[:cut])
+        refused(path, "truncated|damaged|empty|not a checkpoint|refused")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_damaged_bytes_never_escape_as_another_error(tmp_path, weights, form):
+    path = save(tmp_path / "w.pth", {"model": weights}, form)
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        broken = bytearray(whole)
+        for position in generator.integers(0, len(whole), 6):
+            broken[position] = generator.integers(256)
+        path.write_bytes(bytes(broken))
+        with contextlib.suppress(CheckpointError):
+            assert isinstance(read_checkpoint(path), dict)
