@@ -39,7 +39,9 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, use_ema: 
         vimzoo.load_checkpoint(model, "vim_t_midclstok_76p1acc.pth", use_ema=True)
 
     `timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...))` reads the same files,
-    but timm has no argument for the EMA, so that always takes the trained weights.
+    but timm has no argument for the EMA, so that always takes the trained weights. `create_model`'s
+    `checkpoint_path=` is another door of timm's, for its own checkpoints: it takes the EMA where there is one
+    and knows nothing of the authors' names.
 
     Args:
         model: A model of this package, of any image size, class count or number of input channels.
