@@ -5,6 +5,7 @@ from .backends import BackendError, use_backend
 from .causal_conv1d import causal_conv1d
 from .scan_path import BACKWARD, BIDIRECTIONAL, CROSS, FORWARD, ScanPath
 from .scan_paths import scan_paths
+from .selective_scan import selective_scan
 
 __all__ = [
     "BACKWARD",
@@ -16,5 +17,6 @@ __all__ = [
     "add_norm",
     "causal_conv1d",
     "scan_paths",
+    "selective_scan",
     "use_backend",
 ]

@@ -39,7 +39,7 @@ ScanPathsArgs = _arguments(
 # ``selective_scan_args`` of ``kernels/selective_scan/selective_scan.c``.
 SelectiveScanArgs = _arguments(
     "SelectiveScanArgs",
-    "batch channels length states groups dtype softplus threads batch_groups parts "
+    "batch channels length states groups dtype bc_dtype softplus threads batch_groups parts "
     "u delta z u_b u_d u_l delta_b delta_d delta_l z_b z_d z_l B C B_b B_g B_n B_l C_b C_g C_n C_l "
     "A D delta_bias out last_state kept dy dy_b dy_d dy_l d_last du ddelta dz dB dC dA dD dbias",
 )
@@ -59,6 +59,8 @@ AddNormArgs = _arguments(
 _ENTRIES = {
     "vimzoo_scan_paths_forward": ScanPathsArgs,
     "vimzoo_scan_paths_backward": ScanPathsArgs,
+    "vimzoo_selective_scan_forward": SelectiveScanArgs,
+    "vimzoo_selective_scan_backward": SelectiveScanArgs,
     "vimzoo_causal_conv1d_forward": CausalConvArgs,
     "vimzoo_causal_conv1d_backward": CausalConvArgs,
     "vimzoo_add_norm_forward": AddNormArgs,

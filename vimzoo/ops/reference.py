@@ -64,11 +64,11 @@ def selective_scan(
         step = F.softplus(step)
     B, C = (_per_step(matrix, A, length, work) for matrix in (B, C))
     groups = max(B.shape[1], C.shape[1])
+    B, C = (_to_groups(matrix, groups) for matrix in (B, C))
     u_work = u.to(work)
     split = (len(u), groups, channels // groups, length)
-    B, C = (m.expand(-1, groups, -1, -1, -1) if m.shape[2] == 1 else m.unflatten(2, (groups, -1))[:, 0] for m in (B, C))
-    y, state = recurrence(u_work.view(split) if u_work.is_contiguous() else u_work.reshape(split), step.reshape(split),
-                          A.reshape(groups, -1, A.shape[-1]), B, C)  # fmt: skip
+    A_split = A.reshape(groups, channels // groups, A.shape[-1])
+    y, state = recurrence(u_work.reshape(split), step.reshape(split), A_split, B, C)
     if A.is_complex():
         y = 2 * y.real
     y = y.reshape(u.shape)
@@ -77,6 +77,11 @@ def selective_scan(
     if z is not None:
         y = y * F.silu(z.to(work))
     return y.to(u.dtype), state.reshape(len(u), channels, -1)
+
+
+def _to_groups(matrix: Tensor, groups: int) -> Tensor:
+    """Per-channel ``(1, 1, D, N, L)`` cut into groups, shared ``(B, 1 or G, 1, N, L)`` as it is."""
+    return matrix.unflatten(2, (groups, -1))[:, 0] if matrix.shape[2] > 1 else matrix
 
 
 def _per_step(matrix: Tensor, A: Tensor, length: int, work: torch.dtype) -> Tensor:
@@ -143,10 +148,10 @@ def causal_conv1d(
     """Definition of `vimzoo.ops.causal_conv1d`."""
     work = compute_dtype(x)
     channels, taps = weight.shape[1:]
+    tokens = x.to(work).transpose(1, 2)
     outputs = []
     for k, backward in enumerate(reverse):
-        values = x.to(work).transpose(1, 2)
-        values = values.flip(-1) if backward else values
+        values = tokens.flip(-1) if backward else tokens
         kernel = weight[k].to(work).unsqueeze(1)
         offset = None if bias is None else bias[k].to(work)
         y = F.conv1d(F.pad(values, (taps - 1, 0)), kernel, offset, groups=channels)
