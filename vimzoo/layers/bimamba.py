@@ -1,0 +1,158 @@
+"""Vim's bidirectional Mamba mixer (Zhu et al. 2024, algorithm 1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+from vimzoo.ops.scan_path import BIDIRECTIONAL, FORWARD, path_codes
+
+from .ssm import SelectiveSSM
+
+
+class CausalConv(nn.Module):
+    """Depthwise causal convolution of a sequence in one or both directions, then SiLU.
+
+    Parameters ``weight (K, D, W)`` and ``bias (K, D)``, one slice per direction; the second direction looks at the
+    tokens after it, which is the causal convolution of the flipped sequence.
+
+    Args:
+        dim: Channels D.
+        width: Taps W.
+        directions: 1, or 2 to add the backward direction.
+        bias: Whether there is a bias.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int = 4,
+        directions: int = 1,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.reverse = [False, True][:directions]
+        self.weight = nn.Parameter(torch.empty(directions, dim, width, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(directions, dim, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """torch's default for a depthwise convolution."""
+        bound = self.weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, L, D) -> (B, L, K, D)`` over K-major memory."""
+        return torch.ops.vimzoo.causal_conv1d(x, self.weight, self.bias, self.reverse, "silu", None)
+
+    def extra_repr(self) -> str:
+        directions, dim, width = self.weight.shape
+        return f"{dim}, width={width}, directions={directions}, bias={self.bias is not None}"
+
+
+class BiMamba(nn.Module):
+    """Mamba mixer that reads its sequence in one or both directions.
+
+    ``[x | z] = in_proj(h)``; per direction a causal convolution, SiLU and a selective scan; the directions' sum,
+    halved with ``divide_out``, times ``silu(z)``, goes through ``out_proj``.
+
+    Args:
+        dim: Width of a token.
+        bimamba: ``"v2"``: each direction has its own convolution and scan (the paper's "Bidirectional SSM + Conv1d").
+            ``"v1"``: one forward convolution and one set of projections, only A differs ("Bidirectional SSM").
+            ``"none"``: forward only, plain Mamba.
+        d_state: States N per channel.
+        d_conv: Taps of the convolution.
+        expand: Inner width in multiples of ``dim``.
+        dt_rank: Rank of the step-size projection, by default ``ceil(dim / 16)``.
+        conv_bias: Bias in the convolutions.
+        proj_bias: Bias in ``in_proj`` and ``out_proj``.
+        divide_out: Halve the sum of v2's two directions; without effect on the others, as in the authors' code.
+        layer_scale: Initial value of a learned per-channel factor on the output; ``None`` for none.
+        dt_min, dt_max, dt_floor, dt_scale, dt_init: As in `SelectiveSSM`.
+
+    Raises:
+        ValueError: ``bimamba`` is unknown, or a size is not positive.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        bimamba: str = "v2",
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: float = 2,
+        dt_rank: int | None = None,
+        conv_bias: bool = True,
+        proj_bias: bool = False,
+        divide_out: bool = True,
+        layer_scale: float | None = None,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_floor: float = 1e-4,
+        dt_scale: float = 1.0,
+        dt_init: str = "random",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if bimamba not in ("none", "v1", "v2"):
+            raise ValueError(f"bimamba: expected 'none', 'v1' or 'v2', got {bimamba!r}")
+        if d_conv < 1:
+            raise ValueError(f"d_conv: expected a positive number, got {d_conv}")
+        dd = {"device": device, "dtype": dtype}
+        inner = int(expand * dim)
+        both = bimamba == "v2"
+        self.bimamba = bimamba
+        self.separate = both
+        self.halve = both and divide_out
+        self.layer_scale = layer_scale
+        self.codes = path_codes((FORWARD,) if bimamba == "none" else BIDIRECTIONAL)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=proj_bias, **dd)
+        self.conv = CausalConv(inner, d_conv, 2 if both else 1, bias=conv_bias, **dd)
+        self.ssm = SelectiveSSM(
+            inner,
+            d_state,
+            math.ceil(dim / 16) if dt_rank is None else dt_rank,
+            directions=len(self.codes),
+            shared=("D", "x_proj", "dt_proj", "dt_bias") if bimamba == "v1" else (),
+            separate_inputs=both,
+            dt_min=dt_min,
+            dt_max=dt_max,
+            dt_floor=dt_floor,
+            dt_scale=dt_scale,
+            dt_init=dt_init,
+            **dd,
+        )
+        self.out_proj = nn.Linear(inner, dim, bias=proj_bias, **dd)
+        self.gamma = None if layer_scale is None else nn.Parameter(torch.empty(dim, **dd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initial value of the layer scale; the parts initialise themselves."""
+        if self.gamma is not None:
+            nn.init.constant_(self.gamma, self.layer_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens ``(B, L, D) -> (B, L, D)``."""
+        inner, z = self.in_proj(x).chunk(2, dim=-1)
+        u = self.conv(inner)
+        if not self.separate:
+            u = u.select(2, 0)
+        y = self.ssm(u, z, self.codes, None, 1, x.shape[1])
+        y = self._project_out(y)
+        return y if self.gamma is None else y * self.gamma
+
+    def _project_out(self, y: Tensor) -> Tensor:
+        if not self.halve:
+            return self.out_proj(y)
+        weight, bias = self.out_proj.weight, self.out_proj.bias
+        # The division rides on the matrix product's alpha instead of a pass over y.
+        product = torch.addmm(weight[:, 0] if bias is None else bias, y.flatten(0, 1), weight.t(),
+                              beta=0 if bias is None else 1, alpha=0.5)  # fmt: skip
+        return product.view(y.shape[0], y.shape[1], weight.shape[0])

@@ -1,0 +1,66 @@
+"""Normalisation fused with the residual addition before it."""
+
+import torch
+from torch import Tensor, nn
+
+import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+
+
+class AddNorm(nn.Module):
+    """Adds the last layer's output to the residual stream and normalises the sum, in one pass over memory.
+
+    The stream is the sum of all layers' outputs so far; a block is ``x, stream = norm(x, stream); x = mixer(x)``
+    (Add, Norm, Mixer: Vim section 3.3, and Mamba before it). The layer after the last block adds its output.
+
+    Args:
+        dim: Width D of a token.
+        norm: ``"rms"`` (Zhang & Sennrich 2019, a scale only) or ``"layer"`` (scale and shift).
+        eps: Added to the mean square or the variance.
+        residual_in_fp32: Keep the stream in float32 when tokens are bfloat16 or float16.
+
+    Raises:
+        ValueError: ``norm`` is neither name.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        norm: str = "rms",
+        eps: float = 1e-5,
+        residual_in_fp32: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if norm not in ("rms", "layer"):
+            raise ValueError(f"norm: expected 'rms' or 'layer', got {norm!r}")
+        self.eps = eps
+        self.rms = norm == "rms"
+        self.residual_in_fp32 = residual_in_fp32
+        self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.bias = None if self.rms else nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scale 1, shift 0."""
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``(B, L, D)`` tokens and stream (``None`` before the first block) -> normalised tokens, new stream."""
+        return torch.ops.vimzoo.add_norm(
+            x, residual, self.weight, self.bias, self.eps, self.rms, self.residual_in_fp32, None
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, norm={'rms' if self.rms else 'layer'}, eps={self.eps}"
+
+
+class Add(nn.Module):
+    """What stays of `AddNorm` where a model is cut and its norm is not wanted."""
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``(B, L, D)`` tokens and stream -> their sum in the tokens' dtype, and in the stream's."""
+        stream = x if residual is None else x + residual
+        return stream.to(x.dtype), stream

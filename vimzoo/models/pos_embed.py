@@ -1,0 +1,80 @@
+"""Class tokens inside a sequence of patches, and position embeddings resized with them in mind."""
+
+import torch
+import torch.nn.functional as F
+from timm.models import register_notrace_function
+from torch import Tensor
+
+CLS_TOKENS = {"none": 0, "head": 1, "middle": 1, "double": 2}
+"""Number of class tokens for each placement: before the patches, between their halves, at both ends."""
+
+
+def insert_cls(patches: Tensor, cls_token: Tensor, placement: str) -> Tensor:
+    """``(B, M, D)`` patches and ``(1 or B, T, D)`` class tokens -> ``(B, M + T, D)``.
+
+    The middle is index ``M // 2``, so 98 of 197 at 224 pixels.
+    """
+    token = cls_token.expand(patches.shape[0], -1, -1)
+    if placement == "head":
+        return torch.cat([token, patches], dim=1)
+    if placement == "double":
+        return torch.cat([token[:, :1], patches, token[:, 1:]], dim=1)
+    middle = patches.shape[1] // 2
+    return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
+
+
+def split_cls(tokens: Tensor, placement: str) -> tuple[Tensor, Tensor]:
+    """The inverse of `insert_cls`: patches ``(B, M, D)`` and class tokens ``(B, T, D)``."""
+    if placement == "none":
+        return tokens, tokens[:, :0]
+    if placement == "head":
+        return tokens[:, 1:], tokens[:, :1]
+    if placement == "double":
+        return tokens[:, 1:-1], torch.cat([tokens[:, :1], tokens[:, -1:]], dim=1)
+    middle = (tokens.shape[1] - 1) // 2
+    patches = torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], dim=1)
+    return patches, tokens[:, middle : middle + 1]
+
+
+@register_notrace_function  # sizes decide what happens, which FX cannot follow
+def resize_pos_embed(
+    pos_embed: Tensor,
+    old_size: tuple[int, int],
+    new_size: tuple[int, int],
+    placement: str = "middle",
+    official: bool = False,
+) -> Tensor:
+    """Position embeddings of one grid, interpolated bicubically to another; rows of class tokens are kept.
+
+    ``official`` is what the authors' fine-tuning does: it takes the first rows for the class tokens', wherever those
+    are. With a middle class token that shifts the grid's first half by one and blends the class token's row into the
+    patches around it. The published stride-8 models were fine-tuned from such a start; nothing else needs it.
+
+    Args:
+        pos_embed: ``(1, H * W + T, D)``, rows in the order of the sequence.
+        old_size: ``(H, W)``.
+        new_size: Rows and columns wanted.
+        placement: Where the T class tokens are: ``"none"``, ``"head"``, ``"middle"`` or ``"double"``.
+        official: Reproduce the authors' resize.
+
+    Returns:
+        ``(1, H' * W' + T, D)`` of the same dtype; ``pos_embed`` itself if the sizes agree.
+
+    Raises:
+        RuntimeError: the embeddings are not those of ``old_size``.
+    """
+    if old_size[0] == new_size[0] and old_size[1] == new_size[1]:
+        return pos_embed
+    if official:
+        extra = pos_embed.shape[1] - old_size[0] * old_size[1]
+        cls_rows, patches = pos_embed[:, :extra], pos_embed[:, extra:]
+    else:
+        patches, cls_rows = split_cls(pos_embed, placement)
+    grid = patches.float().reshape(1, old_size[0], old_size[1], -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=[new_size[0], new_size[1]], mode="bicubic", align_corners=False)
+    resized = grid.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)
+    if official:
+        return torch.cat([cls_rows, resized], dim=1)
+    if placement == "none":
+        return resized
+    return insert_cls(resized, cls_rows, placement)

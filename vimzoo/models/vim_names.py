@@ -1,0 +1,110 @@
+"""Our parameter names and the Vim authors', for whole models, dense backbones and single mixers.
+
+The authors keep one tensor per direction, we stack the directions: ``A_log`` and ``A_b_log`` are two slices of one
+``ssm.A_log``. A `Slot` says which slice of which of our tensors an authors' tensor is.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_STACKED = {
+    "ssm.A_log": ("A_log", "A_b_log"),
+    "ssm.D": ("D", "D_b"),
+    "ssm.x_proj": ("x_proj.weight", "x_proj_b.weight"),
+    "ssm.dt_proj": ("dt_proj.weight", "dt_proj_b.weight"),
+    "ssm.dt_bias": ("dt_proj.bias", "dt_proj_b.bias"),
+    "conv.weight": ("conv1d.weight", "conv1d_b.weight"),
+    "conv.bias": ("conv1d.bias", "conv1d_b.bias"),
+}
+_OFFICIAL = re.compile(
+    r"(^|\.)(layers\.\d+\.|norm_f\.|cls_token_(head|tail)$|(A_b_log|D_b|A_log|D)$"
+    r"|(x_proj|dt_proj|conv1d)(_b)?\.(weight|bias)$)"
+)
+_OURS = re.compile(r"(^|\.)ssm\.")
+_ROPE_TABLE = re.compile(r"(^|\.)rope\.freqs_(cos|sin)$")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One authors' tensor: slice ``index`` along ``axis`` of our tensor ``ours``, or all of it without an index."""
+
+    official: str
+    ours: str
+    shape: tuple[int, ...]
+    axis: int = 0
+    index: int | None = None
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """The authors' tensor out of ours (or out of its gradient)."""
+        part = tensor if self.index is None else tensor.select(self.axis, self.index)
+        return part.reshape(self.shape)
+
+
+def slots(module: nn.Module) -> list[Slot]:
+    """Every authors' tensor that ``module`` holds, in the order of our state dict."""
+    return [slot for name, value in module.state_dict().items() for slot in _slots_of(name, tuple(value.shape))]
+
+
+def _slots_of(name: str, shape: tuple[int, ...]) -> list[Slot]:
+    for ours, officials in _STACKED.items():
+        if name == ours or name.endswith(f".mixer.{ours}"):
+            prefix = _official_prefix(name[: -len(ours)])
+            inner = (shape[1], 1, shape[2]) if ours == "conv.weight" else shape[1:]
+            return [Slot(prefix + officials[k], name, inner, 0, k) for k in range(shape[0])]
+    if name.endswith("cls_token") and shape[1] == 2:
+        inner = (1, 1, shape[2])
+        return [Slot(f"{name}_{end}", name, inner, 1, k) for k, end in enumerate(("head", "tail"))]
+    return [Slot(_official_prefix(name), name, shape)]
+
+
+def _official_prefix(name: str) -> str:
+    return re.sub(r"^norm\.", "norm_f.", re.sub(r"^blocks\.", "layers.", name))
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether some of these names are the authors' and cannot be ours."""
+    return any(_OFFICIAL.search(name) and not _OURS.search(name) for name in names)
+
+
+def to_native(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """An authors' state dict under our names; names that are neither's are kept, rotary tables are dropped.
+
+    Raises:
+        ValueError: some but not all directions of one of our tensors are there, or their shapes differ.
+    """
+    remaining = {name: value for name, value in state.items() if not _ROPE_TABLE.search(name)}
+    groups: dict[str, list[Slot]] = {}
+    for slot in slots(module):
+        groups.setdefault(slot.ours, []).append(slot)
+    converted: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for ours, group in groups.items():
+        found = {slot.official: remaining.pop(slot.official) for slot in group if slot.official in remaining}
+        if not found:
+            continue
+        missing = [slot.official for slot in group if slot.official not in found]
+        wrong = [
+            f"{slot.official} has shape {tuple(found[slot.official].shape)} instead of {slot.shape}"
+            for slot in group
+            if slot.index is not None and slot.official in found and found[slot.official].shape != slot.shape
+        ]
+        problems += [f"{name} is missing" for name in missing] + wrong
+        if not missing and not wrong:
+            converted[ours] = _join(group, list(found.values()))
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise ValueError("; ".join(problems[:4]) + more)
+    return {**converted, **remaining}
+
+
+def _join(group: list[Slot], parts: list[Tensor]) -> Tensor:
+    if group[0].index is None:
+        return parts[0]
+    if group[0].axis == 1:
+        return torch.cat(parts, dim=1)
+    # (E, 1, W) of a depthwise convolution loses its middle axis, all else is stacked as it is
+    return torch.stack([part.squeeze(1) if part.dim() == 3 else part for part in parts])
