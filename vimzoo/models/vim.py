@@ -99,6 +99,7 @@ class Vim(nn.Module):
         drop_rate: Dropout before the classifier.
         pos_drop_rate: Dropout after the position embedding (``drop_rate``).
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        step_sizes: Initial step sizes, as `BiMamba` takes them (``dt_min``, ``dt_max``, ...).
         dynamic_img_size: Take any image size; position embeddings are resized on the fly.
         dynamic_img_pad: Pad images that are no whole number of steps, where else their last pixels are dropped.
 
@@ -142,6 +143,7 @@ class Vim(nn.Module):
         drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        step_sizes: Mapping[str, Any] | None = None,
         dynamic_img_size: bool = False,
         dynamic_img_pad: bool = False,
         device: torch.device | str | None = None,
@@ -180,7 +182,7 @@ class Vim(nn.Module):
 
         mixer_args = dict(
             bimamba=bimamba, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank, conv_bias=conv_bias,
-            proj_bias=proj_bias, divide_out=divide_out, layer_scale=layer_scale,
+            proj_bias=proj_bias, divide_out=divide_out, layer_scale=layer_scale, **(step_sizes or {}),
         )  # fmt: skip
         # A block drops what it is given, so each rate stands one block after the branch it belongs to.
         rates = [0.0, *calculate_drop_path_rates(drop_path_rate, depth)]
@@ -599,7 +601,7 @@ def vim_base_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vim
 
 @register_model
 def test_vim(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """A model of 35 thousand parameters for tests, of any image size."""
+    """A model of 90 thousand parameters for tests, of any image size."""
     return _create_vim("test_vim", pretrained, **kwargs)
 
 

@@ -53,12 +53,12 @@ VIM_FACTS: dict[str, ModelFacts] = {
             recipe="no training script is published", **_SOURCE,
         ),
         ModelFacts(
-            "vim_base_patch16_stride8_224", "", dict(embed_dim=768, stride=8), params=None,
+            "vim_base_patch16_stride8_224", "", dict(embed_dim=768, stride=8), params=98_007_784,
             top1=83.2, score_source="arXiv:2401.09417v3", note="no weights are published", **_SOURCE,
         ),
         ModelFacts(
             "test_vim", "", dict(img_size=64, embed_dim=32, depth=3, d_state=8, dynamic_img_size=True),
-            input_size=(3, 64, 64), params=None, note="for tests", **_SOURCE,
+            input_size=(3, 64, 64), params=90_184, note="for tests", **_SOURCE,
         ),
     )
 }  # fmt: skip

@@ -46,23 +46,22 @@ class Slot:
 
 def slots(module: nn.Module) -> list[Slot]:
     """Every authors' tensor that ``module`` holds, in the order of our state dict."""
-    return [slot for name, value in module.state_dict().items() for slot in _slots_of(name, tuple(value.shape))]
+    state = module.state_dict()
+    whole = any(name.startswith("blocks.") for name in state)  # a block alone has a norm that keeps its name
+    return [slot for name, value in state.items() for slot in _slots_of(name, tuple(value.shape), whole)]
 
 
-def _slots_of(name: str, shape: tuple[int, ...]) -> list[Slot]:
+def _slots_of(name: str, shape: tuple[int, ...], whole: bool) -> list[Slot]:
+    official = re.sub(r"^norm\.", "norm_f.", re.sub(r"^blocks\.", "layers.", name)) if whole else name
     for ours, officials in _STACKED.items():
-        if name == ours or name.endswith(f".mixer.{ours}"):
-            prefix = _official_prefix(name[: -len(ours)])
+        if name == ours or name.endswith(f"mixer.{ours}"):
+            prefix = official[: -len(ours)]
             inner = (shape[1], 1, shape[2]) if ours == "conv.weight" else shape[1:]
             return [Slot(prefix + officials[k], name, inner, 0, k) for k in range(shape[0])]
     if name.endswith("cls_token") and shape[1] == 2:
         inner = (1, 1, shape[2])
         return [Slot(f"{name}_{end}", name, inner, 1, k) for k, end in enumerate(("head", "tail"))]
-    return [Slot(_official_prefix(name), name, shape)]
-
-
-def _official_prefix(name: str) -> str:
-    return re.sub(r"^norm\.", "norm_f.", re.sub(r"^blocks\.", "layers.", name))
+    return [Slot(official, name, shape)]
 
 
 def is_official(names: Iterable[str]) -> bool:
