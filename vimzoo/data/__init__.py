@@ -1,11 +1,11 @@
 """What timm.data does not bring: bundled digits, fixed splits, augmentation seeded per sample."""
 
-from .digits import digits
-from .folder import folder
+from .digits import bundled_digits
+from .folder import image_folder
 from .loader import EpochBatches, eval_loader, train_loader
 from .splits import Images, Splits, UsageError, stratified_split
 
-SOURCES = {"digits": digits, "folder": folder}
+SOURCES = {"digits": bundled_digits, "folder": image_folder}
 
 __all__ = [
     "SOURCES",
@@ -13,9 +13,9 @@ __all__ = [
     "Images",
     "Splits",
     "UsageError",
-    "digits",
+    "bundled_digits",
     "eval_loader",
-    "folder",
+    "image_folder",
     "stratified_split",
     "train_loader",
 ]

@@ -52,7 +52,7 @@ class AugmentedDigits(Dataset):
         return list(zip((images - self.norm[0]) / self.norm[1], self.labels[index], strict=True))
 
 
-def digits(
+def bundled_digits(
     img_size: int | None = 16,
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.data import create_dataset, create_transform, resolve_data_config
+from timm.data import ImageDataset, create_transform, resolve_data_config
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from .splits import Splits, UsageError, stratified_split
+from .splits import Images, Splits, UsageError, stratified_split
 
 VAL_NAMES = ("val", "validation", "valid")
 LAYOUT = "DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg (and DIR/test/...), or DIR/CLASS/*.jpg"
@@ -24,11 +24,11 @@ class SeededImages(Dataset):
     sample and put back, so neither the number of workers nor the model's dropout changes what is drawn.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, dataset: Images, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -44,10 +44,10 @@ class SeededImages(Dataset):
             torch.set_rng_state(before[2])
 
 
-def _read(path: Path, mode: str, class_map: dict[str, int] | None = None) -> Dataset:
+def _read(path: Path, mode: str, class_map: dict[str, int] | None = None) -> Any:
     """An image folder as timm reads it, with errors that name the folder."""
     try:
-        dataset = create_dataset("", str(path), search_split=False, class_map=class_map, input_img_mode=mode)
+        dataset = ImageDataset(str(path), class_map=class_map, input_img_mode=mode)
     except RuntimeError as error:
         raise UsageError(f"data.root: no images under {path}; expected {LAYOUT}") from error
     if "" in dataset.reader.class_to_idx:
@@ -59,7 +59,7 @@ def _read(path: Path, mode: str, class_map: dict[str, int] | None = None) -> Dat
     return dataset
 
 
-def _read_train(path: Path, mode: str) -> Dataset:
+def _read_train(path: Path, mode: str) -> Any:
     dataset = _read(path, mode)
     classes = list(dataset.reader.class_to_idx)
     if len(classes) < 2:
@@ -69,7 +69,12 @@ def _read_train(path: Path, mode: str) -> Dataset:
     return dataset
 
 
-def _read_held_out(path: Path, mode: str, class_to_idx: dict[str, int]) -> Dataset:
+def _class_names(dataset: Any) -> list[str]:
+    """Class folders by class number."""
+    return sorted(dataset.reader.class_to_idx, key=dataset.reader.class_to_idx.get)
+
+
+def _read_held_out(path: Path, mode: str, class_to_idx: dict[str, int]) -> Any:
     """A held-out folder, numbered by the training classes; it may lack some of them, not add any."""
     dataset = _read(path, mode)
     strange = sorted(set(dataset.reader.class_to_idx) - set(class_to_idx))
@@ -81,8 +86,8 @@ def _read_held_out(path: Path, mode: str, class_to_idx: dict[str, int]) -> Datas
     return dataset if dataset.reader.class_to_idx == class_to_idx else _read(path, mode, class_to_idx)
 
 
-def _open(root: Path, mode: str, val: float, test: float) -> tuple[Dataset, Dataset, Dataset, Dataset | None]:
-    """(dataset whose classes count, train, val, test) by the folder's layout."""
+def _open(root: Path, mode: str, val: float, test: float) -> tuple[Any, Any, Any, Any]:
+    """(the dataset that numbers the classes, train, val, test or None) by the folder's layout."""
     val_dir = next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)
     if (root / "train").is_dir() and val_dir is not None:
         train = _read_train(root / "train", mode)
@@ -96,14 +101,14 @@ def _open(root: Path, mode: str, val: float, test: float) -> tuple[Dataset, Data
     whole, still = _read_train(root, mode), _read(root, mode)
     labels = np.array([target for _, target in whole.reader.samples])
     try:
-        parts = stratified_split(labels, val, test)
+        parts = stratified_split(labels, val, test, names=_class_names(whole))
     except UsageError as error:
         raise UsageError(f"data.root={root}: {error}") from error
     train_part, val_part, test_part = (part.tolist() for part in parts)
     return whole, Subset(whole, train_part), Subset(still, val_part), Subset(still, test_part)
 
 
-def folder(
+def image_folder(
     root: str | None = None,
     img_size: int | None = None,
     in_chans: int = 3,
@@ -149,18 +154,17 @@ def folder(
     still = create_transform(**shared, crop_pct=sizes["crop_pct"], crop_mode=sizes["crop_mode"])
     for dataset, transform in ((train, None), (val, still), (test, still)):
         if dataset is not None:
-            base = dataset.dataset if isinstance(dataset, Subset) else dataset
+            base: Any = dataset.dataset if isinstance(dataset, Subset) else dataset
             try:
                 base.transform = transform or create_transform(**shared, is_training=True, **(aug or {}))
             except TypeError as error:
                 raise UsageError(f"aug.transform={dict(aug or {})}: {error}") from error
-    names = sorted(classes_of.reader.class_to_idx, key=classes_of.reader.class_to_idx.get)
     return Splits(
         name=str(path),
         train=SeededImages(train, seed),
         val=val,
         test=test,
-        classes=tuple(names),
+        classes=tuple(_class_names(classes_of)),
         input_size=(in_chans, height, width),
         mean=tuple(mean),
         std=tuple(std),

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from .splits import Images, Splits, UsageError
 
@@ -54,7 +55,7 @@ def train_loader(
     count = _workers(workers)
     batches = EpochBatches(len(data.train), batch_size, seed, limit)
     return DataLoader(
-        data.train,
+        cast(Dataset, data.train),
         batch_sampler=batches,
         num_workers=count,
         persistent_workers=count > 0,
@@ -66,8 +67,9 @@ def eval_loader(
     dataset: Images, batch_size: int, workers: int | None = 0, limit: int | None = None
 ) -> DataLoader:
     """All images in order, the last incomplete batch included; ``limit`` as in ``train_loader``."""
+    images = cast(Dataset, dataset)
     if limit is not None:
-        dataset = torch.utils.data.Subset(dataset, range(min(len(dataset), limit * batch_size)))  # type: ignore
+        images = Subset(images, range(min(len(dataset), limit * batch_size)))
     return DataLoader(
-        dataset, batch_size=batch_size, num_workers=_workers(workers), pin_memory=torch.cuda.is_available()
+        images, batch_size=batch_size, num_workers=_workers(workers), pin_memory=torch.cuda.is_available()
     )

@@ -1,5 +1,6 @@
 """What the engine knows of a data set: three splits, class names, input size and normalisation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,12 +38,15 @@ class Splits:
     std: tuple[float, ...]
 
 
-def stratified_split(labels: np.ndarray, val: float, test: float, seed: int = 0) -> tuple[np.ndarray, ...]:
+def stratified_split(
+    labels: np.ndarray, val: float, test: float, seed: int = 0, names: Sequence[str] | None = None
+) -> tuple[np.ndarray, ...]:
     """Split sample indices class by class into train, validation and test.
 
     Args:
         labels: class numbers, (N,).
         val, test: the share of each class that goes there; a share above zero takes at least one sample.
+        names: of the classes, for the error.
         seed: the split depends on labels and seed alone; RandomState's stream is the same in every NumPy.
 
     Returns:
@@ -58,7 +62,7 @@ def stratified_split(labels: np.ndarray, val: float, test: float, seed: int = 0)
         n_val, n_test = (max(1, round(len(members) * share)) if share > 0 else 0 for share in (val, test))
         if n_val + n_test >= len(members):
             raise UsageError(
-                f"class {label} has {len(members)} images, too few for a split with "
+                f"class {names[label] if names else label} has {len(members)} images, too few for "
                 f"validation share {val} and test share {test}; expected at least {n_val + n_test + 1}"
             )
         cuts = np.split(members, [n_test, n_test + n_val])

@@ -12,6 +12,14 @@ def config_dir() -> Path:
     return next((folder for folder in folders if (folder / "train.yaml").is_file()), folders[0])
 
 
+def _remove_empty(folder: Path) -> None:
+    """Take back the run folder that Hydra made, and its parents below the current folder, if empty."""
+    with contextlib.suppress(OSError):
+        while folder.is_relative_to(Path.cwd()) and folder != Path.cwd():
+            folder.rmdir()
+            folder = folder.parent
+
+
 def main() -> None:
     """Compose the configuration from ``sys.argv`` and train; ``--help`` says how.
 
@@ -32,12 +40,12 @@ def main() -> None:
 
         out = Path(HydraConfig.get().runtime.output_dir)
         try:
-            settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+            for key in OmegaConf.missing_keys(cfg):
+                raise UsageError(f"{key} is not set; expected {key}=VALUE")
+            settings = OmegaConf.to_container(cfg, resolve=True)
             return launch(settings, out)  # type: ignore[arg-type]
         except (UsageError, FloatingPointError) as error:
-            for folder in (out, out.parent):  # leave no empty run folder behind
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+            _remove_empty(out)
             sys.exit(f"error: {error}")
 
     run()

@@ -1,0 +1,54 @@
+"""Every configuration composes, and its groups fit the functions that they feed."""
+
+import inspect
+
+import pytest
+import timm
+from timm.data import Mixup, create_transform
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from trainer_helpers import composed
+
+from vimzoo.data import SOURCES
+from vimzoo.engine.build import check_run
+from vimzoo.engine.cli import config_dir
+
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}" for path in config_dir().glob("*/*.yaml") if path.stem != "timm"
+)
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "model=timm model.model_name=resnet18"])
+def test_every_option_composes(option):
+    cfg = composed(*option.split())
+    assert set(cfg) == {"model", "optim", "sched", "aug", "run", "data", "resume"}
+    check_run(cfg)
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
+def test_every_model_is_registered(option):
+    assert timm.is_model(composed(option)["model"]["model_name"])
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_keys_are_arguments(option):
+    """A misspelt key in a group would otherwise surface only when that option is used."""
+    cfg, group = composed(option), option.split("=")[0]
+    feeds = {
+        "sched": create_scheduler_v2,
+        "optim": create_optimizer_v2,
+        "data": SOURCES[cfg["data"]["source"]],
+        "aug": Mixup,
+    }
+    if group in feeds:
+        keys = set(cfg["aug"]["mixup"] if group == "aug" else cfg[group])
+        accepted = set(inspect.signature(feeds[group]).parameters)
+        elsewhere = {"source", "batch_size", "workers", "betas"}  # the loader's and the optimizer's own
+        assert keys <= accepted | elsewhere
+    if group == "aug" and option != "aug=digits":
+        create_transform(32, is_training=True, **cfg["aug"]["transform"])
+
+
+def test_a_data_set_brings_its_augmentation_and_the_command_line_wins():
+    assert composed("data=folder")["aug"] == composed("aug=light")["aug"]
+    assert composed("data=folder", "aug=none")["aug"] == composed("aug=none")["aug"]

@@ -1,0 +1,219 @@
+"""One run from configuration to files; repeat, resume, failures."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from trainer_helpers import Constant, composed, same_tensors, small
+
+from vimzoo.data import Splits, UsageError
+from vimzoo.engine import checkpoint, evaluate, launch, report
+from vimzoo.engine import loop as loop_module
+from vimzoo.engine.build import build_data, build_state
+from vimzoo.engine.metrics import Scores
+from vimzoo.engine.report import choose as draw_choice
+from vimzoo.engine.report import prediction_sheet as draw_sheet
+
+FILES = ["best.pt", "config.yaml", "curves.png", "last.pt", "metrics.csv", "metrics.json", "predictions.png"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two epochs, and its folder."""
+    out = tmp_path_factory.mktemp("run")
+    launch(small("run.epochs=2", "aug.mixup.mixup_alpha=0.2"), out)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(finished, monkeypatch):
+    """Drawing takes longer than these runs; the module's shared run has drawn its own."""
+    monkeypatch.setattr(report, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(report, "curves", lambda *_: None)
+
+
+def test_a_run_leaves_its_files(finished):
+    assert sorted(path.name for path in finished.iterdir()) == FILES
+    rows = list(csv.DictReader((finished / "metrics.csv").open()))
+    results = json.loads((finished / "metrics.json").read_text())
+    assert [int(row["epoch"]) for row in rows] == [1, 2] == [row["epoch"] for row in results["epochs"]]
+    assert set(results["test"]) == {"loss", "top1", "top5"} and results["config"]["run"]["epochs"] == 2
+
+
+def test_checkpoints_are_plain(finished):
+    content = torch.load(finished / "last.pt", weights_only=True)
+    assert content["epoch"] == 2 and content["step"] == 6 and content["config"]["run"]["seed"] == 0
+    model = timm.create_model(
+        "test_resnet", in_chans=1, num_classes=10, checkpoint_path=str(finished / "last.pt")
+    )
+    assert same_tensors(dict(model.state_dict()), dict(content["model_ema"]))
+
+
+def test_same_seed_same_weights(finished, tmp_path):
+    launch(small("run.epochs=2", "aug.mixup.mixup_alpha=0.2"), tmp_path)
+    one, two = (checkpoint.read(folder / "last.pt") for folder in (finished, tmp_path))
+    assert all(same_tensors(one[key], two[key]) for key in ("model", "model_ema", "optimizer"))
+    launch(small("run.epochs=2", "aug.mixup.mixup_alpha=0.2", "run.seed=1"), tmp_path)
+    assert not same_tensors(one["model"], checkpoint.read(tmp_path / "last.pt")["model"])
+
+
+def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    cfg = small("run.epochs=2", "aug.mixup.mixup_alpha=0.2")
+    steps = []
+
+    def step_then_die(*args):
+        steps.append(1)
+        if len(steps) == 5:  # in the middle of the second epoch
+            raise Killed
+        return real_step(*args)
+
+    real_step = loop_module.train_step
+    monkeypatch.setattr(loop_module, "train_step", step_then_die)
+    with pytest.raises(Killed):
+        launch(cfg, tmp_path / "killed")
+    monkeypatch.undo()
+    launch({**cfg, "resume": str(tmp_path / "killed/last.pt")}, tmp_path / "resumed")
+    one, two = (checkpoint.read(folder / "last.pt") for folder in (finished, tmp_path / "resumed"))
+    assert all(same_tensors(one[key], two[key]) for key in ("model", "model_ema", "optimizer"))
+    assert [row["train_loss"] for row in one["history"]] == [row["train_loss"] for row in two["history"]]
+
+
+def test_a_resumed_run_keeps_the_earlier_best(finished, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    content = checkpoint.read(old / "last.pt")
+    torch.save({**content, "best": 100.5}, old / "last.pt")  # out of reach
+    launch(small("run.epochs=3", f"resume={old / 'last.pt'}"), tmp_path / "new")
+    assert same_tensors(checkpoint.read(tmp_path / "new/best.pt"), checkpoint.read(old / "best.pt"))
+
+
+@pytest.mark.parametrize("option", ["run.ema=null", "run.amp=bf16", "sched=constant", "optim=sgd"])
+def test_options_run(option, tmp_path):
+    launch(small(option, "run.limit_batches=1"), tmp_path)
+    assert checkpoint.read(tmp_path / "last.pt")["step"] == 1
+
+
+def test_default_model_learns_one_step(tmp_path):
+    launch(composed("run.epochs=1", "run.limit_batches=1", "data.batch_size=8", "run.device=cpu"), tmp_path)
+    assert checkpoint.read(tmp_path / "last.pt")["step"] == 1
+
+
+def test_image_folder_trains(images, tmp_path, capsys):
+    cfg = composed(
+        "model=timm", "model.model_name=test_vit", "data=folder", f"data.root={images}", "data.img_size=32",
+        "data.workers=0", "run.epochs=1", "data.batch_size=8", "run.device=cpu", "aug=imagenet",
+    )  # fmt: skip
+    launch(cfg, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"best.pt", "last.pt", "metrics.json"}
+    assert capsys.readouterr().out.splitlines()[-1].startswith("test accuracy ")
+
+
+def test_non_finite_loss_names_the_step():
+    cfg = small()
+    data = build_data(cfg)
+    state = build_state(cfg, data, 3)
+    images, labels = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)
+    loop_module.train_step(state, images, labels)
+    before = {name: value.clone() for name, value in state.model.named_parameters()}
+    with pytest.raises(FloatingPointError, match=r"training loss is nan at step 2 \(epoch 1\)"):
+        loop_module.train_step(state, images * float("nan"), labels)
+    assert same_tensors(before, dict(state.model.named_parameters())) and state.step == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.num_classes=7"], "model.num_classes=7, but the data .* have 10 classes"),
+        (["model.model_name=resnet81"], "resnet81: no such model; near it: .*resnet18"),
+        (["+model.no_such=1"], "model .*no_such"),
+        (["run.amp=bf17"], "run.amp=bf17: expected one of none, bf16, fp16"),
+        (["run.device=tpu9"], "run.device=tpu9: .*expected auto, cpu"),
+        (["run.epochs=0"], "run.epochs=0: expected at least 1"),
+        (["data.batch_size=0"], "data.batch_size=0: expected at least 1"),
+        (["data.batch_size=31", "aug.mixup.mixup_alpha=1"], "data.batch_size=31: mixup"),
+        (["data.source=tape"], "data.source=tape: expected one of digits, folder"),
+        (["optim.opt=adamw5"], "optim .*adamw5"),
+        (["resume=nowhere.pt"], "resume=nowhere.pt: no such file"),
+    ],
+)
+def test_impossible_requests_are_named_before_any_work(overrides, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        launch(small(*overrides), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_that_do_not_fit_are_named(finished, tmp_path):
+    last = finished / "last.pt"
+    with pytest.raises(UsageError, match=r"2 epochs are finished; expected run.epochs above that"):
+        launch(small("run.epochs=2", f"resume={last}"), tmp_path / "out")
+    with pytest.raises(UsageError, match="made with another model"):
+        launch(small("model.model_name=test_vit", f"resume={last}"), tmp_path / "out")
+    short = tmp_path / "short.pt"
+    short.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r"short.pt: not a readable checkpoint"):
+        launch(small(f"resume={short}"), tmp_path / "out")
+    torch.save({"model": {}}, short)
+    with pytest.raises(UsageError, match="not a training checkpoint, it lacks epoch, optimizer, step"):
+        launch(small(f"resume={short}"), tmp_path / "out")
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(finished, tmp_path, monkeypatch):
+    cfg = small()
+    state = build_state(cfg, build_data(cfg), 3)
+    path = tmp_path / "last.pt"
+    checkpoint.save(state, path)
+    old = path.read_bytes()
+
+    def full_disk(_content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(state, path)
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+
+
+def test_evaluate_counts_every_image():
+    images, labels = torch.zeros(5, 1, 2, 2), torch.tensor([2, 1, 2, 0, 6])
+    model = Constant(torch.tensor([1.0, 0.0, 5.0, 0.5, 0.4, 0.3, -9.0])).train()
+    result = evaluate(model, DataLoader(TensorDataset(images, labels), batch_size=2))
+    assert result.predictions.tolist() == [2] * 5 and result.targets.tolist() == labels.tolist()
+    assert result.metrics["top1"] == pytest.approx(40) and result.metrics["top5"] == pytest.approx(60)
+    logits = model.logits.detach().expand(5, -1)
+    assert result.metrics["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
+    assert model.training
+    with pytest.raises(ValueError, match="loader: no batches"):
+        evaluate(model, DataLoader(TensorDataset(images[:0], labels[:0])))
+
+
+def test_pictures_of_colour_images_and_long_names(tmp_path):
+    images = TensorDataset(torch.rand(9, 3, 6, 6), torch.arange(9))
+    names = tuple(f"a long class name {i}" for i in range(9))
+    data = Splits("d", images, images, None, names, (3, 6, 6), (0,) * 3, (1,) * 3)
+    guesses = torch.tensor([0, 0, 2, 3, 4, 5, 6, 7, 7])
+    assert draw_choice(guesses, torch.arange(9), 4) == [1, 8, 0, 7]
+    draw_sheet(images, guesses, torch.arange(9), data, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_confusion_rows_are_true_classes():
+    scores = Scores()
+    scores.add(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]))
+    assert scores.confusion(3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_default_run_reaches_98_percent(seed, tmp_path):
+    launch(composed(f"run.seed={seed}"), tmp_path)
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    assert results["test"]["top1"] >= 98.0
+    assert sum(row["seconds"] for row in results["epochs"]) < 240
