@@ -112,6 +112,14 @@ INLINE void store_row(char *p, int dtype, int lanes, vf value) {
 #endif
 }
 
+/* The value that would come back after storing it as `dtype`. */
+INLINE vf rounded(vf value, int dtype) {
+    if (dtype == F32) return value;
+    char item[VL * 4] __attribute__((aligned(64)));
+    store_row(item, dtype, VL, value);
+    return load_row(item, dtype, VL);
+}
+
 /* A tile is `steps` vectors, one channel per lane. Strides are in items: `step_stride` from one step to the next,
  * `lane_stride` from one channel to the next. */
 HELPER void load_tile(vf *tile, const char *p, int dtype, int64_t step_stride, int64_t lane_stride, int steps,

@@ -66,6 +66,8 @@ INLINE void read_z(const selective_scan_args *a, const block *k, vf *z) {
     load_tile(z, a->z + (k->b * a->z_b + k->channel * a->z_d + k->begin * a->z_l) * item_size((int)a->dtype),
               (int)a->dtype, a->z_l, a->z_d, k->steps, k->lanes);
 }
+/* silu(z) in z's dtype, as mamba_ssm defines it. */
+INLINE vf gate(const selective_scan_args *a, vf z) { return rounded(z * sigmoid_vf(z), (int)a->dtype); }
 INLINE char *dense(const selective_scan_args *a, char *base, const block *k) {
     return base + ((k->b * a->channels + k->channel) * a->length + k->begin) * item_size((int)a->dtype);
 }
@@ -99,7 +101,7 @@ static void forward_task(const selective_scan_args *a, int64_t b, int64_t g, int
                 if (a->z) {
                     vf z[CHUNK];
                     read_z(a, &k, z);
-                    for (int t = 0; t < k.steps; t++) k.y[t] *= z[t] * sigmoid_vf(z[t]);
+                    for (int t = 0; t < k.steps; t++) k.y[t] *= gate(a, z[t]);
                 }
                 store_tile(dense(a, a->out, &k), k.y, (int)a->dtype, 1, a->length, k.steps, k.lanes);
             }
@@ -138,7 +140,7 @@ static void backward_block(const selective_scan_args *a, block *k, const backwar
               a->dy_l, a->dy_d, k->steps, k->lanes);
     if (a->z) read_z(a, k, z);
     for (int t = 0; t < k->steps; t++) {
-        g[t] = a->z ? dy[t] * z[t] * sigmoid_vf(z[t]) : dy[t];
+        g[t] = a->z ? dy[t] * gate(a, z[t]) : dy[t];
         d_dtu[t] = d_decay[t] = splat(0.0f);
     }
     for (int64_t n = 0; n < N; n++)

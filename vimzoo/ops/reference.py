@@ -75,7 +75,7 @@ def selective_scan(
     if D is not None:
         y = y + D.to(work).unsqueeze(-1) * u_work
     if z is not None:
-        y = y * F.silu(z.to(work))
+        y = y * F.silu(z)  # in z's dtype, as mamba_ssm defines it
     return y.to(u.dtype), state.reshape(len(u), channels, -1)
 
 
