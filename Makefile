@@ -1,0 +1,57 @@
+# The commands of README.md. Each builds .venv first if need be; nothing else has to be installed.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+SOURCES := $(wildcard kernels/*/*.c kernels/*/*.h)
+
+.PHONY: help .venv train test test-all bench cards lint clean
+
+help:
+	@echo "make train [ARGS=...]   train a small Vim on the bundled digits, or what ARGS says (Hydra overrides)"
+	@echo "make test [ARGS=...]    the test suite without slow and GPU tests; ARGS go to pytest"
+	@echo "make test-all           every test; GPU tests skip themselves where there is no GPU"
+	@echo "make bench              measure this machine: benchmarks/results/cpu_*.json and tables"
+	@echo "make cards              write MODEL_CARDS.md anew"
+	@echo "make lint               ruff and mypy"
+	@echo "make .venv              only the environment that all of these use (PYTHON=python3.12 picks another Python)"
+	@echo "make clean              remove build products; the environment stays (rm -r .venv removes it)"
+
+train: .venv
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+
+test-all: .venv
+	$(BIN)/python -m pytest -q $(ARGS)
+
+bench: .venv
+	$(BIN)/python benchmarks/cpu.py $(ARGS)
+
+cards: .venv
+	$(BIN)/python -m vimzoo.cards $(ARGS)
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv: .venv/installed .venv/native
+
+# Stamps rather than the folder itself: a failed or interrupted install is tried again, a finished one is not redone.
+.venv/installed: pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; \
+	sys.version_info >= (3, 11) or sys.exit("vimzoo needs Python 3.11 or newer, $(PYTHON) is " + v + "; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@ .venv/native
+
+# The install above has built the kernels; this rebuilds them when their sources change.
+.venv/native: .venv/installed $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis vimzoo/kernels/_cpu_*.so
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
+	rm -f .venv/native
