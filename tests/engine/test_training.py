@@ -204,6 +204,14 @@ def test_pictures_of_colour_images_and_long_names(tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
+def test_suggested_commands_repeat_the_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["somewhere/vimzoo-train"])
+    launch(small("run.limit_batches=1"), tmp_path, ["run.seed=3", "run.epochs=1", "model=timm"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert f"vimzoo-train run.seed=3 model=timm resume={tmp_path / 'last.pt'} run.epochs=2" in lines
+    assert "vimzoo-train model=vim_tiny_patch16_224 data=folder data.root=DIR" in lines
+
+
 def test_confusion_rows_are_true_classes():
     scores = Scores()
     scores.add(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]))

@@ -43,7 +43,8 @@ def main() -> None:
             for key in OmegaConf.missing_keys(cfg):
                 raise UsageError(f"{key} is not set; expected {key}=VALUE")
             settings = OmegaConf.to_container(cfg, resolve=True)
-            return launch(settings, out)  # type: ignore[arg-type]
+            said = list(HydraConfig.get().overrides.task)
+            return launch(settings, out, said)  # type: ignore[arg-type]
         except (UsageError, FloatingPointError) as error:
             _remove_empty(out)
             sys.exit(f"error: {error}")

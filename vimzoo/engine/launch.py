@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from .build import State, build_data, build_state, check_run
 from .loop import evaluate, fit, seed_everything
 
 
-def launch(cfg: dict[str, Any], out: Path) -> float:
+def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> float:
     """Train as ``cfg`` says and leave everything in ``out``.
 
     Args:
         cfg: the groups of configs/train.yaml as plain containers.
         out: the run folder; nothing is written there before data, model and optimizer have been built.
+        overrides: the command-line words behind ``cfg``, for the suggestions at the end.
 
     Returns:
         The best validation accuracy in percent (what a sweep maximises).
@@ -43,7 +45,7 @@ def launch(cfg: dict[str, Any], out: Path) -> float:
         _carry_best(Path(cfg["resume"]), out)
     report.header(state, data, cfg, out)
     fit(state, train, val, out, run["seed"], cfg)
-    finish(state, data, cfg, out)
+    finish(state, data, cfg, out, overrides)
     return state.best
 
 
@@ -54,7 +56,7 @@ def _carry_best(resumed: Path, out: Path) -> None:
         shutil.copyfile(best, out / "best.pt")
 
 
-def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path) -> None:
+def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> None:
     """Evaluate the best weights once on the test images, write the reports, say where they are."""
     checkpoint.load_averaged(state, out / "best.pt")
     split = "validation" if data.test is None else "test"
@@ -74,4 +76,4 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path) -> None:
     report.write_csv(state.history, out / "metrics.csv")
     report.curves(state.history, out / "curves.png")
     report.prediction_sheet(images, result.predictions, result.targets, data, out / "predictions.png")
-    report.closing(state, out, cfg["data"]["source"], split, result.metrics["top1"])
+    report.closing(state, out, overrides, split, result.metrics["top1"])

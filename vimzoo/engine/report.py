@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ FILES = {
 }
 
 
-def closing(state: State, out: Path, source: str, split: str, top1: float) -> None:
+def closing(state: State, out: Path, overrides: Sequence[str], split: str, top1: float) -> None:
     """Where everything is, what to try next, and the result as the last line."""
     seconds = sum(row["seconds"] for row in state.history)
     print(f"\ntrained {state.epoch} epochs in {seconds:.0f} s, best validation accuracy {state.best:.1f} %")
@@ -164,24 +164,25 @@ def closing(state: State, out: Path, source: str, split: str, top1: float) -> No
         if (out / name).is_file():
             print(f"  {name:16s} {meaning}")
     print("\ntry next")
-    for command, effect in _suggestions(state, out, source):
+    for command, effect in _suggestions(state, out, overrides):
         print(f"  # {effect}\n  {command}")
     print(f"\n{split} accuracy {top1:.1f} %", flush=True)
 
 
-def _suggestions(state: State, out: Path, source: str) -> list[tuple[str, str]]:
+def _suggestions(state: State, out: Path, overrides: Sequence[str]) -> list[tuple[str, str]]:
     """(command, what it does); commands repeat how this run was called."""
-    name = Path(sys.argv[0]).name
-    name = f"python {name}" if name.endswith(".py") else name
-    said = [word for word in sys.argv[1:] if not word.startswith(("resume=", "run.epochs=", "run.seed="))]
+    script = Path(sys.argv[0])
+    name = f"python {_shown(script)}" if script.suffix == ".py" else script.name
+    said = [word for word in overrides if not word.startswith(("resume=", "run.epochs="))]
     longer = [*said, f"resume={_shown(out / 'last.pt')}", f"run.epochs={2 * state.epochs}"]
-    if source == "digits":
+    if not any(word.startswith("data=") for word in said):
         own = (
             f"{name} model=vim_tiny_patch16_224 data=folder data.root=DIR",
             "your own images, one folder per class",
         )
     else:
-        own = (f"{name} {shlex.join([*said, 'aug=imagenet'])}", "stronger augmentation, for long trainings")
+        kept = [word for word in said if not word.startswith("aug=")]
+        own = (f"{name} {shlex.join([*kept, 'aug=imagenet'])}", "stronger augmentation, for long trainings")
     return [
         own,
         (f"{name} {shlex.join(longer)}", "train on from here"),
