@@ -73,7 +73,9 @@ def _reference(x: Tensor, residual: Tensor | None, *args: Any) -> tuple[Tensor, 
     return normed.contiguous(), stream.contiguous()
 
 
-def _reference_backward(grad: Tensor, grad_stream: Tensor | None, stream: Tensor, *args: Any) -> tuple[Tensor, ...]:
+def _reference_backward(
+    grad: Tensor, grad_stream: Tensor | None, stream: Tensor, *args: Any
+) -> tuple[Tensor, ...]:
     grad_stream = torch.zeros_like(stream) if grad_stream is None else grad_stream
     return gradients_of(reference.add_norm, args, 4, (grad, grad_stream))
 
@@ -165,7 +167,9 @@ def _gradient(ctx: Any, grad: Tensor | None, grad_stream: Tensor | None) -> tupl
     if grad is None:  # only the stream was used
         to_residual = None if residual is None or grad_stream is None else grad_stream.to(residual.dtype)
         return None if grad_stream is None else grad_stream.to(x.dtype), to_residual, *(None,) * 6
-    grads = torch.ops.vimzoo.add_norm_backward(grad, grad_stream, stream, x, residual, weight, bias, *ctx.settings)
+    grads = torch.ops.vimzoo.add_norm_backward(
+        grad, grad_stream, stream, x, residual, weight, bias, *ctx.settings
+    )
     inputs = (x, residual, weight, bias)
     return (*(None if t is None else g for t, g in zip(inputs, grads, strict=True)), *(None,) * 4)
 

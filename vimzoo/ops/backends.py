@@ -97,4 +97,6 @@ def run(op: str, table: dict[str, Callable[..., Any]], requested: str | None, x:
 def _say_once(op: str, name: str, reason: str) -> None:
     if (op, name, reason) not in _said:
         _said.add((op, name, reason))
-        _logger.info("%s: backend %r steps aside (%s); a slower one runs, with the same results", op, name, reason)
+        _logger.info(
+            "%s: backend %r steps aside (%s); a slower one runs, with the same results", op, name, reason
+        )

@@ -55,7 +55,9 @@ def causal_conv1d(
     fits = weight.dim() == 3 and weight.shape[1] == x.shape[2] and weight.shape[2] > 0
     check(fits, "weight", f"(K, {x.shape[2]}, W) with W > 0", weight)
     if len(reverse) != weight.shape[0]:
-        raise ValueError(f"reverse: expected {weight.shape[0]} values, one per direction of weight, got {len(reverse)}")
+        raise ValueError(
+            f"reverse: expected {weight.shape[0]} values, one per direction of weight, got {len(reverse)}"
+        )
     if bias is not None:
         check(bias.shape == weight.shape[:2], "bias", f"{tuple(weight.shape[:2])}", bias)
     if activation not in (None, "silu"):
@@ -68,7 +70,9 @@ def _new_output(x: Tensor, directions: int) -> Tensor:
     return x.new_empty((directions, batch, length, channels)).permute(1, 2, 0, 3)
 
 
-def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None) -> Tensor:
+def _reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
+) -> Tensor:
     out = _new_output(x, len(reverse))
     return out.copy_(reference.causal_conv1d(x, weight, bias, reverse, activation))
 
@@ -77,7 +81,9 @@ def _reference_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return gradients_of(reference.causal_conv1d, args, 3, grad)
 
 
-def _fields(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None) -> tuple:
+def _fields(
+    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
+) -> tuple:
     x = native.with_unit_last_stride(x)
     weight, bias = native.float_parameter(weight), native.float_parameter(bias)  # type: ignore[assignment]
     flags = (ctypes.c_int64 * len(reverse))(*reverse)
@@ -100,7 +106,9 @@ def _native(x: Tensor, *args: Any) -> Tensor:
     return out
 
 
-def _native_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
+def _native_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any
+) -> tuple[Tensor, ...]:
     library = native.require(grad, x)
     groups, _ = task_split(x.shape[0], x.shape[2])
     dx = torch.zeros(x.shape, dtype=torch.float32)

@@ -35,7 +35,16 @@ def check(ok: bool, name: str, expected: str, tensor: Tensor) -> None:
         raise ValueError(f"{name}: expected {expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
 
 
-def gradients_of(function: Callable[..., Any], args: Sequence[Any], tensors: int, grad: Any) -> tuple[Tensor, ...]:
+def check_same_dtype(name: str, tensor: Tensor, of: str, x: Tensor) -> None:
+    """Raise ``ValueError`` unless ``tensor`` has the dtype of ``x`` or autocast is about to give both the same one."""
+    wide = torch.float64 in (tensor.dtype, x.dtype)
+    mixed = not wide and torch.is_autocast_enabled(x.device.type)
+    check(tensor.dtype == x.dtype or mixed, name, f"the dtype of {of}, {x.dtype}", tensor)
+
+
+def gradients_of(
+    function: Callable[..., Any], args: Sequence[Any], tensors: int, grad: Any
+) -> tuple[Tensor, ...]:
     """Gradients of a reference function by autograd: one per leading tensor argument, empty for ``None``.
 
     Args:
@@ -58,6 +67,13 @@ def gradients_of(function: Callable[..., Any], args: Sequence[Any], tensors: int
     return tuple(gradients)
 
 
+def _narrowed(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """An activation in the autocast dtype; complex and float64 ones stay, as in torch's own rules."""
+    if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(dtype)
+
+
 def autocast_activations(op: str, activations: Sequence[int]) -> None:
     """Autocast rule of ``vimzoo::op``: the activations at these positions take the autocast dtype, parameters stay.
 
@@ -67,11 +83,10 @@ def autocast_activations(op: str, activations: Sequence[int]) -> None:
 
         def rule(*args: Any, device: str = device, key: str = key, **kwargs: Any) -> Any:
             dtype = torch.get_autocast_dtype(device)
-            cast = [
-                a.to(dtype) if i in activations and a is not None and a.dtype != torch.float64 else a
-                for i, a in enumerate(args)
-            ]
-            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
+            cast = [_narrowed(a, dtype) if i in activations else a for i, a in enumerate(args)]
+            with torch._C._ExcludeDispatchKeyGuard(
+                torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+            ):
                 return getattr(torch.ops.vimzoo, op)(*cast, **kwargs)
 
         LIBRARY.impl(op, rule, key)

@@ -26,7 +26,9 @@ CHUNK = 32
 
 def _arguments(name: str, fields: str) -> type[ctypes.Structure]:
     """A C struct of 64-bit integers and addresses; field order is that of the struct named in the comment."""
-    return type(name, (ctypes.Structure,), {"_fields_": [(field, ctypes.c_int64) for field in fields.split()]})
+    return type(
+        name, (ctypes.Structure,), {"_fields_": [(field, ctypes.c_int64) for field in fields.split()]}
+    )
 
 
 # ``scan_paths_args`` of ``kernels/selective_scan/scan_paths.c``.
@@ -111,6 +113,19 @@ def require(*tensors: Tensor | None) -> SimpleNamespace:
         if tensor is not None and (tensor.dtype not in DTYPES or tensor.device.type != "cpu"):
             raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
     return library
+
+
+def require_states(states: Tensor, grad: Tensor) -> None:
+    """Check that a backward pass has the states which a native forward pass saves.
+
+    Raises:
+        Unsupported: if none were saved, or the reference ran the forward pass: it saves ones, and the true state
+            before the first step is zero.
+    """
+    if grad.numel() and not states.numel():
+        raise Unsupported("the forward pass saved no states")
+    if states.numel() and states.flatten()[0].item() != 0:
+        raise Unsupported("the forward pass ran on the reference, which saves no states")
 
 
 def address(tensor: Tensor | None) -> int:

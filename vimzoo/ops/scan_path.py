@@ -60,7 +60,9 @@ class ScanPath:
         if self.table is not None:
             tokens = torch.tensor(self.table, dtype=torch.int64)
             if len(self.table) and not -1 <= min(self.table) <= max(self.table) < count:
-                raise ValueError(f"paths: a table names tokens outside 0..{count - 1} of a {height} x {width} grid")
+                raise ValueError(
+                    f"paths: a table names tokens outside 0..{count - 1} of a {height} x {width} grid"
+                )
         else:
             tokens = torch.arange(count).view(height, width)
             tokens = (tokens.T if self.order == "column" else tokens).flatten()

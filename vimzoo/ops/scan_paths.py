@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from . import native, reference
-from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
+from .library import (
+    LIBRARY,
+    autocast_activations,
+    check,
+    check_same_dtype,
+    empty,
+    flop_formula,
+    gradients_of,
+    implement,
+)
 from .scan_path import ScanPath, path_codes, path_table
 
 LIBRARY.define(
@@ -50,7 +59,7 @@ def scan_paths(
         x: ``(B, L, D)`` tokens, channels last, or ``(B, L, K, D)`` where each path has its own.
         x_dbl: ``(B, L, K or 1, R + 2 N)`` rows ``[dt | B | C]`` in token order.
         A: ``(K or 1, D, N)``, real and negative.
-        dt_weight, dt_bias, D: ``(K or 1, D, R)``, ``(K or 1, D)``, ``(K or 1, D)``. An axis of 1 is shared by all paths.
+        dt_weight, dt_bias, D: ``(K or 1, D, R)``, ``(K or 1, D)``, ``(K or 1, D)``. An axis of 1 is shared by all.
         z: gate ``(B, L, D)``; only with ``merge``.
         paths: K scan paths; -1 in a path's table is a pad, tokens a path leaves out get nothing from it.
         grid: ``(H, W)`` with ``H W = L``; ``(1, L)``, a sequence, if not given.
@@ -70,7 +79,9 @@ def scan_paths(
     grid = (1, x.shape[1]) if grid is None and x.dim() > 1 else grid
     _check_arguments(x, x_dbl, A, dt_weight, dt_bias, D, z, paths, grid, merge)
     height, width = grid  # type: ignore[misc]
-    table = path_table(paths, int(height), int(width)) if any(path.order == "table" for path in paths) else None
+    table = (
+        path_table(paths, int(height), int(width)) if any(path.order == "table" for path in paths) else None
+    )
     if table is not None:
         table = table.to(x.device)
     save = torch.is_grad_enabled()
@@ -101,21 +112,34 @@ def _check_arguments(
         check(x.shape[2] == directions, "x", f"{directions} directions on axis 2, one per path", x)
     check(A.dim() == 3 and A.shape[1] == channels, "A", f"(K or 1, {channels}, N)", A)
     check(not A.is_complex(), "A", "real values (complex ones: selective_scan)", A)
-    check(dt_weight.dim() == 3 and dt_weight.shape[1] == channels, "dt_weight", f"(K or 1, {channels}, R)", dt_weight)
+    check(
+        dt_weight.dim() == 3 and dt_weight.shape[1] == channels,
+        "dt_weight",
+        f"(K or 1, {channels}, R)",
+        dt_weight,
+    )
     columns = dt_weight.shape[-1] + 2 * A.shape[-1]
     fits = x_dbl.dim() == 4 and x_dbl.shape[:2] == (batch, length) and x_dbl.shape[3] == columns
     check(fits, "x_dbl", f"({batch}, {length}, K or 1, R + 2 N = {columns})", x_dbl)
     for name, tensor in (("dt_bias", dt_bias), ("D", D)):
         if tensor is not None:
             check(tensor.dim() == 2 and tensor.shape[1] == channels, name, f"(K or 1, {channels})", tensor)
-    shared = (("A", A, 0), ("dt_weight", dt_weight, 0), ("dt_bias", dt_bias, 0), ("D", D, 0), ("x_dbl", x_dbl, 2))
+    shared = (
+        ("A", A, 0),
+        ("dt_weight", dt_weight, 0),
+        ("dt_bias", dt_bias, 0),
+        ("D", D, 0),
+        ("x_dbl", x_dbl, 2),
+    )
     for name, tensor, axis in shared:
         if tensor is not None:
-            check(tensor.shape[axis] in (1, directions), name, f"{directions} paths or 1 on axis {axis}", tensor)
-    check(x_dbl.dtype == x.dtype, "x_dbl", f"the dtype of x, {x.dtype}", x_dbl)
+            check(
+                tensor.shape[axis] in (1, directions), name, f"{directions} paths or 1 on axis {axis}", tensor
+            )
+    check_same_dtype("x_dbl", x_dbl, "x", x)
     if z is not None:
         check(z.shape == (batch, length, channels), "z", f"({batch}, {length}, {channels})", z)
-        check(z.dtype == x.dtype, "z", f"the dtype of x, {x.dtype}", z)
+        check_same_dtype("z", z, "x", x)
         if not merge:
             raise ValueError("z: the gate multiplies the merged output; expected None with merge=False")
     if grid is None or grid[0] * grid[1] != length:
@@ -126,7 +150,9 @@ def _steps(codes: list[int], table: Tensor | None, height: int, width: int) -> i
     return height * width if table is None else table.shape[1]
 
 
-def _output_shape(x: Tensor, codes: list[int], table: Tensor | None, height: int, width: int, merge: bool) -> tuple:
+def _output_shape(
+    x: Tensor, codes: list[int], table: Tensor | None, height: int, width: int, merge: bool
+) -> tuple:
     if merge:
         return (x.shape[0], x.shape[1], x.shape[-1])
     return (x.shape[0], len(codes), _steps(codes, table, height, width), x.shape[-1])
@@ -143,8 +169,8 @@ def _reference(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     *inputs, save_states = args
     codes, table, height, width = inputs[6:10]
     shape = _states_shape(x, args[1], codes, _steps(codes, table, height, width), save_states)
-    # the reference recomputes everything in its backward pass; the states are there for the schema's sake
-    return reference.scan_paths(x, *inputs).contiguous(), x.new_zeros(shape, dtype=torch.float32)
+    # the reference's backward pass starts afresh; ones tell a native one, which needs states, that there are none
+    return reference.scan_paths(x, *inputs).contiguous(), x.new_ones(shape, dtype=torch.float32)
 
 
 def _native_arguments(
@@ -208,8 +234,7 @@ def _reference_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tenso
 def _native_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tensor, ...]:
     x, x_dbl, A, dt_weight, dt_bias, D, z = args[:7]
     library = native.require(grad, x, x_dbl, z)
-    if not states.numel() and grad.numel():
-        raise native.Unsupported("the forward pass saved no states")
+    native.require_states(states, grad)
     batch, length, channels = x.shape[0], x.shape[1], x.shape[-1]
     K, N, R = len(args[7]), A.shape[-1], dt_weight.shape[-1]
     groups, parts = task_split(batch, channels)

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from . import native, reference
 from .backends import Unsupported
-from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
+from .library import (
+    LIBRARY,
+    autocast_activations,
+    check,
+    check_same_dtype,
+    empty,
+    flop_formula,
+    gradients_of,
+    implement,
+)
 from .scan_paths import task_split
 
 LIBRARY.define(
@@ -69,7 +78,14 @@ def selective_scan(
 
 
 def _check_arguments(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    bias: Tensor | None,
 ) -> None:
     check(u.dim() == 3 and u.is_floating_point(), "u", "floating point (B, D, L)", u)
     batch, channels, length = u.shape
@@ -77,15 +93,19 @@ def _check_arguments(
     for name, tensor in (("delta", delta), ("z", z)):
         if tensor is not None:
             check(tensor.shape == u.shape, name, f"the shape of u, {tuple(u.shape)}", tensor)
-            check(tensor.dtype == u.dtype, name, f"the dtype of u, {u.dtype}", tensor)
+            check_same_dtype(name, tensor, "u", u)
     steps = length * 2 if A.is_complex() else length
     groups = [1]
     for name, tensor in (("B", B), ("C", C)):
         if tensor.dim() == 2:
             check(tensor.shape == A.shape, name, f"{tuple(A.shape)} when constant", tensor)
-            check(tensor.is_complex() == A.is_complex(), name, f"complex exactly when A is ({A.dtype})", tensor)
+            check(
+                tensor.is_complex() == A.is_complex(), name, f"complex exactly when A is ({A.dtype})", tensor
+            )
             continue
-        fits = tensor.dim() in (3, 4) and tensor.shape[0] == batch and tensor.shape[-2:] == (A.shape[1], steps)
+        fits = (
+            tensor.dim() in (3, 4) and tensor.shape[0] == batch and tensor.shape[-2:] == (A.shape[1], steps)
+        )
         check(fits, name, f"({channels}, {A.shape[1]}), or ({batch}, [G,] {A.shape[1]}, {steps})", tensor)
         if tensor.dim() == 4:
             groups.append(tensor.shape[1])
@@ -112,11 +132,14 @@ def _state_dtype(u: Tensor, A: Tensor) -> torch.dtype:
 def _reference(u: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, save = args
     out, last_state = reference.selective_scan(u, *inputs)
-    states = torch.zeros(_states_shape(u, args[1], save), dtype=torch.float32, device=u.device)
+    # the reference's backward pass starts afresh; ones tell a native one, which needs states, that there are none
+    states = torch.ones(_states_shape(u, args[1], save), dtype=torch.float32, device=u.device)
     return out.contiguous(), last_state.contiguous().to(_state_dtype(u, args[1])), states
 
 
-def _reference_backward(grad: Tensor, grad_last: Tensor | None, states: Tensor, *args: Any) -> tuple[Tensor, ...]:
+def _reference_backward(
+    grad: Tensor, grad_last: Tensor | None, states: Tensor, *args: Any
+) -> tuple[Tensor, ...]:
     if grad_last is None:
         return gradients_of(lambda *a: reference.selective_scan(*a)[0], args, 8, grad)
     return gradients_of(reference.selective_scan, args, 8, (grad, grad_last))
@@ -176,12 +199,13 @@ def _native(u: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return out, last_state, states
 
 
-def _native_backward(grad: Tensor, grad_last: Tensor | None, states: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    u, delta, A, B, C, D, z, bias = args[:8]
+def _native_backward(
+    grad: Tensor, grad_last: Tensor | None, states: Tensor, *args: Any
+) -> tuple[Tensor, ...]:
+    u, _, A, B, C, D, z, bias = args[:8]
     library = _require(u, A, B, C)
     native.require(grad)
-    if not states.numel() and grad.numel():
-        raise Unsupported("the forward pass saved no states")
+    native.require_states(states, grad)
     fields, alive = _fields(*args)
     batch, channels, length = u.shape
     batch_groups, parts = task_split(batch, channels // fields["groups"])
@@ -192,7 +216,9 @@ def _native_backward(grad: Tensor, grad_last: Tensor | None, states: Tensor, *ar
     dA, dD, dbias = (torch.zeros(batch_groups, channels, *tail) for tail in ((A.shape[1],), (), ()))
     if grad.numel():
         last = None if grad_last is None else grad_last.float().contiguous()
-        outputs = dict(du=du, ddelta=ddelta, dz=None if z is None else dz, dB=dB, dC=dC, dA=dA, dD=dD, dbias=dbias)
+        outputs = dict(
+            du=du, ddelta=ddelta, dz=None if z is None else dz, dB=dB, dC=dC, dA=dA, dD=dD, dbias=dbias
+        )
         library.selective_scan_backward(native.SelectiveScanArgs(
             **fields, batch_groups=batch_groups, parts=parts, kept=native.address(states), dy=native.address(grad),
             dy_b=grad.stride(0), dy_d=grad.stride(1), dy_l=grad.stride(2), d_last=native.address(last),
@@ -224,7 +250,11 @@ implement("selective_scan_backward", _BACKWARD, inputs=12)
 @torch.library.register_fake("vimzoo::selective_scan")
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, save_states, backend=None):  # type: ignore
     last_state = u.new_empty((u.shape[0], u.shape[1], A.shape[1]), dtype=_state_dtype(u, A))
-    return u.new_empty(u.shape), last_state, u.new_empty(_states_shape(u, A, save_states), dtype=torch.float32)
+    return (
+        u.new_empty(u.shape),
+        last_state,
+        u.new_empty(_states_shape(u, A, save_states), dtype=torch.float32),
+    )
 
 
 @torch.library.register_fake("vimzoo::selective_scan_backward")
