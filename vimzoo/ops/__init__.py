@@ -3,6 +3,7 @@
 from .add_norm import add_norm
 from .backends import BackendError, use_backend
 from .causal_conv1d import causal_conv1d
+from .linear import linear
 from .scan_path import BACKWARD, BIDIRECTIONAL, CROSS, FORWARD, ScanPath
 from .scan_paths import scan_paths
 from .selective_scan import selective_scan
@@ -16,6 +17,7 @@ __all__ = [
     "ScanPath",
     "add_norm",
     "causal_conv1d",
+    "linear",
     "scan_paths",
     "selective_scan",
     "use_backend",

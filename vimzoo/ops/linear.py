@@ -1,0 +1,101 @@
+"""Matrix products with torch's oneDNN where that beats its default BLAS, and one product per direction.
+
+On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to oneDNN. oneDNN's float32 kernels are about
+twice as fast as MKL's on AVX-512 machines that are not Intel's (``benchmarks/results/cpu_linear.json``), so float32 goes
+there too. Tracing, compiling and other devices see plain ``torch.nn.functional.linear``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .library import LIBRARY, check
+
+LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x weight^T + bias``, with one weight, or one per direction.
+
+    Args:
+        x: ``(..., I)``; with a weight per direction ``(B, L, K, I)``.
+        weight: ``(O, I)``, or ``(K, O, I)`` for K directions.
+        bias: ``(O,)``; only with one weight.
+
+    Returns:
+        ``(..., O)``, or ``(B, L, K, O)`` whose memory is K-major, each direction dense.
+
+    Raises:
+        ValueError: naming the argument whose rank or size does not fit.
+    """
+    check(weight.dim() in (2, 3), "weight", "(O, I) or (K, O, I)", weight)
+    check(x.dim() > 0 and x.shape[-1] == weight.shape[-1], "x", f"{weight.shape[-1]} channels on its last axis", x)
+    if weight.dim() == 3:
+        check(x.dim() == 4 and x.shape[2] == weight.shape[0], "x", f"(B, L, {weight.shape[0]}, I)", x)
+        if bias is not None:
+            raise ValueError("bias: expected None with a weight per direction")
+    return torch.ops.vimzoo.linear(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """``x weight^T`` by oneDNN: the operator that torch's own compiler emits for float32 ``linear``."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        to_x = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        to_weight = None
+        if ctx.needs_input_grad[1]:
+            to_weight = _product(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
+        return to_x, to_weight
+
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
+    plain = type(x) is Tensor and type(weight) in (Tensor, torch.nn.Parameter)  # no fake or traced tensors
+    return (
+        plain
+        and _HAS_ONEDNN
+        and x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
+        and x.dim() > 1
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not _onednn_takes(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        out = _OneDNNLinear.apply(x, weight)
+    else:
+        out = _product(x, weight)
+    return out if bias is None else out + bias
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if weight.dim() == 2:
+        return _one(x, weight, bias)
+    rows = [_one(x_k, weight_k, None) for x_k, weight_k in zip(x.unbind(2), weight.unbind(0), strict=True)]
+    return torch.stack(rows).permute(1, 2, 0, 3)
+
+
+LIBRARY.impl("linear", _linear, "CompositeImplicitAutograd")
