@@ -23,8 +23,8 @@ def implement(op: str, table: dict[str, Callable[..., Any]], inputs: int) -> Non
     """Run ``vimzoo::op`` through `backends.run`; its schema has ``inputs`` arguments and then ``backend``."""
 
     def kernel(*args: Any) -> Any:
-        backend = args[inputs] if len(args) > inputs else None  # the dispatcher leaves out defaults
-        return backends.run(op, table, backend, *args[:inputs])
+        args += (None,) * (inputs + 1 - len(args))  # the dispatcher leaves out trailing defaults, which are all None
+        return backends.run(op, table, args[inputs], *args[:inputs])
 
     LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")
 
