@@ -1,4 +1,4 @@
-"""Every recorded answer of the official Vim code: outputs, inner tensors and gradients, by the authors' own calls."""
+"""Every recorded answer of the official Vim code, by the authors' own calls: outputs, inner tensors, gradients."""
 
 import re
 from pathlib import Path

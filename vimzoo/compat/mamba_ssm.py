@@ -2,8 +2,8 @@
 
 `Mamba` is `vimzoo.layers.BiMamba`, `selective_scan_fn` is `vimzoo.ops.selective_scan`.
 
-Not imitated: `use_fast_path=False` and `inference_params`, which silently turn the fork's bidirectional mixers into
-forward ones; token-by-token inference is not offered.
+Not imitated: `use_fast_path=False` and `inference_params`, which silently turn the fork's bidirectional
+mixers into forward ones; token-by-token inference is not offered.
 """
 
 from typing import Any
@@ -22,8 +22,9 @@ __all__ = ["Mamba", "selective_scan_fn"]
 class Mamba(BiMamba):
     """Mamba mixer by the fork's arguments; `BiMamba` says what they mean.
 
-    ``bimamba_type`` is ``bimamba``, ``if_divide_out`` (or ``if_devide_out``) is ``divide_out``, ``init_layer_scale`` is
-    ``layer_scale``, ``bias`` is ``proj_bias``, ``dt_init_floor`` is ``dt_floor``; ``dt_rank="auto"`` is ``None``.
+    ``bimamba_type`` is ``bimamba``, ``if_divide_out`` (or ``if_devide_out``) is ``divide_out``,
+    ``init_layer_scale`` is ``layer_scale``, ``bias`` is ``proj_bias``, ``dt_init_floor`` is ``dt_floor``;
+    ``dt_rank="auto"`` is ``None``.
 
     Raises:
         TypeError: an argument is unknown.

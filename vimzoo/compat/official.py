@@ -1,4 +1,4 @@
-"""Lets a module speak the Vim authors' parameter names: loading them, and writing state and gradients under them."""
+"""Lets a module load the Vim authors' parameter names, and writes state and gradients under them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ def official_state_dict(module: nn.Module) -> dict[str, Tensor]:
     named = {slot.official: slot.read(state[slot.ours]) for slot in slots(module)}
     rope = getattr(module, "rope", None)
     if rope is not None:
-        rows, columns = module.patch_embed.grid_size  # type: ignore[union-attr]
+        rows, columns = module.patch_embed.grid_size  # type: ignore[union-attr, misc]
         tables = rope.tables(rows, columns, torch.device("cpu"))
         named.update(zip(("rope.freqs_cos", "rope.freqs_sin"), tables, strict=True))
     return named
@@ -38,7 +38,8 @@ def official_gradients(module: nn.Module) -> dict[str, Tensor]:
 
 
 def accept_official_names(module: nn.Module) -> None:
-    """Make ``module.load_state_dict`` take the authors' keys, and report what is missing or unexpected in them.
+    """Make ``module.load_state_dict`` take the authors' keys, and report what is missing or unexpected in
+    them.
 
     Our own keys are taken as before. Works inside larger models too, whatever the prefix.
     """
@@ -77,8 +78,8 @@ def _usable(
         absent = [slot.official for slot in group if slot.official not in own]
         wrong = [s for s in group if s.official in own and tuple(own[s.official].shape) != s.shape]
         errors += [
-            f"size mismatch for {prefix}{s.official}: copying a param with shape {own[s.official].shape} from "
-            f"checkpoint, the shape in current model is {torch.Size(s.shape)}."
+            f"size mismatch for {prefix}{s.official}: copying a param with shape {own[s.official].shape}"
+            f" from checkpoint, the shape in current model is {torch.Size(s.shape)}."
             for s in wrong
         ]
         if absent or wrong:

@@ -1,12 +1,13 @@
-"""The Vim authors' constructors (hustvl/Vim: models_mamba.py, seg/backbone/vim.py, det's vim.py), returning our modules.
+"""The Vim authors' constructors (hustvl/Vim: models_mamba.py, seg/backbone/vim.py, det's vim.py), returning
+our modules.
 
 Code written for theirs works after changing its import line: arguments keep their names and meaning, and
-``load_state_dict`` takes their keys. `official_state_dict` and `official_gradients` write state and gradients back
-under their names. timm's `Vim` documents each option; here is only what it is called there.
+``load_state_dict`` takes their keys. `official_state_dict` and `official_gradients` write state and
+gradients back under their names. timm's `Vim` documents each option; here is only what it is called there.
 
-Upstream bugs that are not imitated: classes as the axis of the ``"max"`` pooling with a class token, segmentation
-arguments passed into the wrong positions, square-only feature maps, prints, and the dense backbones' initialisation,
-which resets all step sizes to softplus(0).
+Upstream bugs that are not imitated: classes as the axis of the ``"max"`` pooling with a class token,
+segmentation arguments passed into the wrong positions, square-only feature maps, prints, and the dense
+backbones' initialisation, which resets all step sizes to softplus(0).
 """
 
 import os
@@ -17,10 +18,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from vimzoo.layers import Add, BiMambaBlock
 from vimzoo.models.pos_embed import resize_pos_embed
-from vimzoo.models.vim import Vim, VimBlock
+from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES, Vim
 from vimzoo.models.vim_dense import VimDense
-from vimzoo.models.vim_facts import VIM_FACTS, VIM_LONG_NAMES
 
 from .mamba_ssm import Mamba, refuse_inference
 from .official import accept_official_names, official_gradients, official_state_dict
@@ -32,13 +33,22 @@ __all__ = [
 
 POOLS = {"none": "last", "mean": "avg", "max": "max", "all": ""}
 # their main.py passes these through timm, their **kwargs swallow them
-_SWALLOWED = ("drop_block_rate", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "ft_seq_len", "initializer_cfg")
+_SWALLOWED = (
+    "drop_block_rate",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+    "ft_seq_len",
+    "initializer_cfg",
+)
 _MIXER = dict(d_conv="d_conv", expand="expand", conv_bias="conv_bias", bias="proj_bias")
-_STEP_SIZES = dict(dt_min="dt_min", dt_max="dt_max", dt_init="dt_init", dt_scale="dt_scale", dt_init_floor="dt_floor")
+_STEP_SIZES = dict(
+    dt_min="dt_min", dt_max="dt_max", dt_init="dt_init", dt_scale="dt_scale", dt_init_floor="dt_floor"
+)
 
 
 def _mixer_options(ssm_cfg: Mapping[str, Any] | None, whole_model: bool = False) -> dict[str, Any]:
-    """`Mamba` arguments in ``ssm_cfg`` -> `BiMamba`'s; those of the initial step sizes apart for a whole model."""
+    """`Mamba` arguments in ``ssm_cfg`` -> `BiMamba`'s, or `Vim`'s, which groups the step sizes."""
     given = dict(ssm_cfg or {})
     given.pop("use_fast_path", None)
     rank = given.pop("dt_rank", "auto")
@@ -85,8 +95,9 @@ def _model_options(
     if unknown:
         raise TypeError(f"unexpected keyword arguments {unknown}")
     return dict(
-        img_size=img_size, patch_size=patch_size, stride=stride, depth=depth, embed_dim=embed_dim, d_state=d_state,
-        in_chans=channels, pos_drop_rate=drop_rate, drop_path_rate=drop_path_rate, norm_eps=norm_epsilon,
+        img_size=img_size, patch_size=patch_size, stride=stride, depth=depth, embed_dim=embed_dim,
+        d_state=d_state, in_chans=channels, pos_drop_rate=drop_rate, drop_path_rate=drop_path_rate,
+        norm_eps=norm_epsilon,
         norm="rms" if rms_norm else "layer", residual_in_fp32=residual_in_fp32, device=device, dtype=dtype,
         rope_size=pt_hw_seq_len, paired=if_bidirectional, pos_embed=if_abs_pos_embed, rope=if_rope,
         rope_residual=if_rope_residual, flip_rate=max(flip_img_sequences_ratio, 0.0),
@@ -128,24 +139,38 @@ class VisionMamba(Vim):
             num_classes=num_classes,
             cls_token=place if if_cls_token else "none",
             global_pool="token" if if_cls_token else POOLS[final_pool_type],
-            **_model_options(img_size, patch_size, stride, depth, embed_dim, d_state, channels, ssm_cfg, **options),
+            **_model_options(
+                img_size, patch_size, stride, depth, embed_dim, d_state, channels, ssm_cfg, **options
+            ),
         )
         accept_official_names(self)
 
-    def forward_features(self, x: Tensor, inference_params: Any = None) -> Tensor:
-        """Images -> what the classifier sees, pooled as theirs is; timm's contract (`Vim`) has all tokens here."""
-        refuse_inference(inference_params)
-        return self.pool(super().forward_features(x))
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks, under their name."""
+        return self.blocks
 
-    def forward(self, x: Tensor, return_features: bool = False, inference_params: Any = None) -> Tensor:
-        """Images ``(B, C, H, W)`` -> logits, or with ``return_features`` what the classifier sees."""
+    @property
+    def norm_f(self) -> nn.Module:
+        """The last norm, under their name; it returns tokens and stream."""
+        return self.norm
+
+    def forward_features(self, x: Tensor, inference_params: Any = None) -> Tensor:
+        """Images -> pooled tokens (all for ``"max"``) as theirs does; timm's contract has all tokens here."""
         refuse_inference(inference_params)
         tokens = super().forward_features(x)
-        return self.pool(tokens) if return_features else self.forward_head(tokens)
+        return tokens if self.global_pool == "max" else self.pool(tokens)
+
+    def forward(self, x: Tensor, return_features: bool = False, inference_params: Any = None) -> Tensor:
+        """Images ``(B, C, H, W)`` -> logits, or with ``return_features`` ``forward_features``."""
+        if return_features:
+            return self.forward_features(x, inference_params)
+        refuse_inference(inference_params)
+        return self.forward_head(super().forward_features(x))
 
 
 class VisionMambaSeg(VimDense):
-    """The authors' mmseg backbone: `VimDense` by their arguments. ``if_cls_token`` has no effect, as theirs."""
+    """The authors' mmseg backbone. As with theirs there is no class token, whatever ``if_cls_token``."""
 
     def __init__(
         self,
@@ -211,8 +236,8 @@ class VisionMambaDet(VimDense):
         self.set_grad_checkpointing(use_checkpoint)
         if pretrained is not None:
             self.load_classifier(pretrained)
-        if last_layer_process != "add & norm":
-            self.norm = nn.Identity()  # theirs has none in its state
+        if last_layer_process != "add & norm":  # theirs has no norm in its state, and cannot run this option
+            self.norm = Add()  # type: ignore[assignment]
         accept_official_names(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
@@ -226,7 +251,7 @@ def _without_head(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in head}
 
 
-class _Block(VimBlock):
+class _Block(BiMambaBlock):
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, residual: Tensor | None = None, inference_params: Any = None
     ) -> tuple[Tensor, Tensor]:
@@ -251,18 +276,20 @@ def create_block(
     if_divide_out: bool = False,
     init_layer_scale: float | None = None,
     if_devide_out: bool = False,
-) -> VimBlock:
+) -> BiMambaBlock:
     """One block by the authors' arguments: ``(hidden_states, residual) -> (hidden_states, residual)``.
 
     ``fused_add_norm`` has no effect: addition and norm are always fused.
     """
     mixer = dict(
-        bimamba="v1" if if_bimamba else bimamba_type, d_state=d_state, divide_out=if_divide_out or if_devide_out,
-        layer_scale=init_layer_scale, **_mixer_options(ssm_cfg),
+        bimamba="v1" if if_bimamba else bimamba_type, d_state=d_state,
+        divide_out=if_divide_out or if_devide_out, layer_scale=init_layer_scale, **_mixer_options(ssm_cfg),
     )  # fmt: skip
     norm = "rms" if rms_norm else "layer"
-    block = _Block(d_model, norm, norm_epsilon, residual_in_fp32, drop_path, mixer, device=device, dtype=dtype)
-    block.layer_idx = layer_idx
+    block = _Block(
+        d_model, norm, norm_epsilon, residual_in_fp32, drop_path, mixer, device=device, dtype=dtype
+    )
+    block.layer_idx = layer_idx  # type: ignore[assignment]
     accept_official_names(block)
     return block
 
@@ -284,8 +311,9 @@ def _registered(long_name: str, name: str) -> Any:
     def build(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
         model = VisionMamba(
             patch_size=16, stride=facts.args.get("stride", 16), embed_dim=facts.args["embed_dim"], depth=24,
-            rms_norm=True, residual_in_fp32=True, fused_add_norm=True, final_pool_type="mean", if_abs_pos_embed=True,
-            if_rope=False, if_rope_residual=False, bimamba_type="v2", if_cls_token=True, if_divide_out=True,
+            rms_norm=True, residual_in_fp32=True, fused_add_norm=True, final_pool_type="mean",
+            if_abs_pos_embed=True, if_rope=False, if_rope_residual=False, bimamba_type="v2",
+            if_cls_token=True, if_divide_out=True,
             use_middle_cls_token=True, **kwargs,
         )  # fmt: skip
         if pretrained:

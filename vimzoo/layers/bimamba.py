@@ -1,21 +1,25 @@
 """Vim's bidirectional Mamba mixer (Zhu et al. 2024, algorithm 1)."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
 from vimzoo.ops.scan_path import BIDIRECTIONAL, FORWARD, path_codes
 
+from .norm import AddNorm
 from .ssm import SelectiveSSM
 
 
 class CausalConv(nn.Module):
     """Depthwise causal convolution of a sequence in one or both directions, then SiLU.
 
-    Parameters ``weight (K, D, W)`` and ``bias (K, D)``, one slice per direction; the second direction looks at the
-    tokens after it, which is the causal convolution of the flipped sequence.
+    Parameters ``weight (K, D, W)`` and ``bias (K, D)``, one slice per direction; the second direction looks
+    at the tokens after it, which is the causal convolution of the flipped sequence.
 
     Args:
         dim: Channels D.
@@ -58,21 +62,22 @@ class CausalConv(nn.Module):
 class BiMamba(nn.Module):
     """Mamba mixer that reads its sequence in one or both directions.
 
-    ``[x | z] = in_proj(h)``; per direction a causal convolution, SiLU and a selective scan; the directions' sum,
-    halved with ``divide_out``, times ``silu(z)``, goes through ``out_proj``.
+    ``[x | z] = in_proj(h)``; per direction a causal convolution, SiLU and a selective scan; the directions'
+    sum, halved with ``divide_out``, times ``silu(z)``, goes through ``out_proj``.
 
     Args:
         dim: Width of a token.
-        bimamba: ``"v2"``: each direction has its own convolution and scan (the paper's "Bidirectional SSM + Conv1d").
-            ``"v1"``: one forward convolution and one set of projections, only A differs ("Bidirectional SSM").
-            ``"none"``: forward only, plain Mamba.
+        bimamba: ``"v2"``: each direction has its own convolution and scan (the paper's "Bidirectional SSM +
+            Conv1d"). ``"v1"``: one forward convolution and one set of projections, only A differs
+            ("Bidirectional SSM"). ``"none"``: forward only, plain Mamba.
         d_state: States N per channel.
         d_conv: Taps of the convolution.
         expand: Inner width in multiples of ``dim``.
         dt_rank: Rank of the step-size projection, by default ``ceil(dim / 16)``.
         conv_bias: Bias in the convolutions.
         proj_bias: Bias in ``in_proj`` and ``out_proj``.
-        divide_out: Halve the sum of v2's two directions; without effect on the others, as in the authors' code.
+        divide_out: Halve the sum of v2's two directions; without effect on the others, as in the authors'
+            code.
         layer_scale: Initial value of a learned per-channel factor on the output; ``None`` for none.
         dt_min, dt_max, dt_floor, dt_scale, dt_init: As in `SelectiveSSM`.
 
@@ -105,7 +110,7 @@ class BiMamba(nn.Module):
             raise ValueError(f"bimamba: expected 'none', 'v1' or 'v2', got {bimamba!r}")
         if d_conv < 1:
             raise ValueError(f"d_conv: expected a positive number, got {d_conv}")
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         inner = int(expand * dim)
         both = bimamba == "v2"
         self.bimamba = bimamba
@@ -135,12 +140,12 @@ class BiMamba(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initial value of the layer scale; the parts initialise themselves."""
-        if self.gamma is not None:
+        if self.gamma is not None and self.layer_scale is not None:
             nn.init.constant_(self.gamma, self.layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``(B, L, D) -> (B, L, D)``."""
-        inner, z = self.in_proj(x).chunk(2, dim=-1)
+        inner, z = torch.ops.vimzoo.linear(x, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=-1)
         u = self.conv(inner)
         if not self.separate:
             u = u.select(2, 0)
@@ -149,10 +154,45 @@ class BiMamba(nn.Module):
         return y if self.gamma is None else y * self.gamma
 
     def _project_out(self, y: Tensor) -> Tensor:
+        # Halving the narrow output is cheaper than halving y, and exact; a bias is not halved.
+        bias = self.out_proj.bias
         if not self.halve:
-            return self.out_proj(y)
-        weight, bias = self.out_proj.weight, self.out_proj.bias
-        # The division rides on the matrix product's alpha instead of a pass over y.
-        product = torch.addmm(weight[:, 0] if bias is None else bias, y.flatten(0, 1), weight.t(),
-                              beta=0 if bias is None else 1, alpha=0.5)  # fmt: skip
-        return product.view(y.shape[0], y.shape[1], weight.shape[0])
+            return torch.ops.vimzoo.linear(y, self.out_proj.weight, bias)
+        product = torch.ops.vimzoo.linear(y, self.out_proj.weight, None) * 0.5
+        return product if bias is None else product + bias
+
+
+class BiMambaBlock(nn.Module):
+    """Add, Norm, Mixer: adds the last block's output to the stream, normalises it, mixes.
+
+    Args:
+        dim: Width of a token.
+        norm: ``"rms"`` or ``"layer"``.
+        norm_eps: Epsilon of the norm.
+        residual_in_fp32: Keep the stream in float32.
+        drop_path: Rate at which the last block's output is dropped.
+        mixer_args: Keyword arguments of `BiMamba`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        norm: str = "rms",
+        norm_eps: float = 1e-5,
+        residual_in_fp32: bool = True,
+        drop_path: float = 0.0,
+        mixer_args: Mapping[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm = AddNorm(dim, norm, norm_eps, residual_in_fp32, device=device, dtype=dtype)
+        self.mixer = BiMamba(dim, **(mixer_args or {}), device=device, dtype=dtype)
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The last block's output and stream, ``(B, L, D)`` each -> this block's output and the stream it read."""
+        if residual is not None:
+            x = self.drop_path(x)
+        x, residual = self.norm(x, residual)
+        return self.mixer(x), residual

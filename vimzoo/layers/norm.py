@@ -9,8 +9,9 @@ import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
 class AddNorm(nn.Module):
     """Adds the last layer's output to the residual stream and normalises the sum, in one pass over memory.
 
-    The stream is the sum of all layers' outputs so far; a block is ``x, stream = norm(x, stream); x = mixer(x)``
-    (Add, Norm, Mixer: Vim section 3.3, and Mamba before it). The layer after the last block adds its output.
+    The stream is the sum of all layers' outputs so far; a block is ``x, stream = norm(x, stream); x =
+    mixer(x)`` (Add, Norm, Mixer: Vim section 3.3, and Mamba before it). The layer after the last block adds
+    its output.
 
     Args:
         dim: Width D of a token.
@@ -48,7 +49,7 @@ class AddNorm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``(B, L, D)`` tokens and stream (``None`` before the first block) -> normalised tokens, new stream."""
+        """``(B, L, D)`` tokens, and stream or ``None`` at the first block -> normalised tokens, new stream."""
         return torch.ops.vimzoo.add_norm(
             x, residual, self.weight, self.bias, self.eps, self.rms, self.residual_in_fp32, None
         )

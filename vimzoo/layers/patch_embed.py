@@ -1,5 +1,7 @@
 """Image to tokens, with patches that may overlap."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import lecun_normal_, resample_patch_embed, to_2tuple
@@ -10,7 +12,8 @@ class PatchEmbed(nn.Module):
     """Convolution that turns an image into a row-major sequence of patch tokens.
 
     Differs from timm's in the stride: Vim's fine-tuned models step half a patch (8 pixels for patches of 16).
-    What is left at the right and bottom of an image that is no whole number of steps is dropped, or padded with zeros.
+    What is left at the right and bottom of an image that is no whole number of steps is dropped, or padded
+    with zeros.
 
     Args:
         img_size: Height and width, or one number for both.
@@ -52,7 +55,7 @@ class PatchEmbed(nn.Module):
         self.img_size: tuple[int, int] = _positive("img_size", img_size)
         if any(size < patch for size, patch in zip(self.img_size, self.patch_size, strict=True)):
             raise ValueError(
-                f"img_size: expected at least one patch of {self.patch_size[0]} x {self.patch_size[1]} pixels,"
+                f"img_size: expected at least one patch, {self.patch_size[0]} x {self.patch_size[1]} pixels,"
                 f" got {self.img_size[0]} x {self.img_size[1]}"
             )
         self.grid_size: tuple[int, int] = self.dynamic_feat_size(self.img_size)
@@ -61,7 +64,8 @@ class PatchEmbed(nn.Module):
     def init_weights(self) -> None:
         """Vim's start: LeCun normal, zero bias."""
         lecun_normal_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
+        if self.proj.bias is not None:
+            nn.init.zeros_(self.proj.bias)
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
         """Pixels from one token to the next; the larger of both axes as a scalar."""
@@ -82,13 +86,14 @@ class PatchEmbed(nn.Module):
         img_size: int | tuple[int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
     ) -> None:
-        """Changes the image size, and the patch size by resampling the kernel; the stride keeps its share of it."""
+        """Changes the image size, and the patch size by resampling the kernel; the stride scales with it."""
         if patch_size is not None and to_2tuple(patch_size) != self.patch_size:
             old, new = self.patch_size, _positive("patch_size", patch_size)
             self.stride = (new[0] * self.stride[0] // old[0], new[1] * self.stride[1] // old[1])
             self.patch_size = new
             weight, bias = self.proj.weight, self.proj.bias
-            proj = nn.Conv2d(
+            assert bias is not None
+            proj: Any = nn.Conv2d(
                 self.in_chans, len(weight), new, self.stride, device=weight.device, dtype=weight.dtype
             )
             with torch.no_grad():
@@ -101,7 +106,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` -> tokens ``(B, rows * columns, D)``."""
-        _assert(x.dim() == 4, f"x: expected a batch of images (B, {self.in_chans}, H, W), got another rank")
+        _assert(
+            x.dim() == 4,
+            f"x: expected a batch of images (B, {self.in_chans}, H, W), got {x.dim()} dimensions",
+        )
         channels, height, width = x.shape[1], x.shape[2], x.shape[3]
         _assert(channels == self.in_chans, f"x: expected {self.in_chans} channels (in_chans), got {channels}")
         if self.strict_img_size:

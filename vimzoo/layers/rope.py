@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 
 class GridRope(nn.Module):
-    """Rotates pairs of channels by an angle that grows with a patch's row (first half of the channels) or column.
+    """Rotates pairs of channels by an angle that grows with a patch's row (first half of the channels) or
+    column.
 
-    Positions are stretched to ``base_size`` rows and columns, whatever the grid, so a larger image sees the same
-    range of angles. There are no parameters and no buffers: the tables follow from the grid.
+    Positions are stretched to ``base_size`` rows and columns, whatever the grid, so a larger image sees the
+    same range of angles. There are no parameters and no buffers: the tables follow from the grid.
 
     Args:
         dim: Width of a token, a multiple of 4.
@@ -37,11 +38,13 @@ class GridRope(nn.Module):
         by_row = (rows[:, None] * frequency).repeat_interleave(2, dim=-1)
         by_column = (columns[:, None] * frequency).repeat_interleave(2, dim=-1)
         shape = (height, width, half)
-        angle = torch.cat([by_row[:, None].expand(shape), by_column[None].expand(shape)], dim=-1).flatten(0, 1)
+        angle = torch.cat([by_row[:, None].expand(shape), by_column[None].expand(shape)], dim=-1).flatten(
+            0, 1
+        )
         return angle.cos(), angle.sin()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
-        """Rotates tokens ``first``, ``first + 1``, ... of ``x (B, L, D)``, as many as the tables have rows."""
+        """Rotates the tokens of ``x (B, L, D)`` from ``first`` on, as many as the tables have rows."""
         count = cos.shape[0]
         body = x[:, first : first + count]
         even, odd = body[..., 0::2], body[..., 1::2]

@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
@@ -28,8 +27,8 @@ class SelectiveSSM(nn.Module):
         dt_rank: Rank R of the step-size projection.
         directions: Number K of scan directions.
         shared: Which of the five parameters all directions have in common.
-        separate_inputs: Each direction brings its own input, ``x`` is ``(B, L, K, D)`` (Vim's two convolutions);
-            else one ``(B, L, D)`` serves all.
+        separate_inputs: Each direction brings its own input, ``x`` is ``(B, L, K, D)`` (Vim's two
+            convolutions); else one ``(B, L, D)`` serves all.
         dt_min, dt_max, dt_floor: Range and lower bound of the initial step sizes.
         dt_scale: Factor on the initial ``dt_proj``.
         dt_init: Initial ``dt_proj``, ``"random"`` or ``"constant"``.
@@ -102,17 +101,15 @@ class SelectiveSSM(nn.Module):
         self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
 
     def project(self, x: Tensor) -> Tensor:
-        """The rows ``[dt | B | C]`` of every token, ``(B, L, K or 1, R+2N)``, from ``x`` as ``forward`` takes it.
+        """The rows ``[dt | B | C]`` of every token, ``(B, L, K or 1, R+2N)``, from ``x`` as ``forward``
+        takes it.
 
         Pointwise, so in token order: projection and scan order commute.
         """
         rows = self.dt_rank + 2 * self.d_state
         if not self.separate_inputs:
-            return F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (-1, rows))
-        weight = self.x_proj.expand(self.directions, -1, -1).transpose(1, 2)
-        # The convolution writes K-major memory, so each direction's tokens are one contiguous matrix here.
-        projected = torch.bmm(x.permute(2, 0, 1, 3).flatten(1, 2), weight)
-        return projected.view(self.directions, x.shape[0], x.shape[1], rows).permute(1, 2, 0, 3)
+            return torch.ops.vimzoo.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (-1, rows))
+        return torch.ops.vimzoo.linear(x, self.x_proj.expand(self.directions, -1, -1))
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""What is known about a registered model: one record, read by its timm configuration, its card and its tests."""
+"""What is known about a registered model: a record that its timm configuration, card and tests read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

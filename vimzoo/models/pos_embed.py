@@ -23,17 +23,28 @@ def insert_cls(patches: Tensor, cls_token: Tensor, placement: str) -> Tensor:
     return torch.cat([patches[:, :middle], token, patches[:, middle:]], dim=1)
 
 
-def split_cls(tokens: Tensor, placement: str) -> tuple[Tensor, Tensor]:
-    """The inverse of `insert_cls`: patches ``(B, M, D)`` and class tokens ``(B, T, D)``."""
+def patch_tokens(tokens: Tensor, placement: str) -> Tensor:
+    """The patches ``(B, M, D)`` of a sequence ``(B, M + T, D)``."""
     if placement == "none":
-        return tokens, tokens[:, :0]
+        return tokens
     if placement == "head":
-        return tokens[:, 1:], tokens[:, :1]
+        return tokens[:, 1:]
     if placement == "double":
-        return tokens[:, 1:-1], torch.cat([tokens[:, :1], tokens[:, -1:]], dim=1)
+        return tokens[:, 1:-1]
     middle = (tokens.shape[1] - 1) // 2
-    patches = torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], dim=1)
-    return patches, tokens[:, middle : middle + 1]
+    return torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], dim=1)
+
+
+def cls_tokens(tokens: Tensor, placement: str) -> Tensor:
+    """The class tokens ``(B, T, D)`` of a sequence ``(B, M + T, D)``."""
+    if placement == "none":
+        return tokens[:, :0]
+    if placement == "head":
+        return tokens[:, :1]
+    if placement == "double":
+        return torch.cat([tokens[:, :1], tokens[:, -1:]], dim=1)
+    middle = (tokens.shape[1] - 1) // 2
+    return tokens[:, middle : middle + 1]
 
 
 @register_notrace_function  # sizes decide what happens, which FX cannot follow
@@ -46,9 +57,10 @@ def resize_pos_embed(
 ) -> Tensor:
     """Position embeddings of one grid, interpolated bicubically to another; rows of class tokens are kept.
 
-    ``official`` is what the authors' fine-tuning does: it takes the first rows for the class tokens', wherever those
-    are. With a middle class token that shifts the grid's first half by one and blends the class token's row into the
-    patches around it. The published stride-8 models were fine-tuned from such a start; nothing else needs it.
+    ``official`` is what the authors' fine-tuning does: it takes the first rows for the class tokens',
+    wherever those are. With a middle class token that shifts the grid's first half by one and blends the
+    class token's row into the patches around it. The published stride-8 models were fine-tuned from such a
+    start; nothing else needs it.
 
     Args:
         pos_embed: ``(1, H * W + T, D)``, rows in the order of the sequence.
@@ -69,7 +81,7 @@ def resize_pos_embed(
         extra = pos_embed.shape[1] - old_size[0] * old_size[1]
         cls_rows, patches = pos_embed[:, :extra], pos_embed[:, extra:]
     else:
-        patches, cls_rows = split_cls(pos_embed, placement)
+        cls_rows, patches = cls_tokens(pos_embed, placement), patch_tokens(pos_embed, placement)
     grid = patches.float().reshape(1, old_size[0], old_size[1], -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=[new_size[0], new_size[1]], mode="bicubic", align_corners=False)
     resized = grid.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)

@@ -1,27 +1,31 @@
 """Vim as the backbone of a segmenter or detector, as the authors' mmseg and detectron2 code uses it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from .vim import Vim
+from .checkpoint import load_into
+from .pos_embed import patch_tokens
+from .vim_model import Vim
+from .vim_names import checkpoint_filter_fn, is_official, to_native
 
 
 class VimDense(Vim):
     """Feature maps of chosen blocks, and a simple pyramid made of them.
 
-    For new work `timm.create_model(name, features_only=True)` is the shorter way; this class exists so that models
-    trained with the authors' dense code keep their meaning. There is no class token and no classifier.
+    For new work `timm.create_model(name, features_only=True)` is the shorter way; this class exists so that
+    models trained with the authors' dense code keep their meaning. There is no class token and no classifier.
 
     Args:
         out_indices: Blocks whose features are returned.
-        features: ``"hidden"``: a block's output without the residual stream (the authors' tiny configuration);
-            ``"stream"``: the stream after a block.
-        last: What is returned for the last block with ``features="stream"``: ``"none"`` its output, ``"add"`` the
-            stream with it, ``"add & norm"`` that, normalised.
-        pyramid: Bring four maps to 4x, 2x, 1x and 1/2 of the grid, 8 pixel patches to 2x, 1x, 1/2 and 1/4. A single
-            map serves as all four.
+        features: ``"hidden"``: a block's output without the residual stream (the authors' tiny
+            configuration); ``"stream"``: the stream after a block.
+        last: What is returned for the last block with ``features="stream"``: ``"none"`` its output,
+            ``"add"`` the stream with it, ``"add & norm"`` that, normalised.
+        pyramid: Bring four maps to 4x, 2x, 1x and 1/2 of the grid, 8 pixel patches to 2x, 1x, 1/2 and 1/4. A
+            single map serves as all four.
         **kwargs: As `Vim` takes them.
 
     Raises:
@@ -52,6 +56,31 @@ class VimDense(Vim):
             levels = _pyramid(self.embed_dim, self.patch_embed.patch_size[0], **dd)
             self.fpn1, self.fpn2, self.fpn3, self.fpn4 = levels
 
+    def load_classifier(
+        self, path: str | os.PathLike[str], placement: str = "middle", use_ema: bool = False
+    ) -> None:
+        """Start from a classifier's checkpoint file, without its head, class token and that token's position.
+
+        Args:
+            path, use_ema: As `vimzoo.models.checkpoint.read_checkpoint` takes them, with its errors.
+            placement: Where the classifier has its class token, if it has one.
+
+        Raises:
+            CheckpointError: a tensor of the backbone is missing or has another shape; nothing was loaded.
+        """
+
+        def headless(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+            native = to_native(state, model) if is_official(state) else dict(state)
+            if native.pop("cls_token", None) is not None and "pos_embed" in native:
+                native["pos_embed"] = patch_tokens(native["pos_embed"], placement)
+            own = {
+                n: t for n, t in self.state_dict().items() if n.startswith("fpn")
+            }  # the file has no pyramid
+            kept = {n: t for n, t in native.items() if not n.startswith("head.")}
+            return {**own, **checkpoint_filter_fn(kept, model)}
+
+        load_into(self, path, headless, use_ema=use_ema)
+
     def _maps(self, x: Tensor) -> list[Tensor]:
         """Features of ``out_indices``, ``(B, D, H, W)`` each."""
         x, grid = self._embed(x)
@@ -72,7 +101,7 @@ class VimDense(Vim):
             return x
         return x + residual if self.last == "add" else self.norm(x, residual)[0]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Images ``(B, C, H, W)`` -> maps ``(B, D, h, w)``."""
         maps = self._maps(x)
         if not self.pyramid:
@@ -88,7 +117,7 @@ def _pyramid(dim: int, patch_size: int, **dd: Any) -> list[nn.Module]:
 
     twice = nn.Sequential(up())
     if patch_size == 16:
-        # nn.BatchNorm2d where the authors have SyncBatchNorm: convert with nn.SyncBatchNorm.convert_sync_batchnorm
+        # The authors have SyncBatchNorm; nn.SyncBatchNorm.convert_sync_batchnorm makes it of this.
         four_times = nn.Sequential(up(), nn.BatchNorm2d(dim, **dd), nn.GELU(), up())
         return [four_times, twice, nn.Identity(), nn.MaxPool2d(2, 2)]
     if patch_size == 8:

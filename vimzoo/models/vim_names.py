@@ -1,15 +1,19 @@
 """Our parameter names and the Vim authors', for whole models, dense backbones and single mixers.
 
-The authors keep one tensor per direction, we stack the directions: ``A_log`` and ``A_b_log`` are two slices of one
-``ssm.A_log``. A `Slot` says which slice of which of our tensors an authors' tensor is.
+The authors keep one tensor per direction, we stack the directions: ``A_log`` and ``A_b_log`` are two slices
+of one ``ssm.A_log``. A `Slot` says which slice of which of our tensors an authors' tensor is.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .pos_embed import resize_pos_embed
 
 _STACKED = {
     "ssm.A_log": ("A_log", "A_b_log"),
@@ -30,7 +34,7 @@ _ROPE_TABLE = re.compile(r"(^|\.)rope\.freqs_(cos|sin)$")
 
 @dataclass(frozen=True)
 class Slot:
-    """One authors' tensor: slice ``index`` along ``axis`` of our tensor ``ours``, or all of it without an index."""
+    """One authors' tensor: slice ``index`` along ``axis`` of our tensor ``ours``, all of it without index."""
 
     official: str
     ours: str
@@ -107,3 +111,53 @@ def _join(group: list[Slot], parts: list[Tensor]) -> Tensor:
         return torch.cat(parts, dim=1)
     # (E, 1, W) of a depthwise convolution loses its middle axis, all else is stacked as it is
     return torch.stack([part.squeeze(1) if part.dim() == 3 else part for part in parts])
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, Any], model: Any, official_pos_embed: bool = False
+) -> dict[str, Tensor]:
+    """A checkpoint of ours or the authors', under our names and for the model's grid.
+
+    Args:
+        state_dict: Tensors by name, in a wrapper (``model``, ``state_dict``) or not.
+        model: The model they are for; checkpoints that fit it already are returned unchanged.
+        official_pos_embed: Resize position embeddings as the authors' fine-tuning does, see
+            `resize_pos_embed`.
+
+    Raises:
+        ValueError: a tensor of the authors' is missing one of its directions, or the grid that position
+            embeddings were learned on cannot be told.
+    """
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state_dict.get(wrapper), Mapping):
+            state_dict = state_dict[wrapper]
+    state = to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
+    pos_embed, wanted = state.get("pos_embed"), model.pos_embed
+    if pos_embed is None or wanted is None or pos_embed.dim() != 3 or pos_embed.shape == wanted.shape:
+        return state
+    if (
+        pos_embed.shape[-1] == wanted.shape[-1]
+    ):  # another width is another model: whoever loads it will say so
+        old_size = _source_grid(model, pos_embed.shape[1] - model.num_prefix_tokens)
+        state["pos_embed"] = resize_pos_embed(
+            pos_embed, old_size, model.patch_embed.grid_size, model.cls_position, official_pos_embed
+        )
+    return state
+
+
+def _source_grid(model: Any, patches: int) -> tuple[int, int]:
+    """The grid of a checkpoint with so many patches: as its configuration says, else square."""
+    args = getattr(model, "pretrained_model_args", None) or {}
+    size = args.get("img_size")
+    if size is not None:
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        grid = model.patch_embed.dynamic_feat_size(size)
+        if grid[0] * grid[1] == patches:
+            return grid
+    side = math.isqrt(max(patches, 0))
+    if not patches or side * side != patches:
+        raise ValueError(
+            f"pos_embed: expected rows for a square grid and {model.num_prefix_tokens} class tokens,"
+            f" got {patches + model.num_prefix_tokens}"
+        )
+    return side, side
