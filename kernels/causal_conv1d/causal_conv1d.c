@@ -32,22 +32,26 @@ INLINE vf read_x(const causal_conv1d_args *a, int64_t b, int64_t token, int64_t 
 
 /* Tokens [begin, end) of one image and block of channels; the last `taps` inputs stay in registers. */
 INLINE void convolve(const causal_conv1d_args *a, const int taps, int64_t k, int64_t b, int64_t begin, int64_t end,
-                     int64_t channel, int lanes, const vf *w, vf bias) {
-    const int backward = a->reverse[k] != 0, size = item_size(a->dtype);
-    char *out = a->out + (((k * a->batch + b) * a->length) * a->channels + channel) * size;
-    vf window[MOST_TAPS]; /* window[j] goes with tap j */
+                     int64_t channel, const int dtype, const int lanes, const vf *taps_w, vf bias) {
+    const int backward = a->reverse[k] != 0, size = item_size(dtype);
     const int64_t step = backward ? -1 : 1, from = backward ? end - 1 : begin;
+    char *out = a->out + (((k * a->batch + b) * a->length + from) * a->channels + channel) * size;
+    const char *x = a->x + (b * a->x_b + from * a->x_l + channel) * size;
+    const int64_t out_step = step * a->channels * size, x_step = step * a->x_l * size;
+    vf window[MOST_TAPS], w[MOST_TAPS]; /* window[j] goes with tap j */
+#pragma GCC unroll 4
+    for (int j = 0; j < taps; j++) w[j] = taps_w[j];
 #pragma GCC unroll 4
     for (int j = 0; j < taps - 1; j++) window[j + 1] = read_x(a, b, token_of(a, k, from, j), channel, lanes);
-    for (int64_t i = 0, l = from; i < end - begin; i++, l += step) {
+    for (int64_t i = 0; i < end - begin; i++, x += x_step, out += out_step) {
 #pragma GCC unroll 4
         for (int j = 0; j < taps - 1; j++) window[j] = window[j + 1];
-        window[taps - 1] = read_x(a, b, l, channel, lanes);
+        window[taps - 1] = load_row(x, dtype, lanes);
         vf sum = bias;
 #pragma GCC unroll 4
         for (int j = 0; j < taps; j++) sum += w[j] * window[j];
         if (a->silu) sum *= sigmoid_vf(sum);
-        store_row(out + l * a->channels * size, a->dtype, lanes, sum);
+        store_row(out, dtype, lanes, sum);
     }
 }
 
@@ -68,8 +72,11 @@ EXPORT void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
             for (int64_t k = 0; k < a->directions; k++) {
                 vf w[MOST_TAPS], bias;
                 read_taps(a, k, channel, lanes, w, &bias);
-                if (a->taps == 4) convolve(a, 4, k, b, begin, end, channel, lanes, w, bias);
-                else convolve(a, (int)a->taps, k, b, begin, end, channel, lanes, w, bias);
+                if (a->taps == 4)
+                    SPECIALISE(a->dtype, lanes,
+                               convolve(a, 4, k, b, begin, end, channel, dtype_, lanes_, w, bias));
+                else
+                    convolve(a, (int)a->taps, k, b, begin, end, channel, (int)a->dtype, lanes, w, bias);
             }
         }
     }

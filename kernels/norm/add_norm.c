@@ -17,51 +17,66 @@ typedef struct {
     float *dweight, *dbias;  /* (row_groups, D), zeroed */
 } add_norm_args;
 
+/* Calls BODY for every vector of a row, whole ones with `lanes` known to the compiler. */
+#define EACH_VECTOR(channels, BODY)                             \
+    do {                                                        \
+        int64_t c = 0;                                          \
+        for (; c + VL <= (channels); c += VL) { enum { lanes = VL }; BODY; } \
+        if (c < (channels)) { const int lanes = (int)((channels) - c); BODY; } \
+    } while (0)
+
 /* Mean and 1 / sqrt(variance + eps) of a row; RMSNorm has mean 0. */
-static void statistics(const add_norm_args *a, const float *row, float *mean, float *scale) {
+INLINE void statistics(const add_norm_args *a, const float *row, float *mean, float *scale) {
     vf sum = {0}, squares = {0};
+    *mean = 0.0f;
     if (!a->rms) {
-        for (int64_t c = 0; c < a->channels; c += VL) sum += load_floats(row + c, (int)min_of(VL, a->channels - c));
+        EACH_VECTOR(a->channels, sum += load_floats(row + c, lanes));
         *mean = sum_vf(sum) / (float)a->channels;
-    } else *mean = 0.0f;
-    for (int64_t c = 0; c < a->channels; c += VL) {
-        const int lanes = (int)min_of(VL, a->channels - c);
-        const vf v = load_floats(row + c, lanes) - *mean;
-        if (lanes == VL) squares += v * v;
-        else
-            for (int i = 0; i < lanes; i++) squares[i] += v[i] * v[i];
     }
-    *scale = (float)(1.0 / sqrt((double)sum_vf(squares) / (double)a->channels + a->eps));
+    const int64_t whole = a->channels / VL * VL;
+    for (int64_t c = 0; c < whole; c += VL) {
+        const vf v = load_floats(row + c, VL) - *mean;
+        squares += v * v;
+    }
+    float total = sum_vf(squares);
+    for (int64_t c = whole; c < a->channels; c++) total += (row[c] - *mean) * (row[c] - *mean);
+    *scale = (float)(1.0 / sqrt((double)total / (double)a->channels + a->eps));
 }
 
-static void forward_row(const add_norm_args *a, int64_t row, float *stream) {
+INLINE void forward_row(const add_norm_args *a, int64_t row, float *stream, const int x_dtype, const int residual_dtype,
+                        const int kept_dtype) {
     const int64_t at = row * a->channels;
-    for (int64_t c = 0; c < a->channels; c += VL) {
-        const int lanes = (int)min_of(VL, a->channels - c);
-        vf v = load_row(a->x + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes);
+    EACH_VECTOR(a->channels, {
+        vf v = load_row(a->x + (at + c) * item_size(x_dtype), x_dtype, lanes);
         if (a->residual)
-            v += load_row(a->residual + (at + c) * item_size(a->residual_dtype), a->residual_dtype, lanes);
+            v += load_row(a->residual + (at + c) * item_size(residual_dtype), residual_dtype, lanes);
         store_row((char *)(stream + c), F32, lanes, v);
-        store_row(a->kept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes, v);
-    }
+        store_row(a->kept + (at + c) * item_size(kept_dtype), kept_dtype, lanes, v);
+    });
     float mean, scale;
     statistics(a, stream, &mean, &scale);
-    for (int64_t c = 0; c < a->channels; c += VL) {
-        const int lanes = (int)min_of(VL, a->channels - c);
+    EACH_VECTOR(a->channels, {
         vf v = (load_floats(stream + c, lanes) - mean) * scale * load_floats(a->weight + c, lanes);
         if (a->bias) v += load_floats(a->bias + c, lanes);
-        store_row(a->out + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes, v);
-    }
+        store_row(a->out + (at + c) * item_size(x_dtype), x_dtype, lanes, v);
+    });
+}
+
+static void forward_rows(const add_norm_args *a, int64_t begin, int64_t end, float *stream) {
+    if (a->x_dtype == F32 && a->residual_dtype == F32 && a->kept_dtype == F32)
+        for (int64_t row = begin; row < end; row++) forward_row(a, row, stream, F32, F32, F32);
+    else
+        for (int64_t row = begin; row < end; row++)
+            forward_row(a, row, stream, (int)a->x_dtype, (int)a->residual_dtype, (int)a->kept_dtype);
 }
 
 EXPORT void vimzoo_add_norm_forward(const add_norm_args *a) {
     const int threads = a->rows * a->channels < 16384 ? 1 : (int)a->threads;
-    const int64_t groups = 4 * threads;
+    const int64_t groups = threads;
     PARALLEL_FOR(threads)
     for (int64_t group = 0; group < groups; group++) {
         arena scratch = arena_new(a->channels * sizeof(float) + 64);
-        for (int64_t row = a->rows * group / groups; row < a->rows * (group + 1) / groups; row++)
-            forward_row(a, row, (float *)scratch.base);
+        forward_rows(a, a->rows * group / groups, a->rows * (group + 1) / groups, (float *)scratch.base);
         free(scratch.base);
     }
 }

@@ -112,6 +112,14 @@ INLINE void store_row(char *p, int dtype, int lanes, vf value) {
 #endif
 }
 
+/* Runs BODY with `lanes_` and `dtype_` known to the compiler where it pays: full vectors of each dtype. */
+#define SPECIALISE(dtype, lanes, BODY)                                          \
+    do {                                                                        \
+        if ((lanes) == VL && (dtype) == F32) { enum { lanes_ = VL, dtype_ = F32 }; BODY; }        \
+        else if ((lanes) == VL && (dtype) == BF16) { enum { lanes_ = VL, dtype_ = BF16 }; BODY; } \
+        else { const int lanes_ = (lanes), dtype_ = (int)(dtype); BODY; }       \
+    } while (0)
+
 /* The value that would come back after storing it as `dtype`. */
 INLINE vf rounded(vf value, int dtype) {
     if (dtype == F32) return value;
@@ -126,7 +134,10 @@ HELPER void load_tile(vf *tile, const char *p, int dtype, int64_t step_stride, i
                       int lanes) {
     const int size = item_size(dtype);
     if (lane_stride == 1) {
-        for (int t = 0; t < steps; t++) tile[t] = load_row(p + t * step_stride * size, dtype, lanes);
+        SPECIALISE(dtype, lanes, {
+            for (int t = 0; t < steps; t++)
+                tile[t] = load_row(p + t * step_stride * item_size(dtype_), dtype_, lanes_);
+        });
         return;
     }
     int t = 0;

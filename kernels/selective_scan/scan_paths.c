@@ -64,9 +64,11 @@ static void read_chunk(const scan_paths_args *a, chunk *c) {
 }
 
 static void read_tokens(const chunk *c, vf *tile, const char *base, int64_t stride, int dtype, int lanes) {
-    for (int64_t t = 0; t < c->steps; t++)
-        tile[t] = c->token[t] < 0 ? splat(0.0f)
-                                  : load_row(base + c->token[t] * stride * item_size(dtype), dtype, lanes);
+    SPECIALISE(dtype, lanes, {
+        for (int64_t t = 0; t < c->steps; t++)
+            tile[t] = c->token[t] < 0 ? splat(0.0f)
+                                      : load_row(base + c->token[t] * stride * item_size(dtype_), dtype_, lanes_);
+    });
 }
 
 /* dt projection and bias: before softplus. */
@@ -105,10 +107,13 @@ INLINE float *kept_at(const scan_paths_args *a, const chunk *c, int64_t channel)
     return a->kept + (((c->b * a->directions + c->k) * chunks + c->begin / CHUNK) * a->states) * a->channels + channel;
 }
 
-static void write_merged(const scan_paths_args *a, const chunk *c, vf *y, char *total, int total_dtype,
-                         int64_t total_stride, int64_t channel, int lanes) {
-    const int size = item_size(a->dtype), total_size = item_size(total_dtype);
+/* Adds a tile to the running sum over directions; the last direction gates it and writes the output. */
+INLINE void write_merged_as(const scan_paths_args *a, const chunk *c, const vf *y, char *total, const int total_dtype,
+                            int64_t total_stride, int64_t channel, const int dtype, const int lanes) {
+    const int size = item_size(dtype), total_size = item_size(total_dtype);
     const int first = covers(a) && c->k == 0, last = covers(a) && c->k == a->directions - 1;
+    char *out = a->out + (c->b * a->length * a->channels + channel) * size;
+    const char *gate = a->z ? a->z + (c->b * a->z_b + channel) * size : NULL;
     for (int64_t t = 0; t < c->steps; t++) {
         const int64_t token = c->token[t];
         if (token < 0) continue;
@@ -119,12 +124,20 @@ static void write_merged(const scan_paths_args *a, const chunk *c, vf *y, char *
             store_row(to, total_dtype, lanes, v);
             continue;
         }
-        if (a->z) {
-            const vf z = load_row(a->z + (c->b * a->z_b + token * a->z_l + channel) * size, a->dtype, lanes);
+        if (gate) {
+            const vf z = load_row(gate + token * a->z_l * size, dtype, lanes);
             v *= z * sigmoid_vf(z);
         }
-        store_row(a->out + ((c->b * a->length + token) * a->channels + channel) * size, a->dtype, lanes, v);
+        store_row(out + token * a->channels * size, dtype, lanes, v);
     }
+}
+
+static void write_merged(const scan_paths_args *a, const chunk *c, const vf *y, char *total, int total_dtype,
+                         int64_t total_stride, int64_t channel, int lanes) {
+    if (total_dtype == F32)
+        SPECIALISE(a->dtype, lanes, write_merged_as(a, c, y, total, F32, total_stride, channel, dtype_, lanes_));
+    else
+        write_merged_as(a, c, y, total, total_dtype, total_stride, channel, (int)a->dtype, lanes);
 }
 
 /* Paths that leave tokens out or visit them twice: gate and round what was summed. */

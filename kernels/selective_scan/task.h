@@ -36,12 +36,15 @@ INLINE void *arena_take(arena *a, size_t bytes) {
     return block;
 }
 
-/* Lanes `lanes` of rows (channel, column) -> column vectors: out[column], scaled. Rows are `columns` floats apart. */
+/* `lanes` rows of `columns` floats, a channel each -> one vector a column: out[column], scaled. */
 HELPER void load_columns(vf *out, const float *rows, int64_t columns, int lanes, float scale) {
-    for (int64_t c = 0; c < columns; c++) {
-        vf v = {0};
-        for (int i = 0; i < lanes; i++) v[i] = rows[i * columns + c];
-        out[c] = v * scale;
+    for (int64_t c = 0; c < columns; c += VL) {
+        const int width = (int)min_of(VL, columns - c);
+        vf block[VL];
+        for (int i = 0; i < VL; i++)
+            block[i] = i < lanes ? load_row((const char *)(rows + i * columns + c), F32, width) : splat(0.0f);
+        transpose_vf(block);
+        for (int i = 0; i < width; i++) out[c + i] = block[i] * scale;
     }
 }
 /* The reverse, adding: rows[lane][column] += in[column]. */
