@@ -30,29 +30,22 @@ INLINE vf read_x(const causal_conv1d_args *a, int64_t b, int64_t token, int64_t 
     return load_row(a->x + (b * a->x_b + token * a->x_l + channel) * item_size(a->dtype), a->dtype, lanes);
 }
 
-/* Tokens [begin, end) of one image and block of channels; the last `taps` inputs stay in registers. */
-INLINE void convolve(const causal_conv1d_args *a, const int taps, int64_t k, int64_t b, int64_t begin, int64_t end,
-                     int64_t channel, const int dtype, const int lanes, const vf *taps_w, vf bias) {
-    const int backward = a->reverse[k] != 0, size = item_size(dtype);
-    const int64_t step = backward ? -1 : 1, from = backward ? end - 1 : begin;
-    char *out = a->out + (((k * a->batch + b) * a->length + from) * a->channels + channel) * size;
-    const char *x = a->x + (b * a->x_b + from * a->x_l + channel) * size;
-    const int64_t out_step = step * a->channels * size, x_step = step * a->x_l * size;
-    vf window[MOST_TAPS], w[MOST_TAPS]; /* window[j] goes with tap j */
+/* All channels of one token and direction. Rows outside the sequence are left out: taps [from, to) remain. */
+INLINE void convolve_token(const causal_conv1d_args *a, int64_t k, int64_t b, int64_t l, const vf *w, const int from,
+                           const int to, const int taps, const int dtype) {
+    const int size = item_size(dtype);
+    const int64_t step = (a->reverse[k] ? -1 : 1) * a->x_l * size;
+    const char *x = a->x + (b * a->x_b + l * a->x_l) * size - (taps - 1) * step;
+    char *out = a->out + ((k * a->batch + b) * a->length + l) * a->channels * size;
+    const float *bias = a->bias ? a->bias + k * a->channels : NULL;
+    EACH_VECTOR(a->channels, {
+        vf sum = load_floats(bias ? bias + c : NULL, lanes);
 #pragma GCC unroll 4
-    for (int j = 0; j < taps; j++) w[j] = taps_w[j];
-#pragma GCC unroll 4
-    for (int j = 0; j < taps - 1; j++) window[j + 1] = read_x(a, b, token_of(a, k, from, j), channel, lanes);
-    for (int64_t i = 0; i < end - begin; i++, x += x_step, out += out_step) {
-#pragma GCC unroll 4
-        for (int j = 0; j < taps - 1; j++) window[j] = window[j + 1];
-        window[taps - 1] = load_row(x, dtype, lanes);
-        vf sum = bias;
-#pragma GCC unroll 4
-        for (int j = 0; j < taps; j++) sum += w[j] * window[j];
+        for (int j = from; j < to; j++) sum += w[j] * load_row(x + j * step + c * size, dtype, lanes);
         if (a->silu) sum *= sigmoid_vf(sum);
-        store_row(out, dtype, lanes, sum);
-    }
+        store_row(out + c * size, dtype, lanes, sum);
+        w += taps;
+    });
 }
 
 static void read_taps(const causal_conv1d_args *a, int64_t k, int64_t channel, int lanes, vf *w, vf *bias) {
@@ -60,26 +53,31 @@ static void read_taps(const causal_conv1d_args *a, int64_t k, int64_t channel, i
     *bias = a->bias ? load_floats(a->bias + k * a->channels + channel, lanes) : splat(0.0f);
 }
 
-/* Strips of tokens small enough that all channel blocks of a strip are read while its rows are still in cache. */
+/* Tokens outside, channels inside: rows of x are read from cache by up to 2 W neighbours, outputs are written in order. */
 EXPORT void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
-    const int threads = (int)a->threads;
-    const int64_t strip = 32, strips = ceil_div(a->length, strip);
+    const int threads = (int)a->threads, taps = (int)a->taps;
+    const int64_t strip = 32, strips = ceil_div(a->length, strip), blocks = ceil_div(a->channels, VL);
+    arena scratch = arena_new(a->directions * blocks * taps * sizeof(vf));
+    vf *w = arena_take(&scratch, a->directions * blocks * taps * sizeof(vf));
+    for (int64_t i = 0; i < a->directions * blocks; i++) {
+        const int64_t channel = i % blocks * VL;
+        load_columns(w + i * taps, a->weight + (i / blocks * a->channels + channel) * taps, taps,
+                     (int)min_of(VL, a->channels - channel), 1.0f);
+    }
     PARALLEL_FOR(threads)
     for (int64_t task = 0; task < a->batch * strips; task++) {
         const int64_t b = task / strips, begin = task % strips * strip, end = min_of(begin + strip, a->length);
-        for (int64_t channel = 0; channel < a->channels; channel += VL) {
-            const int lanes = (int)min_of(VL, a->channels - channel);
+        for (int64_t l = begin; l < end; l++)
             for (int64_t k = 0; k < a->directions; k++) {
-                vf w[MOST_TAPS], bias;
-                read_taps(a, k, channel, lanes, w, &bias);
-                if (a->taps == 4)
-                    SPECIALISE(a->dtype, lanes,
-                               convolve(a, 4, k, b, begin, end, channel, dtype_, lanes_, w, bias));
-                else
-                    convolve(a, (int)a->taps, k, b, begin, end, channel, (int)a->dtype, lanes, w, bias);
+                const int64_t room = a->reverse[k] ? a->length - 1 - l : l; /* neighbours on the side it looks to */
+                const int from = room >= taps - 1 ? 0 : taps - 1 - (int)room;
+                const vf *w_k = w + k * blocks * taps;
+                if (taps == 4 && from == 0 && a->dtype == F32) convolve_token(a, k, b, l, w_k, 0, 4, 4, F32);
+                else if (taps == 4 && from == 0 && a->dtype == BF16) convolve_token(a, k, b, l, w_k, 0, 4, 4, BF16);
+                else convolve_token(a, k, b, l, w_k, from, taps, taps, (int)a->dtype);
             }
-        }
     }
+    free(scratch.base);
 }
 
 static void backward_image(const causal_conv1d_args *a, int64_t group, int64_t b, int64_t k, int64_t channel, int lanes) {

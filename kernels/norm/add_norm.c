@@ -17,14 +17,6 @@ typedef struct {
     float *dweight, *dbias;  /* (row_groups, D), zeroed */
 } add_norm_args;
 
-/* Calls BODY for every vector of a row, whole ones with `lanes` known to the compiler. */
-#define EACH_VECTOR(channels, BODY)                             \
-    do {                                                        \
-        int64_t c = 0;                                          \
-        for (; c + VL <= (channels); c += VL) { enum { lanes = VL }; BODY; } \
-        if (c < (channels)) { const int lanes = (int)((channels) - c); BODY; } \
-    } while (0)
-
 /* Mean and 1 / sqrt(variance + eps) of a row; RMSNorm has mean 0. */
 INLINE void statistics(const add_norm_args *a, const float *row, float *mean, float *scale) {
     vf sum = {0}, squares = {0};

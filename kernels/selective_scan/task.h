@@ -20,6 +20,14 @@ INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Calls BODY for every vector of a row, whole ones with `lanes` known to the compiler. */
+#define EACH_VECTOR(channels, BODY)                             \
+    do {                                                        \
+        int64_t c = 0;                                          \
+        for (; c + VL <= (channels); c += VL) { enum { lanes = VL }; BODY; } \
+        if (c < (channels)) { const int lanes = (int)((channels) - c); BODY; } \
+    } while (0)
+
 /* A bump allocator over one aligned block, so that a task needs a single malloc and a single free. */
 typedef struct {
     char *base, *next;

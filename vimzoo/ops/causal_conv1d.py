@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from . import native, reference
+from .backends import Unsupported
 from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
 from .scan_paths import task_split
+
+MOST_TAPS = 16
+"""Taps that the native kernel takes; the same number in ``kernels/causal_conv1d/causal_conv1d.c``."""
 
 LIBRARY.define(
     "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, bool[] reverse, str? activation=None, str? backend=None) "
@@ -96,8 +100,14 @@ def _fields(
     return fields, [x, weight, bias, flags]
 
 
+def _require(*activations: Tensor, taps: int) -> Any:
+    if taps > MOST_TAPS:
+        raise Unsupported(f"{taps} taps; at most {MOST_TAPS}")
+    return native.require(*activations)
+
+
 def _native(x: Tensor, *args: Any) -> Tensor:
-    library = native.require(x)
+    library = _require(x, taps=args[0].shape[2])
     out = _new_output(x, args[0].shape[0])
     if out.numel():
         fields, alive = _fields(x, *args)
@@ -109,7 +119,7 @@ def _native(x: Tensor, *args: Any) -> Tensor:
 def _native_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any
 ) -> tuple[Tensor, ...]:
-    library = native.require(grad, x)
+    library = _require(grad, x, taps=weight.shape[2])
     groups, _ = task_split(x.shape[0], x.shape[2])
     dx = torch.zeros(x.shape, dtype=torch.float32)
     dweight = torch.zeros((groups, *weight.shape), dtype=torch.float32)

@@ -23,7 +23,9 @@ def implement(op: str, table: dict[str, Callable[..., Any]], inputs: int) -> Non
     """Run ``vimzoo::op`` through `backends.run`; its schema has ``inputs`` arguments and then ``backend``."""
 
     def kernel(*args: Any) -> Any:
-        args += (None,) * (inputs + 1 - len(args))  # the dispatcher leaves out trailing defaults, which are all None
+        args += (None,) * (
+            inputs + 1 - len(args)
+        )  # the dispatcher leaves out trailing defaults, which are all None
         return backends.run(op, table, args[inputs], *args[:inputs])
 
     LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")
@@ -51,19 +53,24 @@ def gradients_of(
         function: takes ``args``; only its first output gets ``grad`` unless ``grad`` is a tuple.
         tensors: how many leading arguments are tensors or ``None``.
     """
-    with torch.enable_grad():
+    # inside an operator autograd may be switched off (under a FLOP counter, say); leaving inference mode switches it on
+    with torch.inference_mode(False), torch.enable_grad():
         leaves = [None if t is None else t.detach().requires_grad_() for t in args[:tensors]]
         outputs = function(*leaves, *args[tensors:])
         given = [leaf for leaf in leaves if leaf is not None]
         found = iter(torch.autograd.grad(outputs, given, grad, allow_unused=True))
-    gradients = []
+    gradients: list[Tensor] = []
     for leaf in leaves:
         gradient = next(found) if leaf is not None else None
         if leaf is None:
             gradients.append(empty(args[0]))
-        else:
-            gradients.append(torch.zeros_like(leaf, memory_format=torch.contiguous_format) if gradient is None
-                             else gradient.contiguous())  # fmt: skip
+        elif gradient is None:
+            gradients.append(torch.zeros_like(leaf, memory_format=torch.contiguous_format))
+        else:  # autograd may hand the same tensor to both terms of a sum; an op's outputs may not share memory
+            shared = any(gradient.data_ptr() == other.data_ptr() for other in gradients)
+            gradients.append(
+                gradient.clone(memory_format=torch.contiguous_format) if shared else gradient.contiguous()
+            )
     return tuple(gradients)
 
 

@@ -33,7 +33,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ValueError: naming the argument whose rank or size does not fit.
     """
     check(weight.dim() in (2, 3), "weight", "(O, I) or (K, O, I)", weight)
-    check(x.dim() > 0 and x.shape[-1] == weight.shape[-1], "x", f"{weight.shape[-1]} channels on its last axis", x)
+    check(
+        x.dim() > 0 and x.shape[-1] == weight.shape[-1],
+        "x",
+        f"{weight.shape[-1]} channels on its last axis",
+        x,
+    )
     if weight.dim() == 3:
         check(x.dim() == 4 and x.shape[2] == weight.shape[0], "x", f"(B, L, {weight.shape[0]}, I)", x)
         if bias is not None:

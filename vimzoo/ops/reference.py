@@ -76,7 +76,7 @@ def selective_scan(
         y = y + D.to(work).unsqueeze(-1) * u_work
     if z is not None:
         y = y * F.silu(z)  # in z's dtype, as mamba_ssm defines it
-    return y.to(u.dtype), state.reshape(len(u), channels, -1)
+    return y.to(u.dtype), state.reshape(len(u), channels, A.shape[1])
 
 
 def _to_groups(matrix: Tensor, groups: int) -> Tensor:
