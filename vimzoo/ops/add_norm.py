@@ -58,9 +58,9 @@ def add_norm(
     check(x.dim() >= 1 and x.is_floating_point(), "x", "floating point (..., D)", x)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
-            check(tensor.shape == x.shape[-1:], name, f"({x.shape[-1]},)", tensor)
+            check(tensor.shape == x.shape[-1:], name, "({},)", tensor, x.shape[-1])
     if residual is not None:
-        check(residual.shape == x.shape, "residual", f"the shape of x, {tuple(x.shape)}", residual)
+        check(residual.shape == x.shape, "residual", "the shape of x, {}", residual, x.shape)
     if not eps > 0:
         raise ValueError(f"eps: expected a positive number, got {eps}")
     return torch.ops.vimzoo.add_norm(x, residual, weight, bias, eps, rms, residual_in_fp32, backend)

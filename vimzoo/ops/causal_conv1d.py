@@ -57,13 +57,13 @@ def causal_conv1d(
     """
     check(x.dim() == 3 and x.is_floating_point(), "x", "floating point (B, L, D)", x)
     fits = weight.dim() == 3 and weight.shape[1] == x.shape[2] and weight.shape[2] > 0
-    check(fits, "weight", f"(K, {x.shape[2]}, W) with W > 0", weight)
+    check(fits, "weight", "(K, {}, W) with W > 0", weight, x.shape[2])
     if len(reverse) != weight.shape[0]:
         raise ValueError(
             f"reverse: expected {weight.shape[0]} values, one per direction of weight, got {len(reverse)}"
         )
     if bias is not None:
-        check(bias.shape == weight.shape[:2], "bias", f"{tuple(weight.shape[:2])}", bias)
+        check(bias.shape == weight.shape[:2], "bias", "({}, {})", bias, *weight.shape[:2])
     if activation not in (None, "silu"):
         raise ValueError(f"activation: expected 'silu' or None, got {activation!r}")
     return torch.ops.vimzoo.causal_conv1d(x, weight, bias, list(reverse), activation, backend)

@@ -31,9 +31,14 @@ def implement(op: str, table: dict[str, Callable[..., Any]], inputs: int) -> Non
     LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")
 
 
-def check(ok: bool, name: str, expected: str, tensor: Tensor) -> None:
-    """Raise ``ValueError`` unless ``ok``, naming the argument, what was expected and what came."""
+def check(ok: bool, name: str, expected: str, tensor: Tensor, *values: Any) -> None:
+    """Raise ``ValueError`` unless ``ok``, naming the argument, what was expected and what came.
+
+    ``values`` fill the braces of ``expected``, and only then: formatting a size fixes it in a graph that is compiled
+    for any size.
+    """
     if not ok:
+        expected = expected.format(*values)
         raise ValueError(f"{name}: expected {expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
 
 
@@ -41,7 +46,7 @@ def check_same_dtype(name: str, tensor: Tensor, of: str, x: Tensor) -> None:
     """Raise ``ValueError`` unless ``tensor`` has the dtype of ``x`` or autocast is about to give both the same one."""
     wide = torch.float64 in (tensor.dtype, x.dtype)
     mixed = not wide and torch.is_autocast_enabled(x.device.type)
-    check(tensor.dtype == x.dtype or mixed, name, f"the dtype of {of}, {x.dtype}", tensor)
+    check(tensor.dtype == x.dtype or mixed, name, "the dtype of {}, {}", tensor, of, x.dtype)
 
 
 def gradients_of(

@@ -109,8 +109,8 @@ def _check_arguments(
         raise ValueError(f"paths: expected at least one ScanPath, got {paths!r}")
     batch, length, channels = x.shape[0], x.shape[1], x.shape[-1]
     if x.dim() == 4:
-        check(x.shape[2] == directions, "x", f"{directions} directions on axis 2, one per path", x)
-    check(A.dim() == 3 and A.shape[1] == channels, "A", f"(K or 1, {channels}, N)", A)
+        check(x.shape[2] == directions, "x", "{} directions on axis 2, one per path", x, directions)
+    check(A.dim() == 3 and A.shape[1] == channels, "A", "(K or 1, {}, N)", A, channels)
     check(not A.is_complex(), "A", "real values (complex ones: selective_scan)", A)
     check(
         dt_weight.dim() == 3 and dt_weight.shape[1] == channels,
@@ -120,10 +120,10 @@ def _check_arguments(
     )
     columns = dt_weight.shape[-1] + 2 * A.shape[-1]
     fits = x_dbl.dim() == 4 and x_dbl.shape[:2] == (batch, length) and x_dbl.shape[3] == columns
-    check(fits, "x_dbl", f"({batch}, {length}, K or 1, R + 2 N = {columns})", x_dbl)
+    check(fits, "x_dbl", "({}, {}, K or 1, R + 2 N = {})", x_dbl, batch, length, columns)
     for name, tensor in (("dt_bias", dt_bias), ("D", D)):
         if tensor is not None:
-            check(tensor.dim() == 2 and tensor.shape[1] == channels, name, f"(K or 1, {channels})", tensor)
+            check(tensor.dim() == 2 and tensor.shape[1] == channels, name, "(K or 1, {})", tensor, channels)
     shared = (
         ("A", A, 0),
         ("dt_weight", dt_weight, 0),
@@ -138,7 +138,7 @@ def _check_arguments(
             )
     check_same_dtype("x_dbl", x_dbl, "x", x)
     if z is not None:
-        check(z.shape == (batch, length, channels), "z", f"({batch}, {length}, {channels})", z)
+        check(z.shape == (batch, length, channels), "z", "({}, {}, {})", z, batch, length, channels)
         check_same_dtype("z", z, "x", x)
         if not merge:
             raise ValueError("z: the gate multiplies the merged output; expected None with merge=False")

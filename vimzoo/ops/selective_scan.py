@@ -89,16 +89,16 @@ def _check_arguments(
 ) -> None:
     check(u.dim() == 3 and u.is_floating_point(), "u", "floating point (B, D, L)", u)
     batch, channels, length = u.shape
-    check(A.dim() == 2 and A.shape[0] == channels, "A", f"({channels}, N)", A)
+    check(A.dim() == 2 and A.shape[0] == channels, "A", "({}, N)", A, channels)
     for name, tensor in (("delta", delta), ("z", z)):
         if tensor is not None:
-            check(tensor.shape == u.shape, name, f"the shape of u, {tuple(u.shape)}", tensor)
+            check(tensor.shape == u.shape, name, "the shape of u, {}", tensor, u.shape)
             check_same_dtype(name, tensor, "u", u)
     steps = length * 2 if A.is_complex() else length
     groups = [1]
     for name, tensor in (("B", B), ("C", C)):
         if tensor.dim() == 2:
-            check(tensor.shape == A.shape, name, f"{tuple(A.shape)} when constant", tensor)
+            check(tensor.shape == A.shape, name, "({}, {}) when constant", tensor, *A.shape)
             check(
                 tensor.is_complex() == A.is_complex(), name, f"complex exactly when A is ({A.dtype})", tensor
             )
@@ -106,16 +106,16 @@ def _check_arguments(
         fits = (
             tensor.dim() in (3, 4) and tensor.shape[0] == batch and tensor.shape[-2:] == (A.shape[1], steps)
         )
-        check(fits, name, f"({channels}, {A.shape[1]}), or ({batch}, [G,] {A.shape[1]}, {steps})", tensor)
+        check(fits, name, "({}, {}), or ({}, [G,] {}, {})", tensor, *A.shape, batch, A.shape[1], steps)
         if tensor.dim() == 4:
             groups.append(tensor.shape[1])
             divides = tensor.shape[1] > 0 and channels % tensor.shape[1] == 0
-            check(divides, name, f"a number of groups on axis 1 that divides {channels} channels", tensor)
+            check(divides, name, "a number of groups on axis 1 that divides {} channels", tensor, channels)
     if len(set(groups) - {1}) > 1:
         raise ValueError(f"C: expected as many groups as B, {groups[1]}, got {groups[2]}")
     for name, tensor in (("D", D), ("delta_bias", bias)):
         if tensor is not None:
-            check(tensor.shape == (channels,), name, f"({channels},)", tensor)
+            check(tensor.shape == (channels,), name, "({},)", tensor, channels)
 
 
 def _states_shape(u: Tensor, A: Tensor, save: bool) -> tuple[int, ...]:
