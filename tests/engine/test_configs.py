@@ -49,6 +49,8 @@ def test_keys_are_arguments(option):
         create_transform(32, is_training=True, **cfg["aug"]["transform"])
 
 
-def test_a_data_set_brings_its_augmentation_and_the_command_line_wins():
+def test_a_data_set_brings_its_defaults_and_the_command_line_wins():
     assert composed("data=folder")["aug"] == composed("aug=light")["aug"]
+    assert composed("data=folder")["optim"] == composed("optim=adamw")["optim"]
+    assert composed("data=folder", "optim=sgd")["optim"]["opt"] == "sgd"
     assert composed("data=folder", "aug=none")["aug"] == composed("aug=none")["aug"]
