@@ -1,6 +1,7 @@
 """Modules that any backbone may use: the state-space core, Vim's mixer, norms and embeddings."""
 
 from .bimamba import BiMamba, BiMambaBlock, CausalConv
+from .linear import Linear
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
 from .rope import GridRope
@@ -13,6 +14,7 @@ __all__ = [
     "BiMambaBlock",
     "CausalConv",
     "GridRope",
+    "Linear",
     "PatchEmbed",
     "SelectiveSSM",
 ]

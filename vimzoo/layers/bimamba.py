@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
 from vimzoo.ops.scan_path import BIDIRECTIONAL, FORWARD, path_codes
 
+from .linear import Linear
 from .norm import AddNorm
 from .ssm import SelectiveSSM
 
@@ -116,9 +117,10 @@ class BiMamba(nn.Module):
         self.bimamba = bimamba
         self.separate = both
         self.halve = both and divide_out
+        self.proj_bias = proj_bias
         self.layer_scale = layer_scale
         self.codes = path_codes((FORWARD,) if bimamba == "none" else BIDIRECTIONAL)
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=proj_bias, **dd)
+        self.in_proj = Linear(dim, 2 * inner, bias=proj_bias, **dd)
         self.conv = CausalConv(inner, d_conv, 2 if both else 1, bias=conv_bias, **dd)
         self.ssm = SelectiveSSM(
             inner,
@@ -134,7 +136,7 @@ class BiMamba(nn.Module):
             dt_init=dt_init,
             **dd,
         )
-        self.out_proj = nn.Linear(inner, dim, bias=proj_bias, **dd)
+        self.out_proj = Linear(inner, dim, bias=proj_bias, **dd)
         self.gamma = None if layer_scale is None else nn.Parameter(torch.empty(dim, **dd))
         self.reset_parameters()
 
@@ -145,7 +147,7 @@ class BiMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``(B, L, D) -> (B, L, D)``."""
-        inner, z = torch.ops.vimzoo.linear(x, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=-1)
+        inner, z = self.in_proj(x).chunk(2, dim=-1)
         u = self.conv(inner)
         if not self.separate:
             u = u.select(2, 0)
@@ -154,12 +156,11 @@ class BiMamba(nn.Module):
         return y if self.gamma is None else y * self.gamma
 
     def _project_out(self, y: Tensor) -> Tensor:
-        # Halving the narrow output is cheaper than halving y, and exact; a bias is not halved.
-        bias = self.out_proj.bias
         if not self.halve:
-            return torch.ops.vimzoo.linear(y, self.out_proj.weight, bias)
-        product = torch.ops.vimzoo.linear(y, self.out_proj.weight, None) * 0.5
-        return product if bias is None else product + bias
+            return self.out_proj(y)
+        if self.proj_bias:
+            return self.out_proj(y * 0.5)
+        return self.out_proj(y) * 0.5  # the same to the last bit, on the narrower tensor
 
 
 class BiMambaBlock(nn.Module):

@@ -133,11 +133,11 @@ class SelectiveSSM(nn.Module):
         Returns:
             ``(B, L, D)``, or ``(B, K, T, D)`` without ``merge``.
         """
-        A = -torch.exp(self.A_log.float())
+        A_log = self.A_log if self.A_log.dtype == torch.float64 else self.A_log.float()
         y, _ = torch.ops.vimzoo.scan_paths(
             x,
             self.project(x),
-            A,
+            -torch.exp(A_log),
             self.dt_proj,
             self.dt_bias,
             self.D,

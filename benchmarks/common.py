@@ -1,0 +1,100 @@
+"""What every benchmark needs: rounds side by side, medians with their spread, the machine, and results as JSON."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+import vimzoo
+from vimzoo.ops import native
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def processor() -> str:
+    """Name of the processor as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what a result was obtained."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "cores": torch.get_num_threads(),
+        "instruction_set": native.load()[1],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "vimzoo": vimzoo.__version__,
+        "commit": commit.stdout.strip(),
+    }
+
+
+def measure(variants: dict[str, Callable[[], Any]], rounds: int = 7, budget: float = 20.0) -> dict[str, dict]:
+    """Time every variant in turn, round after round, so that all share whatever else the machine does.
+
+    Args:
+        variants: what to call; each is called once before the clock starts.
+        rounds: rounds at most.
+        budget: seconds after which no further round starts; three rounds are always made.
+
+    Returns:
+        per variant ``median``, ``low`` and ``high`` quartile in seconds, and ``rounds``.
+    """
+    for call in variants.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    begin = time.perf_counter()
+    for made in range(rounds):
+        if made >= 3 and time.perf_counter() - begin > budget:
+            break
+        for name, call in variants.items():
+            repeats = max(1, int(0.02 / max(times[name][-1], 1e-6))) if times[name] else 1
+            start = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            times[name].append((time.perf_counter() - start) / repeats)
+    return {name: _summary(values) for name, values in times.items()}
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high, "rounds": len(values)}
+
+
+def write(name: str, rows: list[dict[str, Any]], about: str) -> Path:
+    """Store ``rows`` as ``results/NAME.json`` with the machine and what they mean, and say where."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"about": about, "machine": machine(), "rows": rows}, indent=1) + "\n")
+    print(f"-> {path.relative_to(RESULTS.parents[1])}\n", flush=True)
+    return path
+
+
+def table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """Print ``columns`` of ``rows`` as an aligned table."""
+    cells = [[_text(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
+    for line in [columns, *cells]:
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,267 @@
+"""Speed on the CPU, everything side by side in one run: ``python benchmarks/cpu.py [scan|paths|linear|models] [--quick]``.
+
+Writes ``benchmarks/results/cpu_*.json`` and prints the same as tables. Times are wall-clock medians over rounds in which
+the variants take turns; memory is the growth of a fresh process's peak resident size over the forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from common import machine, measure, table, write
+from torch import Tensor
+
+import vimzoo  # noqa: F401  registers the models
+from vimzoo.ops import BIDIRECTIONAL, CROSS, scan_paths, selective_scan
+
+# name: batch, channels, length, states, groups, gate
+SCANS = {
+    "Vim-T layer": (8, 384, 197, 16, 1, True),
+    "Vim-T layer, one image": (1, 384, 197, 16, 1, True),
+    "VMamba-T stage 1": (4, 384, 3136, 1, 4, False),
+    "MambaIR light": (1, 288, 4096, 10, 4, False),
+}
+SIZES = (224, 512, 1024, 1248)
+
+
+def upstream_formula(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
+                     bias: Tensor) -> Tensor:  # fmt: skip
+    """The way mamba_ssm's reference computes it: both exponentials and inputs for all steps at once, then a loop."""
+    delta = F.softplus(delta + bias[:, None])
+    B, C = (m.repeat_interleave(u.shape[1] // m.shape[1], 1) for m in (B, C))
+    decay = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
+    drive = torch.einsum("bdl,bdnl,bdl->bdln", delta, B, u)
+    state, outputs = A.new_zeros(*u.shape[:2], A.shape[1]), []
+    for t in range(u.shape[2]):
+        state = decay[:, :, t] * state + drive[:, :, t]
+        outputs.append(torch.einsum("bdn,bdn->bd", state, C[..., t]))
+    y = torch.stack(outputs, -1) + u * D[:, None]
+    return y if z is None else y * F.silu(z)
+
+
+def scan_inputs(batch: int, channels: int, length: int, states: int, groups: int, gate: bool) -> list[Any]:
+    torch.manual_seed(0)
+    u, delta, z = (torch.randn(batch, channels, length) for _ in range(3))
+    B, C = (torch.randn(batch, groups, states, length) for _ in range(2))
+    A = -torch.arange(1.0, states + 1).expand(channels, states).contiguous()
+    return [u, 0.5 * delta, A, B, C, torch.ones(channels), z if gate else None, torch.full((channels,), -4.0)]
+
+
+def with_backward(function: Callable[..., Tensor], inputs: list[Any]) -> Callable[[], Any]:
+    leaves = [None if t is None else t.clone().requires_grad_() for t in inputs]
+    given = [leaf for leaf in leaves if leaf is not None]
+    grad = torch.randn_like(inputs[0])
+    return lambda: torch.autograd.grad(function(*leaves), given, grad)
+
+
+def bench_scan(quick: bool) -> None:
+    """`selective_scan` against mamba_ssm's reference formula and the leanest loop in eager PyTorch."""
+    rows = []
+    functions: dict[str, Callable[..., Tensor]] = {
+        "formula": upstream_formula,
+        "eager": lambda *a: selective_scan(*a, delta_softplus=True, backend="reference"),
+        "native": lambda *a: selective_scan(*a, delta_softplus=True, backend="cpu"),
+    }
+    for name, shape in SCANS.items():
+        inputs = scan_inputs(*shape)
+        elements = shape[0] * shape[1] * shape[2]
+        for threads in thread_counts():
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                times = measure({k: lambda f=f: f(*inputs) for k, f in functions.items()}, rounds=5)
+            rows.append(scan_row(name, "forward", threads, elements, times))
+            # the formula's gradient takes a full-size tensor for every step: quadratic in L, so short sequences only
+            if shape[2] < 1000 and not (quick and threads > 1):
+                calls = {k: with_backward(f, inputs) for k, f in functions.items()}
+                rows.append(scan_row(name, "forward+backward", threads, elements, measure(calls, 3, 0)))
+    columns = ["shape", "pass", "threads", "formula_ns", "eager_ns", "native_ns", "x_formula", "x_eager"]
+    table(rows, columns)
+    write("cpu_selective_scan", rows, "float32 selective_scan, ns per (batch, channel, step); x: times as fast")
+
+
+def scan_row(name: str, what: str, threads: int, elements: int, times: dict[str, dict]) -> dict[str, Any]:
+    row: dict[str, Any] = {"shape": name, "pass": what, "threads": threads}
+    row |= {f"{variant}_ns": time["median"] / elements * 1e9 for variant, time in times.items()}
+    row |= {"x_formula": row["formula_ns"] / row["native_ns"], "x_eager": row["eager_ns"] / row["native_ns"]}
+    return row | {"times": times}
+
+
+def unfused_bidirectional(x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor, bias: Tensor, D: Tensor, z: Tensor) -> Tensor:
+    """Vim's layer as its authors compose it, on our own native scan: flips, transposes, a dt product, two scans."""
+    rank, states = dt_weight.shape[-1], A.shape[-1]
+    outputs = []
+    for k in range(2):
+        u, row, gate = x[:, :, k].transpose(1, 2), rows[:, :, k], z.transpose(1, 2)
+        if k:
+            u, row, gate = u.flip(-1), row.flip(1), gate.flip(-1)
+        low, B, C = row.split([rank, states, states], -1)
+        delta = (low @ dt_weight[k].T).transpose(1, 2)
+        B, C = B.transpose(1, 2).contiguous(), C.transpose(1, 2).contiguous()
+        y = selective_scan(u.contiguous(), delta.contiguous(), A[k], B, C, D[k], gate.contiguous(), bias[k], True)
+        outputs.append(y.flip(-1) if k else y)
+    return (outputs[0] + outputs[1]).transpose(1, 2)
+
+
+def unfused_cross(x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor, bias: Tensor, D: Tensor, z: None, grid: tuple) -> Tensor:
+    """SS2D as its authors compose it, on our own native scan: four copies of the map, grouped scan, merge."""
+    batch, length, channels = x.shape
+    height, width = grid
+    rank, states = dt_weight.shape[-1], A.shape[-1]
+
+    def cross(tokens: Tensor) -> Tensor:
+        row = tokens.transpose(1, 2)
+        column = row.unflatten(2, grid).transpose(2, 3).flatten(2)
+        return torch.stack([row, column, row.flip(-1), column.flip(-1)], 1)
+
+    low = torch.stack([cross(rows[:, :, k])[:, k] for k in range(4)], 1)
+    low, B, C = low.split([rank, states, states], 2)
+    delta = torch.einsum("bkrl,kdr->bkdl", low, dt_weight)
+    y = selective_scan(cross(x).flatten(1, 2), delta.flatten(1, 2).contiguous(), A.flatten(0, 1), B.contiguous(),
+                       C.contiguous(), D.flatten(), None, bias.flatten(), True).unflatten(1, (4, -1))  # fmt: skip
+    y = y[:, :2] + y[:, 2:].flip(-1)
+    column = y[:, 1].unflatten(2, (width, height)).transpose(2, 3).flatten(2)
+    return (y[:, 0] + column).transpose(1, 2)
+
+
+# name: batch, channels, states, rank, grid (Vim's sequences are one row)
+PATHS = {
+    "Vim-T 224 px, B 8": (8, 384, 16, 12, (1, 197)),
+    "Vim-T 224 px, B 1": (1, 384, 16, 12, (1, 197)),
+    "Vim-T 1024 px, B 1": (1, 384, 16, 12, (1, 4097)),
+    "VMamba-T stage 1, B 4": (4, 96, 1, 6, (56, 56)),
+    "MambaIR light 64x64": (1, 72, 10, 4, (64, 64)),
+}
+
+
+def bench_paths(quick: bool) -> None:
+    """The fused op against the same work composed around our native `selective_scan`."""
+    rows = []
+    for name, (batch, channels, states, rank, grid) in PATHS.items():
+        torch.manual_seed(0)
+        length, K = grid[0] * grid[1], 2 if grid[0] == 1 else 4
+        x = torch.randn(K, batch, length, channels).permute(1, 2, 0, 3) if K == 2 else torch.randn(batch, length, channels)
+        x_dbl = torch.randn(K, batch, length, rank + 2 * states).permute(1, 2, 0, 3)
+        A = -torch.rand(K, channels, states) * 4
+        parameters = (A, 0.3 * torch.randn(K, channels, rank), torch.full((K, channels), -4.0), torch.ones(K, channels))
+        z = torch.randn(batch, length, 2 * channels)[..., channels:] if K == 2 else None
+        paths = BIDIRECTIONAL if K == 2 else CROSS
+        inputs = (x, x_dbl, *parameters, z)
+        calls = {
+            "fused": lambda i=inputs, p=paths, g=grid: scan_paths(*i, paths=p, grid=g),
+            "unfused": lambda i=inputs, k=K, g=grid: unfused_bidirectional(*i) if k == 2 else unfused_cross(*i, g),
+        }
+        with torch.inference_mode():
+            difference = (calls["fused"]() - calls["unfused"]()).abs().max().item() / calls["unfused"]().std().item()
+            assert difference < 3e-5, f"{name}: fused and unfused differ by {difference:.1e} of the spread"
+            for threads in thread_counts():
+                torch.set_num_threads(threads)
+                times = measure(calls, rounds=5 if quick else 15)
+                per = batch * length * channels * K
+                row = {"shape": name, "threads": threads}
+                row |= {f"{k}_ns": t["median"] / per * 1e9 for k, t in times.items()}
+                rows.append(row | {"x_unfused": row["unfused_ns"] / row["fused_ns"], "times": times})
+    table(rows, ["shape", "threads", "fused_ns", "unfused_ns", "x_unfused"])
+    write("cpu_scan_paths", rows, "float32 forward, ns per (batch, token, channel, direction); both on our native scan")
+
+
+def bench_linear(quick: bool) -> None:
+    """Vim-T's matrix products: `vimzoo.ops.linear` (oneDNN) against torch's default."""
+    rows = []
+    for tokens in (197, 1025):
+        for inputs, outputs in ((192, 768), (384, 44), (384, 192)):
+            x, weight = torch.randn(tokens, inputs), torch.randn(outputs, inputs)
+            for threads in thread_counts():
+                torch.set_num_threads(threads)
+                with torch.inference_mode():
+                    calls = {"default": lambda x=x, w=weight: F.linear(x, w), "ours": lambda x=x, w=weight: vimzoo.ops.linear(x, w)}
+                    times = measure(calls, rounds=15)
+                flops = 2e-9 * tokens * inputs * outputs
+                row = {"shape": f"{tokens}x{inputs}x{outputs}", "threads": threads}
+                row |= {f"{k}_gflops": flops / t["median"] for k, t in times.items()}
+                rows.append(row | {"ratio": row["ours_gflops"] / row["default_gflops"], "times": times})
+    table(rows, ["shape", "threads", "default_gflops", "ours_gflops", "ratio"])
+    write("cpu_linear", rows, "float32 x weight^T in Gflop/s: F.linear and vimzoo.ops.linear")
+
+
+def make_model(name: str, size: int, dtype: torch.dtype) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, img_size=size).eval().to(dtype)
+
+
+def peak_memory(name: str, size: int, dtype: str) -> float:
+    """MB by which one forward pass of one image raises a fresh process's peak resident size."""
+    command = [sys.executable, __file__, "--memory", name, str(size), dtype]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def report_memory(name: str, size: int, dtype: str) -> None:
+    import resource
+
+    torch.set_num_threads(1)
+    model, x = make_model(name, size, getattr(torch, dtype)), torch.randn(1, 3, size, size, dtype=getattr(torch, dtype))
+    small = torch.randn(1, 1, 1, dtype=x.dtype)
+    with torch.inference_mode():
+        small @ small  # whatever the libraries set up at first use
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        model(x)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def bench_models(quick: bool) -> None:
+    """Whole Vim-tiny against timm's DeiT-tiny, one image."""
+    rows = []
+    for size in SIZES[:2] if quick else SIZES:
+        for dtype in ("float32", "bfloat16"):
+            x = torch.randn(1, 3, size, size, dtype=getattr(torch, dtype))
+            models = {k: make_model(n, size, x.dtype) for k, n in MODELS.items()}
+            memory = {f"{k}_mb": peak_memory(n, size, dtype) for k, n in MODELS.items()}
+            for threads in thread_counts():
+                torch.set_num_threads(threads)
+                with torch.inference_mode():
+                    times = measure({k: lambda m=m: m(x) for k, m in models.items()}, 15 if size < 600 else 7, 30)
+                row = {"px": size, "dtype": dtype, "threads": threads}
+                row |= {f"{k}_ms": t["median"] * 1e3 for k, t in times.items()}
+                rows.append(row | memory | {"speed_vs_deit": row["deit_ms"] / row["vim_ms"], "times": times})
+    table(rows, ["px", "dtype", "threads", "vim_ms", "deit_ms", "speed_vs_deit", "vim_mb", "deit_mb"])
+    write("cpu_models", rows, "one image, whole forward pass; vim: vim_tiny_patch16_224, deit: timm's deit_tiny_patch16_224 "
+          "as it comes (F.linear, fused attention); memory: growth of peak resident size, 1 thread")  # fmt: skip
+
+
+MODELS = {"vim": "vim_tiny_patch16_224", "deit": "deit_tiny_patch16_224"}
+PARTS = {"scan": bench_scan, "paths": bench_paths, "linear": bench_linear, "models": bench_models}
+
+
+def thread_counts() -> list[int]:
+    return [1, 2] if CORES > 1 else [1]
+
+
+CORES = torch.get_num_threads()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to run; everything if not given")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
+    parser.add_argument("--memory", nargs=3, metavar=("MODEL", "SIZE", "DTYPE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        name, size, dtype = options.memory
+        report_memory(name, int(size), dtype)
+        return
+    print(json.dumps(machine(), indent=1))
+    for part in options.parts or PARTS:
+        print(f"\n{part}: {(PARTS[part].__doc__ or '').splitlines()[0]}")
+        PARTS[part](options.quick)
+    torch.set_num_threads(CORES)
+
+
+if __name__ == "__main__":
+    main()

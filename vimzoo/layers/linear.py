@@ -1,0 +1,14 @@
+"""`torch.nn.Linear` on this package's matrix product."""
+
+import torch
+from torch import Tensor, nn
+
+import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, same parameters and results; on the CPU the product goes to the faster of torch's libraries."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(..., I) -> (..., O)``."""
+        return torch.ops.vimzoo.linear(input, self.weight, self.bias)
