@@ -1,0 +1,157 @@
+"""Which backend runs: chosen, forced in three ways, missing, and changed between forward and backward."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from ops_helpers import PLAIN, in_float64, run_with_gradients, scan_inputs
+
+from vimzoo.ops import BackendError, backends, native, selective_scan, use_backend
+
+NOT_BUILT = "the native library was not built (no C compiler at install time?)"
+
+
+@pytest.fixture
+def no_native_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the package had been installed where there is no C compiler."""
+    monkeypatch.setattr(native, "load", lambda: (None, NOT_BUILT))
+
+
+def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match=r"^backend: expected one of .*reference.*cpu.*, got 'gpu'$"):
+        selective_scan(**scan_inputs(), backend="gpu")  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match=r"^name: expected one of .*, got 'fast'$"), use_backend("fast"):
+        pass
+    monkeypatch.setattr(backends, "_environment", "mkl")
+    with pytest.raises(BackendError, match=r"^VIMZOO_BACKEND: expected one of .*, got 'mkl'$"):
+        selective_scan(**scan_inputs())  # type: ignore[arg-type]
+
+
+def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument beats the block, the inner block the outer one, and any of them the environment."""
+    assert backends.forced_backend() is None
+    monkeypatch.setattr(backends, "_environment", "cpu")
+    assert backends.forced_backend() == "cpu"
+    with use_backend("reference"):
+        assert backends.forced_backend() == "reference"
+        with contextlib.suppress(KeyError), use_backend("cpu"):
+            assert backends.forced_backend() == "cpu"
+            assert backends.forced_backend("reference") == "reference"
+            raise KeyError
+        assert backends.forced_backend() == "reference"
+    assert backends.forced_backend() == "cpu"
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("way", ["argument", "block", "environment"])
+def test_forced_but_missing(
+    name: str, way: str, no_native_library: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, make, settings = PLAIN[name]
+    if way == "environment":
+        monkeypatch.setattr(backends, "_environment", "cpu")
+    block = use_backend("cpu") if way == "block" else contextlib.nullcontext()
+    chosen: dict[str, Any] = {"backend": "cpu"} if way == "argument" else {}
+    with (
+        block,
+        pytest.raises(BackendError, match=r"backend: 'cpu' cannot run \w+: the native library was not built"),
+    ):
+        function(**make(), **settings, **chosen)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_missing_library_leaves_the_reference(name: str, no_native_library: None) -> None:
+    function, make, settings = PLAIN[name]
+    tensors = make()
+    found = run_with_gradients(function, tensors, **settings)
+    expected = run_with_gradients(function, tensors, backend="reference", **settings)
+    for values, truths in zip(found, expected, strict=True):
+        assert all(torch.equal(value, truths[key]) for key, value in values.items())
+
+
+def test_stepping_aside_is_said_once(
+    no_native_library: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_said", set())
+    with caplog.at_level(logging.INFO, "vimzoo"):
+        for _ in range(3):
+            selective_scan(**scan_inputs())  # type: ignore[arg-type]
+    messages = [record.message for record in caplog.records if record.name == "vimzoo"]
+    assert len(messages) == 1 and "selective_scan" in messages[0] and NOT_BUILT in messages[0]
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("name", PLAIN)
+def test_forced_backend_that_cannot_take_the_call(name: str) -> None:
+    function, make, settings = PLAIN[name]
+    with pytest.raises(BackendError, match=r"backend: 'cpu' cannot run \w+: torch.float64 on cpu"):
+        function(**in_float64(make()), **settings, backend="cpu")
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("first", ["reference", "cpu"])
+def test_backward_outside_the_block(name: str, first: str) -> None:
+    """``use_backend`` around the forward pass alone: the backward pass may not take another backend's states for its
+    own."""
+    function, make, settings = PLAIN[name]
+    tensors = make()
+
+    def forward(**kwargs: Any) -> Any:
+        with use_backend(first):
+            return function(**kwargs)
+
+    _, found = run_with_gradients(forward, tensors, **settings)
+    with use_backend("reference" if first == "cpu" else "cpu"):
+        _, expected = run_with_gradients(function, tensors, **settings)
+    for key, value in found.items():
+        torch.testing.assert_close(
+            value, expected[key], rtol=1e-4, atol=1e-5 * float(expected[key].abs().max())
+        )
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_native_is_chosen(instruction_set: str) -> None:
+    """Where there is a library, float32 on the CPU runs on it: bit for bit what forcing it gives."""
+    for function, make, settings in PLAIN.values():
+        tensors = make()
+        found, _ = run_with_gradients(function, tensors, **settings)
+        expected, _ = run_with_gradients(function, tensors, backend="cpu", **settings)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_unknown_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIMZOO_ISA", "mmx")
+    native.load.cache_clear()
+    try:
+        library, reason = native.load()
+    finally:
+        native.load.cache_clear()
+    assert library is None
+    assert reason.startswith("VIMZOO_ISA=mmx is not available here") or reason == NOT_BUILT
+
+
+def test_environment_variables_reach_the_ops() -> None:
+    """In a fresh process, as a user sets them."""
+    code = """
+import torch
+from vimzoo.ops import native, selective_scan
+args = torch.ones(1, 2, 3), torch.ones(1, 2, 3), -torch.ones(2, 1), torch.ones(1, 1, 3), torch.ones(1, 1, 3)
+try:
+    selective_scan(*args)
+except RuntimeError as reason:
+    print(type(reason).__name__, reason)
+print(native.load()[1])
+"""
+    environment = {**os.environ, "VIMZOO_BACKEND": "quick", "VIMZOO_ISA": "base"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    refusal, isa = done.stdout.splitlines()
+    assert refusal == "BackendError VIMZOO_BACKEND: expected one of reference, cpu, got 'quick'"
+    assert isa == ("base" if native.load()[0] is not None else NOT_BUILT)
