@@ -38,7 +38,7 @@ def check(ok: bool, name: str, expected: str, tensor: Tensor, *values: Any) -> N
     for any size.
     """
     if not ok:
-        expected = expected.format(*values)
+        expected = expected.format(*(tuple(v) if isinstance(v, torch.Size) else v for v in values))
         raise ValueError(f"{name}: expected {expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
 
 
