@@ -94,7 +94,7 @@ def curves(history: list[dict[str, float]], path: Path) -> None:
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
+    for name, label in (("train_loss", "training (augmented)"), ("val_loss", "validation")):
         left.plot(epochs, [row[name] for row in history], marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss", yscale="log", title="loss")
     left.legend()
