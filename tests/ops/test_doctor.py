@@ -1,0 +1,60 @@
+"""``python -m vimzoo.doctor``: what it says on a whole installation and on one that lacks parts."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from vimzoo import doctor
+from vimzoo.ops import native
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert doctor.main(arguments) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_whole_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    report: dict[str, Any] = json.loads(run(capsys, "--json"))
+    assert set(report["versions"]) == {"vimzoo", "python", "torch", "timm", "numpy"}
+    speeds = {
+        backend["name"]: backend["ns_per_element"] for backend in report["backends"] if backend["loads"]
+    }
+    assert set(speeds) == {"reference", "cpu"}
+    assert 0 < speeds["cpu"] < speeds["reference"]
+    text = run(capsys)
+    assert f"instruction set {native.load()[1]}" in text and "ns per element" in text
+
+
+def test_without_a_compiler(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "load", lambda: (None, "the native library was not built (why)"))
+    text = run(capsys)
+    assert "backend cpu        does not load          the native library was not built (why)" in text
+    assert "missing native CPU library: the native library was not built (why)" in text
+    assert "the reference runs, about" in text and "install a C compiler" in text
+    (cpu,) = (b for b in json.loads(run(capsys, "--json"))["backends"] if b["name"] == "cpu")
+    assert cpu["loads"] is False and cpu["ns_per_element"] is None
+
+
+def test_without_the_training_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in doctor.TRAINING else find(name)
+    )
+    text = run(capsys)
+    assert "missing hydra, sklearn, matplotlib, tqdm" in text and 'pip install "vimzoo[train]"' in text
+
+
+def test_environment_is_shown_and_cannot_break_it() -> None:
+    environment = {**os.environ, "VIMZOO_BACKEND": "quick", "VIMZOO_ISA": "mmx"}
+    command = [sys.executable, "-m", "vimzoo.doctor"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "VIMZOO_BACKEND=quick" in done.stdout and "missing backend quick" in done.stdout
+    assert "VIMZOO_ISA=mmx is not available here" in done.stdout or "was not built" in done.stdout

@@ -1,0 +1,158 @@
+"""What this installation can do, what is missing and what that costs: ``python -m vimzoo.doctor [--json]``.
+
+Always ends with exit status 0: a missing part is a finding, not a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .ops import BIDIRECTIONAL, backends, native, scan_paths
+
+LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
+ORDINARY_NS = 4.0
+"""Nanoseconds per element of a native library on an ordinary core, to compare with where none was built."""
+TRAINING = ("hydra", "sklearn", "matplotlib", "tqdm")
+"""Modules that the extra ``train`` brings."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the ops."""
+
+    name: str
+    loads: bool
+    detail: str
+    ns_per_element: float | None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that is not there, what goes without it and how to get it."""
+
+    what: str
+    cost: str
+    remedy: str
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def ns_per_element(backend: str, rounds: int = 5) -> float:
+    """Nanoseconds per image, token, channel and direction of Vim-tiny's scan, median of some rounds after one."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, LENGTH, CHANNELS, generator=generator)
+    x_dbl = torch.randn(1, LENGTH, 2, RANK + 2 * STATES, generator=generator)
+    A = -torch.rand(2, CHANNELS, STATES, generator=generator)
+    dt_weight, dt_bias = torch.zeros(2, CHANNELS, RANK), torch.zeros(2, CHANNELS)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            begin = time.perf_counter()
+            scan_paths(x, x_dbl, A, dt_weight, dt_bias, z=x, paths=BIDIRECTIONAL, backend=backend)
+            seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[1:]) / (x.numel() * 2) * 1e9
+
+
+def examine_backends() -> list[Backend]:
+    """Every known backend: whether it loads, why not, and how fast it is."""
+    found = []
+    for name in backends.NAMES:
+        loads, detail = True, "plain PyTorch, runs everywhere"
+        if name == "cpu":
+            library, detail = native.load()
+            loads = library is not None
+            detail = f"native library, instruction set {detail}" if loads else detail
+        found.append(Backend(name, loads, detail, ns_per_element(name) if loads else None))
+    return found
+
+
+def examine_missing(found: Sequence[Backend]) -> list[Missing]:
+    """What is not installed or built, each with its price."""
+    missing = []
+    chosen = os.environ.get("VIMZOO_BACKEND") or "reference"
+    if chosen not in backends.NAMES:
+        cost = "every op raises BackendError"
+        missing.append(
+            Missing(f"backend {chosen}", cost, f"VIMZOO_BACKEND: one of {', '.join(backends.NAMES)}")
+        )
+    reference_ns = next(backend.ns_per_element or 0.0 for backend in found if backend.name == "reference")
+    for backend in found:
+        if backend.name == "cpu" and not backend.loads:
+            slower = reference_ns / ORDINARY_NS
+            cost = f"the reference runs, about {slower:.0f}x slower than a native library would"
+            remedy = "unset VIMZOO_ISA, or install a C compiler (gcc or clang) and reinstall vimzoo"
+            missing.append(Missing(f"native CPU library: {backend.detail}", cost, remedy))
+    absent = [module for module in TRAINING if importlib.util.find_spec(module) is None]
+    if absent:
+        cost = "`python train.py` and `vimzoo-train` do not run; models and ops do"
+        missing.append(Missing(", ".join(absent), cost, 'pip install "vimzoo[train]"'))
+    if torch.cuda.is_available() and "cuda" not in backends.ORDER:
+        cost = f"on {torch.cuda.get_device_name()} the ops run on the reference"
+        missing.append(Missing("GPU kernels", cost, "none yet: vimzoo has native kernels for the CPU only"))
+    return missing
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `main` prints, ready for JSON."""
+    found = examine_backends()
+    versions = {"vimzoo": __version__, "python": platform.python_version()}
+    return {
+        "versions": versions
+        | {name: importlib.metadata.version(name) for name in ("torch", "timm", "numpy")},
+        "system": platform.platform(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith("VIMZOO_")},
+        "backends": [asdict(backend) for backend in found],
+        "missing": [asdict(item) for item in examine_missing(found)],
+    }
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = ["  ".join(f"{name} {value}" for name, value in report["versions"].items())]
+    lines.append(f"{report['processor']}, {report['threads']} threads, {report['system']}")
+    lines += [f"set in the environment: {name}={value}" for name, value in report["environment"].items()]
+    for backend in report["backends"]:
+        speed = f"{backend['ns_per_element']:.2f} ns per element" if backend["loads"] else "does not load"
+        lines.append(f"backend {backend['name']:<10} {speed:<22} {backend['detail']}")
+    for item in report["missing"]:
+        lines.append(f"missing {item['what']}\n    -> {item['cost']}\n    {item['remedy']}")
+    return "\n".join(lines if report["missing"] else [*lines, "nothing is missing"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; exit status 0 whatever it says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vimzoo.doctor", description="What this installation can do."
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    options = parser.parse_args(arguments)
+    report = examine()
+    print(json.dumps(report, indent=2) if options.json else as_text(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
