@@ -1,0 +1,315 @@
+"""MODEL_CARDS.md and the tables of README.md, from the registry's facts and ``benchmarks/results``.
+
+``python -m vimzoo.cards`` writes them, ``--check`` only says whether they are up to date. Both need a checkout.
+No figure is typed by hand: sizes are counted, scores and sources come from the records beside each
+registration, measured figures from result files that say where, when and with what they were obtained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vimzoo.models.facts import ModelFacts
+from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILIES: dict[str, tuple[Mapping[str, ModelFacts], Mapping[str, str | None]]] = {
+    "Vim": (VIM_FACTS, VIM_LONG_NAMES),
+}
+"""Family -> its models, and the names that its authors register them under."""
+
+INTRODUCTION = """\
+# Model cards
+
+Written by `python -m vimzoo.cards`; a test fails when this file is stale. Sizes are counted from the registered
+models, published figures come from the records beside each registration, measured ones from `benchmarks/results`.
+
+- **Parameters**: of the model as registered, classifier included.
+- **GFLOPs**: one image at the model's size, by torch's `FlopCounterMode`; a multiply-add is 2 operations. Per channel,
+  token and direction the scan counts 9 N for the recurrence (N states), 2 for D and 2 R for the step-size projection (R
+  its rank). Norms, activations and additions count nothing.
+- **papers' GFLOPs**: the same model as papers of this field count: a multiply-add is 1, the recurrence is 9 N all the
+  same (VMamba's rule) and D and the gate 1 each. Compare this column with published tables; *published* is such a
+  figure, whose authors may leave out some terms.
+- **top-1, top-5**: ImageNet-1k validation accuracy in per cent **as published**. It was not measured here.
+- **parity**: worst difference from recordings of the official code, which are part of this repository
+  (`tests/parity/references`): of outputs and of inner tensors, as a share of the recording's standard deviation, and of
+  gradient norms, relative. "-" where no recording of this very size exists; `benchmarks/parity.py` writes them.
+- **ms**: median time of one image on the CPU, float32, by `benchmarks/each_model.py`.
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Counted size of a model: parameters, operations with a multiply-add as 2, and as papers count them."""
+
+    params: int
+    flops: int
+    paper_flops: int
+
+
+def _papers_scan(
+    x: Sequence[int], x_dbl: Any, A: Sequence[int], dt_weight: Sequence[int], *args: Any, **_: Any
+) -> int:
+    """Twice the papers' count of a scan, since all other terms come out doubled too."""
+    directions = len(args[3])
+    return 2 * x[0] * x[1] * x[-1] * directions * (9 * A[-1] + 2 + dt_weight[-1])
+
+
+@cache
+def size_of(name: str) -> Size:
+    """Parameters and operations of a registered model at its own image size, counted without computing anything."""
+    with torch.device("meta"):
+        model: Any = timm.create_model(name).eval()
+        image = torch.empty(1, *model.pretrained_cfg["input_size"])
+    counts = []
+    for mapping in ({}, {torch.ops.vimzoo.scan_paths: _papers_scan}):
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
+            model(image)
+        counts.append(counter.get_total_flops())
+    return Size(sum(p.numel() for p in model.parameters()), counts[0], counts[1] // 2)
+
+
+def read_result(folder: Path, name: str) -> dict[str, Any]:
+    """A result file as a dict of ``about``, ``machine`` and ``rows``; all empty where it has not been made."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {"about": "", "machine": {}, "rows": []}
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """Where and when a result was obtained, in a line."""
+    parts = [
+        machine.get("processor", "unknown processor"),
+        machine.get("instruction_set") or "no native kernels",
+        f"{machine.get('cores', '?')} cores",
+        *(f"{what} {machine[what]}" for what in ("torch", "timm", "vimzoo") if what in machine),
+        f"commit {machine['commit']}" if machine.get("commit") else "",
+        machine.get("date", ""),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def number(value: Any) -> str:
+    """A cell: numbers to three significant digits, missing ones as "-"."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:#.3g}".rstrip(".")
+    return str(value)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *[[number(cell) for cell in row] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def result_table(result: Mapping[str, Any], threads: int | None = None) -> str:
+    """Any result file as a table: its single values, what they mean, and the machine.
+
+    Args:
+        threads: keep only rows measured with that many threads.
+    """
+    rows = [row for row in result["rows"] if threads in (None, row.get("threads", threads))]
+    if not rows:
+        return "Not measured yet."
+    hidden = {"threads"} if threads is not None else set()
+    plain = [
+        key for key, value in rows[0].items() if key not in hidden and not isinstance(value, (dict, list))
+    ]
+    said = f"{threads} thread{'s' * (threads > 1)}; " if threads is not None else ""
+    about = f"{result['about'][:1].upper()}{result['about'][1:]}"
+    cells = [[row.get(key) for key in plain] for row in rows]
+    titles = [key.replace("_", " ") for key in plain]
+    return f"{table(titles, cells)}\n\n{about}. {said}{machine_line(result['machine'])}."
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def _giga(count: int) -> str:
+    return number(count / 1e9)
+
+
+def _errors(row: Mapping[str, Any] | None) -> str:
+    return (
+        "-"
+        if row is None
+        else " / ".join(number(row.get(key)) for key in ("output", "intermediate", "gradient"))
+    )
+
+
+class Cards:
+    """What the documents say, given the result files in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parity = read_result(folder, "parity")
+        self.speed = read_result(folder, "cpu_each_model")
+
+    def parity_of(self, name: str) -> Mapping[str, Any] | None:
+        """The comparison with the recording of this very model, if there is one."""
+        return next((row for row in self.parity["rows"] if row["model"] == name), None)
+
+    def ms_of(self, name: str) -> str:
+        """Times by number of threads, as "1 thread / 2 threads"."""
+        return " / ".join(number(row["ms"]) for row in self.speed["rows"] if row["model"] == name) or "-"
+
+    def threads(self) -> str:
+        """The numbers of threads of `ms_of`."""
+        counts = dict.fromkeys(row["threads"] for row in self.speed["rows"])
+        return " / ".join(f"{count} thread{'s' * (count > 1)}" for count in counts)
+
+    def model_table(self, models: Mapping[str, ModelFacts]) -> str:
+        """One row per model."""
+        ms = f"ms, {self.threads()}" if self.threads() else "ms"
+        header = ["model", "px", "params, M", "GFLOPs", "papers' GFLOPs", "published", "top-1", "top-5"]
+        rows = []
+        for name, facts in models.items():
+            size = size_of(name)
+            published = None if facts.gflops is None else str(facts.gflops)
+            scores = [None if score is None else str(score) for score in (facts.top1, facts.top5)]
+            counted = [_millions(size.params), _giga(size.flops), _giga(size.paper_flops)]
+            link = f"[`{name}`](#{name})"
+            rows.append([link, facts.input_size[-1], *counted, published, *scores, self.ms_of(name)])
+        return table([*header, ms], rows)
+
+    def card(self, facts: ModelFacts, long_names: Mapping[str, str | None]) -> str:
+        """Everything that is known about one model."""
+        size = size_of(facts.name)
+        arguments = ", ".join(f"{key}={value!r}" for key, value in facts.args.items())
+        shape = " x ".join(map(str, facts.input_size))
+        lines = [f"Input {shape}, {facts.num_classes} classes; `{arguments}`, the rest as `Vim`'s defaults"]
+        lines += [
+            f"{size.params:,} parameters, {_giga(size.flops)} GFLOPs ({_giga(size.paper_flops)} papers')"
+        ]
+        if facts.gflops is not None:
+            lines[-1] += f"; published {facts.gflops} ({facts.gflops_source})"
+        if facts.top1 is not None:
+            top5 = f", top-5 {facts.top5} %" if facts.top5 is not None else ""
+            lines.append(f"Published: top-1 {facts.top1} %{top5} on ImageNet-1k ({facts.score_source})")
+        if facts.hub_id:
+            where = f"`{facts.hub_file}` in [{facts.hub_id}](https://huggingface.co/{facts.hub_id})"
+            lines.append(f"Weights: `{facts.tagged_name}`, {where}, {facts.license}")
+        else:
+            lines.append("Weights: none published")
+        if facts.recipe:
+            lines.append(f"Training: {facts.recipe}")
+        lines.append(f"Source: {facts.origin}, arXiv:{facts.paper}")
+        if row := self.parity_of(facts.name):
+            lines.append(f"Parity with `{row['reference']}`, output / inner / gradient: {_errors(row)}")
+        if self.ms_of(facts.name) != "-":
+            lines.append(f"CPU: {self.ms_of(facts.name)} ms an image ({self.threads()})")
+        lines += [
+            f"Authors' name: `{long}`" for long, name in long_names.items() if name == facts.tagged_name
+        ]
+        if facts.note:
+            lines.append(f"Note: {facts.note}")
+        return "\n".join([f"### {facts.name}", "", *(f"- {line}" for line in lines)])
+
+    def parity_section(self) -> str:
+        """Every recording, and the worst of all."""
+        rows = self.parity["rows"]
+        if not rows:
+            return "Not measured yet."
+        kinds = ("output", "intermediate", "gradient")
+        worst = {kind: max((row[kind] or 0.0 for row in rows), default=0.0) for kind in kinds}
+        body = [[f"`{row['reference']}`", *(row[kind] for kind in kinds)] for row in rows]
+        said = f"{self.parity['about']}. {machine_line(self.parity['machine'])}."
+        return f"{said}\n\n{table(['recording', *kinds], [['**worst of all**', *worst.values()], *body])}"
+
+    def document(self) -> str:
+        """The text of MODEL_CARDS.md."""
+        parts = [INTRODUCTION]
+        for family, (models, long_names) in FAMILIES.items():
+            parts += [f"## {family}\n", self.model_table(models) + "\n"]
+            if self.speed["machine"]:
+                parts.append(f"Times: {machine_line(self.speed['machine'])}.\n")
+            parts += [self.card(facts, long_names) + "\n" for facts in models.values()]
+        parts += ["## Parity\n", self.parity_section() + "\n", "## Speed\n"]
+        for path in sorted(self.folder.glob("cpu_*.json")):
+            parts += [f"### {path.stem}\n", result_table(read_result(self.folder, path.stem)) + "\n"]
+        return "\n".join(parts)
+
+    def readme_sections(self) -> dict[str, str]:
+        """The tables of README.md by the name of their marker."""
+        header = ["model", "weights", "params, M", "papers' GFLOPs", "published top-1", "parity", "CPU ms"]
+        rows = []
+        for models, _ in FAMILIES.values():
+            for name, facts in models.items():
+                size, top1 = size_of(name), None if facts.top1 is None else str(facts.top1)
+                parity = self.parity_of(name)
+                counted = [_millions(size.params), _giga(size.paper_flops), top1]
+                weights = "yes" if facts.hub_id else "-"
+                rows.append([f"`{name}`", weights, *counted, parity and parity["output"], self.ms_of(name)])
+        said = f"CPU ms: one image, float32, {self.threads()}; {machine_line(self.speed['machine'])}."
+        results = ("cpu_models", "cpu_scan_paths", "cpu_selective_scan")
+        speed = [result_table(read_result(self.folder, name), threads=1) for name in results]
+        return {
+            "models": table(header, rows) + (f"\n\n{said}" if self.speed["rows"] else ""),
+            "speed": "\n\n".join(speed),
+        }
+
+
+def fill_sections(text: str, sections: Mapping[str, str]) -> str:
+    """``text`` with what stands between ``<!-- generated:NAME -->`` and ``<!-- end -->`` replaced.
+
+    Raises:
+        ValueError: a section has no such pair of markers.
+    """
+    for name, content in sections.items():
+        pattern = rf"(<!-- generated:{name} -->\n).*?(\n<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, c=content: m[1] + c + m[2], text, flags=re.S)  # type: ignore[misc]
+        if not found:
+            raise ValueError(f"README.md: no markers <!-- generated:{name} --> ... <!-- end -->")
+    return text
+
+
+def documents(root: Path = ROOT) -> dict[Path, str]:
+    """Every generated document of the checkout ``root`` -> the text that it should have."""
+    cards = Cards(root / "benchmarks" / "results")
+    readme = root / "README.md"
+    return {
+        root / "MODEL_CARDS.md": cards.document(),
+        readme: fill_sections(readme.read_text(), cards.readme_sections()),
+    }
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Write the documents, or with ``--check`` return 1 and name those that are stale."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vimzoo.cards", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a document is stale"
+    )
+    options = parser.parse_args(arguments)
+    if not (root / "benchmarks").is_dir():
+        print(
+            "error: vimzoo.cards needs a checkout of the repository, with benchmarks/ and README.md",
+            file=sys.stderr,
+        )
+        return 1
+    stale = [path for path, text in documents(root).items() if not path.is_file() or path.read_text() != text]
+    for path in stale:
+        if not options.check:
+            path.write_text(documents(root)[path])
+        print(f"{path.relative_to(root)} {'is stale; run: make cards' if options.check else 'written'}")
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
