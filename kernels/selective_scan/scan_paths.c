@@ -10,7 +10,7 @@ enum { ROW, ROW_REVERSED, COLUMN, COLUMN_REVERSED, TABLE };
 /* Field order is that of ScanPathsArgs in vimzoo/ops/native.py. A stride of 0 over directions shares a tensor. */
 typedef struct {
     int64_t batch, length, channels, directions, states, rank, steps, height, width, merge, dtype, threads;
-    int64_t batch_groups, parts, row_directions;
+    int64_t batch_groups, parts, x_directions, row_directions; /* directions of x and of x_dbl: K, or 1 if shared */
     const char *x, *x_dbl, *z;
     int64_t x_b, x_l, x_k, r_b, r_l, r_k, z_b, z_l;
     const float *A, *dt_weight, *dt_bias, *D;
@@ -21,7 +21,8 @@ typedef struct {
     float *kept;    /* (B, K, chunks, N, D) states before each chunk, or NULL */
     const char *dy; /* backward from here: gradient of out, strides below */
     int64_t dy_b, dy_l, dy_k;
-    float *dx, *dx_dbl; /* (B, L, 1 or K, D); (parts, B, L, row_directions, R + 2N); zeroed */
+    char *dx;           /* (B, L, K or none, D): in dtype if each token of each direction is written once, else float32, zeroed */
+    float *dx_dbl;      /* (parts, B, L, row_directions, R + 2N), zeroed */
     char *dz;           /* (B, L, D) in dtype */
     float *dA, *dw, *dbias, *dD; /* (batch_groups, K, D, ...) zeroed */
 } scan_paths_args;
@@ -220,11 +221,14 @@ EXPORT void vimzoo_scan_paths_forward(const scan_paths_args *a) {
     }
 }
 
+/* Each gradient of x is written once, so nothing needs to be added up. */
+INLINE int owns_dx(const scan_paths_args *a) { return covers(a) && a->x_directions == a->directions; }
+
 /* Scratch of a backward task: everything a channel block keeps while the chunks run backwards. */
 typedef struct {
-    vf *A2, *w, *dh, *dA, *dw, *acc;
-    vf *dbias, *dD;
-    float *rows;
+    vf *A2, *w, *dh, *dA, *dw, *dbias, *dD;
+    int64_t width;            /* channels of this task */
+    float *rows, *acc, *sums; /* inputs and gradients of the chunk's rows [dt | B | C]; scratch for lane sums */
 } backward_scratch;
 
 static void backward_block(const scan_paths_args *a, const chunk *c, const backward_scratch *s, int64_t i,
@@ -258,6 +262,7 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
                       .dB = s->acc + a->rank, .dC = s->acc + a->rank + N, .acc_ld = columns};
     tile_backward((int)N, (int)c->steps, h, s->A2 + i * N, &sw, s->dh + i * N, s->dA + i * N);
 
+    const int own_dx = owns_dx(a);
     vf dbias = s->dbias[i], dD = s->dD[i];
     for (int64_t t = 0; t < c->steps; t++) {
         const vf d_dt = d_dtu[t] * u[t] + d_decay[t] * LN2, du = d_dtu[t] * dt[t] + g[t] * skip;
@@ -265,21 +270,24 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
         dbias += pre[t];
         dD += g[t] * u[t];
         if (c->token[t] < 0) continue;
-        const int64_t at = c->b * a->length + c->token[t], shared = !a->x_k;
-        add_floats(a->dx + (shared ? at : at * a->directions + c->k) * a->channels + channel, du, lanes);
-        if (sum_y) add_floats(sum_y + c->token[t] * a->channels + channel, y[t], lanes);
+        const int64_t dx_row = (c->b * a->length + c->token[t]) * a->x_directions + (a->x_directions > 1 ? c->k : 0);
+        if (!own_dx) add_floats((float *)a->dx + dx_row * a->channels + channel, du, lanes);
+        else store_row(a->dx + (dx_row * a->channels + channel) * size, a->dtype, lanes, du);
+        if (sum_y) add_floats(sum_y + c->token[t] * s->width + i * VL, y[t], lanes);
     }
     s->dbias[i] = dbias;
     s->dD[i] = dD;
     for (int64_t r = 0; r < a->rank; r++) {
-        const vf w = s->w[i * a->rank + r];
         vf dw = s->dw[i * a->rank + r];
-        for (int64_t t = 0; t < c->steps; t++) {
-            dw += pre[t] * c->rows[t * columns + r];
-            s->acc[t * columns + r] += pre[t] * w;
-        }
+        for (int64_t t = 0; t < c->steps; t++) dw += pre[t] * c->rows[t * columns + r];
         s->dw[i * a->rank + r] = dw;
     }
+    lane_sums narrow = {.out = s->sums};
+    for (int64_t t = 0; t < c->steps; t++)
+        for (int64_t r = 0; r < a->rank; r++) push_sum(&narrow, pre[t] * s->w[i * a->rank + r]);
+    flush_sums(&narrow);
+    for (int64_t t = 0; t < c->steps; t++)
+        for (int64_t r = 0; r < a->rank; r++) s->acc[t * columns + r] += s->sums[t * a->rank + r];
 }
 
 static void backward_image(const scan_paths_args *a, chunk *c, const backward_scratch *s, int64_t first, int64_t last,
@@ -288,7 +296,7 @@ static void backward_image(const scan_paths_args *a, chunk *c, const backward_sc
     for (c->begin = (ceil_div(a->steps, CHUNK) - 1) * CHUNK; c->begin >= 0; c->begin -= CHUNK) {
         c->steps = min_of(CHUNK, a->steps - c->begin);
         read_chunk(a, c);
-        memset(s->acc, 0, c->steps * c->columns * sizeof(vf));
+        memset(s->acc, 0, c->steps * c->columns * sizeof(float));
         for (int64_t i = 0; i < blocks; i++) {
             const int64_t channel = first + i * VL;
             backward_block(a, c, s, i, channel, (int)min_of(VL, last - channel), sum_y);
@@ -296,8 +304,8 @@ static void backward_image(const scan_paths_args *a, chunk *c, const backward_sc
         for (int64_t t = 0; t < c->steps; t++) {
             if (c->token[t] < 0) continue;
             const int64_t at = (part * a->batch + c->b) * a->length + c->token[t];
-            float *row = a->dx_dbl + (at * a->row_directions + (a->r_k ? c->k : 0)) * c->columns;
-            for (int64_t j = 0; j < c->columns; j++) row[j] += sum_vf(s->acc[t * c->columns + j]);
+            float *row = a->dx_dbl + (at * a->row_directions + (a->row_directions > 1 ? c->k : 0)) * c->columns;
+            for (int64_t j = 0; j < c->columns; j++) row[j] += s->acc[t * c->columns + j];
         }
     }
 }
@@ -310,7 +318,7 @@ static void gate_gradient(const scan_paths_args *a, int64_t b, const float *sum_
             const int lanes = (int)min_of(VL, last - c);
             const vf z = load_row(a->z + (b * a->z_b + token * a->z_l + c) * size, a->dtype, lanes);
             const vf dy = load_row(a->dy + (b * a->dy_b + token * a->dy_l + c) * size, a->dtype, lanes);
-            const vf y = load_row((const char *)(sum_y + token * a->channels + c), F32, lanes);
+            const vf y = load_floats(sum_y + token * (last - first) + c - first, lanes);
             const vf s = sigmoid_vf(z);
             store_row(a->dz + ((b * a->length + token) * a->channels + c) * size, a->dtype, lanes,
                       dy * y * s * (1.0f + z * (1.0f - s)));
@@ -320,9 +328,9 @@ static void gate_gradient(const scan_paths_args *a, int64_t b, const float *sum_
 static void backward_task(const scan_paths_args *a, int64_t group, int64_t part, int64_t first, int64_t last) {
     const int64_t width = last - first, blocks = ceil_div(width, VL), N = a->states, R = a->rank, columns = R + 2 * N;
     const int64_t per_block = 3 * N + 2 * R + 2;
-    arena scratch = arena_new((per_block * blocks + CHUNK * columns) * sizeof(vf) + CHUNK * columns * 4 + 1024 +
-                              (a->z ? a->length * a->channels * sizeof(float) : 0));
-    backward_scratch s;
+    arena scratch = arena_new(per_block * blocks * sizeof(vf) + 3 * CHUNK * columns * 4 + 2048 +
+                              (a->z ? a->length * width * sizeof(float) : 0));
+    backward_scratch s = {.width = width};
     s.A2 = arena_take(&scratch, blocks * N * sizeof(vf));
     s.dh = arena_take(&scratch, blocks * N * sizeof(vf));
     s.dA = arena_take(&scratch, blocks * N * sizeof(vf));
@@ -330,12 +338,14 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
     s.dw = arena_take(&scratch, blocks * R * sizeof(vf));
     s.dbias = arena_take(&scratch, blocks * sizeof(vf));
     s.dD = arena_take(&scratch, blocks * sizeof(vf));
-    s.acc = arena_take(&scratch, CHUNK * columns * sizeof(vf));
-    chunk c = {.rows = arena_take(&scratch, CHUNK * columns * sizeof(float)), .columns = columns};
-    float *sum_y = a->z ? arena_take(&scratch, a->length * a->channels * sizeof(float)) : NULL;
+    s.rows = arena_take(&scratch, CHUNK * columns * sizeof(float));
+    s.acc = arena_take(&scratch, CHUNK * columns * sizeof(float));
+    s.sums = arena_take(&scratch, (CHUNK * R + VL) * sizeof(float));
+    chunk c = {.rows = s.rows, .columns = columns};
+    float *sum_y = a->z ? arena_take(&scratch, a->length * width * sizeof(float)) : NULL;
 
     for (c.b = a->batch * group / a->batch_groups; c.b < a->batch * (group + 1) / a->batch_groups; c.b++) {
-        if (sum_y) memset(sum_y, 0, a->length * a->channels * sizeof(float));
+        if (sum_y) memset(sum_y, 0, a->length * width * sizeof(float));
         for (c.k = 0; c.k < a->directions; c.k++) {
             read_parameters(a, c.k, first, last, s.A2, s.w);
             memset(s.dh, 0, blocks * N * sizeof(vf));

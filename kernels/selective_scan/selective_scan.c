@@ -126,8 +126,8 @@ EXPORT void vimzoo_selective_scan_forward(const selective_scan_args *a) {
 }
 
 typedef struct {
-    vf *A2, *dh, *dA, *acc, *dbias, *dD;
-    float *rows;
+    vf *A2, *dh, *dA, *dbias, *dD;
+    float *rows, *acc;
 } backward_scratch;
 
 static void backward_block(const selective_scan_args *a, block *k, const backward_scratch *s, int64_t i) {
@@ -182,7 +182,7 @@ static void backward_image(const selective_scan_args *a, int64_t b, int64_t g, i
     for (k.begin = (ceil_div(a->length, CHUNK) - 1) * CHUNK; k.begin >= 0; k.begin -= CHUNK) {
         k.steps = (int)min_of(CHUNK, a->length - k.begin);
         read_rows(a, b, g, k.begin, k.steps, s->rows);
-        memset(s->acc, 0, k.steps * 2 * N * sizeof(vf));
+        memset(s->acc, 0, k.steps * 2 * N * sizeof(float));
         for (int64_t i = 0; i < blocks; i++) {
             k.channel = first + i * VL;
             k.lanes = (int)min_of(VL, last - k.channel);
@@ -191,8 +191,8 @@ static void backward_image(const selective_scan_args *a, int64_t b, int64_t g, i
         const int64_t at = ((part * a->batch + b) * a->groups + g) * N;
         for (int t = 0; t < k.steps; t++)
             for (int64_t n = 0; n < N; n++) {
-                a->dB[(at + n) * a->length + k.begin + t] = sum_vf(s->acc[t * 2 * N + n]);
-                a->dC[(at + n) * a->length + k.begin + t] = sum_vf(s->acc[t * 2 * N + N + n]);
+                a->dB[(at + n) * a->length + k.begin + t] = s->acc[t * 2 * N + n];
+                a->dC[(at + n) * a->length + k.begin + t] = s->acc[t * 2 * N + N + n];
             }
     }
 }
@@ -200,12 +200,12 @@ static void backward_image(const selective_scan_args *a, int64_t b, int64_t g, i
 static void backward_task(const selective_scan_args *a, int64_t group, int64_t g, int64_t part, int64_t first,
                           int64_t last) {
     const int64_t N = a->states, blocks = ceil_div(last - first, VL);
-    arena scratch = arena_new((blocks * (3 * N + 2) + CHUNK * 2 * N) * sizeof(vf) + CHUNK * 2 * N * 4 + 1024);
+    arena scratch = arena_new(blocks * (3 * N + 2) * sizeof(vf) + 2 * CHUNK * 2 * N * sizeof(float) + 1024);
     const backward_scratch s = {
         .A2 = arena_take(&scratch, blocks * N * sizeof(vf)),
         .dh = arena_take(&scratch, blocks * N * sizeof(vf)),
         .dA = arena_take(&scratch, blocks * N * sizeof(vf)),
-        .acc = arena_take(&scratch, CHUNK * 2 * N * sizeof(vf)),
+        .acc = arena_take(&scratch, CHUNK * 2 * N * sizeof(float)),
         .dbias = arena_take(&scratch, blocks * sizeof(vf)),
         .dD = arena_take(&scratch, blocks * sizeof(vf)),
         .rows = arena_take(&scratch, CHUNK * 2 * N * sizeof(float)),

@@ -16,6 +16,7 @@
 #else
 #define LARGEST_GROUP 8
 #endif
+#define BACKWARD_GROUP 8
 
 INLINE int group_of(int left) {
     int group = LARGEST_GROUP;
@@ -67,7 +68,7 @@ typedef struct {
     int64_t ld;
     vf *y;                    /* += <C, h>; NULL when not needed */
     vf *d_dtu, *d_decay;      /* += gradients of dtu and of dt through exp2(dt A2), the latter / ln 2 */
-    vf *dB, *dC;              /* += per lane, rows of acc_ld vectors, to be summed over lanes */
+    float *dB, *dC;           /* += sums over the lanes, rows of acc_ld floats */
     int64_t acc_ld;
 } sweep;
 
@@ -75,7 +76,8 @@ typedef struct {
  * after the last step in, before the first step out. dA += its gradient. */
 INLINE void backward_group(const int group, int steps, const vf *restrict h, const vf *restrict A2, const sweep *s,
                            int at, vf *restrict dh, vf *restrict dA) {
-    vf kept[CHUNK + 1][8], decay[CHUNK][8], carry[8], sum_dA[8];
+    vf kept[CHUNK + 1][BACKWARD_GROUP], decay[CHUNK][BACKWARD_GROUP], carry[BACKWARD_GROUP], sum_dA[BACKWARD_GROUP];
+    float sums[CHUNK * 2 * BACKWARD_GROUP + VL];
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) kept[0][n] = carry[n] = h[n];
     for (int t = 0; t < steps; t++) {
@@ -91,27 +93,35 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
         }
         if (s->y) s->y[t] += y;
     }
+    lane_sums narrow = {.out = sums};
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) carry[n] = dh[n], sum_dA[n] = dA[n];
     for (int t = steps - 1; t >= 0; t--) {
         const vf d = s->dt[t], w = s->dtu[t], g = s->g[t];
         const float *B = s->B + t * s->ld + at, *C = s->C + t * s->ld + at;
-        vf *dB = s->dB + t * s->acc_ld + at, *dC = s->dC + t * s->acc_ld + at;
         vf d_dtu = s->d_dtu[t], d_decay = s->d_decay[t];
 #pragma GCC unroll 8
         for (int n = 0; n < group; n++) {
-            vf full = carry[n] + g * C[n];
-            dC[n] += g * kept[t + 1][n];
-            dB[n] += full * w;
+            const vf full = carry[n] + g * C[n];
+            push_sum(&narrow, full * w);
             d_dtu += full * B[n];
             carry[n] = full * decay[t][n];
-            vf through = carry[n] * kept[t][n];
+            const vf through = carry[n] * kept[t][n];
             d_decay += through * A2[n];
             sum_dA[n] += through * d;
         }
+#pragma GCC unroll 8
+        for (int n = 0; n < group; n++) push_sum(&narrow, g * kept[t + 1][n]);
         s->d_dtu[t] = d_dtu;
         s->d_decay[t] = d_decay;
     }
+    flush_sums(&narrow);
+    const float *sum = sums;
+    for (int t = steps - 1; t >= 0; t--, sum += 2 * group)
+        for (int n = 0; n < group; n++) {
+            s->dB[t * s->acc_ld + at + n] += sum[n];
+            s->dC[t * s->acc_ld + at + n] += sum[group + n];
+        }
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) dh[n] = carry[n], dA[n] = sum_dA[n];
 }
@@ -119,7 +129,7 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
 HELPER void tile_backward(int states, int steps, const vf *h, const vf *A2, const sweep *s, vf *dh, vf *dA) {
     for (int n = 0, group; n < states; n += group) {
         group = group_of(states - n);
-        if (group > 8) group = 8;
+        if (group > BACKWARD_GROUP) group = BACKWARD_GROUP;
 #define BACKWARD(size) case size: backward_group(size, steps, h + n, A2 + n, s, n, dh + n, dA + n); break;
         switch (group) { BACKWARD(8) BACKWARD(4) BACKWARD(2) BACKWARD(1) }
 #undef BACKWARD

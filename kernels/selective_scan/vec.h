@@ -111,6 +111,47 @@ INLINE float sum_vf(vf v) {
 #endif
 }
 
+/* Lane j of the result is the sum of all lanes of r[j]: VL sums for VL - 1 blends, shuffles and additions. */
+INLINE vf sums_vf(vf *r) {
+#if defined(__clang__)
+    vf out;
+    for (int i = 0; i < VL; i++) out[i] = sum_vf(r[i]);
+    return out;
+#else
+    vi lane;
+    for (int i = 0; i < VL; i++) lane[i] = i;
+#pragma GCC unroll 4
+    for (int s = VL / 2; s > 0; s /= 2) {
+        const vi second = (lane & s) != 0; /* lanes that belong to the second vector of a pair */
+        const vi own = lane + (second & VL), other = (lane ^ s) + (second & VL);
+#pragma GCC unroll 8
+        for (int i = 0; i < s; i++)
+            r[i] = __builtin_shuffle(r[i], r[i + s], own) + __builtin_shuffle(r[i], r[i + s], other);
+    }
+    return r[0];
+#endif
+}
+
+/* Collects vectors and writes the sums over their lanes, in order, to `out`. */
+typedef struct {
+    vf pending[VL];
+    int count;
+    float *out;
+} lane_sums;
+
+INLINE void push_sum(lane_sums *s, vf v) {
+    s->pending[s->count++] = v;
+    if (s->count == VL) {
+        *(vf_unaligned *)s->out = sums_vf(s->pending);
+        s->out += VL;
+        s->count = 0;
+    }
+}
+INLINE void flush_sums(lane_sums *s) {
+    for (int i = 0; i < s->count; i++) *s->out++ = sum_vf(s->pending[i]);
+    s->count = 0;
+}
+
 /* Transposes VL vectors in place with log2(VL) rounds of two-register shuffles. */
 INLINE void transpose_vf(vf *r) {
 #if defined(__clang__)

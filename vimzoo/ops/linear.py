@@ -46,9 +46,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.vimzoo.linear(x, weight, bias)
 
 
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_onednn_linear = torch.ops.mkldnn._linear_pointwise.default if _HAS_ONEDNN else None
+
+
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """``x weight^T`` by oneDNN: the operator that torch's own compiler emits for float32 ``linear``."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return _onednn_linear(x, weight, None, "none", [], "")  # type: ignore[misc]
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -68,20 +72,21 @@ class _OneDNNLinear(torch.autograd.Function):
         return to_x, to_weight
 
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
-    plain = type(x) is Tensor and type(weight) in (Tensor, torch.nn.Parameter)  # no fake or traced tensors
     return (
-        plain
-        and _HAS_ONEDNN
+        _HAS_ONEDNN
+        and x.dtype is torch.float32
+        and weight.dtype is torch.float32
         and x.is_cpu
-        and x.dtype == weight.dtype == torch.float32
+        and type(x) in _PLAIN  # neither fake nor traced
+        and type(weight) in _PLAIN
         and x.dim() > 1
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
+        and not torch._C._is_tracing()
         and torch._C._functorch.peek_interpreter_stack() is None
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import struct
 from functools import cache
 from types import SimpleNamespace
 
@@ -24,50 +25,48 @@ CHUNK = 32
 """Steps between saved states; the same number in ``kernels/selective_scan/tile.h``."""
 
 
-def _arguments(name: str, fields: str) -> type[ctypes.Structure]:
-    """A C struct of 64-bit integers and addresses; field order is that of the struct named in the comment."""
-    return type(
-        name, (ctypes.Structure,), {"_fields_": [(field, ctypes.c_int64) for field in fields.split()]}
-    )
+class Arguments:
+    """Packs named 64-bit integers and addresses in the field order of a C struct; what is not named is 0."""
+
+    def __init__(self, fields: str) -> None:
+        self.nothing = dict.fromkeys(fields.split(), 0)
+        self.pack = struct.Struct(f"={len(self.nothing)}q").pack
+
+    def __call__(self, **values: int) -> bytes:
+        values = {**self.nothing, **values}
+        if len(values) != len(self.nothing):
+            raise TypeError(f"unknown fields: {sorted(set(values) - set(self.nothing))}")
+        return self.pack(*values.values())
 
 
 # ``scan_paths_args`` of ``kernels/selective_scan/scan_paths.c``.
-ScanPathsArgs = _arguments(
-    "ScanPathsArgs",
+ScanPathsArgs = Arguments(
     "batch length channels directions states rank steps height width merge dtype threads "
-    "batch_groups parts row_directions x x_dbl z x_b x_l x_k r_b r_l r_k z_b z_l A dt_weight dt_bias D "
+    "batch_groups parts x_directions row_directions x x_dbl z x_b x_l x_k r_b r_l r_k z_b z_l A dt_weight dt_bias D "
     "A_k w_k bias_k D_k codes table out kept dy dy_b dy_l dy_k dx dx_dbl dz dA dw dbias dD",
 )
 # ``selective_scan_args`` of ``kernels/selective_scan/selective_scan.c``.
-SelectiveScanArgs = _arguments(
-    "SelectiveScanArgs",
+SelectiveScanArgs = Arguments(
     "batch channels length states groups dtype bc_dtype softplus threads batch_groups parts "
     "u delta z u_b u_d u_l delta_b delta_d delta_l z_b z_d z_l B C B_b B_g B_n B_l C_b C_g C_n C_l "
     "A D delta_bias out last_state kept dy dy_b dy_d dy_l d_last du ddelta dz dB dC dA dD dbias",
 )
 # ``causal_conv1d_args`` of ``kernels/causal_conv1d/causal_conv1d.c``.
-CausalConvArgs = _arguments(
-    "CausalConvArgs",
+CausalConvArgs = Arguments(
     "batch length channels directions taps silu dtype threads batch_groups x x_b x_l weight bias reverse out "
     "dy dy_b dy_l dy_k dx dweight dbias",
 )
 # ``add_norm_args`` of ``kernels/norm/add_norm.c``.
-AddNormArgs = _arguments(
-    "AddNormArgs",
+AddNormArgs = Arguments(
     "rows channels rms threads row_groups x_dtype residual_dtype kept_dtype x x_row residual weight bias eps_bits "
     "out kept dout dkept dx dresidual dweight dbias",
 )
 
-_ENTRIES = {
-    "vimzoo_scan_paths_forward": ScanPathsArgs,
-    "vimzoo_scan_paths_backward": ScanPathsArgs,
-    "vimzoo_selective_scan_forward": SelectiveScanArgs,
-    "vimzoo_selective_scan_backward": SelectiveScanArgs,
-    "vimzoo_causal_conv1d_forward": CausalConvArgs,
-    "vimzoo_causal_conv1d_backward": CausalConvArgs,
-    "vimzoo_add_norm_forward": AddNormArgs,
-    "vimzoo_add_norm_backward": AddNormArgs,
-}
+_ENTRIES = tuple(
+    f"vimzoo_{op}_{way}"
+    for op in ("scan_paths", "selective_scan", "causal_conv1d", "add_norm")
+    for way in ("forward", "backward")
+)
 
 
 def _open(level: str) -> ctypes.CDLL | None:
@@ -92,9 +91,9 @@ def load() -> tuple[SimpleNamespace | None, str]:
         library = _open(level)
         if library is not None:
             entries = {}
-            for name, args in _ENTRIES.items():
+            for name in _ENTRIES:
                 entry = getattr(library, name)
-                entry.argtypes, entry.restype = [ctypes.POINTER(args)], None
+                entry.argtypes, entry.restype = [ctypes.c_char_p], None
                 entries[name.removeprefix("vimzoo_")] = entry
             return SimpleNamespace(**entries), level
     return None, f"no native library for {candidates} was built"
@@ -135,7 +134,9 @@ def address(tensor: Tensor | None) -> int:
 
 def float_parameter(tensor: Tensor | None) -> Tensor | None:
     """A parameter as contiguous float32, as the kernels read it."""
-    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
+    if tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()):
+        return tensor
+    return tensor.detach().to(torch.float32).contiguous()
 
 
 def with_unit_last_stride(tensor: Tensor) -> Tensor:
