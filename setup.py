@@ -13,7 +13,14 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+FLAGS = [
+    "-O3",
+    "-std=gnu11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fvisibility=hidden",
+]
 X86_64 = {
     "base": ["-DVIMZOO_VL=4", "-msse2"],
     "avx2": ["-DVIMZOO_VL=8", "-mavx2", "-mfma", "-mf16c"],
@@ -23,6 +30,7 @@ PORTABLE = {"base": ["-DVIMZOO_VL=4"]}
 
 
 def extensions() -> list[Extension]:
+    """One optional extension per instruction set that this kind of machine may have."""
     sources = sorted(str(path) for path in Path("kernels").glob("*/*.c"))
     depends = sorted(str(path) for path in Path("kernels").glob("*/*.h"))
     levels = X86_64 if platform.machine().lower() in ("x86_64", "amd64") else PORTABLE

@@ -1,0 +1,234 @@
+"""The package from outside: what its archives hold, what importing it costs, that it works away from the checkout."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSWER = """
+import torch
+import timm, vimzoo, vimzoo.ops.native as native
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = timm.create_model("test_vim").eval()
+with torch.no_grad():
+    out = model(torch.randn(1, *model.pretrained_cfg["input_size"]))
+print(vimzoo.__file__, native.load()[1], out.double().sum().item(), out.double().square().sum().item(), sep="|")
+"""
+
+
+def python(code: str, *, cwd: Path, path: str = "", **extra: str) -> str:
+    """What a fresh interpreter prints, started in ``cwd`` with ``path`` as its only PYTHONPATH."""
+    environment = {**os.environ, "PYTHONPATH": path, **extra}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def tracked_files() -> list[Path]:
+    """What git tracks, or would at the next commit; skips where there is no git checkout."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A source distribution of the tracked files, and the wheel built from it, as an index would serve them."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for path in tracked_files():
+        copy = source / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    build = "import sys, setuptools.build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))"
+    command = [sys.executable, "-c", build]
+    subprocess.run([*command, "build_sdist", str(out)], cwd=source, capture_output=True, check=True)
+    (sdist,) = out.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(source / "unpacked", filter="data")
+    (unpacked,) = (source / "unpacked").iterdir()
+    subprocess.run([*command, "build_wheel", str(out)], cwd=unpacked, capture_output=True, check=True)
+    (wheel,) = out.glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def installed(archives: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what pip would put into site-packages."""
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(archives[1]) as wheel:
+        wheel.extractall(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_wheel_contents(archives: tuple[Path, Path]) -> None:
+    """Every source file, every configuration, the marker of a typed package, the licence; nothing else at the top."""
+    with zipfile.ZipFile(archives[1]) as wheel:
+        names = set(wheel.namelist())
+    expected = {"vimzoo/py.typed"}
+    expected |= {str(p.relative_to(ROOT)) for p in (ROOT / "vimzoo").rglob("*.py")}
+    expected |= {f"vimzoo/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
+    expected |= {f"vimzoo/{p.relative_to(ROOT)}" for p in (ROOT / "kernels").rglob("*.[ch]")}
+    assert expected - names == set()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    (info,) = {name.split("/")[0] for name in names} - {"vimzoo"}
+    assert info.startswith("vimzoo-") and info.endswith(".dist-info")
+
+
+@pytest.mark.slow
+def test_wheel_serves_every_python(archives: tuple[Path, Path]) -> None:
+    """Native libraries know no Python ABI; without a compiler the wheel is pure."""
+    with zipfile.ZipFile(archives[1]) as wheel:
+        libraries = [Path(name).name for name in wheel.namelist() if "/_cpu_" in name]
+    if not libraries:
+        pytest.skip("no C compiler")
+    assert "-cp311-abi3-" in archives[1].name
+    assert all(".abi3." in name or name.endswith(".pyd") for name in libraries)
+
+
+@pytest.mark.slow
+def test_sdist_builds_the_same(archives: tuple[Path, Path]) -> None:
+    """The wheel of the fixture was built from it; it must hold all sources and no build products."""
+    with tarfile.open(archives[0]) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert {"pyproject.toml", "setup.py", "LICENSE", "README.md", "vimzoo/ops/reference.py"} <= names
+    assert {str(p.relative_to(ROOT)) for p in (ROOT / "kernels").rglob("*.[ch]")} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyd", ".o", ".pyc"))]
+
+
+@pytest.mark.slow
+def test_wheel_works_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+    """Same instruction set, same answer to the last bit."""
+    here = python(ANSWER, cwd=tmp_path, path=str(ROOT)).split("|")
+    there = python(ANSWER, cwd=tmp_path, path=str(installed)).split("|")
+    assert Path(there[0]).is_relative_to(installed) and not Path(here[0]).is_relative_to(installed)
+    assert there[1:] == here[1:]
+
+
+@pytest.mark.slow
+def test_wheel_carries_the_trainer(installed: Path, tmp_path: Path) -> None:
+    """The console script's function finds the configurations that the wheel holds."""
+    pytest.importorskip("hydra", reason="the extra `train` is not installed")
+    code = "import sys; sys.argv = ['vimzoo-train', '--help']; from vimzoo.engine.cli import main; main()"
+    assert "model" in python(code, cwd=tmp_path, path=str(installed))
+
+
+def test_hugging_face_kernels_is_not_shadowed() -> None:
+    """From the checkout ``import kernels`` must find Hugging Face's package, or a bare folder, not a package of ours."""
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    stand_in = ROOT / "kernels"
+    code = "import importlib.util as u; s = u.find_spec('kernels'); print(s.origin if s else None)"
+    origin = python(code, cwd=ROOT)
+    assert origin == "None" or not Path(origin).is_relative_to(stand_in)
+
+
+def test_hugging_face_kernels_stays_itself(tmp_path: Path) -> None:
+    """With that package on the path, both it and our sources are found, each under its own name."""
+    theirs = tmp_path / "kernels"
+    theirs.mkdir()
+    (theirs / "__init__.py").write_text("OWNER = 'theirs'\n")
+    code = "import vimzoo.kernels.selective_scan as ours, kernels; print(kernels.OWNER, ours.__name__)"
+    assert (
+        python(code, cwd=ROOT, path=f"{ROOT}{os.pathsep}{tmp_path}") == "theirs vimzoo.kernels.selective_scan"
+    )
+
+
+def test_import_is_light(tmp_path: Path) -> None:
+    """Under half a second more than timm, and none of the heavy or optional packages that timm has not brought."""
+    code = """
+import sys, time
+import timm, timm.data
+before, begin = set(sys.modules), time.process_time()
+import vimzoo
+seconds = time.process_time() - begin
+print(seconds, *sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+"""
+    runs = [python(code, cwd=tmp_path, path=str(ROOT)).split() for _ in range(2)]
+    seconds, added = min(float(run[0]) for run in runs), set(runs[0][1:])
+    assert seconds < 0.5
+    heavy = {
+        "triton",
+        "hydra",
+        "omegaconf",
+        "mamba_ssm",
+        "matplotlib",
+        "sklearn",
+        "tqdm",
+        "pandas",
+        "scipy",
+        "PIL",
+    }
+    assert added & heavy == set()
+
+
+def test_no_paths_of_a_machine_nor_registry_hosts() -> None:
+    """Files travel: nobody's home folder, temporary folder, checkout or package index belongs in them."""
+    pattern = re.compile(
+        r"/(?:home|Users|root|mnt|work)/[\w.-]+|(?<![\w.])/tmp/\w+"
+        r"|https?://[\w.-]*(?:pypi|pythonhosted|artifactory|nexus|download\.pytorch)[\w.-]*"
+        r"|(?:extra-)?index-url"
+    )
+    found = []
+    for path in tracked_files():
+        if path == Path(__file__) or path.suffix in {".gz", ".png", ".npz", ".pt"}:
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if match := pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {match[0]}")
+    assert not found, "\n".join(found)
+
+
+def public_members() -> list[tuple[str, object]]:
+    """Everything that the public modules offer by ``__all__``, by place, and the public methods of its classes."""
+    found: list[tuple[str, object]] = []
+    for name in ("vimzoo", "vimzoo.ops", "vimzoo.layers", "vimzoo.models", "vimzoo.data", "vimzoo.engine"):
+        module = importlib.import_module(name)
+        found.append((name, module))
+        for item in getattr(module, "__all__", []):
+            value = getattr(module, item)
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            found.append((f"{name}.{item}", value))
+            if inspect.isclass(value):
+                methods = inspect.getmembers(value, inspect.isfunction)
+                found += [
+                    (f"{name}.{item}.{key}", method)
+                    for key, method in methods
+                    if not key.startswith("_") and method.__module__.startswith("vimzoo.ops")
+                ]
+    return found
+
+
+def test_everything_public_has_a_docstring() -> None:
+    assert [name for name, value in public_members() if not inspect.getdoc(value)] == []
+
+
+@pytest.mark.parametrize("folder", ["vimzoo/ops", "vimzoo/doctor.py", "setup.py"])
+def test_public_functions_of_the_ops_are_documented_and_typed(folder: str) -> None:
+    """By source, so that helpers outside ``__all__`` count too."""
+    path = ROOT / folder
+    bare = []
+    for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                typed = node.returns is not None and all(argument.annotation for argument in arguments)
+                if not typed or not ast.get_docstring(node):
+                    bare.append(f"{file.name}:{node.lineno} {node.name}")
+    assert bare == []
