@@ -50,6 +50,8 @@ def extensions() -> list[Extension]:
 class BuildNative(build_ext):
     """Separate object folders per instruction set, OpenMP where the compiler has it, no PyInit symbol."""
 
+    build_temp: str
+
     def build_extensions(self) -> None:
         openmp = ["-fopenmp"] if self._compiles("-fopenmp") else []
         for extension in self.extensions:

@@ -130,7 +130,7 @@ def test_wheel_carries_the_trainer(installed: Path, tmp_path: Path) -> None:
 
 
 def test_hugging_face_kernels_is_not_shadowed() -> None:
-    """From the checkout ``import kernels`` must find Hugging Face's package, or a bare folder, not a package of ours."""
+    """From the checkout ``import kernels`` must find Hugging Face's package or a bare folder, not one of ours."""
     assert not (ROOT / "kernels" / "__init__.py").exists()
     stand_in = ROOT / "kernels"
     code = "import importlib.util as u; s = u.find_spec('kernels'); print(s.origin if s else None)"
