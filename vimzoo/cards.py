@@ -271,8 +271,8 @@ def fill_sections(text: str, sections: Mapping[str, str]) -> str:
         ValueError: a section has no such pair of markers.
     """
     for name, content in sections.items():
-        pattern = rf"(<!-- generated:{name} -->\n).*?(\n<!-- end -->)"
-        text, found = re.subn(pattern, lambda m, c=content: m[1] + c + m[2], text, flags=re.S)  # type: ignore[misc]
+        pattern = rf"(<!-- generated:{name} -->\n)(?:(?!<!-- ).)*(<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text, flags=re.S)  # type: ignore[misc]
         if not found:
             raise ValueError(f"README.md: no markers <!-- generated:{name} --> ... <!-- end -->")
     return text

@@ -1,0 +1,126 @@
+"""The generated documents are up to date, complete, and follow the result files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+
+from vimzoo import cards
+from vimzoo.models.vim import VIM_FACTS
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The parts of a checkout that the documents are made of."""
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    shutil.copy(cards.ROOT / "README.md", tmp_path)
+    return tmp_path
+
+
+def store(checkout: Path, name: str, rows: list[dict]) -> None:
+    machine = {
+        "processor": "Z80",
+        "cores": 2,
+        "instruction_set": "base",
+        "date": "1976-07-01",
+        "torch": "0.1",
+    }
+    path = checkout / "benchmarks" / "results" / f"{name}.json"
+    path.write_text(json.dumps({"about": "what it is", "machine": machine, "rows": rows}))
+
+
+def test_documents_are_up_to_date() -> None:
+    stale = [path.name for path, text in cards.documents().items() if path.read_text() != text]
+    assert not stale, f"run: make cards ({', '.join(stale)})"
+
+
+def test_every_registered_model_has_a_card() -> None:
+    text = (cards.ROOT / "MODEL_CARDS.md").read_text()
+    names = timm.list_models(module="vim")
+    assert set(names) == set(VIM_FACTS)
+    for name in names:
+        assert f"\n### {name}\n" in text
+
+
+@pytest.mark.parametrize("name", VIM_FACTS)
+def test_counted_sizes(name: str) -> None:
+    size = cards.size_of(name)
+    assert size.params == VIM_FACTS[name].params
+    assert size.flops / 2 < size.paper_flops < size.flops
+
+
+def test_flops_by_hand() -> None:
+    """Vim-Ti at 224 px, term by term."""
+    tokens, dim, depth, states, rank = 197, 192, 24, 16, 12
+    inner, directions = 2 * dim, 2
+    products = dim * 2 * inner + directions * inner * (rank + 2 * states) + inner * dim
+    conv = directions * inner * 4
+    macs = depth * tokens * (products + conv) + 196 * dim * 3 * 16 * 16 + dim * 1000
+    elements = depth * tokens * inner * directions
+    size = cards.size_of("vim_tiny_patch16_224")
+    assert size.flops == 2 * macs + elements * (9 * states + 2 + 2 * rank)
+    assert size.paper_flops == macs + elements * (9 * states + 2 + rank)
+
+
+def test_check_says_what_is_stale_and_writing_cures_it(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cards.main([], checkout) == 0
+    assert cards.main(["--check"], checkout) == 0
+    row = {
+        "reference": "r",
+        "model": "vim_tiny_patch16_224",
+        "call": "",
+        "output": 1e-6,
+        "intermediate": None,
+    }
+    store(checkout, "parity", [row | {"gradient": 2e-6}])
+    capsys.readouterr()
+    assert cards.main(["--check"], checkout) == 1
+    assert "MODEL_CARDS.md is stale" in capsys.readouterr().out
+    assert cards.main([], checkout) == 0
+    assert cards.main(["--check"], checkout) == 0
+    assert "1.0e-06 / - / 2.0e-06" in (checkout / "MODEL_CARDS.md").read_text()
+
+
+def test_measured_figures_come_with_machine_and_threads(checkout: Path) -> None:
+    rows = [{"model": "vim_tiny_patch16_224", "threads": t, "ms": 10.0 / t, "times": {}} for t in (1, 2)]
+    store(checkout, "cpu_each_model", rows)
+    store(checkout, "cpu_models", [{"px": 224, "threads": t, "vim_ms": 123.456 / t} for t in (1, 2)])
+    cards.main([], checkout)
+    readme, text = (checkout / "README.md").read_text(), (checkout / "MODEL_CARDS.md").read_text()
+    assert "| 10.0 / 5.00 |" in readme and "1 thread / 2 threads" in readme
+    assert (
+        "| 123 |" in readme
+        and "| 61.7 |" not in readme
+        and "1 thread; Z80, base, 2 cores, torch 0.1" in readme
+    )
+    assert "| 224 | 1 | 123 |" in text and "| 224 | 2 | 61.7 |" in text and "1976-07-01" in text
+
+
+def test_a_missing_marker_is_named() -> None:
+    with pytest.raises(ValueError, match="generated:speed"):
+        cards.fill_sections("no markers here", {"speed": "x"})
+
+
+def test_without_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cards.main(["--check"], tmp_path) == 1
+    assert "needs a checkout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (None, "-"),
+        (3, "3"),
+        (1234.5, "1.23e+03"),
+        (0.5, "0.500"),
+        (2.5e-7, "2.5e-07"),
+        ("", "-"),
+        (100.2, "100"),
+    ],
+)
+def test_cells(value: object, cell: str) -> None:
+    assert cards.number(value) == cell

@@ -1,0 +1,236 @@
+"""README.md and docs/ do what they say: every block and command in them is run, every link and import exists.
+
+Python blocks run one by one, each in a namespace of its own, in a folder that holds what they name: a checkpoint in the
+authors' format and a folder of photographs, both made here. A ``print(...)  # text`` must print that text. The hub is
+answered with the file made here. Commands of bash blocks run as written; training gets a few more overrides, so that it
+is short. Only the two make commands are looked at rather than run.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import vimzoo
+from vimzoo.compat import vim as compat
+from vimzoo.models.vim import VIM_FACTS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHECKPOINT = VIM_FACTS["vim_tiny_patch16_224"].hub_file
+SHORT_RUN = "run.epochs=1 data.img_size=32 data.batch_size=4 data.workers=0 +model.depth=2"
+
+
+def blocks(language: str) -> list:
+    """Fenced blocks of ``language`` in all documents, named by file and line."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S):
+            line = text.count("\n", 0, match.start()) + 2
+            found.append(pytest.param(match[1], id=f"{document.name}:{line}"))
+    return found
+
+
+def commands() -> list:
+    """Lines of all bash blocks, without their comments."""
+    return [
+        pytest.param(command, id=f"{block.id}: {command}")
+        for block in blocks("bash")
+        for line in block.values[0].splitlines()
+        if (command := " ".join(shlex.split(line, comments=True)))
+    ]
+
+
+def official_file(path: Path) -> None:
+    """A file as the authors' training script saves it, with random weights."""
+    state = compat.official_state_dict(timm.create_model("vim_tiny_patch16_224"))
+    average = {name: tensor * 0.5 for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": average, "epoch": 299, "args": Namespace(lr=1e-3)}, path)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the blocks name."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("workplace")
+    official_file(folder / str(CHECKPOINT))
+    for place in ("cat", "dog"):
+        (folder / "photos" / place).mkdir(parents=True)
+        for i in range(12):
+            Image.effect_noise((40, 40), 20 + 10 * i).convert("RGB").save(
+                folder / "photos" / place / f"{i}.jpg"
+            )
+    return folder
+
+
+@pytest.fixture
+def hub(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers every download from the hub with the file made here."""
+
+    def download(repository: str, filename: str, **_: object) -> str:
+        known = {(facts.hub_id, facts.hub_file) for facts in VIM_FACTS.values()}
+        assert (repository, filename) in known
+        return str(workplace / filename)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+
+
+def test_every_document_has_blocks() -> None:
+    assert {document.name for document in DOCUMENTS} >= {
+        "README.md", "checkpoints.md", "migrating-from-vim.md", "upstream-bugs.md",
+    }  # fmt: skip
+    assert len(blocks("python")) >= 6 and len(commands()) >= 6
+    fences = sum(len(re.findall(r"^```.", document.read_text(), flags=re.M)) for document in DOCUMENTS)
+    assert fences == len(blocks("python")) + len(blocks("bash")), "a block in a language that nothing runs"
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_block(
+    block: str,
+    workplace: Path,
+    hub: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(workplace)
+    exec(compile(block, "block", "exec"), {"__name__": "block"})
+    expected = re.findall(r"^\s*print\(.*\)  # (.*)$", block, flags=re.M)
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def run(command: str | list[str], folder: Path, **environment: str) -> str:
+    """Output of a command in ``folder``, with this Python as ``python``; fails with the output."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, **environment}
+    done = subprocess.run(
+        shlex.split(command) if isinstance(command, str) else command,
+        cwd=folder, env=given, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def check_make(command: str, workplace: Path) -> None:
+    assert run(f"{command} -n -C {ROOT}", workplace), "nothing to do"
+
+
+def check_training(command: str, workplace: Path) -> None:
+    if "--help" in command:
+        assert "data.root=DIR" in run(command, ROOT)
+        return
+    script = workplace / "train.py"
+    if not script.exists():
+        script.symlink_to(ROOT / "train.py")
+    assert "test accuracy" in run(f"{command} {SHORT_RUN}", workplace)
+
+
+def check_doctor(command: str, workplace: Path) -> None:
+    assert f"vimzoo {vimzoo.__version__}" in run(command, workplace)
+
+
+def check_cards(command: str, workplace: Path) -> None:
+    assert "--check" in command, "would change the checkout"
+    run(command, ROOT)
+
+
+def check_install(command: str, workplace: Path) -> None:
+    """In a copy of the checkout and an environment that borrows this one's packages; kernels are not compiled (CC)."""
+    copy, environment = workplace / "checkout", workplace / "environment"
+    kept = shutil.ignore_patterns(
+        ".*", "build", "outputs", "multirun", "__pycache__", "*.so", "*.egg-info", "tests"
+    )
+    shutil.copytree(ROOT, copy, ignore=kept)
+    run([sys.executable, "-m", "venv", "--without-pip", str(environment)], workplace)
+    site = environment / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    (site / "borrowed.pth").write_text(
+        "\n".join(entry for entry in sys.path if entry.endswith("site-packages"))
+    )
+    python = environment / "bin" / "python"
+    pip = environment / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec "{python}" -m pip "$@"\n')
+    pip.chmod(0o755)
+    path = f"{pip.parent}{os.pathsep}{os.environ['PATH']}"
+    settings = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CC": "false"}
+    run(command, copy, PATH=path, PYTHONPATH="", **settings)
+    where = run([str(python), "-c", "import vimzoo; print(vimzoo.__file__)"], workplace, PYTHONPATH="")
+    assert Path(where.strip()).is_relative_to(environment)
+    assert "data.root=DIR" in run([str(pip.parent / "vimzoo-train"), "--help"], workplace, PYTHONPATH="")
+
+
+CHECKS = {
+    "make train": check_make,
+    "make test": check_make,
+    "pip install": check_install,
+    "python -m vimzoo.doctor": check_doctor,
+    "python -m vimzoo.cards": check_cards,
+    "python train.py": check_training,
+}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command(command: str, workplace: Path) -> None:
+    check = next((check for start, check in CHECKS.items() if command.startswith(start)), None)
+    assert check is not None, f"no way to run: {command}"
+    check(command, workplace)
+
+
+def prose(document: Path) -> str:
+    """A document without its blocks."""
+    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_imports_and_inline_commands(document: Path) -> None:
+    text = prose(document)
+    for target in re.findall(r"\]\(([^)#]*)", text):
+        if target and "://" not in target:
+            assert (document.parent / target).exists(), target
+    for statement in re.findall(r"`(from vimzoo[^`]*|import vimzoo[^`]*)`", text):
+        exec(statement, {})
+    known = {command.values[0] for command in commands()}
+    for command in re.findall(r"`((?:python|pip|make) [^`]*)`", text):
+        assert command in known, f"{command}: not run by any block"
+    for name in re.findall(r"`(vimzoo(?:\.\w+)+)", text):
+        assert resolves(name), name
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module or something in one."""
+    import importlib
+
+    module, *rest = name.split(".")
+    found: object = importlib.import_module(module)
+    for part in rest:
+        if not hasattr(found, part):
+            module = f"{module}.{part}"
+            found = importlib.import_module(module)
+        else:
+            found = getattr(found, part)
+            module = f"{module}.{part}"
+    return True
+
+
+def test_the_compat_table_is_complete() -> None:
+    """What the two modules export stands in README.md, but for the registered functions and state helpers."""
+    text = (ROOT / "README.md").read_text()
+    helpers = ("official_gradients", "official_state_dict", *compat.VIM_LONG_NAMES)
+    for name in {*compat.__all__, *vimzoo.compat.mamba_ssm.__all__} - set(helpers):
+        assert name in text, name
+
+
+def test_made_file_is_of_the_authors_kind(workplace: Path) -> None:
+    """Else the blocks that load it would show nothing."""
+    with pytest.raises(Exception, match=r"Namespace|weights_only"):
+        torch.load(workplace / str(CHECKPOINT))
+    assert isinstance(timm.create_model("test_vim"), nn.Module)
