@@ -1,4 +1,4 @@
-"""Speed on the CPU, everything side by side in one run: ``python benchmarks/cpu.py [scan|paths|linear|models] [--quick]``.
+"""Speed on the CPU, everything side by side in one run: ``python benchmarks/cpu.py [scan|paths|isa|linear|models] [--quick]``.
 
 Writes ``benchmarks/results/cpu_*.json`` and prints the same as tables. Times are wall-clock medians over rounds in which
 the variants take turns; memory is the growth of a fresh process's peak resident size over the forward pass.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from common import machine, measure, table, write
 from torch import Tensor
 
 import vimzoo  # noqa: F401  registers the models
-from vimzoo.ops import BIDIRECTIONAL, CROSS, scan_paths, selective_scan
+from vimzoo.ops import BIDIRECTIONAL, CROSS, native, scan_paths, selective_scan
 
 # name: batch, channels, length, states, groups, gate
 SCANS = {
@@ -191,6 +192,45 @@ def bench_linear(quick: bool) -> None:
     write("cpu_linear", rows, "float32 x weight^T in Gflop/s: F.linear and vimzoo.ops.linear")
 
 
+def time_one_instruction_set(name: str, passes: str) -> float:
+    """Nanoseconds per element of the fused Vim-T layer in a fresh process that may use only instruction set ``name``."""
+    command = [sys.executable, __file__, "--isa", passes]
+    environment = {**os.environ, "VIMZOO_ISA": name}
+    return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def report_instruction_set(passes: str) -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    batch, channels, states, rank, (_, length) = PATHS["Vim-T 224 px, B 8"]
+    leaves = [torch.randn(2, batch, length, channels).permute(1, 2, 0, 3),
+              torch.randn(2, batch, length, rank + 2 * states).permute(1, 2, 0, 3), -torch.rand(2, channels, states),
+              0.3 * torch.randn(2, channels, rank), torch.full((2, channels), -4.0), torch.ones(2, channels),
+              torch.randn(batch, length, channels)]  # fmt: skip
+
+    def call() -> Any:
+        if passes == "forward":
+            with torch.inference_mode():
+                return scan_paths(*leaves, paths=BIDIRECTIONAL, backend="cpu")
+        inputs = [t.detach().requires_grad_() for t in leaves]
+        out = scan_paths(*inputs, paths=BIDIRECTIONAL, backend="cpu")
+        return torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+    times = measure({"scan": call}, rounds=15)
+    print(times["scan"]["median"] / (2 * batch * length * channels) * 1e9)
+
+
+def bench_isa(quick: bool) -> None:
+    """The fused Vim-T layer (B 8, 224 px, one thread) on each instruction set that this processor has."""
+    best = native.LEVELS.index(native.load()[1])
+    rows = []
+    for passes in ("forward", "forward+backward"):
+        for level in native.LEVELS[: best + 1]:
+            rows.append({"instruction_set": level, "pass": passes, "ns": time_one_instruction_set(level, passes)})
+    table(rows, ["instruction_set", "pass", "ns"])
+    write("cpu_isa", rows, "float32 scan_paths, ns per (batch, token, channel, direction), one thread")
+
+
 def make_model(name: str, size: int, dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(0)
     return timm.create_model(name, img_size=size).eval().to(dtype)
@@ -236,7 +276,13 @@ def bench_models(quick: bool) -> None:
 
 
 MODELS = {"vim": "vim_tiny_patch16_224", "deit": "deit_tiny_patch16_224"}
-PARTS = {"scan": bench_scan, "paths": bench_paths, "linear": bench_linear, "models": bench_models}
+PARTS = {
+    "scan": bench_scan,
+    "paths": bench_paths,
+    "isa": bench_isa,
+    "linear": bench_linear,
+    "models": bench_models,
+}
 
 
 def thread_counts() -> list[int]:
@@ -250,11 +296,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to run; everything if not given")
     parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
+    parser.add_argument("--isa", metavar="PASS", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=3, metavar=("MODEL", "SIZE", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         name, size, dtype = options.memory
         report_memory(name, int(size), dtype)
+        return
+    if options.isa:
+        report_instruction_set(options.isa)
         return
     print(json.dumps(machine(), indent=1))
     for part in options.parts or PARTS:

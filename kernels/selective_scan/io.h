@@ -112,6 +112,11 @@ INLINE void store_row(char *p, int dtype, int lanes, vf value) {
 #endif
 }
 
+INLINE vf load_floats(const float *p, int lanes) { return p ? load_row((const char *)p, F32, lanes) : splat(0.0f); }
+INLINE void add_floats(float *p, vf value, int lanes) {
+    store_row((char *)p, F32, lanes, load_row((const char *)p, F32, lanes) + value);
+}
+
 /* Runs BODY with `lanes_` and `dtype_` known to the compiler where it pays: full vectors of each dtype. */
 #define SPECIALISE(dtype, lanes, BODY)                                          \
     do {                                                                        \

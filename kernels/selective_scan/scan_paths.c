@@ -287,7 +287,10 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
         for (int64_t r = 0; r < a->rank; r++) push_sum(&narrow, pre[t] * s->w[i * a->rank + r]);
     flush_sums(&narrow);
     for (int64_t t = 0; t < c->steps; t++)
-        for (int64_t r = 0; r < a->rank; r++) s->acc[t * columns + r] += s->sums[t * a->rank + r];
+        for (int64_t r = 0; r < a->rank; r += VL) {
+            const int width = (int)min_of(VL, a->rank - r);
+            add_floats(s->acc + t * columns + r, load_floats(s->sums + t * a->rank + r, width), width);
+        }
 }
 
 static void backward_image(const scan_paths_args *a, chunk *c, const backward_scratch *s, int64_t first, int64_t last,

@@ -60,9 +60,4 @@ HELPER void add_columns(float *rows, const vf *in, int64_t columns, int lanes, f
     for (int64_t c = 0; c < columns; c++)
         for (int i = 0; i < lanes; i++) rows[i * columns + c] += in[c][i] * scale;
 }
-INLINE vf load_floats(const float *p, int lanes) { return p ? load_row((const char *)p, F32, lanes) : splat(0.0f); }
-INLINE void add_floats(float *p, vf value, int lanes) {
-    store_row((char *)p, F32, lanes, load_row((const char *)p, F32, lanes) + value);
-}
-
 #endif

@@ -7,7 +7,7 @@
 #ifndef VIMZOO_TILE_H
 #define VIMZOO_TILE_H
 
-#include "vec.h"
+#include "io.h"
 
 #define CHUNK 32
 
@@ -118,9 +118,10 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
     flush_sums(&narrow);
     const float *sum = sums;
     for (int t = steps - 1; t >= 0; t--, sum += 2 * group)
-        for (int n = 0; n < group; n++) {
-            s->dB[t * s->acc_ld + at + n] += sum[n];
-            s->dC[t * s->acc_ld + at + n] += sum[group + n];
+        for (int n = 0; n < group; n += VL) {
+            const int width = group - n < VL ? group - n : VL;
+            add_floats(s->dB + t * s->acc_ld + at + n, load_floats(sum + n, width), width);
+            add_floats(s->dC + t * s->acc_ld + at + n, load_floats(sum + group + n, width), width);
         }
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) dh[n] = carry[n], dA[n] = sum_dA[n];
