@@ -43,6 +43,14 @@ def test_conv_taps(instruction_set: str, taps: int, bias: bool) -> None:
         assert_matches_reference(causal_conv1d, tensors, reverse=BOTH, activation="silu")
 
 
+def test_conv_with_more_taps_than_the_kernel_holds() -> None:
+    """The reference takes over, silently to the caller."""
+    tensors = conv_inputs(taps=21)
+    found = causal_conv1d(**tensors, reverse=BOTH)  # type: ignore[arg-type]
+    expected = causal_conv1d(**tensors, reverse=BOTH, backend="reference")  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_conv_layouts_and_dtypes(instruction_set: str, layout: str, dtype: torch.dtype) -> None:

@@ -282,3 +282,19 @@ def test_flop_count(call: Callable[[], Any], expected: int) -> None:
     with FlopCounterMode(display=False) as counter:
         call()
     assert counter.get_total_flops() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", PLAIN)
+def test_half_precision_is_rounded_once(name: str, dtype: torch.dtype, instruction_set: str) -> None:
+    """Everything inside is float32: the output is, to the last bit, the rounding of what float32 inputs give."""
+    function, make, settings = PLAIN[name]
+    tensors = make()
+    if name == "selective_scan":
+        tensors["z"] = None  # its gate is rounded on its own, as mamba_ssm defines it
+    narrow = with_dtype(tensors, dtype, ACTIVATIONS[name])
+    wide = with_dtype(narrow, torch.float32, ACTIVATIONS[name])
+    found = function(**narrow, **settings, backend="cpu")
+    exact = function(**wide, **settings, backend="cpu")
+    found, exact = (r[0] if isinstance(r, tuple) else r for r in (found, exact))
+    assert found.dtype == dtype and torch.equal(found, exact.to(dtype))
