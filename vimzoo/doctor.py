@@ -102,7 +102,8 @@ def examine_missing(found: Sequence[Backend]) -> list[Missing]:
         if backend.name == "cpu" and not backend.loads:
             slower = reference_ns / ORDINARY_NS
             cost = f"the reference runs, about {slower:.0f}x slower than a native library would"
-            remedy = "unset VIMZOO_ISA, or install a C compiler (gcc or clang) and reinstall vimzoo"
+            remedy = "install a C compiler (gcc or clang) and reinstall vimzoo"
+            remedy = "unset VIMZOO_ISA" if "VIMZOO_ISA" in os.environ else remedy
             missing.append(Missing(f"native CPU library: {backend.detail}", cost, remedy))
     absent = [module for module in TRAINING if importlib.util.find_spec(module) is None]
     if absent:

@@ -126,9 +126,16 @@ def test_exports_as_one_node() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_autocast_narrows_activations_and_keeps_parameters(name: str, dtype: torch.dtype) -> None:
+def test_autocast_narrows_activations_and_keeps_parameters(
+    name: str, backend: str, dtype: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    """Also where the backward pass runs inside the block: the float32 inside an op stays float32."""
+    if backend == "cpu":
+        request.getfixturevalue("needs_native")
     function, make, settings = PLAIN[name]
+    settings = {**settings, "backend": backend}
     tensors = make()
     with torch.autocast("cpu", dtype):
         found, gradients = run_with_gradients(function, tensors, **settings)

@@ -58,8 +58,10 @@ def gradients_of(
         function: takes ``args``; only its first output gets ``grad`` unless ``grad`` is a tuple.
         tensors: how many leading arguments are tensors or ``None``.
     """
-    # inside an operator autograd may be switched off (under a FLOP counter, say); leaving inference mode switches it on
-    with torch.inference_mode(False), torch.enable_grad():
+    # Inside an operator autograd may be switched off (under a FLOP counter, say); leaving inference mode switches it
+    # on. A backward pass inside an autocast block must not narrow what runs in float32 here.
+    no_autocast = torch.autocast(args[0].device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), no_autocast:
         leaves = [None if t is None else t.detach().requires_grad_() for t in args[:tensors]]
         outputs = function(*leaves, *args[tensors:])
         given = [leaf for leaf in leaves if leaf is not None]
