@@ -1,0 +1,105 @@
+"""timm's own model tests, aimed at our models.
+
+They are in timm's source distribution but not in its wheel, so the one of the installed version is fetched from
+the package index; where that cannot be reached, the test says so and is skipped. timm's test module chooses its models
+when it is imported, by ``timm.list_models``: a plugin, loaded before it, answers with ours instead.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import timm
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ("test_vim", "vim_tiny_patch16_224")
+AT_LEAST = 16
+
+PLUGIN = '''
+"""Answers timm's tests with the models in AIMED_AT; sequence models are tested where timm tests its own, "vit_*"."""
+
+import functools
+import os
+
+import timm
+import vimzoo
+
+everything = timm.list_models
+aimed_at = os.environ["AIMED_AT"].split(",")
+
+
+@functools.wraps(everything)
+def aimed(filter="", module="", *args, **kwargs):
+    listed = list(args)
+    where = {"exclude_filters": 1}  # positions behind filter and module
+
+    def with_ours(patterns):
+        sequences = isinstance(patterns, (list, tuple)) and "vit_*" in patterns
+        return [*patterns, *aimed_at] if sequences else patterns
+
+    if "exclude_filters" in kwargs:
+        kwargs["exclude_filters"] = with_ours(kwargs["exclude_filters"])
+    elif len(listed) > where["exclude_filters"]:
+        listed[1] = with_ours(listed[1])
+    names = everything(with_ours(filter), "", *listed, **kwargs)
+    return [name for name in names if name.partition(".")[0] in aimed_at]
+
+
+timm.list_models = aimed
+'''
+
+
+def source_distribution(folder: Path) -> Path:
+    """timm's source tree of the installed version, or a skip with the reason."""
+    wanted = f"timm=={timm.__version__}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "timm", wanted]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    archives = list(folder.glob("timm-*.tar.gz"))
+    if done.returncode or not archives:
+        reason = (done.stderr.strip() or "nothing was downloaded").splitlines()[-1]
+        pytest.skip(f"the source distribution of {wanted} cannot be fetched: {reason}")
+    with tarfile.open(archives[0]) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / archives[0].name.removesuffix(".tar.gz")
+
+
+@pytest.mark.slow
+def test_timms_own_model_tests_pass(tmp_path: Path) -> None:
+    source = source_distribution(tmp_path)
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "aim_at_ours.py").write_text(PLUGIN)
+    environment = {
+        **os.environ,
+        "AIMED_AT": ",".join(MODELS),
+        "GITHUB_ACTIONS": "1",  # timm then leaves out the tests that download weights
+        "PYTHONPATH": os.pathsep.join([str(plugins), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    names = " or ".join(MODELS)
+    chosen = f"({names}) and (test_model_ or contract)"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "aim_at_ours",
+        "-p",
+        "no:cacheprovider",
+        "-v",
+        "--tb=short",
+    ]
+    done = subprocess.run(
+        [*command, "tests/test_models.py", "-k", chosen],
+        cwd=source, env=environment, capture_output=True, text=True, check=False, timeout=1200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    passed = re.findall(r"::(\w+)\[.*?\] PASSED", done.stdout)
+    assert len(passed) >= AT_LEAST, done.stdout[-4000:]
+    skipped = re.findall(r"::(\w+\[.*?\]) (?:SKIPPED|XFAIL)", done.stdout)
+    assert not skipped, skipped
+    for model in MODELS:
+        assert re.search(rf"test_model_forward\[.*{model}\] PASSED", done.stdout), model
