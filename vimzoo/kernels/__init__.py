@@ -3,5 +3,6 @@
 from pathlib import Path
 
 _checkout = Path(__file__).resolve().parents[2] / "kernels"
-if (_checkout / "selective_scan").is_dir():  # a marker, so that site-packages/kernels (Hugging Face) never matches
+# a marker, so that site-packages/kernels (Hugging Face) never matches
+if (_checkout / "selective_scan").is_dir():
     __path__.append(str(_checkout))
