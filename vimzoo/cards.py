@@ -93,7 +93,7 @@ def machine_line(machine: Mapping[str, Any]) -> str:
     parts = [
         machine.get("processor", "unknown processor"),
         machine.get("instruction_set") or "no native kernels",
-        f"{machine.get('cores', '?')} cores",
+        f"cores {machine.get('cores', '?')}",
         *(f"{what} {machine[what]}" for what in ("torch", "timm", "vimzoo") if what in machine),
         f"commit {machine['commit']}" if machine.get("commit") else "",
         machine.get("date", ""),

@@ -95,7 +95,7 @@ def test_measured_figures_come_with_machine_and_threads(checkout: Path) -> None:
     assert (
         "| 123 |" in readme
         and "| 61.7 |" not in readme
-        and "1 thread; Z80, base, 2 cores, torch 0.1" in readme
+        and "1 thread; Z80, base, cores 2, torch 0.1" in readme
     )
     assert "| 224 | 1 | 123 |" in text and "| 224 | 2 | 61.7 |" in text and "1976-07-01" in text
 

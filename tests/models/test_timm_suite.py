@@ -19,38 +19,29 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("test_vim", "vim_tiny_patch16_224")
 AT_LEAST = 16
 
-PLUGIN = '''
-"""Answers timm's tests with the models in AIMED_AT; sequence models are tested where timm tests its own, "vit_*"."""
-
-import functools
+PLUGIN = """
 import os
 
 import timm
 import vimzoo
 
 everything = timm.list_models
-aimed_at = os.environ["AIMED_AT"].split(",")
+ours = os.environ["AIMED_AT"].split(",")
 
 
-@functools.wraps(everything)
-def aimed(filter="", module="", *args, **kwargs):
-    listed = list(args)
-    where = {"exclude_filters": 1}  # positions behind filter and module
+def among_sequences(patterns):
+    "timm tests its own sequence models apart, by lists of patterns that contain this one."
+    return [*patterns, *ours] if "vit_*" in patterns else patterns
 
-    def with_ours(patterns):
-        sequences = isinstance(patterns, (list, tuple)) and "vit_*" in patterns
-        return [*patterns, *aimed_at] if sequences else patterns
 
-    if "exclude_filters" in kwargs:
-        kwargs["exclude_filters"] = with_ours(kwargs["exclude_filters"])
-    elif len(listed) > where["exclude_filters"]:
-        listed[1] = with_ours(listed[1])
-    names = everything(with_ours(filter), "", *listed, **kwargs)
-    return [name for name in names if name.partition(".")[0] in aimed_at]
+def aimed(filter="", module="", pretrained=False, exclude_filters="", **options):
+    # whatever module timm tests, it is ours that are meant
+    names = everything(among_sequences(filter), "", pretrained, among_sequences(exclude_filters), **options)
+    return [name for name in names if name.partition(".")[0] in ours]
 
 
 timm.list_models = aimed
-'''
+"""
 
 
 def source_distribution(folder: Path) -> Path:
