@@ -4,11 +4,18 @@ import math
 from collections.abc import Collection
 
 import torch
+from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
 
 PARAMETERS = ("A_log", "D", "x_proj", "dt_proj", "dt_bias")
+
+
+@register_notrace_function  # the dtype decides, which FX cannot follow
+def decay_rates(A_log: Tensor) -> Tensor:
+    """``A = -exp(A_log)`` in float32, or float64 for float64: half precision would cost A three digits."""
+    return -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
 
 
 class SelectiveSSM(nn.Module):
@@ -133,11 +140,10 @@ class SelectiveSSM(nn.Module):
         Returns:
             ``(B, L, D)``, or ``(B, K, T, D)`` without ``merge``.
         """
-        A_log = self.A_log if self.A_log.dtype == torch.float64 else self.A_log.float()
         y, _ = torch.ops.vimzoo.scan_paths(
             x,
             self.project(x),
-            -torch.exp(A_log),
+            decay_rates(self.A_log),
             self.dt_proj,
             self.dt_bias,
             self.D,

@@ -76,7 +76,9 @@ _STAND_INS: dict[type, str] = {
         mmengine.logging.history_buffer.HistoryBuffer
         PIL.Image.Resampling torchvision.transforms.functional.InterpolationMode""",
 }
-_SAFE_GLOBALS = [(stand_in, name) for stand_in, names in _STAND_INS.items() for name in names.split()]
+_SAFE_GLOBALS: list[Any] = [
+    (stand_in, name) for stand_in, names in _STAND_INS.items() for name in names.split()
+]
 # torch keeps its allow-list in one global set: two threads must not put it back for each other.
 _LOCK = threading.Lock()
 
