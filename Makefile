@@ -27,6 +27,7 @@ test-all: .venv
 
 bench: .venv
 	$(BIN)/python benchmarks/cpu.py $(ARGS)
+	$(BIN)/python benchmarks/each_model.py
 
 cards: .venv
 	$(BIN)/python -m vimzoo.cards $(ARGS)

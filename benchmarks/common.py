@@ -32,7 +32,9 @@ def processor() -> str:
 
 def machine() -> dict[str, Any]:
     """Where and with what a result was obtained."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return {
         "date": datetime.date.today().isoformat(),
         "processor": processor(),

@@ -1,7 +1,7 @@
-"""Speed on the CPU, everything side by side in one run: ``python benchmarks/cpu.py [scan|paths|isa|linear|models] [--quick]``.
+"""Speed on the CPU, side by side in one run: ``python benchmarks/cpu.py [scan|paths|isa|linear|models] [--quick]``.
 
-Writes ``benchmarks/results/cpu_*.json`` and prints the same as tables. Times are wall-clock medians over rounds in which
-the variants take turns; memory is the growth of a fresh process's peak resident size over the forward pass.
+Writes ``benchmarks/results/cpu_*.json`` and prints the same as tables. Times are wall-clock medians over rounds in
+which the variants take turns; memory is the growth of a fresh process's peak resident size over the forward pass.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from common import machine, measure, table, write
 from torch import Tensor
 
-import vimzoo  # noqa: F401  registers the models
+import vimzoo
 from vimzoo.ops import BIDIRECTIONAL, CROSS, native, scan_paths, selective_scan
 
 # name: batch, channels, length, states, groups, gate
@@ -77,7 +78,7 @@ def bench_scan(quick: bool) -> None:
         for threads in thread_counts():
             torch.set_num_threads(threads)
             with torch.inference_mode():
-                times = measure({k: lambda f=f: f(*inputs) for k, f in functions.items()}, rounds=5)
+                times = measure({k: partial(f, *inputs) for k, f in functions.items()}, rounds=5)
             rows.append(scan_row(name, "forward", threads, elements, times))
             # the formula's gradient takes a full-size tensor for every step: quadratic in L, so short sequences only
             if shape[2] < 1000 and not (quick and threads > 1):
@@ -85,7 +86,9 @@ def bench_scan(quick: bool) -> None:
                 rows.append(scan_row(name, "forward+backward", threads, elements, measure(calls, 3, 0)))
     columns = ["shape", "pass", "threads", "formula_ns", "eager_ns", "native_ns", "x_formula", "x_eager"]
     table(rows, columns)
-    write("cpu_selective_scan", rows, "float32 selective_scan, ns per (batch, channel, step); x: times as fast")
+    write(
+        "cpu_selective_scan", rows, "float32 selective_scan, ns per (batch, channel, step); x: times as fast"
+    )
 
 
 def scan_row(name: str, what: str, threads: int, elements: int, times: dict[str, dict]) -> dict[str, Any]:
@@ -95,7 +98,9 @@ def scan_row(name: str, what: str, threads: int, elements: int, times: dict[str,
     return row | {"times": times}
 
 
-def unfused_bidirectional(x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor, bias: Tensor, D: Tensor, z: Tensor) -> Tensor:
+def unfused_bidirectional(
+    x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor, bias: Tensor, D: Tensor, z: Tensor
+) -> Tensor:
     """Vim's layer as its authors compose it, on our own native scan: flips, transposes, a dt product, two scans."""
     rank, states = dt_weight.shape[-1], A.shape[-1]
     outputs = []
@@ -106,14 +111,17 @@ def unfused_bidirectional(x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor,
         low, B, C = row.split([rank, states, states], -1)
         delta = (low @ dt_weight[k].T).transpose(1, 2)
         B, C = B.transpose(1, 2).contiguous(), C.transpose(1, 2).contiguous()
-        y = selective_scan(u.contiguous(), delta.contiguous(), A[k], B, C, D[k], gate.contiguous(), bias[k], True)
+        y = selective_scan(
+            u.contiguous(), delta.contiguous(), A[k], B, C, D[k], gate.contiguous(), bias[k], True
+        )
         outputs.append(y.flip(-1) if k else y)
     return (outputs[0] + outputs[1]).transpose(1, 2)
 
 
-def unfused_cross(x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor, bias: Tensor, D: Tensor, z: None, grid: tuple) -> Tensor:
+def unfused_cross(
+    x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor, bias: Tensor, D: Tensor, z: None, grid: tuple
+) -> Tensor:
     """SS2D as its authors compose it, on our own native scan: four copies of the map, grouped scan, merge."""
-    batch, length, channels = x.shape
     height, width = grid
     rank, states = dt_weight.shape[-1], A.shape[-1]
 
@@ -148,19 +156,26 @@ def bench_paths(quick: bool) -> None:
     for name, (batch, channels, states, rank, grid) in PATHS.items():
         torch.manual_seed(0)
         length, K = grid[0] * grid[1], 2 if grid[0] == 1 else 4
-        x = torch.randn(K, batch, length, channels).permute(1, 2, 0, 3) if K == 2 else torch.randn(batch, length, channels)
+        x = torch.randn(batch, length, channels)
+        if K == 2:
+            x = torch.randn(K, batch, length, channels).permute(1, 2, 0, 3)
         x_dbl = torch.randn(K, batch, length, rank + 2 * states).permute(1, 2, 0, 3)
         A = -torch.rand(K, channels, states) * 4
-        parameters = (A, 0.3 * torch.randn(K, channels, rank), torch.full((K, channels), -4.0), torch.ones(K, channels))
+        bias, skip = torch.full((K, channels), -4.0), torch.ones(K, channels)
+        parameters = (A, 0.3 * torch.randn(K, channels, rank), bias, skip)
         z = torch.randn(batch, length, 2 * channels)[..., channels:] if K == 2 else None
         paths = BIDIRECTIONAL if K == 2 else CROSS
         inputs = (x, x_dbl, *parameters, z)
         calls = {
             "fused": lambda i=inputs, p=paths, g=grid: scan_paths(*i, paths=p, grid=g),
-            "unfused": lambda i=inputs, k=K, g=grid: unfused_bidirectional(*i) if k == 2 else unfused_cross(*i, g),
+            "unfused": lambda i=inputs, k=K, g=grid: (
+                unfused_bidirectional(*i) if k == 2 else unfused_cross(*i, g)
+            ),
         }
         with torch.inference_mode():
-            difference = (calls["fused"]() - calls["unfused"]()).abs().max().item() / calls["unfused"]().std().item()
+            difference = (calls["fused"]() - calls["unfused"]()).abs().max().item() / calls[
+                "unfused"
+            ]().std().item()
             assert difference < 3e-5, f"{name}: fused and unfused differ by {difference:.1e} of the spread"
             for threads in thread_counts():
                 torch.set_num_threads(threads)
@@ -170,7 +185,11 @@ def bench_paths(quick: bool) -> None:
                 row |= {f"{k}_ns": t["median"] / per * 1e9 for k, t in times.items()}
                 rows.append(row | {"x_unfused": row["unfused_ns"] / row["fused_ns"], "times": times})
     table(rows, ["shape", "threads", "fused_ns", "unfused_ns", "x_unfused"])
-    write("cpu_scan_paths", rows, "float32 forward, ns per (batch, token, channel, direction); both on our native scan")
+    write(
+        "cpu_scan_paths",
+        rows,
+        "float32 forward, ns per (batch, token, channel, direction); both on our native scan",
+    )
 
 
 def bench_linear(quick: bool) -> None:
@@ -182,8 +201,8 @@ def bench_linear(quick: bool) -> None:
             for threads in thread_counts():
                 torch.set_num_threads(threads)
                 with torch.inference_mode():
-                    calls = {"default": lambda x=x, w=weight: F.linear(x, w), "ours": lambda x=x, w=weight: vimzoo.ops.linear(x, w)}
-                    times = measure(calls, rounds=15)
+                    ours = partial(vimzoo.ops.linear, x, weight)
+                    times = measure({"default": partial(F.linear, x, weight), "ours": ours}, rounds=15)
                 flops = 2e-9 * tokens * inputs * outputs
                 row = {"shape": f"{tokens}x{inputs}x{outputs}", "threads": threads}
                 row |= {f"{k}_gflops": flops / t["median"] for k, t in times.items()}
@@ -193,10 +212,14 @@ def bench_linear(quick: bool) -> None:
 
 
 def time_one_instruction_set(name: str, passes: str) -> float:
-    """Nanoseconds per element of the fused Vim-T layer in a fresh process that may use only instruction set ``name``."""
+    """Nanoseconds per element of the fused Vim-T layer in a fresh process on instruction set ``name``."""
     command = [sys.executable, __file__, "--isa", passes]
     environment = {**os.environ, "VIMZOO_ISA": name}
-    return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()[
+            -1
+        ]
+    )
 
 
 def report_instruction_set(passes: str) -> None:
@@ -226,7 +249,9 @@ def bench_isa(quick: bool) -> None:
     rows = []
     for passes in ("forward", "forward+backward"):
         for level in native.LEVELS[: best + 1]:
-            rows.append({"instruction_set": level, "pass": passes, "ns": time_one_instruction_set(level, passes)})
+            rows.append(
+                {"instruction_set": level, "pass": passes, "ns": time_one_instruction_set(level, passes)}
+            )
     table(rows, ["instruction_set", "pass", "ns"])
     write("cpu_isa", rows, "float32 scan_paths, ns per (batch, token, channel, direction), one thread")
 
@@ -246,7 +271,8 @@ def report_memory(name: str, size: int, dtype: str) -> None:
     import resource
 
     torch.set_num_threads(1)
-    model, x = make_model(name, size, getattr(torch, dtype)), torch.randn(1, 3, size, size, dtype=getattr(torch, dtype))
+    model = make_model(name, size, getattr(torch, dtype))
+    x = torch.randn(1, 3, size, size, dtype=getattr(torch, dtype))
     small = torch.randn(1, 1, 1, dtype=x.dtype)
     with torch.inference_mode():
         small @ small  # whatever the libraries set up at first use
@@ -266,13 +292,17 @@ def bench_models(quick: bool) -> None:
             for threads in thread_counts():
                 torch.set_num_threads(threads)
                 with torch.inference_mode():
-                    times = measure({k: lambda m=m: m(x) for k, m in models.items()}, 15 if size < 600 else 7, 30)
+                    calls = {k: partial(m, x) for k, m in models.items()}
+                    times = measure(calls, 15 if size < 600 else 7, 30)
                 row = {"px": size, "dtype": dtype, "threads": threads}
                 row |= {f"{k}_ms": t["median"] * 1e3 for k, t in times.items()}
                 rows.append(row | memory | {"speed_vs_deit": row["deit_ms"] / row["vim_ms"], "times": times})
     table(rows, ["px", "dtype", "threads", "vim_ms", "deit_ms", "speed_vs_deit", "vim_mb", "deit_mb"])
-    write("cpu_models", rows, "one image, whole forward pass; vim: vim_tiny_patch16_224, deit: timm's deit_tiny_patch16_224 "
-          "as it comes (F.linear, fused attention); memory: growth of peak resident size, 1 thread")  # fmt: skip
+    about = (
+        "one image, whole forward pass; vim: vim_tiny_patch16_224, deit: timm's deit_tiny_patch16_224 as it comes "
+        "(F.linear, fused attention); memory: growth of peak resident size, 1 thread"
+    )
+    write("cpu_models", rows, about)
 
 
 MODELS = {"vim": "vim_tiny_patch16_224", "deit": "deit_tiny_patch16_224"}

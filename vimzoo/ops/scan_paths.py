@@ -201,7 +201,8 @@ def _native_arguments(
         batch=x.shape[0], length=x.shape[1], channels=x.shape[-1], directions=len(codes), states=A.shape[-1],
         rank=dt_weight.shape[-1], steps=_steps(codes, table, height, width), height=height, width=width,
         merge=int(merge), dtype=native.DTYPES[x.dtype], threads=torch.get_num_threads(),
-        x_directions=x.shape[2] if x.dim() == 4 else 1, row_directions=x_dbl.shape[2], x=native.address(x), x_dbl=native.address(x_dbl), z=native.address(z),
+        x_directions=x.shape[2] if x.dim() == 4 else 1, row_directions=x_dbl.shape[2],
+        x=native.address(x), x_dbl=native.address(x_dbl), z=native.address(z),
         x_b=x.stride(0), x_l=x.stride(1), x_k=x.stride(2) if x.dim() == 4 else 0,
         r_b=x_dbl.stride(0), r_l=x_dbl.stride(1), r_k=x_dbl.stride(2) if x_dbl.shape[2] > 1 else 0,
         z_b=0 if z is None else z.stride(0), z_l=0 if z is None else z.stride(1),
@@ -239,7 +240,7 @@ def _native_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tensor, 
     K, N, R = len(args[7]), A.shape[-1], dt_weight.shape[-1]
     groups, parts = task_split(batch, channels)
     f32: dict[str, Any] = dict(dtype=torch.float32)
-    written_once = args[8] is None and K == (x.shape[2] if x.dim() == 4 else 1)  # else summed in float32
+    written_once = args[8] is None and (x.shape[2] if x.dim() == 4 else 1) == K  # else summed in float32
     dx = torch.empty(x.shape, dtype=x.dtype) if written_once else torch.zeros(x.shape, **f32)
     dx_dbl = torch.zeros((parts, *x_dbl.shape), **f32)
     dz = empty(x) if z is None else x.new_empty((batch, length, channels))
