@@ -2,6 +2,8 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+# One process per core, one thread per process: tests of threading ask for theirs.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 SOURCES := $(wildcard kernels/*/*.c kernels/*/*.h)
 
 .PHONY: help .venv train test test-all bench cards lint clean
@@ -20,10 +22,10 @@ train: .venv
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: .venv
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 bench: .venv
 	$(BIN)/python benchmarks/cpu.py $(ARGS)
