@@ -30,17 +30,28 @@ static const float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
 INLINE vf splat(float value) { return (vf){0} + value; }
 INLINE vf select_vf(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
-INLINE vf max_vf(vf a, vf b) {
+/* At least `low`; NaN stays NaN. */
+INLINE vf at_least(vf low, vf v) {
 #if VL == 16
-    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+    return (vf)_mm512_max_ps((__m512)low, (__m512)v);
 #elif VL == 8
-    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+    return (vf)_mm256_max_ps((__m256)low, (__m256)v);
 #else
-    return select_vf(a > b, a, b);
+    return select_vf(low > v, low, v);
+#endif
+}
+/* At most `high`; NaN stays NaN. */
+INLINE vf at_most(vf high, vf v) {
+#if VL == 16
+    return (vf)_mm512_min_ps((__m512)high, (__m512)v);
+#elif VL == 8
+    return (vf)_mm256_min_ps((__m256)high, (__m256)v);
+#else
+    return select_vf(high < v, high, v);
 #endif
 }
 
-/* 2^x for any finite x <= 127; relative error 1.7e-7; underflows to 0 (AVX-512) or to at most 2^-126. */
+/* 2^x; relative error 1.7e-7; underflows to 0 (AVX-512) or stays at 2^-126, overflows to infinity, keeps NaN. */
 INLINE vf exp2_vf(vf x) {
     const float c5 = 1.330026425e-3f, c4 = 9.669709019e-3f, c3 = 5.550559983e-2f, c2 = 2.402228117e-1f, c1 = LN2;
 #if VL == 16
@@ -48,7 +59,7 @@ INLINE vf exp2_vf(vf x) {
     vf whole = x - r;
 #else
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits */
-    x = max_vf(x, splat(-126.0f));
+    x = at_most(splat(128.0f), at_least(splat(-126.0f), x));
     vf shifted = x + magic;
     vf r = x - (shifted - magic);
 #endif
@@ -77,7 +88,7 @@ INLINE vf log1p_unit(vf t) {
 /* softplus(x) = max(x, 0) + log(1 + e^-|x|). */
 INLINE vf softplus_vf(vf x) {
     vf magnitude = (vf)((vi)x & 0x7fffffff);
-    return max_vf(x, splat(0.0f)) + log1p_unit(exp2_vf(magnitude * -LOG2E));
+    return at_least(splat(0.0f), x) + log1p_unit(exp2_vf(magnitude * -LOG2E));
 }
 
 /* 1 / d for 1 <= d < 2^101: on AVX-512 an estimate and one Newton step (error 1 unit in the last place) beat division. */
@@ -92,12 +103,7 @@ INLINE vf reciprocal_vf(vf d) {
 
 /* 1 / (1 + e^-x); the exponent is capped so that nothing overflows (2^-100 is as good as 0 against any x). */
 INLINE vf sigmoid_vf(vf x) {
-    vf exponent = x * -LOG2E, cap = splat(100.0f);
-#if VL == 16
-    exponent = (vf)_mm512_min_ps((__m512)cap, (__m512)exponent);
-#else
-    exponent = select_vf(exponent > cap, cap, exponent);
-#endif
+    const vf exponent = at_most(splat(100.0f), x * -LOG2E);
     return reciprocal_vf(1.0f + exp2_vf(exponent));
 }
 

@@ -126,9 +126,9 @@ def prediction_sheet(images: Images, predictions: Tensor, targets: Tensor, data:
     chosen = choose(predictions, targets, 40)
     rows = -(-len(chosen) // 8)
     figure = Figure(figsize=(10, 1.5 * rows + 0.6), layout="constrained")
-    figure.suptitle(
-        f"{int((predictions != targets).sum())} mistakes in {len(targets)} images, shown first", fontsize=11
-    )
+    mistakes = int((predictions != targets).sum())
+    plural = "" if mistakes == 1 else "s"
+    figure.suptitle(f"{mistakes} mistake{plural} in {len(targets)} images, shown first", fontsize=11)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
     for place, index in enumerate(chosen, start=1):
         picture = (images[index][0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
