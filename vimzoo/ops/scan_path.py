@@ -107,7 +107,7 @@ class ScanPath:
             ValueError: if ``size`` is not positive.
         """
         row = cls("row")
-        return cls.from_function(Window(_pair("size", size, 1), inside or row, between or row, pads))
+        return cls.from_function(Window(_pair("size", size), inside or row, between or row, pads))
 
     @classmethod
     def stride(
@@ -121,7 +121,7 @@ class ScanPath:
         Raises:
             ValueError: if ``step`` is not positive or an offset is not below it.
         """
-        steps = _pair("step", step, 1)
+        steps = _pair("step", step)
         for name, value, limit in (("row", row, steps[0]), ("column", column, steps[1])):
             if not 0 <= value < limit:
                 raise ValueError(f"{name}: expected an offset in 0..{limit - 1}, got {value}")
@@ -148,15 +148,11 @@ class ScanPath:
 
     def transposed(self) -> ScanPath:
         """The path mirrored at the main diagonal: what it did along rows, it does along columns."""
-        if self.order != "table":
-            return replace(self, order="row" if self.order == "column" else "column")
         was = self._moved()
         return self._with(Moved(was.path, not was.transpose, was.horizontal, was.vertical))
 
     def flipped(self, *, vertical: bool = False, horizontal: bool = False) -> ScanPath:
         """The path mirrored upside down (``vertical``), left to right (``horizontal``), or both."""
-        if self.order != "table" and vertical and horizontal:
-            return self.reversed()
         was = self._moved()
         flips = was.vertical != vertical, was.horizontal != horizontal
         return self._with(Moved(was.path, was.transpose, *flips))
@@ -165,9 +161,15 @@ class ScanPath:
         return self.table if isinstance(self.table, Moved) else Moved(replace(self, reverse=False))
 
     def _with(self, moved: Moved) -> ScanPath:
+        path, reverse = moved.path, self.reverse
+        if path.order != "table":  # keep the closed form where there is one
+            if moved.transpose:
+                path = ScanPath("row" if path.order == "column" else "column")
+            if moved.vertical and moved.horizontal:
+                return replace(path, reverse=not reverse)
+            moved = Moved(path, False, moved.vertical, moved.horizontal)
         still = not (moved.transpose or moved.vertical or moved.horizontal)
-        path = moved.path if still else ScanPath.from_function(moved)
-        return replace(path, reverse=self.reverse)
+        return replace(path if still else ScanPath.from_function(moved), reverse=reverse)
 
     @property
     def code(self) -> int:
@@ -213,12 +215,10 @@ def _whole_numbers(table: Any) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(item, int) and item >= least for item in pair):
-        raise ValueError(
-            f"{name}: expected a whole number of at least {least} or a pair of them, got {value!r}"
-        )
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(pair) != 2 or not all(isinstance(item, int) and item >= 1 for item in pair):
+        raise ValueError(f"{name}: expected a whole number of at least 1 or a pair of them, got {value!r}")
     return pair
 
 
