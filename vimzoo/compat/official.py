@@ -1,4 +1,4 @@
-"""Lets a module load the Vim authors' parameter names, and writes state and gradients under them."""
+"""Lets a module load its authors' parameter names, and writes state and gradients under them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,18 +6,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimzoo.models.vim_names import is_official, slots, to_native
+from vimzoo.models.names import Dialect, Slot
+from vimzoo.models.vim_names import VIM
+from vimzoo.models.vmamba_names import VMAMBA
 
 __all__ = ["accept_official_names", "official_gradients", "official_state_dict"]
 
 
-def official_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a Vim model, block or mixer under the authors' names, as slices of our tensors.
+DIALECTS = (VIM, VMAMBA)
 
-    Rotary tables, which the authors store and we compute, are included.
+
+def dialect_of(module: nn.Module) -> Dialect:
+    """The authors' names that ``module`` has.
+
+    Raises:
+        TypeError: nothing in it is of a family that has any.
+    """
+    for dialect in DIALECTS:
+        if any(isinstance(part, dialect.modules) for part in module.modules()):
+            return dialect
+    raise TypeError(f"{type(module).__name__} has no official names")
+
+
+def _slots(module: nn.Module, spelling: str | None) -> list[Slot]:
+    dialect = dialect_of(module)
+    respell = dialect.spellings.get(spelling or getattr(module, "official_spelling", None) or "")
+    slots = dialect.slots(module)
+    return slots if respell is None else [respell(slot) for slot in slots]
+
+
+def official_state_dict(module: nn.Module, spelling: str | None = None) -> dict[str, Tensor]:
+    """The state of a model, block or mixer under the authors' names, as parts of our tensors.
+
+    Rotary tables, which the Vim authors store and we compute, are included.
+
+    Args:
+        module: A module of ours.
+        spelling: ``"single_file"`` for the names of the VMamba authors' single file. By default those of the last
+            state dict that the module has loaded, if that can be told.
     """
     state = module.state_dict()
-    named = {slot.official: slot.read(state[slot.ours]) for slot in slots(module)}
+    named = {slot.official: slot.read(state[slot.ours]) for slot in _slots(module, spelling)}
     rope = getattr(module, "rope", None)
     if rope is not None:
         rows, columns = module.patch_embed.grid_size  # type: ignore[union-attr, misc]
@@ -26,11 +55,11 @@ def official_state_dict(module: nn.Module) -> dict[str, Tensor]:
     return named
 
 
-def official_gradients(module: nn.Module) -> dict[str, Tensor]:
-    """Gradients under the authors' names; parameters without one are left out."""
+def official_gradients(module: nn.Module, spelling: str | None = None) -> dict[str, Tensor]:
+    """Gradients under the authors' names; parameters without one are left out. ``spelling`` as above."""
     parameters = dict(module.named_parameters())
     gradients: dict[str, Tensor] = {}
-    for slot in slots(module):
+    for slot in _slots(module, spelling):
         gradient = parameters[slot.ours].grad if slot.ours in parameters else None
         if gradient is not None:
             gradients[slot.official] = slot.read(gradient)
@@ -43,6 +72,7 @@ def accept_official_names(module: nn.Module) -> None:
 
     Our own keys are taken as before. Works inside larger models too, whatever the prefix.
     """
+    dialect = dialect_of(module)
     reported: dict[str, list[str]] = {}  # our name, with prefix -> the authors' names that are missing
 
     def before(
@@ -51,12 +81,13 @@ def accept_official_names(module: nn.Module) -> None:
     ) -> None:  # fmt: skip
         reported.clear()
         own = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-        if not is_official(own):
+        if not dialect.is_official(own):
             return
-        usable = _usable(owner, own, prefix, reported, errors)
+        owner.official_spelling = dialect.spelling_of(own)  # type: ignore[assignment]
+        usable = _usable(dialect, owner, dialect.spell(own), prefix, reported, errors)
         for name in own:
             del state[prefix + name]
-        state.update({prefix + name: value for name, value in to_native(usable, owner).items()})
+        state.update({prefix + name: value for name, value in dialect.to_native(usable, owner).items()})
 
     def after(owner: nn.Module, incompatible: Any) -> None:
         names = incompatible.missing_keys
@@ -67,23 +98,27 @@ def accept_official_names(module: nn.Module) -> None:
 
 
 def _usable(
-    owner: nn.Module, own: Mapping[str, Tensor], prefix: str, missing: dict[str, list[str]], errors: list[str]
+    dialect: Dialect,
+    owner: nn.Module,
+    own: Mapping[str, Tensor],
+    prefix: str,
+    missing: dict[str, list[str]],
+    errors: list[str],
 ) -> dict[str, Tensor]:
     """``own`` without the tensors that cannot be loaded, each of which is recorded."""
-    groups: dict[str, list] = {}
-    for slot in slots(owner):
-        groups.setdefault(slot.ours, []).append(slot)
     usable = dict(own)
-    for ours, group in groups.items():
+    shown = {slot.ours: slot.official for slot in _slots(owner, None)}
+    for ours, group in dialect.groups(owner).items():
         absent = [slot.official for slot in group if slot.official not in own]
-        wrong = [s for s in group if s.official in own and tuple(own[s.official].shape) != s.shape]
+        wrong = [s for s in group if s.official in own and not s.fits(own[s.official])]
         errors += [
             f"size mismatch for {prefix}{s.official}: copying a param with shape {own[s.official].shape}"
             f" from checkpoint, the shape in current model is {torch.Size(s.shape)}."
             for s in wrong
         ]
         if absent or wrong:
-            missing[prefix + ours] = [prefix + name for name in absent]
+            alone = len(group) == 1 and absent
+            missing[prefix + ours] = [prefix + name for name in ([shown[ours]] if alone else absent)]
             for slot in group:
                 usable.pop(slot.official, None)
     return usable

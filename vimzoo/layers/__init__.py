@@ -1,13 +1,19 @@
-"""Modules that any backbone may use: the state-space core, Vim's mixer, norms and embeddings."""
+"""Modules that any backbone may use: the state-space core, Vim's and VMamba's mixers, norms and embeddings."""
 
 from .bimamba import BiMamba, BiMambaBlock, CausalConv
 from .linear import Linear
+from .map_embed import MapDownsample, MapStem
+from .maps import MapBatchNorm, MapConv2d
+from .mlp import Mlp
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
 from .rope import GridRope
+from .ss2d import SS2D
 from .ssm import SelectiveSSM
+from .vss_block import VSSBlock, VSSBlock2d
 
 __all__ = [
+    "SS2D",
     "Add",
     "AddNorm",
     "BiMamba",
@@ -15,6 +21,13 @@ __all__ = [
     "CausalConv",
     "GridRope",
     "Linear",
+    "MapBatchNorm",
+    "MapConv2d",
+    "MapDownsample",
+    "MapStem",
+    "Mlp",
     "PatchEmbed",
     "SelectiveSSM",
+    "VSSBlock",
+    "VSSBlock2d",
 ]

@@ -18,6 +18,11 @@ def decay_rates(A_log: Tensor) -> Tensor:
     return -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
 
 
+def _some(parameter: Tensor, first: int, count: int) -> Tensor:
+    """The slices of ``count`` directions of a parameter, if it has one per direction."""
+    return parameter if parameter.shape[0] == 1 else parameter.narrow(0, first, count)
+
+
 class SelectiveSSM(nn.Module):
     """Selective state-space scan along K directions, with the parameters of all directions stacked.
 
@@ -26,7 +31,9 @@ class SelectiveSSM(nn.Module):
     (Gu & Dao 2023, section 3). Outputs of all directions are added where their tokens lie.
 
     Parameters: ``A_log (K, D, N)``, ``D (K, D)``, ``x_proj (K, R+2N, D)``, ``dt_proj (K, D, R)``,
-    ``dt_bias (K, D)``; K is 1 in those that ``shared`` names.
+    ``dt_bias (K, D)``; K is 1 in those that ``shared`` names. With ``heads`` the R numbers ``dt`` are the step
+    sizes of R heads, D/R channels each, that have one decay rate and bias each (Dao & Gu 2024, section 7.1):
+    ``A_log (K, R)``, ``dt_bias (K, R)``, no ``dt_proj``.
 
     Args:
         dim: Channels D.
@@ -39,9 +46,14 @@ class SelectiveSSM(nn.Module):
         dt_min, dt_max, dt_floor: Range and lower bound of the initial step sizes.
         dt_scale: Factor on the initial ``dt_proj``.
         dt_init: Initial ``dt_proj``, ``"random"`` or ``"constant"``.
+        init: Start of ``A_log``, ``dt_proj`` and ``dt_bias``: ``"mamba"`` as above; ``"random"`` normal, the
+            latter two a tenth of that; ``"zero"`` A of -1 and the latter two uniform in 0..0.1 (VMamba's v0,
+            v1 and v2; Liu et al. 2024, appendix, finds no difference).
+        heads: Mamba-2's form, see above.
 
     Raises:
-        ValueError: a size is not positive, or a name in ``shared`` or ``dt_init`` is unknown.
+        ValueError: a size is not positive, a name in ``shared``, ``dt_init`` or ``init`` is unknown, or heads do
+            not divide the channels.
     """
 
     def __init__(
@@ -57,6 +69,8 @@ class SelectiveSSM(nn.Module):
         dt_floor: float = 1e-4,
         dt_scale: float = 1.0,
         dt_init: str = "random",
+        init: str = "mamba",
+        heads: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -69,6 +83,12 @@ class SelectiveSSM(nn.Module):
             raise ValueError(f"shared: expected names among {PARAMETERS}, got {tuple(shared)}")
         if dt_init not in ("random", "constant"):
             raise ValueError(f"dt_init: expected 'random' or 'constant', got {dt_init!r}")
+        if init not in ("mamba", "random", "zero"):
+            raise ValueError(f"init: expected 'mamba', 'random' or 'zero', got {init!r}")
+        if heads and dim % dt_rank:
+            raise ValueError(
+                f"dt_rank: expected a number of heads that divides {dim} channels, got {dt_rank}"
+            )
         self.dim = dim
         self.d_state = d_state
         self.dt_rank = dt_rank
@@ -76,32 +96,50 @@ class SelectiveSSM(nn.Module):
         self.separate_inputs = separate_inputs
         self.dt_range = (dt_min, dt_max, dt_floor)
         self.dt_init = dt_init
+        self.init = init
         self.dt_scale = dt_scale
 
         def stacked(name: str, *shape: int) -> nn.Parameter:
             count = 1 if name in shared else directions
             return nn.Parameter(torch.empty(count, *shape, device=device, dtype=dtype))
 
-        self.A_log = stacked("A_log", dim, d_state)
+        self.A_log = stacked("A_log", dt_rank) if heads else stacked("A_log", dim, d_state)
         self.D = stacked("D", dim)
         self.x_proj = stacked("x_proj", dt_rank + 2 * d_state, dim)
-        self.dt_proj = stacked("dt_proj", dim, dt_rank)
-        self.dt_bias = stacked("dt_bias", dim)
+        self.dt_proj = None if heads else stacked("dt_proj", dim, dt_rank)
+        self.dt_bias = stacked("dt_bias", dt_rank if heads else dim)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Mamba's initialisation: ``A = -(1..N)``, ``D = 1``, log-uniform steps in ``[dt_min, dt_max]``."""
-        states = torch.arange(1, self.d_state + 1, dtype=torch.float32, device=self.A_log.device)
-        self.A_log.copy_(states.log().expand_as(self.A_log))
+        """Initial values; ``init="mamba"``: ``A = -(1..N)`` (of a head -1..-16), log-uniform steps in
+        ``[dt_min, dt_max]``."""
         nn.init.ones_(self.D)
         bound = self.dim**-0.5  # torch's default for a linear layer
         nn.init.uniform_(self.x_proj, -bound, bound)
-        scale = self.dt_rank**-0.5 * self.dt_scale
-        if self.dt_init == "constant":
-            nn.init.constant_(self.dt_proj, scale)
+        if self.init == "mamba":
+            self._reset_as_mamba()
+            return
+        random = self.init == "random"
+        if random:
+            nn.init.normal_(self.A_log)
         else:
-            nn.init.uniform_(self.dt_proj, -scale, scale)
+            nn.init.zeros_(self.A_log)
+        for parameter in (self.dt_proj, self.dt_bias):
+            if parameter is not None:
+                nn.init.normal_(parameter, std=0.1) if random else nn.init.uniform_(parameter, 0.0, 0.1)
+
+    def _reset_as_mamba(self) -> None:
+        if self.dt_proj is None:
+            self.A_log.copy_(torch.empty_like(self.A_log, dtype=torch.float32).uniform_(1, 16).log())
+        else:
+            states = torch.arange(1, self.d_state + 1, dtype=torch.float32, device=self.A_log.device)
+            self.A_log.copy_(states.log().expand_as(self.A_log))
+            scale = self.dt_rank**-0.5 * self.dt_scale
+            if self.dt_init == "constant":
+                nn.init.constant_(self.dt_proj, scale)
+            else:
+                nn.init.uniform_(self.dt_proj, -scale, scale)
         dt_min, dt_max, dt_floor = self.dt_range
         uniform = torch.rand(self.dt_bias.shape, dtype=torch.float32, device=self.dt_bias.device)
         step = torch.exp(uniform * math.log(dt_max / dt_min) + math.log(dt_min)).clamp(min=dt_floor)
@@ -113,10 +151,30 @@ class SelectiveSSM(nn.Module):
 
         Pointwise, so in token order: projection and scan order commute.
         """
+        return self._project(x, self.x_proj)
+
+    def _project(self, x: Tensor, x_proj: Tensor) -> Tensor:
         rows = self.dt_rank + 2 * self.d_state
         if not self.separate_inputs:
-            return torch.ops.vimzoo.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (-1, rows))
-        return torch.ops.vimzoo.linear(x, self.x_proj.expand(self.directions, -1, -1))
+            return torch.ops.vimzoo.linear(x, x_proj.flatten(0, 1)).unflatten(-1, (-1, rows))
+        return torch.ops.vimzoo.linear(x, x_proj.expand(self.directions, -1, -1))
+
+    def step_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Decay rates ``(K, D, N)``, step projection ``(K or 1, D, R)`` and bias ``(K, D)`` as the op takes them.
+
+        A head's numbers are repeated for its channels, its step size by a projection of zeros and ones.
+        """
+        rates, dt_proj = decay_rates(self.A_log), self.dt_proj
+        if dt_proj is not None:
+            return rates, dt_proj, self.dt_bias
+        width = self.dim // self.dt_rank
+        rates = rates.repeat_interleave(width, 1).unsqueeze(-1).expand(-1, -1, self.d_state)
+        one_hot = torch.eye(self.dt_rank, dtype=self.dt_bias.dtype, device=self.dt_bias.device)
+        return (
+            rates,
+            one_hot.repeat_interleave(width, 0).unsqueeze(0),
+            self.dt_bias.repeat_interleave(width, 1),
+        )
 
     def forward(
         self,
@@ -127,6 +185,7 @@ class SelectiveSSM(nn.Module):
         height: int,
         width: int,
         merge: bool = True,
+        first: int = 0,
     ) -> Tensor:
         """Scans ``x`` along the K paths and adds the results up.
 
@@ -136,17 +195,25 @@ class SelectiveSSM(nn.Module):
             codes, table: The paths, as `vimzoo.ops.scan_path.path_codes` and ``path_table`` give them.
             height, width: The grid, ``L = height * width``; a sequence is ``1 x L``.
             merge: Add the directions up; else return each in its path's order.
+            first: With fewer paths than directions: the direction that belongs to the first path.
 
         Returns:
             ``(B, L, D)``, or ``(B, K, T, D)`` without ``merge``.
         """
+        x_proj: Tensor = self.x_proj
+        D: Tensor = self.D
+        rates, dt_proj, dt_bias = self.step_parameters()
+        if len(codes) < self.directions:
+            x_proj, D = _some(x_proj, first, len(codes)), _some(D, first, len(codes))
+            rates, dt_bias = _some(rates, first, len(codes)), _some(dt_bias, first, len(codes))
+            dt_proj = _some(dt_proj, first, len(codes))
         y, _ = torch.ops.vimzoo.scan_paths(
             x,
-            self.project(x),
-            decay_rates(self.A_log),
-            self.dt_proj,
-            self.dt_bias,
-            self.D,
+            self._project(x, x_proj),
+            rates,
+            dt_proj,
+            dt_bias,
+            D,
             z,
             codes,
             table,

@@ -2,5 +2,6 @@
 
 from .checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 from .vim import Vim
+from .vmamba import VMamba
 
-__all__ = ["CheckpointError", "Vim", "load_checkpoint", "read_checkpoint"]
+__all__ = ["CheckpointError", "VMamba", "Vim", "load_checkpoint", "read_checkpoint"]

@@ -21,6 +21,7 @@ class ModelFacts:
         gflops: Billion floating-point operations at ``input_size`` as published, and by whom.
         top1, top5: ImageNet-1k validation accuracy in per cent, and where it is stated.
         hub_id, hub_file: Hugging Face repository and file of the authors' weights.
+        url: Address of the authors' weights, where they are not on the hub.
         license: Licence of the weights, SPDX.
         origin: The authors' code.
         paper: arXiv number.
@@ -42,6 +43,7 @@ class ModelFacts:
     score_source: str = ""
     hub_id: str | None = None
     hub_file: str | None = None
+    url: str | None = None
     license: str = "apache-2.0"
     origin: str = ""
     paper: str = ""
@@ -71,4 +73,6 @@ class ModelFacts:
         )
         if self.hub_id:
             cfg.update(hf_hub_id=self.hub_id, hf_hub_filename=self.hub_file, custom_load="hf")
+        elif self.url:
+            cfg.update(url=self.url, custom_load=True)
         return {**cfg, **overrides}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .checkpoint import load_into
 from .pos_embed import patch_tokens
 from .vim_model import Vim
-from .vim_names import checkpoint_filter_fn, is_official, to_native
+from .vim_names import VIM, checkpoint_filter_fn
 
 
 class VimDense(Vim):
@@ -70,7 +70,7 @@ class VimDense(Vim):
         """
 
         def headless(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-            native = to_native(state, model) if is_official(state) else dict(state)
+            native = VIM.to_native(state, model) if VIM.is_official(state) else dict(state)
             if native.pop("cls_token", None) is not None and "pos_embed" in native:
                 native["pos_embed"] = patch_tokens(native["pos_embed"], placement)
             own = {

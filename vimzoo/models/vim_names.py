@@ -1,18 +1,19 @@
 """Our parameter names and the Vim authors', for whole models, dense backbones and single mixers.
 
 The authors keep one tensor per direction, we stack the directions: ``A_log`` and ``A_b_log`` are two slices
-of one ``ssm.A_log``. A `Slot` says which slice of which of our tensors an authors' tensor is.
+of one ``ssm.A_log``.
 """
 
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from vimzoo.layers import BiMamba
+
+from .names import Dialect, Slot
 from .pos_embed import resize_pos_embed
 
 _STACKED = {
@@ -30,22 +31,6 @@ _OFFICIAL = re.compile(
 )
 _OURS = re.compile(r"(^|\.)ssm\.")
 _ROPE_TABLE = re.compile(r"(^|\.)rope\.freqs_(cos|sin)$")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One authors' tensor: slice ``index`` along ``axis`` of our tensor ``ours``, all of it without index."""
-
-    official: str
-    ours: str
-    shape: tuple[int, ...]
-    axis: int = 0
-    index: int | None = None
-
-    def read(self, tensor: Tensor) -> Tensor:
-        """The authors' tensor out of ours (or out of its gradient)."""
-        part = tensor if self.index is None else tensor.select(self.axis, self.index)
-        return part.reshape(self.shape)
 
 
 def slots(module: nn.Module) -> list[Slot]:
@@ -73,44 +58,12 @@ def is_official(names: Iterable[str]) -> bool:
     return any(_OFFICIAL.search(name) and not _OURS.search(name) for name in names)
 
 
-def to_native(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """An authors' state dict under our names; names that are neither's are kept, rotary tables are dropped.
-
-    Raises:
-        ValueError: some but not all directions of one of our tensors are there, or their shapes differ.
-    """
-    remaining = {name: value for name, value in state.items() if not _ROPE_TABLE.search(name)}
-    groups: dict[str, list[Slot]] = {}
-    for slot in slots(module):
-        groups.setdefault(slot.ours, []).append(slot)
-    converted: dict[str, Tensor] = {}
-    problems: list[str] = []
-    for ours, group in groups.items():
-        found = {slot.official: remaining.pop(slot.official) for slot in group if slot.official in remaining}
-        if not found:
-            continue
-        missing = [slot.official for slot in group if slot.official not in found]
-        wrong = [
-            f"{slot.official} has shape {tuple(found[slot.official].shape)} instead of {slot.shape}"
-            for slot in group
-            if slot.index is not None and slot.official in found and found[slot.official].shape != slot.shape
-        ]
-        problems += [f"{name} is missing" for name in missing] + wrong
-        if not missing and not wrong:
-            converted[ours] = _join(group, list(found.values()))
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise ValueError("; ".join(problems[:4]) + more)
-    return {**converted, **remaining}
+def _without_tables(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rotary tables, which the authors store, are computed here."""
+    return {name: value for name, value in state.items() if not _ROPE_TABLE.search(name)}
 
 
-def _join(group: list[Slot], parts: list[Tensor]) -> Tensor:
-    if group[0].index is None:
-        return parts[0]
-    if group[0].axis == 1:
-        return torch.cat(parts, dim=1)
-    # (E, 1, W) of a depthwise convolution loses its middle axis, all else is stacked as it is
-    return torch.stack([part.squeeze(1) if part.dim() == 3 else part for part in parts])
+VIM = Dialect((BiMamba,), slots, is_official, _without_tables)
 
 
 def checkpoint_filter_fn(
@@ -131,7 +84,7 @@ def checkpoint_filter_fn(
     for wrapper in ("model", "state_dict"):
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
-    state = to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
+    state = VIM.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
     pos_embed, wanted = state.get("pos_embed"), model.pos_embed
     if pos_embed is None or wanted is None or pos_embed.dim() != 3 or pos_embed.shape == wanted.shape:
         return state

@@ -1,0 +1,127 @@
+"""How VMamba goes from pixels to its first map, and from one map to the next of half the size."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, _assert, nn
+
+from .linear import Linear
+from .maps import MapConv2d, map_norm
+
+
+class MapStem(nn.Module):
+    """Images to a map with channels last.
+
+    Args:
+        in_chans: Channels of the images.
+        dim: Channels C of the map.
+        patch_size: Pixels per position, in each direction.
+        kind: ``"patch"``: one convolution of separate patches (the authors' v1); pixels that fill no patch are
+            dropped. ``"conv"``: two overlapping ones with GELU in between (v2).
+        norm: Norm after each convolution, as `vimzoo.layers.maps.map_norm` takes it.
+
+    Raises:
+        ValueError: ``kind`` or ``norm`` is unknown, or ``patch_size`` does not suit ``kind``.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        dim: int = 96,
+        patch_size: int = 4,
+        kind: str = "conv",
+        norm: str = "layer",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        if kind not in ("patch", "conv"):
+            raise ValueError(f"stem: expected 'patch' or 'conv', got {kind!r}")
+        if patch_size < 1 or (kind == "conv" and patch_size % 2):
+            raise ValueError(
+                f"patch_size: expected a positive number, even for stem='conv', got {patch_size}"
+            )
+        self.in_chans = in_chans
+        self.patch_size = patch_size
+        if kind == "patch":
+            self.conv1 = MapConv2d(in_chans, dim, patch_size, patch_size, **dd)
+            self.norm1 = map_norm(norm, dim, **dd)
+            self.conv2: nn.Module | None = None
+            self.norm2: nn.Module | None = None
+        else:
+            step = patch_size // 2
+            self.conv1 = MapConv2d(in_chans, dim // 2, step + 1, step, padding=1, **dd)
+            self.norm1 = map_norm(norm, dim // 2, **dd)
+            self.conv2 = MapConv2d(dim // 2, dim, step + 1, step, padding=1, **dd)
+            self.norm2 = map_norm(norm, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` -> map ``(B, h, w, D)``.
+
+        Raises:
+            AssertionError: the image has not four axes, other channels, or no whole patch.
+        """
+        _assert(
+            x.dim() == 4,
+            f"x: expected a batch of images (B, {self.in_chans}, H, W), got {x.dim()} dimensions",
+        )
+        channels, height, width = x.shape[1], x.shape[2], x.shape[3]
+        _assert(channels == self.in_chans, f"x: expected {self.in_chans} channels (in_chans), got {channels}")
+        _assert(
+            height >= self.patch_size, f"x: expected a height of at least {self.patch_size}, got {height}"
+        )
+        _assert(width >= self.patch_size, f"x: expected a width of at least {self.patch_size}, got {width}")
+        x = self.norm1(self.conv1(x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)))
+        if self.conv2 is not None and self.norm2 is not None:
+            x = self.norm2(self.conv2(F.gelu(x)))
+        return x
+
+
+class MapDownsample(nn.Module):
+    """A map to one of half the height and width.
+
+    Args:
+        dim, out_dim: Channels before and after.
+        kind: ``"merge"``: norm and linear layer of 2 x 2 neighbours (the authors' v1, Swin's); ``"conv2"``: 2 x 2
+            convolution (v2); ``"conv3"``: 3 x 3, overlapping (v3). Of odd maps the first pads, the second drops
+            the last line, the third keeps all.
+        norm: As `vimzoo.layers.maps.map_norm` takes it; after a convolution, before the linear layer.
+
+    Raises:
+        ValueError: ``kind`` or ``norm`` is unknown.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        kind: str = "conv3",
+        norm: str = "layer",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        if kind not in ("merge", "conv2", "conv3"):
+            raise ValueError(f"downsample: expected 'merge', 'conv2' or 'conv3', got {kind!r}")
+        self.merge = kind == "merge"
+        self.norm = map_norm(norm, 4 * dim if self.merge else out_dim, **dd)
+        if self.merge:
+            self.proj: nn.Module = Linear(4 * dim, out_dim, bias=False, **dd)
+        else:
+            size = int(kind[-1])
+            self.proj = MapConv2d(dim, out_dim, size, 2, padding=size // 3, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C) -> (B, H', W', D)``."""
+        return self.proj(self.norm(merge_neighbours(x))) if self.merge else self.norm(self.proj(x))
+
+
+def merge_neighbours(x: Tensor) -> Tensor:
+    """``(B, H, W, C) -> (B, ceil(H/2), ceil(W/2), 4 C)``: each 2 x 2 square column by column, zeros beyond the edge."""
+    x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)

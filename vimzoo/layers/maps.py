@@ -1,0 +1,75 @@
+"""Layers for feature maps with channels last, ``(B, H, W, C)``: convolution, activations and norms."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "none": nn.Identity,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """``"silu"``, ``"gelu"`` (exact), ``"relu"``, ``"sigmoid"`` or ``"none"`` as a module.
+
+    Raises:
+        ValueError: ``name`` is none of them.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"act: expected one of {tuple(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()
+
+
+class MapConv2d(nn.Conv2d):
+    """`torch.nn.Conv2d`, same parameters, from ``(B, H, W, C)`` to ``(B, H', W', C')``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """A permuted view is torch's channels-last format, so that nothing is copied on the way in or out."""
+        y = self._conv_forward(input.permute(0, 3, 1, 2), self.weight, self.bias)
+        return y.permute(0, 2, 3, 1)
+
+
+class MapBatchNorm(nn.Module):
+    """Batch norm of ``(B, H, W, C)``; the statistics are in ``bn``, which SyncBatchNorm can replace."""
+
+    def __init__(
+        self,
+        dim: int,
+        eps: float = 1e-5,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(dim, eps, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)``, normalised per channel over everything else."""
+        return self.bn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class SpatialSoftmax(nn.Module):
+    """Softmax over the positions of each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)``, positive and of sum 1 per channel."""
+        return x.flatten(1, 2).softmax(1).reshape(x.shape)
+
+
+def map_norm(kind: str, dim: int, eps: float = 1e-5, **dd: Any) -> nn.Module:
+    """Norm of a map's channels: ``"layer"``, ``"batch"`` or ``"none"``.
+
+    Raises:
+        ValueError: ``kind`` is none of them.
+    """
+    if kind == "layer":
+        return nn.LayerNorm(dim, eps, **dd)
+    if kind == "batch":
+        return MapBatchNorm(dim, eps, **dd)
+    if kind == "none":
+        return nn.Identity()
+    raise ValueError(f"norm: expected 'layer', 'batch' or 'none', got {kind!r}")

@@ -1,0 +1,50 @@
+"""The channel mixers of VMamba's blocks."""
+
+import torch
+from torch import Tensor, nn
+
+from .linear import Linear
+from .maps import activation
+
+
+class Mlp(nn.Module):
+    """Linear, activation, Linear on the last axis.
+
+    Args:
+        dim: Width.
+        hidden: Width between the two.
+        act: Activation, as `vimzoo.layers.maps.activation` takes it.
+        gated: The first layer gives values and gates, ``hidden`` of each; values times activated gates go on
+            (a GLU, the authors' ``gmlp``).
+        drop_rate: Dropout after the activation (not if gated) and after the last layer.
+
+    Raises:
+        ValueError: ``act`` is unknown.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        act: str = "gelu",
+        gated: bool = False,
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.gated = gated
+        self.fc1 = Linear(dim, 2 * hidden if gated else hidden, device=device, dtype=dtype)
+        self.act = activation(act)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc2 = Linear(hidden, dim, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C) -> (..., C)``."""
+        x = self.fc1(x)
+        if self.gated:
+            values, gates = x.chunk(2, dim=-1)
+            x = values * self.act(gates)
+        else:
+            x = self.drop(self.act(x))
+        return self.drop(self.fc2(x))

@@ -1,0 +1,195 @@
+"""VMamba's mixer: a feature map read along several paths by one state-space scan (Liu et al. 2024, section 4.2)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vimzoo.ops.scan_path import CROSS, ScanPath, path_arguments, path_codes
+
+from .linear import Linear
+from .maps import MapConv2d, SpatialSoftmax, activation
+from .ssm import SelectiveSSM
+
+_ROW, _ROW_BACK = ScanPath("row"), ScanPath("row").reversed()
+SCANS: dict[str, tuple[ScanPath, ...]] = {
+    "cross": CROSS,
+    "bidirectional": (_ROW, _ROW, _ROW_BACK, _ROW_BACK),
+    "unidirectional": (_ROW,) * 4,
+    # rows and columns are sequences of their own, so that these paths are those of one row
+    "cascade": (_ROW, _ROW_BACK, _ROW, _ROW_BACK),
+}
+GATES = ("none", "act", "linear")
+
+
+class SS2D(nn.Module):
+    """Two-dimensional selective scan: projection, depthwise convolution, scan along K paths, norm, gate, projection.
+
+    Args:
+        dim: Channels C of the map.
+        d_state: States N per channel.
+        ratio: Inner width in multiples of ``dim`` (``ssm_ratio``).
+        dt_rank: Rank of the step-size projection, by default ``ceil(dim / 16)``; with ``ssd`` the number of heads.
+        act: Activation after the convolution, and of the gate: ``"silu"``, ``"gelu"``, ``"relu"``, ``"sigmoid"``.
+        d_conv: Size of the depthwise convolution, odd; 1 or less for none.
+        conv_bias, proj_bias: Whether the convolution and the two projections have a bias.
+        gate: ``"none"`` (``noz``), ``"act"``: the output is multiplied by an activated second projection of the
+            input (the first VMamba), ``"linear"``: not activated (``nozact``).
+        paths: ``"cross"``: rows, columns, and both backward. ``"bidirectional"`` and ``"unidirectional"``: rows
+            only, each direction twice, or forward four times (table 10 of the paper's appendix). ``"cascade"``:
+            rows, each a sequence of its own, then columns. Or any scan paths, in any number; one line gives a map
+            another order: ``SS2D(96, paths=[ScanPath.hilbert()])``.
+        out_norm: What normalises the merged output: ``"layer"``, ``"none"``, ``"softmax"`` (over positions),
+            ``"sigmoid"``, ``"conv"`` (depthwise 3 x 3) or ``"layer conv"`` (one after the other).
+        out_act: GELU after the norm (``oact``).
+        ssd: Mamba-2's form of the scan (``m0``): ``dt_rank`` heads with one decay rate and step size each.
+        init: ``"mamba"``, ``"random"`` or ``"zero"``, as in `SelectiveSSM` (v0, v1, v2).
+        drop_rate: Dropout of the output.
+        dt_min, dt_max, dt_floor, dt_scale, dt_init: As in `SelectiveSSM`.
+
+    Raises:
+        ValueError: an option has no such value, or a size is not positive.
+    """
+
+    cascade: Final[bool]
+    has_table: Final[bool]
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 1,
+        ratio: float = 1.0,
+        dt_rank: int | None = None,
+        act: str = "silu",
+        d_conv: int = 3,
+        conv_bias: bool = False,
+        proj_bias: bool = False,
+        gate: str = "none",
+        paths: str | Sequence[ScanPath] = "cross",
+        out_norm: str = "layer",
+        out_act: bool = False,
+        ssd: bool = False,
+        init: str = "mamba",
+        drop_rate: float = 0.0,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_floor: float = 1e-4,
+        dt_scale: float = 1.0,
+        dt_init: str = "random",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        if gate not in GATES:
+            raise ValueError(f"gate: expected one of {GATES}, got {gate!r}")
+        if d_conv > 1 and d_conv % 2 == 0:
+            raise ValueError(f"d_conv: expected an odd size, which keeps the map's, got {d_conv}")
+        inner = int(ratio * dim)
+        self.dim = dim
+        self.gate = gate
+        self.paths = _checked_paths(paths)
+        self.codes = path_codes(self.paths)
+        self.cascade = paths == "cascade"
+        self.has_table = any(path.order == "table" for path in self.paths)
+        self.in_proj = Linear(dim, inner if gate == "none" else 2 * inner, bias=proj_bias, **dd)
+        self.conv = (
+            MapConv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
+            if d_conv > 1
+            else None
+        )
+        self.act = activation(act)
+        self.ssm = SelectiveSSM(
+            inner, d_state, math.ceil(dim / 16) if dt_rank is None else dt_rank, len(self.paths),
+            dt_min=dt_min, dt_max=dt_max, dt_floor=dt_floor, dt_scale=dt_scale, dt_init=dt_init,
+            init=init, heads=ssd, **dd,
+        )  # fmt: skip
+        self.out_norm = _out_norm(out_norm, inner, **dd)
+        self.out_act = nn.GELU() if out_act else nn.Identity()
+        self.out_proj = Linear(inner, dim, bias=proj_bias, **dd)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C) -> (B, H, W, C)``."""
+        x = self.in_proj(x)
+        z = x
+        if self.gate != "none":
+            x, z = x.chunk(2, dim=-1)
+        if self.conv is not None:
+            x = self.conv(x)
+        y = self.scan(self.act(x))
+        y = self.out_act(self.out_norm(y).to(x.dtype))
+        if self.gate == "act":
+            y = y * self.act(z)
+        elif self.gate == "linear":
+            y = y * z
+        return self.drop(self.out_proj(y))
+
+    def scan(self, x: Tensor) -> Tensor:
+        """The scan alone, along all paths, on a map ``(B, H, W, D)`` of the inner width."""
+        height, width = x.shape[1], x.shape[2]
+        if self.cascade:
+            rows = self._lines(x, 0)
+            return self._lines(rows.transpose(1, 2), 2).transpose(1, 2)
+        table: Tensor | None = None
+        if self.has_table:
+            table = self._table(height, width, x.device)
+        y = self.ssm(x.flatten(1, 2), None, self.codes, table, height, width)
+        return y.reshape(x.shape)
+
+    def _lines(self, x: Tensor, first: int) -> Tensor:
+        """Every row of ``(B, H, W, D)`` read forward and backward as a sequence of its own.
+
+        The two results are added step by step, in the order in which they were read: the backward one is not turned
+        round. That is what the trained cascade models do.
+        """
+        x = F.layer_norm(x, (x.shape[-1],))
+        codes = self.codes[first : first + 2]
+        y = self.ssm(x.flatten(0, 1), None, codes, None, 1, x.shape[2], False, first)
+        return y.sum(1).reshape(x.shape)
+
+    @torch.jit.ignore
+    def _table(self, height: int, width: int, device: torch.device) -> Tensor:
+        table = path_arguments(self.paths, height, width, device)[1]
+        assert table is not None  # asked for only where some path has one
+        return table
+
+    def extra_repr(self) -> str:
+        names = next(
+            (name for name, paths in SCANS.items() if paths is self.paths), f"{len(self.paths)} paths"
+        )
+        return f"{self.dim}, paths={names}, gate={self.gate}"
+
+
+def _checked_paths(paths: str | Sequence[ScanPath]) -> tuple[ScanPath, ...]:
+    if isinstance(paths, str):
+        if paths not in SCANS:
+            raise ValueError(f"paths: expected one of {tuple(SCANS)} or scan paths, got {paths!r}")
+        return SCANS[paths]
+    paths = tuple(paths)
+    if not paths or not all(isinstance(path, ScanPath) for path in paths):
+        raise ValueError(f"paths: expected one scan path or more, got {paths!r}")
+    return paths
+
+
+def _out_norm(kind: str, dim: int, **dd: Any) -> nn.Module:
+    def conv() -> nn.Module:
+        return MapConv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
+
+    if kind == "layer":
+        return nn.LayerNorm(dim, **dd)
+    if kind == "none":
+        return nn.Identity()
+    if kind == "softmax":
+        return SpatialSoftmax()
+    if kind == "sigmoid":
+        return nn.Sigmoid()
+    if kind == "conv":
+        return conv()
+    if kind == "layer conv":
+        return nn.Sequential(nn.LayerNorm(dim, **dd), conv())
+    known = ("layer", "none", "softmax", "sigmoid", "conv", "layer conv")
+    raise ValueError(f"out_norm: expected one of {known}, got {kind!r}")

@@ -1,0 +1,112 @@
+"""VMamba's block, and the same as a drop-in for any network of feature maps (Liu et al. 2024, section 4.4)."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from .maps import map_norm
+from .mlp import Mlp
+from .ss2d import SS2D
+
+
+class VSSBlock(nn.Module):
+    """``x + SS2D(norm(x))``, then ``x + MLP(norm(x))``, on maps with channels last.
+
+    Args:
+        dim: Channels C of the map.
+        d_state, ratio, dt_rank, act, d_conv, conv_bias, gate, paths, out_norm, out_act, ssd, init: As in `SS2D`.
+            ``ratio=0`` leaves the branch out.
+        ssm_drop_rate: Dropout of the first branch.
+        ssm_args: Further keyword arguments of `SS2D`.
+        mlp_ratio: Hidden width of the MLP in multiples of ``dim``; 0 leaves it out, as in the first VMamba.
+        mlp_act: Its activation.
+        mlp_gated: A gated MLP (``gmlp``).
+        mlp_drop_rate: Its dropout.
+        norm: ``"layer"`` or ``"batch"``.
+        post_norm: Normalise what a branch gives instead of what it is given.
+        drop_path: Rate at which a branch is dropped.
+        channels_last: Maps are ``(B, H, W, C)``; else ``(B, C, H, W)``, best in torch's channels-last format.
+
+    Raises:
+        ValueError: an option has no such value, or a size is not positive.
+    """
+
+    channels_last: Final[bool]
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 1,
+        ratio: float = 1.0,
+        dt_rank: int | None = None,
+        act: str = "silu",
+        d_conv: int = 3,
+        conv_bias: bool = False,
+        gate: str = "none",
+        paths: Any = "cross",
+        out_norm: str = "layer",
+        out_act: bool = False,
+        ssd: bool = False,
+        init: str = "mamba",
+        ssm_drop_rate: float = 0.0,
+        ssm_args: Mapping[str, Any] | None = None,
+        mlp_ratio: float = 4.0,
+        mlp_act: str = "gelu",
+        mlp_gated: bool = False,
+        mlp_drop_rate: float = 0.0,
+        norm: str = "layer",
+        post_norm: bool = False,
+        drop_path: float = 0.0,
+        channels_last: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        if dim < 1:
+            raise ValueError(f"dim: expected a positive number, got {dim}")
+        self.dim = dim
+        self.post_norm = post_norm
+        self.channels_last = channels_last
+        self.norm1: nn.Module | None = None
+        self.ss2d: nn.Module | None = None
+        self.norm2: nn.Module | None = None
+        self.mlp: nn.Module | None = None
+        if ratio > 0:
+            self.norm1 = map_norm(norm, dim, **dd)
+            self.ss2d = SS2D(
+                dim, d_state, ratio, dt_rank, act, d_conv, conv_bias, gate=gate, paths=paths, out_norm=out_norm,
+                out_act=out_act, ssd=ssd, init=init, drop_rate=ssm_drop_rate, **(ssm_args or {}), **dd,
+            )  # fmt: skip
+        if mlp_ratio > 0:
+            self.norm2 = map_norm(norm, dim, **dd)
+            self.mlp = Mlp(dim, int(dim * mlp_ratio), mlp_act, mlp_gated, mlp_drop_rate, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map -> map of the same shape, ``(B, H, W, C)`` or without ``channels_last`` ``(B, C, H, W)``."""
+        if not self.channels_last:
+            x = x.permute(0, 2, 3, 1)
+        if self.ss2d is not None and self.norm1 is not None:
+            y = self.norm1(self.ss2d(x)) if self.post_norm else self.ss2d(self.norm1(x))
+            x = x + self.drop_path(y)
+        if self.mlp is not None and self.norm2 is not None:
+            y = self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
+            x = x + self.drop_path(y)
+        return x if self.channels_last else x.permute(0, 3, 1, 2)
+
+
+class VSSBlock2d(VSSBlock):
+    """`VSSBlock` for maps ``(B, C, H, W)``, with the sizes of VMamba-T, to drop into any convolutional network.
+
+    Args:
+        dim: Channels C.
+        channels_last: Take ``(B, H, W, C)`` instead.
+        **options: As `VSSBlock` takes them.
+    """
+
+    def __init__(self, dim: int, *, channels_last: bool = False, **options: Any) -> None:
+        super().__init__(dim, channels_last=channels_last, **options)

@@ -1,0 +1,115 @@
+"""Our parameter names and a paper's authors': which of their tensors is which part of which of ours.
+
+We stack the directions of a scan, some authors keep one tensor per direction, others a flat one. A `Slot` says
+where one tensor of theirs is in ours, a `Dialect` gives the slots of every module of a family.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One authors' tensor: slice ``index`` along ``axis`` of our tensor ``ours``, all of it without index.
+
+    ``shape`` is theirs; ``stored`` is ours where the same numbers have another shape.
+    """
+
+    official: str
+    ours: str
+    shape: tuple[int, ...]
+    axis: int = 0
+    index: int | None = None
+    stored: tuple[int, ...] | None = None
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """The authors' tensor out of ours (or out of its gradient)."""
+        part = tensor if self.index is None else tensor.select(self.axis, self.index)
+        return part.reshape(self.shape)
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether an authors' tensor has this shape, flat along the first axes or as a 1 x 1 convolution or not."""
+        shape = tuple(tensor.shape)
+        if shape == self.shape:
+            return True
+        same_rows = shape[-1:] == self.shape[-1:] or shape == (*self.shape, 1, 1)
+        return self.stored is not None and same_rows and tensor.numel() == math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The authors' names of one family.
+
+    Attributes:
+        modules: Classes of ours that it has names for.
+        slots: Every authors' tensor that a module holds, in the order of our state dict.
+        is_official: Whether some of these names are the authors' and cannot be ours.
+        spell: An authors' state dict in the one spelling that ``slots`` has, without what we do not store.
+        spellings: Other spellings that can be written back, as changes of a slot.
+        spelling_of: Which of them, if any, these names are in.
+    """
+
+    modules: tuple[type[nn.Module], ...]
+    slots: Callable[[nn.Module], list[Slot]]
+    is_official: Callable[[Iterable[str]], bool]
+    spell: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    spellings: Mapping[str, Callable[[Slot], Slot]] = field(default_factory=dict)
+    spelling_of: Callable[[Iterable[str]], str | None] = lambda names: None
+
+    def groups(self, module: nn.Module) -> dict[str, list[Slot]]:
+        """The slots by our tensor."""
+        groups: dict[str, list[Slot]] = {}
+        for slot in self.slots(module):
+            groups.setdefault(slot.ours, []).append(slot)
+        return groups
+
+    def to_native(self, state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+        """An authors' state dict under our names; names that are neither's are kept.
+
+        Raises:
+            ValueError: some but not all directions of one of our tensors are there, or their shapes differ.
+        """
+        remaining = self.spell(state)
+        converted: dict[str, Tensor] = {}
+        problems: list[str] = []
+        for ours, group in self.groups(module).items():
+            found = {
+                slot.official: remaining.pop(slot.official) for slot in group if slot.official in remaining
+            }
+            if not found:
+                continue
+            missing = [slot.official for slot in group if slot.official not in found]
+            wrong = [
+                f"{slot.official} has shape {tuple(found[slot.official].shape)} instead of {slot.shape}"
+                for slot in group
+                if slot.index is not None and slot.official in found and not slot.fits(found[slot.official])
+            ]
+            problems += [f"{name} is missing" for name in missing] + wrong
+            if not missing and not wrong:
+                converted[ours] = _join(group, list(found.values()))
+        if problems:
+            more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+            raise ValueError("; ".join(problems[:4]) + more)
+        return {**converted, **remaining}
+
+
+def _join(group: list[Slot], parts: list[Tensor]) -> Tensor:
+    slot, part = group[0], parts[0]
+    if slot.index is None:
+        return part if slot.stored is None else _in_shape(part, slot, slot.stored)
+    if slot.axis == 1:
+        return torch.cat(parts, dim=1)
+    # (E, 1, W) of a depthwise convolution loses its middle axis, all else is stacked as it is
+    return torch.stack([part.squeeze(1) if part.dim() == 3 else part for part in parts])
+
+
+def _in_shape(part: Tensor, slot: Slot, stored: tuple[int, ...]) -> Tensor:
+    if slot.fits(part):
+        return part.reshape(stored)
+    if len(stored) == part.dim() + 1 and part.shape[0] % stored[0] == 0:
+        return part.unflatten(0, (stored[0], -1))  # of another width: whoever loads it will say so
+    return part
