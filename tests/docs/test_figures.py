@@ -1,0 +1,34 @@
+"""The script behind the figures of docs/scan-paths.md draws what it says."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vimzoo.ops import BIDIRECTIONAL
+
+FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    """Its functions, without drawing."""
+    pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+    return runpy.run_path(str(FIGURES / "draw_scan_paths.py"), run_name="figures")
+
+
+def test_every_path_is_drawn(script: dict[str, Any], tmp_path: Path) -> None:
+    script["scan_paths_figure"].__globals__["HERE"] = tmp_path
+    script["scan_paths_figure"]()
+    assert (tmp_path / "scan_paths.png").stat().st_size > 10_000
+    assert {path.name for path in FIGURES.glob("*.png")} == {"scan_paths.png", "receptive_field.png"}
+
+
+def test_receptive_field(script: dict[str, Any]) -> None:
+    """Rows both ways: the centre sees everything, itself most, its row more than its column; one way, half the map."""
+    both = script["receptive_field"](BIDIRECTIONAL, 9, rounds=2)
+    assert both.argmax() == 40 and (both > 0).all() and both[4].sum() > 2 * both[:, 4].sum() - both[4, 4]
+    forward = script["receptive_field"](BIDIRECTIONAL[:1], 9, rounds=1).ravel()
+    assert np.array_equal(forward > 0, np.arange(81) <= 40)
