@@ -20,7 +20,7 @@ from .library import (
     gradients_of,
     implement,
 )
-from .scan_path import ScanPath, path_codes, path_table
+from .scan_path import ScanPath, path_arguments
 
 LIBRARY.define(
     "scan_paths(Tensor x, Tensor x_dbl, Tensor A, Tensor dt_weight, Tensor dt_bias, Tensor? D, Tensor? z, "
@@ -79,14 +79,10 @@ def scan_paths(
     grid = (1, x.shape[1]) if grid is None and x.dim() > 1 else grid
     _check_arguments(x, x_dbl, A, dt_weight, dt_bias, D, z, paths, grid, merge)
     height, width = grid  # type: ignore[misc]
-    table = (
-        path_table(paths, int(height), int(width)) if any(path.order == "table" for path in paths) else None
-    )
-    if table is not None:
-        table = table.to(x.device)
+    codes, table = path_arguments(paths, height, width, x.device)
     save = torch.is_grad_enabled()
     return torch.ops.vimzoo.scan_paths(
-        x, x_dbl, A, dt_weight, dt_bias, D, z, path_codes(paths), table, height, width, merge, save, backend
+        x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, save, backend
     )[0]
 
 
