@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vimzoo.models.mambair_names import MAMBAIR
 from vimzoo.models.names import Dialect, Slot
 from vimzoo.models.vim_names import VIM
 from vimzoo.models.vmamba_names import VMAMBA
@@ -13,7 +14,7 @@ from vimzoo.models.vmamba_names import VMAMBA
 __all__ = ["accept_official_names", "official_gradients", "official_state_dict"]
 
 
-DIALECTS = (VIM, VMAMBA)
+DIALECTS = (VIM, MAMBAIR, VMAMBA)
 
 
 def dialect_of(module: nn.Module) -> Dialect:

@@ -102,8 +102,8 @@ VMAMBA_FACTS: dict[str, ModelFacts] = {
             )
         ),
         ModelFacts(
-            "test_vmamba", "", dict(img_size=64, depths=(1, 1, 1, 1), dims=16, d_state=2, mlp_ratio=2.0),
-            input_size=(3, 64, 64), params=381_576, note="for tests", **_SOURCE,
+            "test_vmamba", "", dict(img_size=64, depths=(1, 1, 1, 1), dims=(24, 32, 48, 64), d_state=2, mlp_ratio=2.0),
+            input_size=(3, 64, 64), params=177_464, note="for tests", **_SOURCE,
         ),
     )
 }  # fmt: skip
@@ -120,12 +120,16 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_vmamba(variant: str, pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """With ``features_only=True``, ``output_fmt="NHWC"`` gives maps with channels last."""
+    features: dict[str, Any] = dict(out_indices=kwargs.pop("out_indices", (0, 1, 2, 3)), feature_cls="getter")
+    if kwargs.get("features_only") and "output_fmt" in kwargs:
+        features["output_fmt"] = kwargs.pop("output_fmt")
     return build_model(
         VMamba,
         variant,
         pretrained,
         checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=kwargs.pop("out_indices", (0, 1, 2, 3)), feature_cls="getter"),
+        feature_cfg=features,
         **{**VMAMBA_FACTS[variant].args, **kwargs},
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, calculate_drop_path_rates, trunc_normal_
+from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from vimzoo.layers import MapDownsample, MapStem, VSSBlock
 from vimzoo.layers.maps import map_norm
 from vimzoo.ops import ScanPath
 
-from ._timm import feature_take_indices
+from ._timm import feature_take_indices, update_model_input_size
 from .checkpoint import load_into
 from .vmamba_names import checkpoint_filter_fn, resize_map
 
@@ -117,13 +117,13 @@ class VMamba(nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.embed_dim = dims[0]
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.num_features = dims[-1]
         self.output_fmt = "NHWC"
         self.feature_info = [
             dict(num_chs=dim, reduction=patch_size * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)
         ]
         self.patch_embed = MapStem(in_chans, dims[0], patch_size, stem, norm if stem_norm else "none", **dd)
-        grid = [size // patch_size for size in ((img_size,) * 2 if isinstance(img_size, int) else img_size)]
+        grid = [side // patch_size for side in to_2tuple(img_size)]
         self.pos_embed = nn.Parameter(torch.empty(1, dims[0], *grid, **dd)) if pos_embed else None
         block: dict[str, Any] = dict(
             d_state=d_state, ratio=ratio, dt_rank=dt_rank, act=act, d_conv=d_conv, conv_bias=conv_bias, gate=gate,
@@ -140,6 +140,7 @@ class VMamba(nn.Module):
         self.head = ClassifierHead(
             dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt="NHWC", **dd
         )
+        self.head_hidden_size = self.head.num_features
         self.init_weights(needs_reset=False)
 
     @torch.jit.ignore
@@ -202,9 +203,29 @@ class VMamba(nn.Module):
         if num_classes < 0:
             raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
+        self.head_hidden_size = self.head.num_features
         if isinstance(self.head.fc, nn.Linear):
             _init_linear(self.head.fc)
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None
+    ) -> None:
+        """Tells the model another image size, resizing a position embedding; without one it takes any size as it is.
+
+        Raises:
+            ValueError: ``patch_size`` is another than the model's.
+        """
+        if patch_size not in (None, self.patch_embed.patch_size):
+            raise ValueError(f"patch_size: expected {self.patch_embed.patch_size}, got {patch_size}")
+        if img_size is None:
+            return
+        size = to_2tuple(img_size)
+        if self.pos_embed is not None:
+            with torch.no_grad():
+                resized = resize_map(self.pos_embed, *(side // self.patch_embed.patch_size for side in size))
+            self.pos_embed = nn.Parameter(resized.detach(), requires_grad=self.pos_embed.requires_grad)
+        update_model_input_size(self, size)
 
     def _embed(self, x: Tensor) -> Tensor:
         """Images -> the first map, with positions."""
@@ -273,7 +294,7 @@ class VMamba(nn.Module):
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
         if cut:  # norm and head are of the last stage's width
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]  # type: ignore
+            self.num_features = self.head.in_features = self.feature_info[last]["num_chs"]  # type: ignore
         if prune_norm or cut:
             self.norm = nn.Identity()
         if prune_head or cut:

@@ -143,7 +143,11 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: Any) -> dict[str,
     for wrapper in ("model", "state_dict"):
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
-    state = VMAMBA.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
+    state = dict(state_dict)
+    if is_official(state):
+        state = VMAMBA.to_native(state, model)
+        # a model without a classifier has no place for it, but the loader has to know it by our name
+        state = {name.replace("classifier.head.", "head.fc."): value for name, value in state.items()}
     pos_embed, wanted = state.get("pos_embed"), getattr(model, "pos_embed", None)
     if pos_embed is not None and wanted is not None and pos_embed.shape[:2] == wanted.shape[:2]:
         state["pos_embed"] = resize_map(pos_embed, wanted.shape[2], wanted.shape[3])
