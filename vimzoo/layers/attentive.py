@@ -1,0 +1,299 @@
+"""MambaIRv2's layer: window attention, then a scan over tokens sorted by what they are (Guo et al. 2025, section 3)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+from vimzoo.ops.scan_path import FORWARD, path_codes
+
+from .linear import Linear
+from .maps import MapConv2d
+from .restoration import relative_index
+from .ssm import SelectiveSSM
+
+Noise = Callable[[Tensor], Tensor]
+_FORWARD = path_codes((FORWARD,))
+MASKED = -100.0
+
+
+class WindowAttention(nn.Module):
+    """Self-attention in windows that may be shifted, with a learned bias per offset (Swin, Liu et al. 2021).
+
+    Args:
+        dim: Width C.
+        num_heads: Heads.
+        window: Side of a window.
+        shift: The map is rolled by so many rows and columns first; windows that then hold tokens of two borders
+            attend only within each.
+
+    Raises:
+        ValueError: Heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window: int = 16,
+        shift: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads: expected a divisor of {dim}, got {num_heads}")
+        self.num_heads = num_heads
+        self.window = window
+        self.shift = shift
+        self.bias_table = nn.Parameter(
+            torch.empty((2 * window - 1) ** 2, num_heads, device=device, dtype=dtype)
+        )
+        self.proj = Linear(dim, dim, device=device, dtype=dtype)
+        index = relative_index(window, window, self.bias_table.device)
+        self.index: Tensor
+        self.register_buffer("index", index, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Bias normal with deviation 0.02."""
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        """Queries, keys and values of a map, ``(B, H, W, 3C)`` with sides in windows -> ``(B, H, W, C)``."""
+        batch, height, width, _ = qkv.shape
+        window, shift = self.window, self.shift
+        if shift:
+            qkv = qkv.roll((-shift, -shift), (1, 2))
+        rows, columns = height // window, width // window
+        qkv = qkv.reshape(batch, rows, window, columns, window, 3, self.num_heads, -1)
+        # (B, rows, columns, heads, tokens of a window, channels of a head)
+        q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).unbind(0)
+        y = self._attend(q, k, v)
+        y = y.unflatten(4, (window, window)).permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, -1)
+        y = self.proj(y)
+        return y.roll((shift, shift), (1, 2)) if shift else y
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of all windows: one bias for all, or with a shift four, by where the window lies."""
+        bias = self.bias_table[self.index].permute(2, 0, 1).to(q.dtype)
+        if not self.shift:
+            return _attention(q, k, v, bias)
+        right, bottom = self._seams(bias.device)
+        rows = []
+        for r, below in ((slice(None, -1), None), (slice(-1, None), bottom)):
+            masks = [bias if below is None else bias + below * MASKED]
+            masks.append(bias + (right if below is None else right | below) * MASKED)
+            columns = zip((slice(None, -1), slice(-1, None)), masks, strict=True)
+            rows.append(torch.cat([_attention(q[:, r, c], k[:, r, c], v[:, r, c], m) for c, m in columns], 2))
+        return torch.cat(rows, 1)
+
+    def _seams(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Which pairs of tokens lie on two sides of the map in the last column and the last row of windows."""
+        late = torch.arange(self.window, device=device) >= self.window - self.shift
+        column, row = late.repeat(self.window), late.repeat_interleave(self.window)
+        return column[:, None] != column[None, :], row[:, None] != row[None, :]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    shape = q.shape
+    if 0 in shape[:3]:
+        return q
+    q, k, v = q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))
+    return y.reshape(shape)
+
+
+class ConvFFN(nn.Module):
+    """Feed-forward layer with a depthwise convolution inside, gated in the light model.
+
+    Plain: ``fc2(x + GELU(conv(x)))`` with ``x = GELU(fc1(...))``. Gated: half of ``x`` is multiplied by the
+    convolution of the other, normalised, half.
+
+    Args:
+        dim: Width C.
+        hidden: Inner width.
+        kernel: Size of the convolution, odd; 5 if gated.
+        gated: See above.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        kernel: int = 5,
+        gated: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        inner = hidden // 2 if gated else hidden
+        kernel = 5 if gated else kernel
+        self.fc1 = Linear(dim, hidden, **dd)
+        self.norm = nn.LayerNorm(inner, **dd) if gated else None
+        self.conv = MapConv2d(inner, inner, kernel, padding=kernel // 2, groups=inner, **dd)
+        self.fc2 = Linear(inner, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C) -> (B, H, W, C)``."""
+        x = F.gelu(self.fc1(x))
+        if self.norm is None:
+            return self.fc2(x + F.gelu(self.conv(x)))
+        values, gates = x.chunk(2, dim=-1)
+        return self.fc2(values * self.conv(self.norm(gates)))
+
+
+class PromptedSSM(SelectiveSSM):
+    """A `SelectiveSSM` of one direction, to whose matrix C a prompt is added (the attentive state-space equation)."""
+
+    def forward(self, x: Tensor, prompt: Tensor) -> Tensor:  # type: ignore[override]
+        """Tokens ``(B, L, D)`` and prompts ``(B, L, N)`` -> ``(B, L, D)``."""
+        rows = self.project(x)
+        rows = rows + F.pad(prompt.to(rows.dtype), (rows.shape[-1] - self.d_state, 0)).unsqueeze(2)
+        rates, dt_proj, dt_bias = self.step_parameters()
+        y, _ = torch.ops.vimzoo.scan_paths(
+            x, rows, rates, dt_proj, dt_bias, self.D, None, _FORWARD, None, 1, x.shape[1], True,
+            torch.is_grad_enabled(), None,
+        )  # fmt: skip
+        return y
+
+
+class AttentiveScan(nn.Module):
+    """Scan over the tokens of a map sorted by class, each class with a learned prompt (section 3.2, ASSM).
+
+    A router names the class of every token. Tokens are scanned class after class, in the map's order within each.
+    As in the authors' code, the prompts are not sorted along: the scan's l-th step has the prompt of the map's
+    l-th token.
+
+    Args:
+        dim: Width C.
+        d_state: States N of the scan.
+        ratio: Inner width in multiples of C (``mlp_ratio``).
+        num_tokens: Classes, which are the prompts (``num_tokens``).
+        rank: Width of a prompt before the layer turns it into N numbers (``inner_rank``).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 8,
+        ratio: float = 2.0,
+        num_tokens: int = 64,
+        rank: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        hidden = int(dim * ratio)
+        self.num_tokens = num_tokens
+        self.route = nn.Sequential(Linear(dim, dim // 3, **dd), nn.GELU(), Linear(dim // 3, num_tokens, **dd))
+        self.prompts = nn.Parameter(torch.empty(num_tokens, rank, **dd))
+        self.in_proj = MapConv2d(dim, hidden, 1, **dd)
+        self.conv = MapConv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
+        self.ssm = PromptedSSM(hidden, d_state, -(-hidden // 16), **dd)
+        self.out_norm = nn.LayerNorm(hidden, **dd)
+        self.out_proj = Linear(hidden, dim, **dd)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Prompts uniform within one over their number."""
+        nn.init.uniform_(self.prompts, -1 / self.num_tokens, 1 / self.num_tokens)
+
+    def forward(self, x: Tensor, states: Tensor, noise: Noise | None = None) -> Tensor:
+        """Map ``(B, H, W, C) -> (B, H, W, C)``.
+
+        Args:
+            x: The map.
+            states: ``(rank, N)``, what the layer makes of a prompt.
+            noise: Added to the routing logits ``(B, H W, classes)``; ``None`` for none.
+        """
+        route, prompt = self.routed(x.flatten(1, 2), self.prompts @ states, noise)
+        x = self.in_proj(x)
+        tokens = (x * self.conv(x).sigmoid()).flatten(1, 2)
+        order = route.sort(dim=-1, stable=True).indices
+        steps = torch.arange(order.shape[1], device=x.device).expand_as(order)
+        back = torch.empty_like(order).scatter_(1, order, steps)
+        y = self.ssm(_take(tokens, order), prompt)
+        y = self.out_proj(self.out_norm(y).to(tokens.dtype))
+        return _take(y, back).unflatten(1, x.shape[1:3])
+
+    def routed(self, tokens: Tensor, table: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """Tokens ``(B, L, C)`` -> their classes ``(B, L)`` and rows of ``table``, with a straight-through gradient."""
+        scores = self.route(tokens).log_softmax(-1)
+        if noise is not None:
+            scores = scores + noise(scores).to(scores)
+        route = scores.detach().argmax(-1)
+        if not torch.is_grad_enabled():
+            return route, table[route]
+        soft = scores.softmax(-1)
+        hard = F.one_hot(route, self.num_tokens).to(soft.dtype)
+        return route, (hard - soft.detach() + soft) @ table
+
+
+def _take(tokens: Tensor, order: Tensor) -> Tensor:
+    return tokens.gather(1, order.unsqueeze(-1).expand_as(tokens))
+
+
+class AttentiveLayer(nn.Module):
+    """MambaIRv2's layer: window attention and the attentive scan, each followed by a feed-forward layer.
+
+    The input skips twice, around each half as it is and scaled by learned numbers besides.
+
+    Args:
+        dim: Width C.
+        num_heads, window, shift: As in `WindowAttention`.
+        d_state, ratio, num_tokens, rank: As in `AttentiveScan`.
+        kernel: Size of the feed-forward layers' convolution (``convffn_kernel_size``).
+        gated: Gated feed-forward layers (the light model).
+        qkv_bias: Bias of queries, keys and values.
+        scale: Initial value of the scaled skips.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window: int = 16,
+        shift: int = 0,
+        d_state: int = 8,
+        ratio: float = 2.0,
+        num_tokens: int = 64,
+        rank: int = 32,
+        kernel: int = 5,
+        gated: bool = False,
+        qkv_bias: bool = True,
+        scale: float = 1e-4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        hidden = int(dim * ratio)
+        self.initial_scale = scale
+        self.scale1 = nn.Parameter(torch.empty(dim, **dd))
+        self.scale2 = nn.Parameter(torch.empty(dim, **dd))
+        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(dim, **dd) for _ in range(4))
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.attn = WindowAttention(dim, num_heads, window, shift, **dd)
+        self.scan = AttentiveScan(dim, d_state, ratio, num_tokens, rank, **dd)
+        self.ffn1, self.ffn2 = (ConvFFN(dim, hidden, kernel, gated, **dd) for _ in range(2))
+        self.states = nn.Parameter(torch.empty(rank, d_state, **dd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initial skips, and states uniform within one over their number; the parts initialise themselves."""
+        nn.init.constant_(self.scale1, self.initial_scale)
+        nn.init.constant_(self.scale2, self.initial_scale)
+        nn.init.uniform_(self.states, -1 / self.states.shape[0], 1 / self.states.shape[0])
+
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """Map ``(B, H, W, C)`` with sides in windows -> the same; ``noise`` as in `AttentiveScan`."""
+        y = self.attn(self.qkv(self.norm1(x))) + x
+        x = x * self.scale1 + self.ffn1(self.norm2(y)) + y
+        y = self.scan(self.norm3(x), self.states, noise) + x
+        return x * self.scale2 + self.ffn2(self.norm4(y)) + y

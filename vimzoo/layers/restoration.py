@@ -1,0 +1,275 @@
+"""What MambaIR's networks are built of (Guo et al. 2024, sections 3.3 and 3.4), on maps with channels last."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from .linear import Linear
+from .maps import MapConv2d
+from .ss2d import SS2D
+
+CAB_FORMS = ("conv", "light", "light_mar2024", "light_feb2024")
+
+
+class ChannelAttention(nn.Module):
+    """Scales every channel by a number in 0..1 that is computed from the channels' means (RCAN, Zhang et al. 2018).
+
+    Args:
+        dim: Channels C.
+        squeeze: The means are squeezed to ``C // squeeze`` numbers.
+
+    Raises:
+        ValueError: Nothing would be left of the channels.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        squeeze: int = 16,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if squeeze < 1 or dim < squeeze:
+            raise ValueError(f"dim: expected at least {max(squeeze, 1)} channels to squeeze, got {dim}")
+        self.squeeze = MapConv2d(dim, dim // squeeze, 1, device=device, dtype=dtype)
+        self.excite = MapConv2d(dim // squeeze, dim, 1, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)``, scaled."""
+        weights = self.excite(F.relu(self.squeeze(x.mean((1, 2), keepdim=True))))
+        return x * weights.sigmoid()
+
+
+class CAB(nn.Module):
+    """Channel-attention block: convolutions that restore what the scan loses between neighbours, then attention.
+
+    Args:
+        dim: Channels C.
+        form: ``"conv"``: two 3 x 3 convolutions with ``C // compress`` channels between. The light models had three
+            others: ``"light"`` (since October 2024) pointwise and depthwise convolutions, the last one dilated;
+            ``"light_mar2024"`` as ``"conv"`` with a sixth of the channels; ``"light_feb2024"`` one depthwise
+            convolution.
+        compress: See ``"conv"``.
+        squeeze: As in `ChannelAttention`.
+
+    Raises:
+        ValueError: ``form`` is unknown, or there are fewer channels than ``squeeze``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        form: str = "conv",
+        compress: int = 3,
+        squeeze: int = 30,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.compress = compress
+        self.form = form
+        self.convs = self._make_convs(form, device=device, dtype=dtype)
+        self.attention = ChannelAttention(dim, squeeze, device=device, dtype=dtype)
+
+    def _make_convs(self, form: str, **dd: Any) -> nn.Sequential:
+        dim = self.dim
+        if form == "light":
+            inner = dim // 2
+            return nn.Sequential(
+                MapConv2d(dim, inner, 1, **dd),
+                MapConv2d(inner, inner, 3, padding=1, groups=inner, **dd),
+                nn.GELU(),
+                MapConv2d(inner, dim, 1, **dd),
+                MapConv2d(dim, dim, 3, padding=2, dilation=2, groups=dim, **dd),
+            )
+        if form == "light_feb2024":
+            return nn.Sequential(MapConv2d(dim, dim, 3, padding=1, groups=dim, **dd))
+        if form not in CAB_FORMS:
+            raise ValueError(f"form: expected one of {CAB_FORMS}, got {form!r}")
+        inner = dim // (self.compress if form == "conv" else 6)
+        return nn.Sequential(
+            MapConv2d(dim, inner, 3, padding=1, **dd), nn.GELU(), MapConv2d(inner, dim, 3, padding=1, **dd)
+        )
+
+    def change_form(self, form: str) -> None:
+        """New convolutions of another form; the old ones' parameters are gone, so before an optimiser sees them."""
+        weight = self.convs[0].weight
+        self.convs = self._make_convs(form, device=weight.device, dtype=weight.dtype)
+        self.form = form
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C) -> (B, H, W, C)``."""
+        return self.attention(self.convs(x))
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, form={self.form}"
+
+
+def cab_form(first: Sequence[int], dim: int, compress: int = 3) -> str | None:
+    """The form of a `CAB` of ``dim`` channels, read off the shape of its first convolution's weight.
+
+    Returns:
+        One of `CAB_FORMS`, or ``None`` where it is no such block's.
+    """
+    shapes = {
+        (dim // 2, dim, 1, 1): "light",
+        (dim, 1, 3, 3): "light_feb2024",
+        (dim // 6, dim, 3, 3): "light_mar2024",
+        (dim // compress, dim, 3, 3): "conv",
+    }
+    return shapes.get(tuple(first))  # type: ignore[arg-type]
+
+
+class RestorationBlock(nn.Module):
+    """MambaIR's residual state-space block: ``x s1 + SS2D(norm(x))``, then ``x s2 + CAB(norm(x))``.
+
+    Args:
+        dim: Channels C.
+        d_state, ratio: As in `SS2D` (the authors' ``d_state`` and ``expand``, in models ``mlp_ratio``).
+        cab: Form of the `CAB`.
+        norm1_eps: Epsilon of the first norm; the authors' bare block has 1e-6, their models have 1e-5.
+        drop_rate: Dropout of the SS2D's output.
+        drop_path: Rate at which the SS2D is left out; the CAB never is.
+        ssm_args: Further keyword arguments of `SS2D`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 16,
+        ratio: float = 2.0,
+        cab: str = "conv",
+        norm1_eps: float = 1e-5,
+        drop_rate: float = 0.0,
+        drop_path: float = 0.0,
+        ssm_args: Mapping[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        scan: dict[str, Any] = dict(conv_bias=True, gate="act", drop_rate=drop_rate)
+        self.norm1 = nn.LayerNorm(dim, norm1_eps, **dd)
+        self.ss2d = SS2D(dim, d_state, ratio, **{**scan, **(ssm_args or {})}, **dd)
+        self.skip1 = nn.Parameter(torch.empty(dim, **dd))
+        self.norm2 = nn.LayerNorm(dim, **dd)
+        self.cab = CAB(dim, cab, **dd)
+        self.skip2 = nn.Parameter(torch.empty(dim, **dd))
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Skips of 1; the parts initialise themselves."""
+        nn.init.ones_(self.skip1)
+        nn.init.ones_(self.skip2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C) -> (B, H, W, C)``."""
+        x = x * self.skip1 + self.drop_path(self.ss2d(self.norm1(x)))
+        return x * self.skip2 + self.cab(self.norm2(x))
+
+
+class DynamicPosBias(nn.Module):
+    """Position bias of attention heads as a small network of the offset between two tokens (ART, Zhang et al. 2023).
+
+    Args:
+        dim: Four times the network's width.
+        num_heads: Heads.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        width = dim // 4
+
+        def layer(out: int) -> nn.Sequential:
+            return nn.Sequential(nn.LayerNorm(width, **dd), nn.ReLU(), nn.Linear(width, out, **dd))
+
+        self.pos_proj = nn.Linear(2, width, **dd)
+        self.pos1, self.pos2, self.pos3 = layer(width), layer(width), layer(num_heads)
+
+    def forward(self, offsets: Tensor) -> Tensor:
+        """Offsets ``(n, 2)`` -> bias ``(n, heads)``."""
+        return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets))))
+
+
+class GroupAttention(nn.Module):
+    """Self-attention within groups of ``H x W`` tokens, with a `DynamicPosBias`; used by no MambaIR, shipped with it.
+
+    Args:
+        dim: Width C.
+        num_heads: Heads.
+        qkv_bias: Bias of the first projection.
+        scale: Factor on the queries, by default ``head_dim ** -0.5``.
+        position_bias: Whether offsets matter.
+        attn_drop, proj_drop: Dropout of the attention and of the output.
+
+    Raises:
+        ValueError: Heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        scale: float | None = None,
+        position_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        if dim % num_heads:
+            raise ValueError(f"num_heads: expected a divisor of {dim}, got {num_heads}")
+        self.num_heads = num_heads
+        self.scale = scale or (dim // num_heads) ** -0.5
+        self.pos = DynamicPosBias(dim // 4, num_heads, **dd) if position_bias else None
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = Linear(dim, dim, **dd)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
+        """Groups of tokens ``(G B, H W, C)`` -> the same; ``mask (G, H W, H W)`` is added to the scores."""
+        groups, tokens, dim = x.shape
+        if tokens != height * width:
+            raise ValueError(f"x: expected {height} x {width} tokens, got {tokens}")
+        qkv = self.qkv(x).reshape(groups, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        scores = (qkv[0] * self.scale) @ qkv[1].transpose(-2, -1)
+        if self.pos is not None:
+            scores = scores + self._bias(self.pos, height, width, scores)
+        if mask is not None:
+            scores = (scores.unflatten(0, (-1, mask.shape[0])) + mask.unsqueeze(1)).flatten(0, 1)
+        y = self.attn_drop(scores.softmax(-1)) @ qkv[2]
+        return self.proj_drop(self.proj(y.transpose(1, 2).reshape(groups, tokens, dim)))
+
+    def _bias(self, pos: nn.Module, height: int, width: int, like: Tensor) -> Tensor:
+        """``(heads, H W, H W)``: the network on all ``(2H-1)(2W-1)`` offsets, looked up per pair."""
+        rows = torch.arange(1 - height, height, device=like.device, dtype=like.dtype)
+        columns = torch.arange(1 - width, width, device=like.device, dtype=like.dtype)
+        table = pos(torch.cartesian_prod(rows, columns).reshape(-1, 2))
+        return table[relative_index(height, width, like.device)].permute(2, 0, 1)
+
+
+def relative_index(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
+    """``(H W, H W)``: which of the ``(2H-1)(2W-1)`` offsets, row by row from the lowest, a pair of tokens has."""
+    rows = torch.arange(height, device=device).repeat_interleave(width)
+    columns = torch.arange(width, device=device).repeat(height)
+    down = rows[:, None] - rows[None, :] + height - 1
+    right = columns[:, None] - columns[None, :] + width - 1
+    return down * (2 * width - 1) + right

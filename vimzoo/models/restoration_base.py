@@ -1,0 +1,79 @@
+"""What the restoration models have in common: images in and out, timm's contract without classes."""
+
+import os
+from typing import Any
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from .checkpoint import load_into
+from .mambair_names import checkpoint_filter_fn
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as all published models subtract it
+
+
+class RestorationModel(nn.Module):
+    """Base of networks from image to image; a subclass has ``forward``.
+
+    Attributes:
+        scale: Output pixels per input pixel and axis.
+        multiple_of: Heights and widths that it takes are multiples of this.
+        num_classes: 0; there is no classifier.
+    """
+
+    scale: int = 1
+    multiple_of: int = 1
+    num_classes: int = 0
+    grad_checkpointing: bool = False
+
+    def init_weights(self, needs_reset: bool = True) -> None:
+        """Initial values: linear layers normal with deviation 0.02, the rest as its layer does.
+
+        Args:
+            needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
+        """
+        if needs_reset:
+            for module in self.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()  # type: ignore[operator]
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @torch.jit.ignore
+    def load_pretrained(
+        self, checkpoint_path: str | os.PathLike[str], prefix: str = "", *, use_ema: bool = False
+    ) -> None:
+        """Load a file of ours or the authors', as `vimzoo.models.checkpoint.load_into` does, with its errors."""
+        load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Patterns of parameters without weight decay, beyond vectors; the published recipes decay nothing."""
+        return {"*.ssm.D", "*.ssm.A_log"}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """An identity: images have no class."""
+        return nn.Identity()
+
+    def _check_image(self, x: Tensor, channels: int) -> None:
+        if x.dim() != 4 or x.shape[1] != channels:
+            raise ValueError(f"x: expected images (B, {channels}, H, W), got {tuple(x.shape)}")
+        if x.shape[2] % self.multiple_of or x.shape[3] % self.multiple_of:
+            size = f"{x.shape[2]} x {x.shape[3]}"
+            raise ValueError(f"x: expected height and width in multiples of {self.multiple_of}, got {size}")
+
+
+def image_mean(channels: int, **dd: Any) -> Tensor:
+    """What is subtracted from an image, ``(1, C, 1, 1)``: the RGB mean of the training images, 0 for other channels."""
+    values = RGB_MEAN if channels == 3 else (0.0,)
+    return torch.tensor(values, **dd).view(1, -1, 1, 1)
