@@ -11,7 +11,7 @@ from torch import nn
 
 import vimzoo
 from vimzoo.compat import vmamba
-from vimzoo.models.vmamba import VMAMBA_FACTS
+from vimzoo.models.vmamba import VMAMBA_FACTS, checkpoint_filter_fn
 
 SMALL = dict(depths=[1, 2], dims=16, num_classes=5, ssm_d_state=2, forward_type="v05_noz", norm_layer="ln2d")
 VARIANTS = [
@@ -207,12 +207,34 @@ def test_a_file_that_does_not_fit_is_refused_whole(file: Path) -> None:
 
 
 def test_every_published_classifier_takes_the_authors_names() -> None:
-    """All shapes of the nine, without memory: the converter and the check before loading say that they fit."""
-    from vimzoo.models.checkpoint import _check
-    from vimzoo.models.vmamba_names import checkpoint_filter_fn
-
+    """Every name and shape of the nine goes out and comes back, without memory for the numbers."""
     published = [facts for facts in VMAMBA_FACTS.values() if facts.url]
     assert len(published) == 9
     for facts in published:
-        model = timm.create_model(facts.name)
-        _check(model, checkpoint_filter_fn({"model": vmamba.official_state_dict(model)}, model), facts.url)
+        model = timm.create_model(facts.name, device="meta")
+        native = checkpoint_filter_fn({"model": vmamba.official_state_dict(model)}, model)
+        shapes = {name: value.shape for name, value in native.items()}
+        assert shapes == {name: value.shape for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("function", vmamba.PUBLISHED)
+def test_published_constructors_build_the_registered_models(function: str) -> None:
+    name, _, rate = vmamba.PUBLISHED[function]
+    with torch.device("meta"):
+        model = getattr(vmamba, function)(num_classes=10)
+        registered = timm.create_model(name, num_classes=10)
+    shapes = [{key: tuple(value.shape) for key, value in m.state_dict().items()} for m in (model, registered)]
+    assert shapes[0] == shapes[1]
+    assert str(model.stages) == str(timm.create_model(name, drop_path_rate=rate, device="meta").stages)
+
+
+def test_published_constructors_load_through_timm(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VMAMBA_FACTS, "vmamba_tiny_s1l8", VMAMBA_FACTS["test_vmamba"])
+    want, create = load(file), timm.create_model
+    given = dict(file=str(file))
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, pretrained_cfg_overlay=given, **k))
+    build = vmamba._published("vmamba_tiny_s1l8")
+    model = build(pretrained=True, ssm_d_state=2, mlp_ratio=2.0, num_classes=7)
+    torch.testing.assert_close(
+        model.stages[0].blocks[0].ss2d.ssm.A_log, want.stages[0].blocks[0].ss2d.ssm.A_log
+    )

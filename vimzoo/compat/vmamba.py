@@ -15,19 +15,58 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import timm
 from timm.models import checkpoint
 from torch import Tensor, nn
 
 from vimzoo import layers
+from vimzoo.models.vmamba import VMAMBA_FACTS
 from vimzoo.models.vmamba_dense import VMambaDense
 from vimzoo.models.vmamba_model import VMamba
 
 from .official import accept_official_names, official_gradients, official_state_dict
 from .vmamba_ops import cross_merge_fn, cross_scan_fn, selective_scan_chunk_fn, selective_scan_fn
 
+_FIRST = dict(
+    ssm_d_state=16, ssm_ratio=2.0, ssm_conv_bias=True, forward_type="v0", mlp_ratio=0.0, norm_layer="ln",
+    downsample_version="v1", patchembed_version="v1",
+)  # fmt: skip
+_SECOND = dict(
+    ssm_d_state=1,
+    ssm_conv_bias=False,
+    forward_type="v05_noz",
+    downsample_version="v3",
+    patchembed_version="v2",
+)
+_MAMBA2 = dict(
+    _SECOND,
+    ssm_d_state=64,
+    ssm_ratio=1.0,
+    ssm_act_layer="gelu",
+    ssm_init="v2",
+    forward_type="m0_noz",
+    norm_layer="ln",
+)
+# their function -> our registered model, its options by their names, and the drop path rate that they fix
+PUBLISHED: dict[str, tuple[str, dict[str, Any], float]] = {
+    "vanilla_vmamba_tiny": ("vmamba_tiny_v0", _FIRST, 0.2),
+    "vanilla_vmamba_small": ("vmamba_small_v0", _FIRST, 0.3),
+    "vanilla_vmamba_base": ("vmamba_base_v0", _FIRST, 0.6),
+    "vmamba_tiny_s2l5": ("vmamba_tiny_s2l5", dict(_SECOND, ssm_ratio=2.0), 0.2),
+    "vmamba_small_s2l15": ("vmamba_small_s2l15", dict(_SECOND, ssm_ratio=2.0), 0.3),
+    "vmamba_base_s2l15": ("vmamba_base_s2l15", dict(_SECOND, ssm_ratio=2.0), 0.6),
+    "vmamba_tiny_s1l8": ("vmamba_tiny_s1l8", dict(_SECOND, ssm_ratio=1.0), 0.2),
+    "vmamba_small_s1l20": ("vmamba_small_s1l20", dict(_SECOND, ssm_ratio=1.0), 0.3),
+    "vmamba_base_s1l20": ("vmamba_base_s1l20", dict(_SECOND, ssm_ratio=1.0), 0.5),
+    "vmamba_tiny_m2": ("vmamba_tiny_m2", _MAMBA2, 0.2),
+    "vmamba_small_m2": ("vmamba_small_m2", _MAMBA2, 0.3),
+    "vmamba_base_m2": ("vmamba_base_m2", _MAMBA2, 0.3),
+}
+
 __all__ = [
     "SS2D", "VSSM", "Backbone_VSSM", "VSSBlock", "cross_merge_fn", "cross_scan_fn", "official_gradients",
     "official_state_dict", "selective_scan_chunk_fn", "selective_scan_fn",
+    *PUBLISHED,
 ]  # fmt: skip
 
 NORMS = {"ln": "layer", "ln2d": "layer", "bn": "batch"}
@@ -330,3 +369,27 @@ def _finish(model: Any, use_checkpoint: bool, norm_layer: str = "LN", **options:
     model.num_layers = len(model.dims)
     model.set_grad_checkpointing(use_checkpoint)
     accept_official_names(model)
+
+
+def _published(function: str) -> Any:
+    name, fixed, rate = PUBLISHED[function]
+    facts = VMAMBA_FACTS[name]
+    sizes = {key: facts.args[key] for key in ("depths", "dims")}
+
+    def build(pretrained: bool = False, channel_first: bool = True, **options: Any) -> VSSM:
+        given = dict(norm_layer="ln2d" if channel_first else "ln", drop_path_rate=rate, **sizes)
+        model = VSSM(**{**given, **fixed, **options})
+        if pretrained:
+            source = timm.create_model(
+                facts.tagged_name, pretrained=True, num_classes=model.num_classes, in_chans=model.in_chans
+            )
+            model.load_state_dict(source.state_dict())
+        return model
+
+    build.__name__ = build.__qualname__ = function
+    build.__doc__ = f"`{facts.tagged_name}` under the authors' name."
+    return build
+
+
+for _function in PUBLISHED:
+    globals()[_function] = _published(_function)
