@@ -11,27 +11,28 @@ import timm
 import torch
 from common import measure, table, write
 
-from vimzoo.models.vim import VIM_FACTS
+from vimzoo.cards import FAMILIES
 
 
 def main() -> None:
     """Measure the models named on the command line, by default all; only a run of all is stored."""
     cores, rows = torch.get_num_threads(), []
-    names = sys.argv[1:] or list(VIM_FACTS)
+    known = {name: facts for models, _ in FAMILIES.values() for name, facts in models.items()}
+    names = sys.argv[1:] or list(known)
     for name in names:
         torch.manual_seed(0)
         model = timm.create_model(name).eval()
-        image = torch.randn(1, *VIM_FACTS[name].input_size)
+        image = torch.randn(1, *known[name].input_size)
         for threads in dict.fromkeys((1, min(2, cores))):
             torch.set_num_threads(threads)
             with torch.inference_mode():
                 time = measure({name: lambda m=model, x=image: m(x)}, rounds=15, budget=10)[name]
-            size = VIM_FACTS[name].input_size[-1]
+            size = known[name].input_size[-1]
             row = {"model": name, "px": size, "dtype": "float32", "batch": 1, "threads": threads}
             rows.append(row | {"ms": time["median"] * 1e3, "times": time})
         torch.set_num_threads(cores)
     table(rows, ["model", "px", "threads", "ms"])
-    if len(names) == len(VIM_FACTS):
+    if len(names) == len(known):
         write(
             "cpu_each_model",
             rows,

@@ -10,16 +10,19 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from common import table, write
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
 import fill
 import test_vim_references as vim_references
+import test_vmamba_references as vmamba_references
 
-from vimzoo.compat import vim
+from vimzoo.compat import vim, vmamba
 from vimzoo.models.vim import VIM_LONG_NAMES
 
 
@@ -30,43 +33,58 @@ def registered_name(call: str) -> str | None:
     return name.split(".")[0] if name else None
 
 
-def compare(path: Path) -> dict[str, Any]:
-    """Worst differences of outputs, inner tensors and gradient norms from one recording of a model or mixer."""
+def compare(module: nn.Module, references: ModuleType, compat: ModuleType, path: Path) -> dict[str, Any]:
+    """Worst differences of outputs, inner tensors and gradient norms from one recording.
+
+    Args:
+        module: what the recorded call builds, in evaluation mode.
+        references: the test module of its family, which knows where inner tensors are.
+        compat: the family's compatible constructors.
+        path: the recording.
+    """
     reference = fill.load(path)
-    module = vim_references.build(reference).eval()
     module.load_state_dict(fill.state_dict(reference))
-    seen = vim_references.record(module) if hasattr(module, "blocks") else {}
-    outputs = vim_references.outputs_of(module(fill.model_input(reference)))
-    loss = sum((output * fill.example_input(output.shape, 7)).sum() for output in outputs)
-    loss.backward()
-    gradients = vim.official_gradients(module)
-    pairs = zip(outputs, reference["outputs"], strict=True)
     inner = reference.get("intermediates") or {}
-    norms = reference["grad_norm"]
+    seen = references.record(module) if inner else {}
+    result = module(fill.model_input(reference))
+    outputs = vim_references.outputs_of(result)
+    norms = reference.get("grad_norm") or {}
+    if norms:
+        sum((output * fill.example_input(output.shape, 7)).sum() for output in outputs).backward()
+    gradients = compat.official_gradients(module) if norms else {}
+    pairs = zip(outputs, reference["outputs"], strict=True)
+    name = path.name.removesuffix(".json.gz")
     return {
-        "reference": path.name.removesuffix(".json.gz"),
-        "model": registered_name(reference["build"]),
+        "reference": name,
+        "model": getattr(references, "REGISTERED", {}).get(name) or registered_name(reference["build"]),
         "call": reference["build"],
         "output": max(fill.mismatch(output, want) for output, want in pairs),
         "intermediate": max(
             (fill.mismatch(seen[label], want) for label, want in inner.items()), default=None
         ),
         "gradient": max(
-            abs(gradients[name].double().norm().item() - want) / max(want, 1e-12)
-            for name, want in norms.items()
+            (
+                abs(gradients[key].double().norm().item() - want) / max(want, 1e-12)
+                for key, want in norms.items()
+            ),
+            default=None,
         ),
     }
 
 
 def main() -> None:
     """Compare all recordings of models and mixers, print the worst and store all."""
-    paths = sorted(
-        path for kind in ("vim", "mixer") for path in vim_references.REFERENCES.glob(f"{kind}_*.json.gz")
-    )
     rows = []
-    for path in paths:
+    for kind in ("mixer", "vim"):
+        for path in sorted(vim_references.REFERENCES.glob(f"{kind}_*.json.gz")):
+            torch.manual_seed(0)
+            module = vim_references.build(fill.load(path)).eval()
+            rows.append(compare(module, vim_references, vim, path))
+    for name in vmamba_references.MODELS:
         torch.manual_seed(0)
-        rows.append(compare(path))
+        path = vmamba_references.REFERENCES / f"{name}.json.gz"
+        module = eval(fill.load(path)["build"], dict(vars(vmamba))).eval()
+        rows.append(compare(module, vmamba_references, vmamba, path))
     table(rows, ["reference", "model", "output", "intermediate", "gradient"])
     write(
         "parity",

@@ -23,12 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vimzoo.models.facts import ModelFacts
 from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES
+from vimzoo.models.vmamba import VMAMBA_FACTS
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES: dict[str, tuple[Mapping[str, ModelFacts], Mapping[str, str | None]]] = {
     "Vim": (VIM_FACTS, VIM_LONG_NAMES),
+    "VMamba": (VMAMBA_FACTS, {}),
 }
-"""Family -> its models, and the names that its authors register them under."""
+"""Family, named like its class -> its models, and the names that its authors register them under."""
 
 INTRODUCTION = """\
 # Model cards
@@ -187,12 +189,14 @@ class Cards:
             rows.append([link, facts.input_size[-1], *counted, published, *scores, self.ms_of(name)])
         return table([*header, ms], rows)
 
-    def card(self, facts: ModelFacts, long_names: Mapping[str, str | None]) -> str:
+    def card(self, family: str, facts: ModelFacts, long_names: Mapping[str, str | None]) -> str:
         """Everything that is known about one model."""
         size = size_of(facts.name)
         arguments = ", ".join(f"{key}={value!r}" for key, value in facts.args.items())
         shape = " x ".join(map(str, facts.input_size))
-        lines = [f"Input {shape}, {facts.num_classes} classes; `{arguments}`, the rest as `Vim`'s defaults"]
+        lines = [
+            f"Input {shape}, {facts.num_classes} classes; `{arguments}`, the rest as `{family}`'s defaults"
+        ]
         lines += [
             f"{size.params:,} parameters, {_giga(size.flops)} GFLOPs ({_giga(size.paper_flops)} papers')"
         ]
@@ -204,6 +208,9 @@ class Cards:
         if facts.hub_id:
             where = f"`{facts.hub_file}` in [{facts.hub_id}](https://huggingface.co/{facts.hub_id})"
             lines.append(f"Weights: `{facts.tagged_name}`, {where}, {facts.license}")
+        elif facts.url:
+            file = facts.url.rsplit("/", 1)[1]
+            lines.append(f"Weights: `{facts.tagged_name}`, [{file}]({facts.url}), {facts.license}")
         else:
             lines.append("Weights: none published")
         if facts.recipe:
@@ -238,7 +245,7 @@ class Cards:
             parts += [f"## {family}\n", self.model_table(models) + "\n"]
             if self.speed["machine"]:
                 parts.append(f"Times: {machine_line(self.speed['machine'])}.\n")
-            parts += [self.card(facts, long_names) + "\n" for facts in models.values()]
+            parts += [self.card(family, facts, long_names) + "\n" for facts in models.values()]
         parts += ["## Parity\n", self.parity_section() + "\n", "## Speed\n"]
         for path in sorted(self.folder.glob("cpu_*.json")):
             parts += [f"### {path.stem}\n", result_table(read_result(self.folder, path.stem)) + "\n"]
@@ -253,7 +260,7 @@ class Cards:
                 size, top1 = size_of(name), None if facts.top1 is None else str(facts.top1)
                 parity = self.parity_of(name)
                 counted = [_millions(size.params), _giga(size.paper_flops), top1]
-                weights = "yes" if facts.hub_id else "-"
+                weights = "yes" if facts.hub_id or facts.url else "-"
                 rows.append([f"`{name}`", weights, *counted, parity and parity["output"], self.ms_of(name)])
         said = f"CPU ms: one image, float32, {self.threads()}; {machine_line(self.speed['machine'])}."
         results = ("cpu_models", "cpu_scan_paths", "cpu_selective_scan")

@@ -8,7 +8,8 @@ import pytest
 import timm
 
 from vimzoo import cards
-from vimzoo.models.vim import VIM_FACTS
+
+FACTS = {name: facts for models, _ in cards.FAMILIES.values() for name, facts in models.items()}
 
 
 @pytest.fixture
@@ -38,16 +39,16 @@ def test_documents_are_up_to_date() -> None:
 
 def test_every_registered_model_has_a_card() -> None:
     text = (cards.ROOT / "MODEL_CARDS.md").read_text()
-    names = timm.list_models(module="vim")
-    assert set(names) == set(VIM_FACTS)
+    names = timm.list_models(module=["vim", "vmamba"])
+    assert set(names) == set(FACTS)
     for name in names:
         assert f"\n### {name}\n" in text
 
 
-@pytest.mark.parametrize("name", VIM_FACTS)
+@pytest.mark.parametrize("name", FACTS)
 def test_counted_sizes(name: str) -> None:
     size = cards.size_of(name)
-    assert size.params == VIM_FACTS[name].params
+    assert size.params == FACTS[name].params
     assert size.flops / 2 < size.paper_flops < size.flops
 
 
