@@ -311,3 +311,18 @@ def test_wrong_images_are_named(shape: tuple, said: str) -> None:
 def test_unknown_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match="not_an_option"):
         timm.create_model("test_vmamba", not_an_option=1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "said"),
+    [
+        (SS2D(16), (2, 5, 16), r"\(B, H, W, C\), got 3"),
+        (SS2D(16), (2, 5, 7, 8), "16 channels, got 8"),
+        (VSSBlock(16), (2, 16, 5, 7), r"\(B, H, W, C\) of 16 channels, got 7"),
+        (VSSBlock2d(16), (2, 5, 7, 16), r"\(B, C, H, W\) of 16 channels, got 5"),
+    ],
+    ids=["rank", "channels", "channels first", "channels last"],
+)
+def test_wrong_maps_are_named(layer: nn.Module, shape: tuple, said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        layer(torch.randn(shape))

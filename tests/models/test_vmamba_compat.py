@@ -137,6 +137,14 @@ def test_backbone_starts_from_a_classifier_file_or_says_why_not(tmp_path: Path) 
     raw = classifier.forward_intermediates(x, intermediates_only=True)[1]
     (got,) = backbone(x)
     torch.testing.assert_close(got, backbone.outnorms["1"](raw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    detector = {f"backbone.{name}": value for name, value in vmamba.official_state_dict(backbone).items()}
+    assert "backbone.outnorm1.weight" in detector
+    torch.save(
+        {"meta": {}, "state_dict": {**detector, "neck.weight": torch.zeros(1)}}, tmp_path / "detector.pth"
+    )
+    again = vmamba.Backbone_VSSM(out_indices=(1,), **options).eval()
+    again.load_pretrained(tmp_path / "detector.pth", prefix="backbone.")
+    torch.testing.assert_close(again(x)[0], got)
     with pytest.raises(vimzoo.CheckpointError, match=r"classifier\.pth"):
         vmamba.Backbone_VSSM(out_indices=(1,), pretrained=path, **{**options, "dims": 24})
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, _assert, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -23,6 +23,18 @@ def activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise ValueError(f"act: expected one of {tuple(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]()
+
+
+def check_map(x: Tensor, dim: int, channel_axis: int = 3) -> None:
+    """Refuse what is no map of ``dim`` channels.
+
+    Raises:
+        AssertionError: ``x`` has not four axes, or another number of channels on ``channel_axis``.
+    """
+    layout = "(B, H, W, C)" if channel_axis == 3 else "(B, C, H, W)"
+    _assert(x.dim() == 4, f"x: expected a map {layout}, got {x.dim()} dimensions")
+    channels = x.shape[channel_axis]
+    _assert(channels == dim, f"x: expected a map {layout} of {dim} channels, got {channels}")
 
 
 class MapConv2d(nn.Conv2d):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vimzoo.ops.scan_path import CROSS, ScanPath, path_arguments, path_codes
 
 from .linear import Linear
-from .maps import MapConv2d, SpatialSoftmax, activation
+from .maps import MapConv2d, SpatialSoftmax, activation, check_map
 from .ssm import SelectiveSSM
 
 _ROW, _ROW_BACK = ScanPath("row"), ScanPath("row").reversed()
@@ -113,7 +113,12 @@ class SS2D(nn.Module):
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C) -> (B, H, W, C)``."""
+        """Map ``(B, H, W, C) -> (B, H, W, C)``.
+
+        Raises:
+            AssertionError: ``x`` is no such map.
+        """
+        check_map(x, self.dim)
         x = self.in_proj(x)
         z = x
         if self.gate != "none":

@@ -7,7 +7,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .maps import map_norm
+from .maps import check_map, map_norm
 from .mlp import Mlp
 from .ss2d import SS2D
 
@@ -87,7 +87,12 @@ class VSSBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map -> map of the same shape, ``(B, H, W, C)`` or without ``channels_last`` ``(B, C, H, W)``."""
+        """Map -> map of the same shape, ``(B, H, W, C)`` or without ``channels_last`` ``(B, C, H, W)``.
+
+        Raises:
+            AssertionError: ``x`` is no such map.
+        """
+        check_map(x, self.dim, 3 if self.channels_last else 1)
         if not self.channels_last:
             x = x.permute(0, 2, 3, 1)
         if self.ss2d is not None and self.norm1 is not None:
