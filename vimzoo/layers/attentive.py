@@ -53,13 +53,14 @@ class WindowAttention(nn.Module):
             torch.empty((2 * window - 1) ** 2, num_heads, device=device, dtype=dtype)
         )
         self.proj = Linear(dim, dim, device=device, dtype=dtype)
-        index = relative_index(window, window, self.bias_table.device)
         self.index: Tensor
+        index = torch.empty(window**2, window**2, dtype=torch.long, device=device)
         self.register_buffer("index", index, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Bias normal with deviation 0.02."""
+        """Bias normal with deviation 0.02, and the table of which bias is whose."""
+        self.index.copy_(relative_index(self.window, self.window, self.index.device))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
     def forward(self, qkv: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from vimzoo.layers.reconstruction import ImageHead, residual_conv
 from vimzoo.layers.restoration import RestorationBlock
 
 from .mambair_names import checkpoint_filter_fn
-from .restoration_base import RestorationModel, image_mean
+from .restoration_base import RestorationModel
 
 __all__ = ["MambaIR", "ResidualGroup", "checkpoint_filter_fn"]
 
@@ -93,8 +93,7 @@ class MambaIR(RestorationModel):
         self.feature_info = [
             dict(num_chs=embed_dim, reduction=1, module=f"groups.{i}") for i in range(len(depths))
         ]
-        self.mean: Tensor
-        self.register_buffer("mean", image_mean(in_chans, **dd), persistent=False)
+        self._keep_mean(in_chans, **dd)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1, **dd)
         self.stem_norm = nn.LayerNorm(embed_dim, **dd) if stem_norm else nn.Identity()
         form = cab or ("light" if upsampler == "pixelshuffledirect" else "conv")
@@ -128,7 +127,7 @@ class MambaIR(RestorationModel):
             ValueError: ``x`` has another number of axes or channels.
         """
         self._check_image(x, self.in_chans)
-        mean = self.mean.to(x.dtype)
+        mean = self._mean_as(x)
         x = (x - mean) * self.img_range
         y = self.head(self.forward_features(self.conv_first(x).permute(0, 2, 3, 1)))
         if not self.upsampler:

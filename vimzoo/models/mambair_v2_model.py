@@ -13,7 +13,7 @@ from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
 from .mambair_model import ResidualGroup
 from .mambair_names import checkpoint_filter_fn
-from .restoration_base import RestorationModel, image_mean
+from .restoration_base import RestorationModel
 
 __all__ = ["AttentiveGroup", "MambaIRv2", "checkpoint_filter_fn"]
 
@@ -120,8 +120,7 @@ class MambaIRv2(RestorationModel):
         self.feature_info = [
             dict(num_chs=embed_dim, reduction=1, module=f"groups.{i}") for i in range(len(depths))
         ]
-        self.mean: Tensor
-        self.register_buffer("mean", image_mean(in_chans, **dd), persistent=False)
+        self._keep_mean(in_chans, **dd)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1, **dd)
         self.stem_norm = nn.LayerNorm(embed_dim, **dd) if stem_norm else nn.Identity()
         self.pos_embed_size = pos_embed_size
@@ -187,7 +186,7 @@ class MambaIRv2(RestorationModel):
         """
         self._check_image(x, self.in_chans)
         height, width = x.shape[2], x.shape[3]
-        mean = self.mean.to(x.dtype)
+        mean = self._mean_as(x)
         x = (mirrored(x, self.window) - mean) * self.img_range
         y = self.head(self.forward_features(self.conv_first(x).permute(0, 2, 3, 1)))
         if not self.upsampler:

@@ -37,6 +37,7 @@ class RestorationModel(nn.Module):
             for module in self.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()  # type: ignore[operator]
+            self._reset_mean()
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -65,15 +66,24 @@ class RestorationModel(nn.Module):
         """An identity: images have no class."""
         return nn.Identity()
 
+    def _keep_mean(self, channels: int, **dd: Any) -> None:
+        """Keep what is subtracted from an image: the RGB mean of the training images, 0 for other channels."""
+        values = len(RGB_MEAN) if channels == len(RGB_MEAN) else 1
+        self.register_buffer("mean", torch.empty(1, values, 1, 1, **dd), persistent=False)
+        self._reset_mean()
+
+    def _reset_mean(self) -> None:
+        mean = getattr(self, "mean", None)
+        if mean is not None:
+            values = RGB_MEAN if mean.shape[1] == len(RGB_MEAN) else (0.0,)
+            mean.copy_(torch.tensor(values, device=mean.device).view(mean.shape))
+
+    def _mean_as(self, x: Tensor) -> Tensor:
+        return self.get_buffer("mean").to(x.dtype)
+
     def _check_image(self, x: Tensor, channels: int) -> None:
         if x.dim() != 4 or x.shape[1] != channels:
             raise ValueError(f"x: expected images (B, {channels}, H, W), got {tuple(x.shape)}")
         if x.shape[2] % self.multiple_of or x.shape[3] % self.multiple_of:
             size = f"{x.shape[2]} x {x.shape[3]}"
             raise ValueError(f"x: expected height and width in multiples of {self.multiple_of}, got {size}")
-
-
-def image_mean(channels: int, **dd: Any) -> Tensor:
-    """What is subtracted from an image, ``(1, C, 1, 1)``: the RGB mean of the training images, 0 for other channels."""
-    values = RGB_MEAN if channels == 3 else (0.0,)
-    return torch.tensor(values, **dd).view(1, -1, 1, 1)

@@ -1,0 +1,254 @@
+"""MambaIR's models as a user meets them: timm's registry, files, sizes, routing, the authors' constructors."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+import vimzoo
+from vimzoo.compat import mambair, vim
+from vimzoo.models import MambaIR, MambaIRUNet, MambaIRv2
+from vimzoo.models.mambair_facts import MAMBAIR_FACTS
+
+MICRO = dict(embed_dim=32, d_state=4, depths=[2, 1])
+MICRO_V2 = dict(MICRO, num_heads=[4, 2], window_size=8, inner_rank=6, num_tokens=10)
+BUILDS = {
+    "sr_x2": lambda: mambair.MambaIR(**MICRO, upscale=2, upsampler="pixelshuffle"),
+    "sr_x3": lambda: mambair.MambaIR(**MICRO, upscale=3, upsampler="pixelshuffle", mlp_ratio=1.3),
+    "sr_x4_3conv": lambda: mambair.MambaIR(
+        **MICRO, upscale=4, upsampler="pixelshuffle", resi_connection="3conv", patch_norm=False
+    ),
+    "light_x3": lambda: mambair.MambaIR(**MICRO, upscale=3, upsampler="pixelshuffledirect", mlp_ratio=1.2),
+    "grey": lambda: mambair.MambaIR(**MICRO, in_chans=1, upscale=1),
+    "real_x4": lambda: mambair.MambaIR(**MICRO, upscale=4, upsampler="nearest+conv"),
+    "unet": lambda: mambair.MambaIRUNet(
+        dim=32, num_blocks=[1, 2, 1, 1], num_refinement_blocks=2, mlp_ratio=1.2
+    ),
+    "v2_x2": lambda: mambair.MambaIRv2(**MICRO_V2, upscale=2, upsampler="pixelshuffle"),
+    "v2_light_x4": lambda: mambair.MambaIRv2Light(
+        **MICRO_V2, upscale=4, upsampler="pixelshuffledirect", mlp_ratio=1.0
+    ),
+    "v2_dn": lambda: mambair.MambaIRv2(**MICRO_V2, convffn_kernel_size=7, qkv_bias=False),
+    "v2_ape": lambda: mambair.MambaIRv2(**MICRO_V2, img_size=8, ape=True, resi_connection="3conv"),
+}
+
+
+def small(kind: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = BUILDS[kind]().eval()
+    for name, parameter in model.named_parameters():  # so that nothing in the network is without effect
+        if "scale" in name or "skip" in name or parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, 1.0 if "weight" in name else 0.1, 0.1)
+    return model
+
+
+def image_for(model: torch.nn.Module, height: int = 8, width: int = 8) -> torch.Tensor:
+    return torch.rand(1, model.in_chans, height, width)
+
+
+def as_saved(model: torch.nn.Module, form: str, path: Path) -> Path:
+    official = mambair.official_state_dict(model)
+    if form == "params":
+        torch.save({"params": official}, path)
+    elif form == "params_ema":
+        torch.save({"params_ema": official}, path)
+    elif form == "ours":
+        torch.save(model.state_dict(), path)
+    else:
+        safetensors.torch.save_file({name: t.contiguous() for name, t in official.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("form", ("params", "params_ema", "ours", "safetensors"))
+@pytest.mark.parametrize("kind", BUILDS)
+@torch.no_grad()
+def test_a_file_needs_no_model_name(kind: str, form: str, tmp_path: Path) -> None:
+    model = small(kind)
+    path = as_saved(model, form, tmp_path / ("model.safetensors" if form == "safetensors" else "model.pth"))
+    loaded = vimzoo.load_restoration(path, routing="argmax")
+    if isinstance(model, MambaIRv2):
+        model.routing = "argmax"
+    assert not loaded.training
+    assert loaded.scale == model.scale
+    x = image_for(model)
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("form", ("light", "light_mar2024", "light_feb2024"))
+@torch.no_grad()
+def test_light_generations_are_told_apart(form: str, tmp_path: Path) -> None:
+    """The same call built three networks; a file of each loads by name, and into what the call builds today."""
+    old = MambaIR(embed_dim=36, depths=(1, 1), d_state=4, ratio=1.5, upsampler="pixelshuffledirect", cab=form)
+    path = as_saved(old, "params", tmp_path / "old.pth")
+    x = image_for(old)
+    loaded = vimzoo.load_restoration(path)
+    assert loaded.groups[0].blocks[0].cab.form == form
+    assert torch.equal(loaded(x), old(x))
+    today = mambair.MambaIR(
+        embed_dim=36, depths=[1, 1], d_state=4, mlp_ratio=1.5, upsampler="pixelshuffledirect", upscale=2
+    ).eval()
+    today.load_state_dict(mambair.official_state_dict(old))
+    assert torch.equal(today(x), old(x))
+
+
+@torch.no_grad()
+def test_unet_of_before_july_2024(tmp_path: Path) -> None:
+    states = (4, 8, 16, 32, 16, 8, 8, 8)
+    old = MambaIRUNet(embed_dim=32, depths=(1, 1, 1, 1), refinement_depth=1, d_state=states)
+    x = torch.rand(1, 3, 16, 8)
+    loaded = vimzoo.load_restoration(as_saved(old, "params", tmp_path / "old.pth"))
+    assert torch.equal(loaded(x), old(x))
+    today = mambair.MambaIRUNet(dim=32, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1, mlp_ratio=1.5)
+    today.load_state_dict(mambair.official_state_dict(old))
+    assert torch.equal(today(x), old(x))
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_official_names_there_and_back(kind: str) -> None:
+    model = small(kind)
+    state = mambair.official_state_dict(model)
+    other = BUILDS[kind]()
+    other.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    name = next(name for name in state if name.endswith("A_logs"))
+    del state[name]
+    result = other.load_state_dict(state, strict=False)
+    assert result.missing_keys == [name]
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    (
+        ({"layers.0.residual_group.blocks.0.attn.qkv.weight": (3, 1)}, "SwinIR"),
+        ({"layers.0.residual_group.blocks.0.attn.qkv.weight": (3, 1), "a.overlap_attn.x": (1,)}, "HAT"),
+        ({"encoder_level1.0.attn.temperature": (1,)}, "Restormer"),
+        ({"something.else": (1,)}, "begin with something.else"),
+    ),
+)
+def test_a_file_of_another_kind_says_what_it_looks_like(state: dict, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"params": {name: torch.zeros(shape) for name, shape in state.items()}}, path)
+    with pytest.raises(vimzoo.CheckpointError, match=says):
+        vimzoo.load_restoration(path)
+
+
+def test_a_classifier_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "vim.pth"
+    torch.save(vim.official_state_dict(timm.create_model("test_vim")), path)
+    with pytest.raises(vimzoo.CheckpointError, match="Vim"):
+        vimzoo.load_restoration(path)
+
+
+@pytest.mark.parametrize("kind", ("light_x3", "v2_x2", "unet"))
+def test_a_damaged_file_is_refused(kind: str, tmp_path: Path) -> None:
+    state = mambair.official_state_dict(small(kind))
+    for name in ("conv_first.weight", "patch_embed.proj.weight", "conv_after_body.weight", "output.weight"):
+        if name in state:
+            path = tmp_path / "damaged.pth"
+            torch.save({"params": {other: t for other, t in state.items() if other != name}}, path)
+            with pytest.raises(vimzoo.CheckpointError, match=r"conv_|patch_embed|output"):
+                vimzoo.load_restoration(path)
+
+
+@pytest.mark.parametrize("size", ((1, 1), (3, 5), (7, 19)))
+@pytest.mark.parametrize("kind", ("sr_x3", "light_x3", "grey", "v2_x2", "v2_light_x4", "v2_dn"))
+@torch.no_grad()
+def test_any_size(kind: str, size: tuple[int, int]) -> None:
+    model = small(kind)
+    output = model(image_for(model, *size))
+    assert output.shape == (1, model.in_chans, size[0] * model.scale, size[1] * model.scale)
+    assert output.isfinite().all()
+
+
+def test_images_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 8"):
+        small("unet")(torch.rand(1, 3, 12, 16))
+    with pytest.raises(ValueError, match="images"):
+        small("sr_x2")(torch.rand(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="30 channels"):
+        MambaIR(embed_dim=16)
+
+
+@torch.no_grad()
+def test_routing() -> None:
+    model = small("v2_x2")
+    x = image_for(model, 16, 16)
+    assert not torch.equal(model(x), model(x))  # as published, also in evaluation
+    seeded = [model(x) for model.generator in (torch.Generator().manual_seed(seed) for seed in (1, 1, 2))]
+    assert torch.equal(seeded[0], seeded[1])
+    assert not torch.equal(seeded[0], seeded[2])
+    model.routing = "argmax"
+    assert torch.equal(model(x), model(x))
+    calls: list = []
+    model.route_noise = lambda logits: calls.append(tuple(logits.shape)) or torch.zeros_like(logits)
+    certain = model(x)
+    assert calls == [(1, 256, 10)] * 3
+    model.route_noise = None
+    assert torch.equal(certain, model(x))
+
+
+@pytest.mark.parametrize("kind", ("light_x3", "v2_x2", "unet"))
+def test_recomputed_gradients_are_the_same(kind: str) -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = small(kind).train()
+        model.set_grad_checkpointing(recompute)
+        model.generator = torch.Generator().manual_seed(3)
+        torch.manual_seed(5)
+        image = torch.rand(1, 3, 8, 8)
+        for module in model.modules():
+            if type(module).__name__ == "DropPath":
+                module.drop_prob = 0.0
+        model(image).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.allclose(plain, recomputed, rtol=1e-4, atol=1e-5)
+
+
+def test_registry() -> None:
+    assert set(timm.list_models(module="mambair")) == set(MAMBAIR_FACTS)
+    model = timm.create_model("test_mambair")
+    assert model.num_classes == 0
+    assert model(torch.rand(2, 3, 9, 7)).shape == (2, 3, 18, 14)
+    assert model.pretrained_cfg["pool_size"] is None
+
+
+@pytest.mark.parametrize("name", MAMBAIR_FACTS)
+def test_facts(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == MAMBAIR_FACTS[name].params
+
+
+@torch.no_grad()
+def test_create_model_loads_the_authors_file(tmp_path: Path) -> None:
+    model = timm.create_model("test_mambair").eval()
+    path = as_saved(model, "params", tmp_path / "net_g_latest.pth")
+    loaded = timm.create_model("test_mambair", pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
+    x = torch.rand(1, 3, 10, 6)
+    assert torch.equal(loaded.eval()(x), model(x))
+
+
+@pytest.mark.parametrize("kind", ("light_x3", "v2_x2", "unet"))
+@torch.no_grad()
+def test_half_precision_runs(kind: str) -> None:
+    """The authors' whole-model ``.bfloat16()`` raises."""
+    model = small(kind)
+    model.routing = "argmax"
+    x = image_for(model)
+    want, got = model(x), model.bfloat16()(x.bfloat16())
+    assert got.dtype == torch.bfloat16
+    if kind != "v2_x2":  # a route may flip
+        assert (got.float() - want).abs().max() < 0.1 * want.std() + 0.1
+
+
+def test_reset_after_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("mambairv2_light_x2")
+    model.to_empty(device="cpu").init_weights()
+    layer = model.groups[0].blocks[0]
+    assert layer.scale1.eq(1e-4).all()
+    assert layer.attn.index.max() == 31 * 31 - 1
+    assert model(torch.rand(1, 3, 16, 16)).isfinite().all()
