@@ -1,4 +1,4 @@
-"""Speed on the CPU, side by side in one run: ``python benchmarks/cpu.py [scan|paths|isa|linear|models] [--quick]``.
+"""Speed on the CPU, side by side in one run: ``python benchmarks/cpu.py [scan|paths|isa|linear|models|vmamba]``.
 
 Writes ``benchmarks/results/cpu_*.json`` and prints the same as tables. Times are wall-clock medians over rounds in
 which the variants take turns; memory is the growth of a fresh process's peak resident size over the forward pass.
@@ -145,9 +145,25 @@ PATHS = {
     "Vim-T 224 px, B 8": (8, 384, 16, 12, (1, 197)),
     "Vim-T 224 px, B 1": (1, 384, 16, 12, (1, 197)),
     "Vim-T 1024 px, B 1": (1, 384, 16, 12, (1, 4097)),
-    "VMamba-T stage 1, B 4": (4, 96, 1, 6, (56, 56)),
-    "MambaIR light 64x64": (1, 72, 10, 4, (64, 64)),
+    "VMamba-T stage 1, B 4, 56x56": (4, 96, 1, 6, (56, 56)),
+    "VMamba-T stage 1, 128x128": (1, 96, 1, 6, (128, 128)),
+    "MambaIR light, 64x64": (1, 72, 10, 4, (64, 64)),
+    "MambaIR, 64x64": (1, 360, 16, 12, (64, 64)),
 }
+
+
+def backward_of_paths(inputs: tuple, paths: Any, grid: tuple[int, int]) -> Callable[[], Any]:
+    """The fused op's backward pass alone, all gradients."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = [None if t is None else t.clone().requires_grad_() for t in inputs]
+        out = scan_paths(*leaves, paths=paths, grid=grid)  # type: ignore[arg-type]
+        given, grad = [leaf for leaf in leaves if leaf is not None], torch.ones_like(out)
+
+    def call() -> Any:
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.autograd.grad(out, given, grad, retain_graph=True)
+
+    return call
 
 
 def bench_paths(quick: bool) -> None:
@@ -180,11 +196,25 @@ def bench_paths(quick: bool) -> None:
             for threads in thread_counts():
                 torch.set_num_threads(threads)
                 times = measure(calls, rounds=5 if quick else 15)
+                times |= measure({"backward": backward_of_paths(inputs, paths, grid)}, rounds=5)
                 per = batch * length * channels * K
                 row = {"shape": name, "threads": threads}
                 row |= {f"{k}_ns": t["median"] / per * 1e9 for k, t in times.items()}
-                rows.append(row | {"x_unfused": row["unfused_ns"] / row["fused_ns"], "times": times})
-    table(rows, ["shape", "threads", "fused_ns", "unfused_ns", "x_unfused"])
+                ratios = {
+                    "x_unfused": row["unfused_ns"] / row["fused_ns"],
+                    "backward_over_forward": row["backward_ns"] / row["fused_ns"],
+                }
+                rows.append(row | ratios | {"times": times})
+    columns = [
+        "shape",
+        "threads",
+        "fused_ns",
+        "unfused_ns",
+        "x_unfused",
+        "backward_ns",
+        "backward_over_forward",
+    ]
+    table(rows, columns)
     write(
         "cpu_scan_paths",
         rows,
@@ -256,9 +286,9 @@ def bench_isa(quick: bool) -> None:
     write("cpu_isa", rows, "float32 scan_paths, ns per (batch, token, channel, direction), one thread")
 
 
-def make_model(name: str, size: int, dtype: torch.dtype) -> torch.nn.Module:
+def make_model(name: str, size: int | None, dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(0)
-    return timm.create_model(name, img_size=size).eval().to(dtype)
+    return timm.create_model(name, **({"img_size": size} if size else {})).eval().to(dtype)
 
 
 def peak_memory(name: str, size: int, dtype: str) -> float:
@@ -305,6 +335,79 @@ def bench_models(quick: bool) -> None:
     write("cpu_models", rows, about)
 
 
+def scan_share(model: torch.nn.Module, x: Tensor) -> float:
+    """Share of a forward pass that is spent in the scan operator, by torch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model(x)
+    events = profile.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    return sum(e.self_cpu_time_total for e in events if e.key == "vimzoo::scan_paths") / total
+
+
+def bench_vmamba(quick: bool) -> None:
+    """Whole VMamba-T against timm's Swin-T and ConvNeXt-T at 224 px, and the memory of a training step."""
+    rows = []
+    models = {k: make_model(n, None, torch.float32) for k, n in RIVALS.items()}
+    for batch in (1, 8):
+        x = torch.randn(batch, 3, 224, 224)
+        for threads in thread_counts():
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                times = measure({k: partial(m, x) for k, m in models.items()}, 5 if quick else 9, 20)
+                share = scan_share(models["vmamba"], x)
+            row = {"batch": batch, "threads": threads} | {
+                f"{k}_ms": t["median"] * 1e3 for k, t in times.items()
+            }
+            row |= {"speed_vs_swin": row["swin_ms"] / row["vmamba_ms"], "scan_share": share}
+            rows.append(row | {"times": times})
+    table(rows, ["batch", "threads", "vmamba_ms", "swin_ms", "convnext_ms", "speed_vs_swin", "scan_share"])
+    about = (
+        "float32 forward pass at 224 px of vmamba_tiny_s1l8 and timm's swin_tiny_patch4_window7_224 and convnext_tiny "
+        "as they come; scan_share: of vmamba's time"
+    )
+    write("cpu_vmamba", rows, about)
+    steps = []
+    for batch in (1, 8):
+        memory = {f"{way}_mb": training_memory(way, batch) for way in ("fused", "materialised")}
+        steps.append({"batch": batch} | memory | {"ratio": memory["materialised_mb"] / memory["fused_mb"]})
+    table(steps, ["batch", "fused_mb", "materialised_mb", "ratio"])
+    about = (
+        "growth of peak resident size over one float32 training step of vmamba_tiny_s1l8 at 224 px, 1 thread; "
+        "materialised: four copies of the map, a dt product and a grouped scan on our native selective_scan"
+    )
+    write("cpu_vmamba_memory", steps, about)
+
+
+def training_memory(way: str, batch: int) -> float:
+    """MB by which one training step raises a fresh process's peak resident size."""
+    command = [sys.executable, __file__, "--training-memory", way, str(batch)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def report_training_memory(way: str, batch: int) -> None:
+    import resource
+
+    from vimzoo.layers.ssm import SelectiveSSM, decay_rates
+
+    def materialised(
+        self: Any, x: Tensor, z: None, codes: Any, table: None, height: int, width: int
+    ) -> Tensor:
+        rows = self.project(x)
+        weights = (decay_rates(self.A_log), self.dt_proj, self.dt_bias, self.D)
+        return unfused_cross(x.flatten(1, -2), rows, *weights, None, (height, width))
+
+    if way == "materialised":
+        SelectiveSSM.forward = materialised  # type: ignore[method-assign,assignment]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = timm.create_model(RIVALS["vmamba"]).train()
+    x = torch.randn(batch, 3, 224, 224)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model(x).square().mean().backward()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+RIVALS = {"vmamba": "vmamba_tiny_s1l8", "swin": "swin_tiny_patch4_window7_224", "convnext": "convnext_tiny"}
 MODELS = {"vim": "vim_tiny_patch16_224", "deit": "deit_tiny_patch16_224"}
 PARTS = {
     "scan": bench_scan,
@@ -312,6 +415,7 @@ PARTS = {
     "isa": bench_isa,
     "linear": bench_linear,
     "models": bench_models,
+    "vmamba": bench_vmamba,
 }
 
 
@@ -327,11 +431,16 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to run; everything if not given")
     parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
     parser.add_argument("--isa", metavar="PASS", help=argparse.SUPPRESS)
+    parser.add_argument("--training-memory", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=3, metavar=("MODEL", "SIZE", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         name, size, dtype = options.memory
         report_memory(name, int(size), dtype)
+        return
+    if options.training_memory:
+        way, batch = options.training_memory
+        report_training_memory(way, int(batch))
         return
     if options.isa:
         report_instruction_set(options.isa)

@@ -50,36 +50,39 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 _onednn_linear = torch.ops.mkldnn._linear_pointwise.default if _HAS_ONEDNN else None
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """``x weight^T`` by oneDNN: the operator that torch's own compiler emits for float32 ``linear``."""
-    return _onednn_linear(x, weight, None, "none", [], "")  # type: ignore[misc]
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x weight^T + bias`` by oneDNN: the operator that torch's own compiler emits for float32 ``linear``."""
+    return _onednn_linear(x, weight, bias, "none", [], "")  # type: ignore[misc]
 
 
 class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x, weight)
-        return _product(x, weight)
+        return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
-        to_x = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        to_weight = None
-        if ctx.needs_input_grad[1]:
-            to_weight = _product(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
-        return to_x, to_weight
+        rows = grad.flatten(0, -2)
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        return (
+            _product(grad, weight.t()) if to_x else None,
+            _product(rows.t(), x.flatten(0, -2).t()) if to_weight else None,
+            rows.sum(0) if to_bias else None,
+        )
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
+def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         _HAS_ONEDNN
         and x.dtype is torch.float32
         and weight.dtype is torch.float32
+        and (bias is None or bias.dtype is torch.float32)
         and x.is_cpu
         and type(x) in _PLAIN  # neither fake nor traced
         and type(weight) in _PLAIN
@@ -92,13 +95,12 @@ def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
 
 
 def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if not _onednn_takes(x, weight):
+    if not _onednn_takes(x, weight, bias):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        out = _OneDNNLinear.apply(x, weight)
-    else:
-        out = _product(x, weight)
-    return out if bias is None else out + bias
+    learning = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.is_grad_enabled() and learning:
+        return _OneDNNLinear.apply(x, weight, bias)
+    return _product(x, weight, bias)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,0 +1,80 @@
+"""The matrix product agrees with torch's in float64, forward and backward, whatever library makes it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vimzoo.ops import linear
+
+SHAPES = [(5, 7, 3), (197, 192, 44), (1, 16, 16), (33, 1, 8)]
+
+
+def spread_error(value: torch.Tensor, truth: torch.Tensor) -> float:
+    return ((value.double() - truth).abs().max() / truth.std().clamp(min=1e-12)).item()
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_float64(shape: tuple[int, int, int], with_bias: bool) -> None:
+    rows, inputs, outputs = shape
+    wide = torch.randn(2, rows, 2 * inputs)
+    x = wide[..., inputs:].requires_grad_()  # a strided half, as the mixer's gate is
+    weight = torch.randn(outputs, inputs, requires_grad=True)
+    bias = torch.randn(outputs, requires_grad=True) if with_bias else None
+    given = [x, weight] + ([bias] if bias is not None else [])
+    exact = [t.detach().double().requires_grad_() for t in given]
+    grad = torch.randn(2, rows, outputs)
+    y, truth = linear(*given), F.linear(*exact)
+    assert spread_error(y, truth.detach()) < 3e-6
+    with torch.inference_mode():
+        assert spread_error(linear(*given), truth.detach()) < 3e-6
+    wanted = torch.autograd.grad(truth, exact, grad.double())
+    for got, want in zip(torch.autograd.grad(y, given, grad), wanted, strict=True):
+        assert got.shape == want.shape and (got.double() - want).abs().max() < 1e-5 * (1 + want.abs().max())
+
+
+def test_a_weight_per_direction() -> None:
+    x, weight = torch.randn(3, 2, 11, 8, requires_grad=True), torch.randn(3, 5, 8, requires_grad=True)
+    tokens = x.permute(1, 2, 0, 3)
+    y = linear(tokens, weight)
+    assert y.shape == (2, 11, 3, 5) and y.permute(2, 0, 1, 3).is_contiguous()
+    truth = torch.einsum("blki,koi->blko", tokens.double(), weight.double())
+    assert spread_error(y.detach(), truth.detach()) < 3e-6
+    for got, want in zip(
+        torch.autograd.grad(y.sum(), (x, weight)), torch.autograd.grad(truth.sum(), (x, weight)), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_only_what_needs_a_gradient_gets_one() -> None:
+    x, weight, bias = torch.randn(4, 6), torch.randn(3, 6), torch.randn(3, requires_grad=True)
+    linear(x, weight, bias).sum().backward()
+    assert torch.equal(bias.grad, torch.full((3,), 4.0))  # type: ignore[arg-type]
+    assert x.grad is None and weight.grad is None
+
+
+def test_autocast_and_half_precision() -> None:
+    x, weight, bias = torch.randn(4, 6), torch.randn(3, 6), torch.randn(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = linear(x, weight, bias)
+    assert y.dtype == torch.bfloat16
+    assert (y.float() - F.linear(x, weight, bias)).abs().max() < 2e-2 * F.linear(x, weight, bias).std() + 2e-2
+    assert linear(x.half(), weight.half()).dtype == torch.float16
+
+
+def test_no_rows() -> None:
+    assert linear(torch.randn(0, 6), torch.randn(3, 6)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        ((torch.randn(2, 5), torch.randn(3, 6)), "x"),
+        ((torch.randn(2, 6), torch.randn(6)), "weight"),
+        ((torch.randn(2, 4, 3, 6), torch.randn(2, 5, 6)), "x"),
+        ((torch.randn(2, 4, 2, 6), torch.randn(2, 5, 6), torch.randn(5)), "bias"),
+    ],
+)
+def test_bad_input(args: tuple, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        linear(*args)
