@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.models._features_fx import create_feature_extractor
 
 import vimzoo
 from vimzoo.compat import mambair, vim
@@ -252,3 +253,14 @@ def test_reset_after_the_meta_device() -> None:
     assert layer.scale1.eq(1e-4).all()
     assert layer.attn.index.max() == 31 * 31 - 1
     assert model(torch.rand(1, 3, 16, 16)).isfinite().all()
+
+
+@torch.no_grad()
+def test_script_trace_and_export() -> None:
+    model = timm.create_model("test_mambair").eval()
+    x = torch.rand(1, 3, 12, 8)
+    want = model(x)
+    assert torch.equal(torch.jit.script(model)(x), want)
+    assert torch.equal(torch.export.export(model, (x,)).module()(x), want)
+    graph = create_feature_extractor(model, ["head"])
+    assert graph(x)["head"].shape == want.shape

@@ -71,6 +71,11 @@ class ImageHead(nn.Module):
         self.kind = upsampler
         self.step = scale if upsampler == "pixelshuffledirect" or scale == 3 else 2
         self.ups = nn.ModuleList()
+        self.conv_in: nn.Module = nn.Identity()
+        self.conv_up1: nn.Module = nn.Identity()
+        self.conv_up2: nn.Module = nn.Identity()
+        self.conv_hr: nn.Module = nn.Identity()
+        self.conv_out: nn.Module = nn.Identity()
         if upsampler == "pixelshuffledirect":
             self.ups.append(_conv(dim, scale * scale * out_chans, **dd))
             return
@@ -92,7 +97,7 @@ class ImageHead(nn.Module):
         for conv in self.ups:
             x = F.pixel_shuffle(conv(x), self.step)
         if self.kind == "nearest+conv":
-            for conv in (self.conv_up1, self.conv_up2):
-                x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
+            x = F.leaky_relu(self.conv_up1(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
+            x = F.leaky_relu(self.conv_up2(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
             x = F.leaky_relu(self.conv_hr(x), 0.2)
-        return x if self.kind == "pixelshuffledirect" else self.conv_out(x)
+        return self.conv_out(x)

@@ -12,7 +12,7 @@ from vimzoo.layers.reconstruction import ImageHead, residual_conv
 from vimzoo.layers.restoration import RestorationBlock
 
 from .mambair_names import checkpoint_filter_fn
-from .restoration_base import RestorationModel
+from .restoration_base import RestorationModel, check_image
 
 __all__ = ["MambaIR", "ResidualGroup", "checkpoint_filter_fn"]
 
@@ -34,7 +34,10 @@ class ResidualGroup(nn.Module):
         """Map ``(B, H, W, C) -> (B, H, W, C)``; ``recompute`` blocks in the backward pass."""
         y = x
         for block in self.blocks:
-            y = checkpoint(block, y) if recompute and not torch.jit.is_scripting() else block(y)
+            if recompute and not torch.jit.is_scripting():
+                y = checkpoint(block, y)
+            else:
+                y = block(y)
         return self.conv(y) + x
 
 
@@ -93,6 +96,7 @@ class MambaIR(RestorationModel):
         self.feature_info = [
             dict(num_chs=embed_dim, reduction=1, module=f"groups.{i}") for i in range(len(depths))
         ]
+        self.mean: Tensor
         self._keep_mean(in_chans, **dd)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1, **dd)
         self.stem_norm = nn.LayerNorm(embed_dim, **dd) if stem_norm else nn.Identity()
@@ -126,8 +130,8 @@ class MambaIR(RestorationModel):
         Raises:
             ValueError: ``x`` has another number of axes or channels.
         """
-        self._check_image(x, self.in_chans)
-        mean = self._mean_as(x)
+        check_image(x, self.in_chans)
+        mean = self.mean.to(x.dtype)
         x = (x - mean) * self.img_range
         y = self.head(self.forward_features(self.conv_first(x).permute(0, 2, 3, 1)))
         if not self.upsampler:

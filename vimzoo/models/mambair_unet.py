@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vimzoo.layers.maps import MapConv2d
 from vimzoo.layers.restoration import RestorationBlock
 
-from .restoration_base import RestorationModel
+from .restoration_base import RestorationModel, check_image
 
 __all__ = ["D_STATES_MAR2024", "LEVELS", "MambaIRUNet"]
 
@@ -145,6 +145,6 @@ class MambaIRUNet(RestorationModel):
         Raises:
             ValueError: ``x`` has another number of axes or channels, or sides that are no multiples of 8.
         """
-        self._check_image(x, self.in_chans)
+        check_image(x, self.in_chans, self.multiple_of)
         y = self.forward_features(self.conv_first(x.permute(0, 2, 3, 1)))
         return self.output(y).permute(0, 3, 1, 2) + x

@@ -13,7 +13,7 @@ from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
 from .mambair_model import ResidualGroup
 from .mambair_names import checkpoint_filter_fn
-from .restoration_base import RestorationModel
+from .restoration_base import RestorationModel, check_image
 
 __all__ = ["AttentiveGroup", "MambaIRv2", "checkpoint_filter_fn"]
 
@@ -120,6 +120,7 @@ class MambaIRv2(RestorationModel):
         self.feature_info = [
             dict(num_chs=embed_dim, reduction=1, module=f"groups.{i}") for i in range(len(depths))
         ]
+        self.mean: Tensor
         self._keep_mean(in_chans, **dd)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1, **dd)
         self.stem_norm = nn.LayerNorm(embed_dim, **dd) if stem_norm else nn.Identity()
@@ -184,9 +185,9 @@ class MambaIRv2(RestorationModel):
         Raises:
             ValueError: ``x`` has another number of axes or channels.
         """
-        self._check_image(x, self.in_chans)
+        check_image(x, self.in_chans)
         height, width = x.shape[2], x.shape[3]
-        mean = self._mean_as(x)
+        mean = self.mean.to(x.dtype)
         x = (mirrored(x, self.window) - mean) * self.img_range
         y = self.head(self.forward_features(self.conv_first(x).permute(0, 2, 3, 1)))
         if not self.upsampler:

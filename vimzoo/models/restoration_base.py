@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
+from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 from .checkpoint import load_into
@@ -22,10 +23,14 @@ class RestorationModel(nn.Module):
         num_classes: 0; there is no classifier.
     """
 
-    scale: int = 1
+    scale: int
     multiple_of: int = 1
     num_classes: int = 0
-    grad_checkpointing: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.scale = 1
 
     def init_weights(self, needs_reset: bool = True) -> None:
         """Initial values: linear layers normal with deviation 0.02, the rest as its layer does.
@@ -78,12 +83,15 @@ class RestorationModel(nn.Module):
             values = RGB_MEAN if mean.shape[1] == len(RGB_MEAN) else (0.0,)
             mean.copy_(torch.tensor(values, device=mean.device).view(mean.shape))
 
-    def _mean_as(self, x: Tensor) -> Tensor:
-        return self.get_buffer("mean").to(x.dtype)
 
-    def _check_image(self, x: Tensor, channels: int) -> None:
-        if x.dim() != 4 or x.shape[1] != channels:
-            raise ValueError(f"x: expected images (B, {channels}, H, W), got {tuple(x.shape)}")
-        if x.shape[2] % self.multiple_of or x.shape[3] % self.multiple_of:
-            size = f"{x.shape[2]} x {x.shape[3]}"
-            raise ValueError(f"x: expected height and width in multiples of {self.multiple_of}, got {size}")
+@register_notrace_function  # sizes decide, which FX cannot follow
+def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> None:
+    """Images ``(B, channels, H, W)`` with sides in multiples of ``multiple_of``.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f"x: expected images (B, {channels}, H, W), got {x.shape}")
+    if x.shape[2] % multiple_of != 0 or x.shape[3] % multiple_of != 0:
+        raise ValueError(f"x: expected height and width in multiples of {multiple_of}, got {x.shape}")
