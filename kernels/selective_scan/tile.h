@@ -116,13 +116,14 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
         s->d_decay[t] = d_decay;
     }
     flush_sums(&narrow);
-    const float *sum = sums;
-    for (int t = steps - 1; t >= 0; t--, sum += 2 * group)
-        for (int n = 0; n < group; n += VL) {
-            const int width = group - n < VL ? group - n : VL;
-            add_floats(s->dB + t * s->acc_ld + at + n, load_floats(sum + n, width), width);
-            add_floats(s->dC + t * s->acc_ld + at + n, load_floats(sum + group + n, width), width);
-        }
+    const float *restrict sum = sums;
+    for (int t = steps - 1; t >= 0; t--, sum += 2 * group) {
+        float *restrict dB = s->dB + t * s->acc_ld + at, *restrict dC = s->dC + t * s->acc_ld + at;
+#pragma GCC unroll 8
+        for (int n = 0; n < group; n++) dB[n] += sum[n];
+#pragma GCC unroll 8
+        for (int n = 0; n < group; n++) dC[n] += sum[group + n];
+    }
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) dh[n] = carry[n], dA[n] = sum_dA[n];
 }
