@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from . import __version__
-from .ops import BIDIRECTIONAL, backends, native, scan_paths
+from .ops import BIDIRECTIONAL, backends, native, scan_paths, triton_backend
 
 LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
 ORDINARY_NS = 4.0
@@ -58,18 +58,21 @@ def processor() -> str:
 
 
 def ns_per_element(backend: str, rounds: int = 5) -> float:
-    """Nanoseconds per token, channel and direction of Vim-tiny's scan on one core, fastest of some rounds."""
+    """Nanoseconds per token, channel and direction of Vim-tiny's scan on one core or the GPU, fastest of a few."""
+    device = "cuda" if backend == "triton" else "cpu"
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, LENGTH, CHANNELS, generator=generator)
-    x_dbl = torch.randn(1, LENGTH, 2, RANK + 2 * STATES, generator=generator)
-    A = -torch.rand(2, CHANNELS, STATES, generator=generator)
-    dt_weight, dt_bias = torch.zeros(2, CHANNELS, RANK), torch.zeros(2, CHANNELS)
+    x = torch.randn(1, LENGTH, CHANNELS, generator=generator).to(device)
+    x_dbl = torch.randn(1, LENGTH, 2, RANK + 2 * STATES, generator=generator).to(device)
+    A = -torch.rand(2, CHANNELS, STATES, generator=generator).to(device)
+    dt_weight, dt_bias = torch.zeros(2, CHANNELS, RANK, device=device), torch.zeros(2, CHANNELS, device=device)
     seconds, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():
         for _ in range(rounds):
             begin = time.perf_counter()
             scan_paths(x, x_dbl, A, dt_weight, dt_bias, z=x, paths=BIDIRECTIONAL, backend=backend)
+            if device == "cuda":
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - begin)
     torch.set_num_threads(threads)
     return min(seconds) / (x.numel() * 2) * 1e9
@@ -84,7 +87,16 @@ def examine_backends() -> list[Backend]:
             library, detail = native.load()
             loads = library is not None
             detail = f"native library, instruction set {detail}" if loads else detail
-        found.append(Backend(name, loads, detail, ns_per_element(name) if loads else None))
+        elif name == "triton":
+            modules, detail = triton_backend.load()
+            loads = modules is not None and torch.cuda.is_available()
+            if modules is not None:
+                detail = f"Triton {detail}, {torch.cuda.get_device_name() if loads else 'but no GPU'}"
+        try:
+            speed = ns_per_element(name) if loads else None
+        except backends.BackendError as error:  # triton finds out at its first launch what it lacks
+            loads, detail, speed = False, str(error), None
+        found.append(Backend(name, loads, detail, speed))
     return found
 
 
@@ -112,9 +124,9 @@ def examine_missing(found: Sequence[Backend]) -> list[Missing]:
     if absent:
         cost = "`python train.py` and `vimzoo-train` do not run; models and ops do"
         missing.append(Missing(", ".join(absent), cost, 'pip install "vimzoo[train]"'))
-    if torch.cuda.is_available() and "cuda" not in backends.ORDER:
+    if torch.cuda.is_available() and not any(b.name == "triton" and b.loads for b in found):
         cost = f"on {torch.cuda.get_device_name()} the ops run on the reference"
-        missing.append(Missing("GPU kernels", cost, "none yet: vimzoo has native kernels for the CPU only"))
+        missing.append(Missing("GPU kernels", cost, "install triton, which torch brings on Linux"))
     return missing
 
 

@@ -153,5 +153,5 @@ print(native.load()[1])
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     refusal, isa = done.stdout.splitlines()
-    assert refusal == "BackendError VIMZOO_BACKEND: expected one of reference, cpu, got 'quick'"
+    assert refusal == "BackendError VIMZOO_BACKEND: expected one of reference, cpu, triton, got 'quick'"
     assert isa == ("base" if native.load()[0] is not None else NOT_BUILT)

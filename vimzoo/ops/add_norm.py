@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference
+from . import native, reference, triton_rows
 from .backends import Unsupported
 from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
 from .reference import residual_dtype
@@ -137,8 +137,16 @@ def _native_backward(
     return dx, dresidual, dweight.sum(0).to(weight.dtype), bias_gradient
 
 
-_FORWARD: dict[str, Callable[..., Any]] = {"cpu": _native, "reference": _reference}
-_BACKWARD: dict[str, Callable[..., Any]] = {"cpu": _native_backward, "reference": _reference_backward}
+_FORWARD: dict[str, Callable[..., Any]] = {
+    "cpu": _native,
+    "triton": triton_rows.add_norm,
+    "reference": _reference,
+}
+_BACKWARD: dict[str, Callable[..., Any]] = {
+    "cpu": _native_backward,
+    "triton": triton_rows.add_norm_backward,
+    "reference": _reference_backward,
+}
 implement("add_norm", _FORWARD, inputs=7)
 implement("add_norm_backward", _BACKWARD, inputs=10)
 

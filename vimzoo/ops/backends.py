@@ -18,9 +18,9 @@ from torch import Tensor
 _logger = logging.getLogger("vimzoo")
 _said: set[tuple[str, str, str]] = set()
 
-ORDER: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "reference")}
+ORDER: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "reference"), "cuda": ("triton", "reference")}
 """Backends tried per device type, fastest first; other devices have the reference alone."""
-NAMES = ("reference", "cpu")
+NAMES = ("reference", "cpu", "triton")
 
 
 class Unsupported(Exception):

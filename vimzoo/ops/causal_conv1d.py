@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference
+from . import native, reference, triton_rows
 from .backends import Unsupported
 from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
 from .scan_paths import task_split
@@ -136,8 +136,16 @@ def _native_backward(
     return dx.to(x.dtype), dweight.sum(0).to(weight.dtype), bias_gradient
 
 
-_FORWARD: dict[str, Callable[..., Any]] = {"cpu": _native, "reference": _reference}
-_BACKWARD: dict[str, Callable[..., Any]] = {"cpu": _native_backward, "reference": _reference_backward}
+_FORWARD: dict[str, Callable[..., Any]] = {
+    "cpu": _native,
+    "triton": triton_rows.causal_conv1d,
+    "reference": _reference,
+}
+_BACKWARD: dict[str, Callable[..., Any]] = {
+    "cpu": _native_backward,
+    "triton": triton_rows.causal_conv1d_backward,
+    "reference": _reference_backward,
+}
 implement("causal_conv1d", _FORWARD, inputs=5)
 implement("causal_conv1d_backward", _BACKWARD, inputs=6)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference
+from . import native, reference, triton_scans
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -270,11 +270,19 @@ def task_split(batch: int, channels: int) -> tuple[int, int]:
     """Into how many groups of images and parts of the channels a backward pass is cut: from shapes alone, so that
     sums, and so gradients, do not depend on the number of threads."""
     groups = max(1, min(batch, 32))
-    return groups, max(1, min(-(-8 // groups), channels // 64))
+    return groups, max(1, min(-(-8 // groups), channels // 24))
 
 
-_FORWARD: dict[str, Callable[..., Any]] = {"cpu": _native, "reference": _reference}
-_BACKWARD: dict[str, Callable[..., Any]] = {"cpu": _native_backward, "reference": _reference_backward}
+_FORWARD: dict[str, Callable[..., Any]] = {
+    "cpu": _native,
+    "triton": triton_scans.scan_paths,
+    "reference": _reference,
+}
+_BACKWARD: dict[str, Callable[..., Any]] = {
+    "cpu": _native_backward,
+    "triton": triton_scans.scan_paths_backward,
+    "reference": _reference_backward,
+}
 
 
 implement("scan_paths", _FORWARD, inputs=13)

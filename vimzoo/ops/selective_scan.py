@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference
+from . import native, reference, triton_scans
 from .backends import Unsupported
 from .library import (
     LIBRARY,
@@ -241,8 +241,16 @@ def _native_backward(
     )  # fmt: skip
 
 
-_FORWARD: dict[str, Callable[..., Any]] = {"cpu": _native, "reference": _reference}
-_BACKWARD: dict[str, Callable[..., Any]] = {"cpu": _native_backward, "reference": _reference_backward}
+_FORWARD: dict[str, Callable[..., Any]] = {
+    "cpu": _native,
+    "triton": triton_scans.selective_scan,
+    "reference": _reference,
+}
+_BACKWARD: dict[str, Callable[..., Any]] = {
+    "cpu": _native_backward,
+    "triton": triton_scans.selective_scan_backward,
+    "reference": _reference_backward,
+}
 implement("selective_scan", _FORWARD, inputs=10)
 implement("selective_scan_backward", _BACKWARD, inputs=12)
 

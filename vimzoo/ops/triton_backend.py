@@ -1,0 +1,145 @@
+"""The ``triton`` backend: kernels under ``kernels/``, compiled at first use by the Triton that torch brings.
+
+Importing vimzoo does not import triton. CPU tensors are taken only under ``TRITON_INTERPRET=1``, Triton's own
+interpreter, which the tests use; automatic choice never takes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from functools import cache
+from math import gcd
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backends import Unsupported
+from .native import DTYPES
+
+_MODULES = {
+    "scan": "selective_scan.triton_scan",
+    "scan_backward": "selective_scan.triton_scan_backward",
+    "conv": "causal_conv1d.triton_conv",
+    "norm": "norm.triton_norm",
+}
+ENOUGH_PROGRAMS = 528
+"""Warps that give each of an H100's 4 x 132 schedulers one; with fewer, channels are spread over more lanes."""
+SCRATCH_BYTES = 512 * 2**20
+"""What one launch may use for partial results; more images than fit run one slice after another."""
+
+
+@cache
+def load() -> tuple[dict[str, ModuleType] | None, str]:
+    """The kernel modules by name and Triton's version, or ``None`` and why they cannot be had."""
+    try:
+        triton = importlib.import_module("triton")
+    except ImportError:
+        return None, "triton is not installed"
+    try:
+        modules = {name: importlib.import_module(f"vimzoo.kernels.{at}") for name, at in _MODULES.items()}
+    except Exception as error:  # another Triton may refuse a kernel's syntax in its own way
+        return None, f"triton {triton.__version__} cannot read the kernels: {error}"
+    return modules, triton.__version__
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on any device."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def require(*tensors: Tensor | None) -> dict[str, ModuleType]:
+    """The kernel modules, once it is clear that they can take these activations.
+
+    Raises:
+        Unsupported: without triton; for a dtype other than float32, bfloat16 and float16; for a device that is
+            neither a GPU of compute capability 7.5 or more nor, interpreted, the CPU.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    for tensor in given:
+        if tensor.dtype not in DTYPES:
+            raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
+        _require_device(tensor.device)
+    modules, reason = load()
+    if modules is None:
+        raise Unsupported(reason)
+    return modules
+
+
+def _require_device(device: torch.device) -> None:
+    if device.type == "cpu":
+        if not interpreted():
+            raise Unsupported("CPU tensors need TRITON_INTERPRET=1")
+    elif device.type != "cuda":
+        raise Unsupported(f"{device.type} tensors: neither compiled nor tried")
+    elif torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 5):
+        raise Unsupported(f"{torch.cuda.get_device_name(device)}: needs compute capability 7.5")
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, warps: int = 1, **meta: Any
+) -> None:
+    """Run ``kernel`` on ``grid``; multiply-add fusion is asked for by name, for Triton 3.10 turns it off.
+
+    Raises:
+        Unsupported: if Triton cannot compile it here (no C compiler for its launcher, say).
+    """
+    on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with on_device:
+        try:
+            kernel[grid](*args, **meta, num_warps=warps, enable_fp_fusion=True)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if interpreted():
+                raise
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise Unsupported(f"triton could not compile or launch {kernel.__name__}: {first}") from error
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least ``size``, and 1."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+def channel_block(walks: int, channels: int, states: int, registers: int, fewest: int = 8) -> int:
+    """Channels of one program of one warp, a power of two.
+
+    64 where there is plenty of work (row values are then read once for two channels a lane), 32 normally; 16 or 8
+    spread a channel's states over 2 or 4 lanes where there would be too few programs.
+
+    Args:
+        walks: images times directions.
+        channels: channels of a group, none of which share a program with another group's.
+        states: N, padded to a power of two.
+        registers: states that one lane may hold.
+        fewest: channels of a program at least, where the lanes can hold them.
+    """
+    largest = max(1, min(64, registers * 32 // states, power_of_two(channels)))
+    least = min(largest, max(fewest, 32 // states))
+    block = largest
+    while block > least:
+        needed = ENOUGH_PROGRAMS * (4 if block > 32 else 1)
+        if walks * -(-channels // block) >= needed:
+            break
+        block //= 2
+    return block
+
+
+def common_alignment(tensor: Tensor, *offsets: int) -> int:
+    """The largest power of two up to 8 that divides the strides, all but the last, and ``offsets``."""
+    alignment = 8
+    for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True):
+        alignment = gcd(alignment, stride) if size > 1 else alignment
+    for offset in (*offsets, tensor.data_ptr() // tensor.element_size()):
+        alignment = gcd(alignment, offset)
+    return alignment
+
+
+def image_slices(batch: int, bytes_per_image: int) -> list[tuple[int, int]]:
+    """``(first, last + 1)`` of the groups of images whose partial results fit `SCRATCH_BYTES`; shapes alone decide."""
+    size = max(1, min(batch, SCRATCH_BYTES // max(1, bytes_per_image)))
+    return [(first, min(first + size, batch)) for first in range(0, batch, size)]
