@@ -1,7 +1,7 @@
-"""Speed on the CPU, side by side in one run: ``python benchmarks/cpu.py [scan|paths|isa|linear|models|vmamba]``.
+"""Speed on the CPU, side by side in one run: ``python benchmarks/cpu.py [scan|paths|isa|linear|models|vmamba|memory]``.
 
 Writes ``benchmarks/results/cpu_*.json`` and prints the same as tables. Times are wall-clock medians over rounds in
-which the variants take turns; memory is the growth of a fresh process's peak resident size over the forward pass.
+which the variants take turns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -291,24 +292,59 @@ def make_model(name: str, size: int | None, dtype: torch.dtype) -> torch.nn.Modu
     return timm.create_model(name, **({"img_size": size} if size else {})).eval().to(dtype)
 
 
-def peak_memory(name: str, size: int, dtype: str) -> float:
-    """MB by which one forward pass of one image raises a fresh process's peak resident size."""
-    command = [sys.executable, __file__, "--memory", name, str(size), dtype]
+def peak_growth(call: Callable[[], Any]) -> float:
+    """MB by which ``call`` raises this process's resident size at its highest, on Linux."""
+
+    def kilobytes(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = kilobytes("VmRSS")
+    call()
+    return (kilobytes("VmHWM") - before) / 1024
+
+
+def in_fresh_process(*arguments: str) -> float:
+    """The number that this script prints last when started anew with ``arguments``."""
+    command = [sys.executable, __file__, *arguments]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def report_memory(name: str, size: int, dtype: str) -> None:
-    import resource
-
     torch.set_num_threads(1)
     model = make_model(name, size, getattr(torch, dtype))
     x = torch.randn(1, 3, size, size, dtype=getattr(torch, dtype))
-    small = torch.randn(1, 1, 1, dtype=x.dtype)
     with torch.inference_mode():
-        small @ small  # whatever the libraries set up at first use
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        model(x)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        make_model(name, 32, x.dtype)(x[..., :32, :32])  # whatever the libraries set up at first use
+        print(peak_growth(lambda: model(x)))
+
+
+def bench_memory(quick: bool) -> None:
+    """Peak memory of one image through Vim-tiny and DeiT-tiny, and of a training step of VMamba-T."""
+    rows = []
+    for size in SIZES[:2] if quick else SIZES:
+        for dtype in ("float32", "bfloat16"):
+            row = {f"{k}_mb": in_fresh_process("--memory", n, str(size), dtype) for k, n in MODELS.items()}
+            rows.append(
+                {"px": size, "dtype": dtype} | row | {"deit_over_vim": row["deit_mb"] / row["vim_mb"]}
+            )
+    table(rows, ["px", "dtype", "vim_mb", "deit_mb", "deit_over_vim"])
+    about = (
+        "growth of resident size at its highest over the forward pass of one image, fresh process, 1 thread"
+    )
+    write("cpu_memory", rows, about)
+    steps = []
+    for batch in (1, 8):
+        ways = ("fused", "materialised")
+        row = {f"{way}_mb": in_fresh_process("--training-memory", way, str(batch)) for way in ways}
+        steps.append({"batch": batch} | row | {"ratio": row["materialised_mb"] / row["fused_mb"]})
+    table(steps, ["batch", "fused_mb", "materialised_mb", "ratio"])
+    about = (
+        "growth of resident size at its highest over one float32 training step of vmamba_tiny_s1l8, 224 px, 1 thread; "
+        "materialised: four copies of the map, a dt product and a grouped scan on our native selective_scan"
+    )
+    write("cpu_vmamba_memory", steps, about)
 
 
 def bench_models(quick: bool) -> None:
@@ -318,19 +354,18 @@ def bench_models(quick: bool) -> None:
         for dtype in ("float32", "bfloat16"):
             x = torch.randn(1, 3, size, size, dtype=getattr(torch, dtype))
             models = {k: make_model(n, size, x.dtype) for k, n in MODELS.items()}
-            memory = {f"{k}_mb": peak_memory(n, size, dtype) for k, n in MODELS.items()}
             for threads in thread_counts():
                 torch.set_num_threads(threads)
                 with torch.inference_mode():
                     calls = {k: partial(m, x) for k, m in models.items()}
-                    times = measure(calls, 15 if size < 600 else 7, 30)
+                    times = measure(calls, 15 if size < 600 else 7, 10)
                 row = {"px": size, "dtype": dtype, "threads": threads}
                 row |= {f"{k}_ms": t["median"] * 1e3 for k, t in times.items()}
-                rows.append(row | memory | {"speed_vs_deit": row["deit_ms"] / row["vim_ms"], "times": times})
-    table(rows, ["px", "dtype", "threads", "vim_ms", "deit_ms", "speed_vs_deit", "vim_mb", "deit_mb"])
+                rows.append(row | {"speed_vs_deit": row["deit_ms"] / row["vim_ms"], "times": times})
+    table(rows, ["px", "dtype", "threads", "vim_ms", "deit_ms", "speed_vs_deit"])
     about = (
         "one image, whole forward pass; vim: vim_tiny_patch16_224, deit: timm's deit_tiny_patch16_224 as it comes "
-        "(F.linear, fused attention); memory: growth of peak resident size, 1 thread"
+        "(F.linear, fused attention)"
     )
     write("cpu_models", rows, about)
 
@@ -345,7 +380,7 @@ def scan_share(model: torch.nn.Module, x: Tensor) -> float:
 
 
 def bench_vmamba(quick: bool) -> None:
-    """Whole VMamba-T against timm's Swin-T and ConvNeXt-T at 224 px, and the memory of a training step."""
+    """Whole VMamba-T against timm's Swin-T and ConvNeXt-T at 224 px."""
     rows = []
     models = {k: make_model(n, None, torch.float32) for k, n in RIVALS.items()}
     for batch in (1, 8):
@@ -366,27 +401,9 @@ def bench_vmamba(quick: bool) -> None:
         "as they come; scan_share: of vmamba's time"
     )
     write("cpu_vmamba", rows, about)
-    steps = []
-    for batch in (1, 8):
-        memory = {f"{way}_mb": training_memory(way, batch) for way in ("fused", "materialised")}
-        steps.append({"batch": batch} | memory | {"ratio": memory["materialised_mb"] / memory["fused_mb"]})
-    table(steps, ["batch", "fused_mb", "materialised_mb", "ratio"])
-    about = (
-        "growth of peak resident size over one float32 training step of vmamba_tiny_s1l8 at 224 px, 1 thread; "
-        "materialised: four copies of the map, a dt product and a grouped scan on our native selective_scan"
-    )
-    write("cpu_vmamba_memory", steps, about)
-
-
-def training_memory(way: str, batch: int) -> float:
-    """MB by which one training step raises a fresh process's peak resident size."""
-    command = [sys.executable, __file__, "--training-memory", way, str(batch)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def report_training_memory(way: str, batch: int) -> None:
-    import resource
-
     from vimzoo.layers.ssm import SelectiveSSM, decay_rates
 
     def materialised(
@@ -402,9 +419,7 @@ def report_training_memory(way: str, batch: int) -> None:
     torch.manual_seed(0)
     model = timm.create_model(RIVALS["vmamba"]).train()
     x = torch.randn(batch, 3, 224, 224)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model(x).square().mean().backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(peak_growth(lambda: model(x).square().mean().backward()))
 
 
 RIVALS = {"vmamba": "vmamba_tiny_s1l8", "swin": "swin_tiny_patch4_window7_224", "convnext": "convnext_tiny"}
@@ -416,6 +431,7 @@ PARTS = {
     "linear": bench_linear,
     "models": bench_models,
     "vmamba": bench_vmamba,
+    "memory": bench_memory,
 }
 
 

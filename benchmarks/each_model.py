@@ -26,7 +26,7 @@ def main() -> None:
         for threads in dict.fromkeys((1, min(2, cores))):
             torch.set_num_threads(threads)
             with torch.inference_mode():
-                time = measure({name: lambda m=model, x=image: m(x)}, rounds=7, budget=4)[name]
+                time = measure({name: lambda m=model, x=image: m(x)}, rounds=3, budget=0)[name]
             size = known[name].input_size[-1]
             row = {"model": name, "px": size, "dtype": "float32", "batch": 1, "threads": threads}
             rows.append(row | {"ms": time["median"] * 1e3, "times": time})
