@@ -185,7 +185,7 @@ def scan_forward(
         if tl.load(guard) == 0.0:
             return
     b, g, _, c, ok = block_of(channels, per_group, BLOCK_D)
-    b = b.to(tl.int64)
+    b, g = b.to(tl.int64), g.to(tl.int64)
     k = tl.program_id(1)
     n = tl.arange(0, N_PAD)[:, None]
     r = tl.arange(0, R_PAD)[:, None]

@@ -62,7 +62,7 @@ def scan_backward(
         ADD: paths may come back to a token; the outputs above are added to.
     """
     b, g, part, c, ok = block_of(channels, per_group, BLOCK_D)
-    b = b.to(tl.int64)
+    b, g, part = b.to(tl.int64), g.to(tl.int64), part.to(tl.int64)
     k = tl.program_id(1)
     wide_k = k.to(tl.int64)
     n = tl.arange(0, N_PAD)[:, None]

@@ -6,7 +6,9 @@ tiny: 35 steps cross a chunk, 5 channels leave lanes empty, 3 states are padded 
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -42,6 +44,8 @@ assert os.environ.get("TRITON_INTERPRET") == "1"
 ACTIVATIONS = "x x_dbl z u delta B C residual"
 TABLE = (ScanPath.from_table([2, -1, 0, 4]), ScanPath.from_table([5, 5, 1, -1]))
 COLUMNS = (ScanPath("column", reverse=True),)
+NO_RESERVE = 0x4000
+"""Linux's MAP_NORESERVE, which Python's mmap does not name everywhere."""
 HALVES = [torch.bfloat16, torch.float16]
 
 PATHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -145,6 +149,32 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
 def test_layouts(name: str, layout: str) -> None:
     function, make, settings = SHORT[name]
     assert_matches_reference(function, with_layout(make(), layout), backend="triton", **settings)
+
+
+def far_apart(values: torch.Tensor, axis: int) -> torch.Tensor:
+    """``values`` with more than 2^30 items from one to the next along ``axis``, in pages that are never touched."""
+    strides = [stride if i != axis else 2**30 + 8 for i, stride in enumerate(values.contiguous().stride())]
+    items = 1 + sum(stride * (size - 1) for stride, size in zip(strides, values.shape, strict=True))
+    pages = mmap.mmap(
+        -1, items * values.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+    )
+    return torch.frombuffer(pages, dtype=values.dtype).as_strided(values.shape, strides).copy_(values)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="takes gigabytes of addresses, on Linux without memory behind them"
+)
+@pytest.mark.parametrize(("name", "axis"), [("x", 0), ("x_dbl", 1), ("z", 0)])
+def test_offsets_beyond_32_bits(name: str, axis: int) -> None:
+    """An image, or a token, that lies more than 2^31 items from the first is found."""
+    tensors = with_dtype(path_inputs(batch=4, length=4, directions=1, states=1), torch.bfloat16, ACTIVATIONS)
+    expected = run_with_gradients(scan_paths, tensors, backend="triton", paths=BIDIRECTIONAL[1:])
+    given = tensors[name]
+    assert given is not None
+    far = {**tensors, name: far_apart(given, axis)}
+    found = run_with_gradients(scan_paths, far, backend="triton", paths=BIDIRECTIONAL[1:])
+    for values, truths in zip(found, expected, strict=True):
+        assert all(torch.equal(value, truths[key]) for key, value in values.items())
 
 
 @pytest.mark.parametrize("name", SHORT)
