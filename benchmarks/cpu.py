@@ -7,6 +7,8 @@ which the variants take turns.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -299,6 +301,8 @@ def peak_growth(call: Callable[[], Any]) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(field)).split()[1])
 
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not serve the call unseen
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = kilobytes("VmRSS")
     call()

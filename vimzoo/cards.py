@@ -263,7 +263,7 @@ class Cards:
                 weights = "yes" if facts.hub_id or facts.url else "-"
                 rows.append([f"`{name}`", weights, *counted, parity and parity["output"], self.ms_of(name)])
         said = f"CPU ms: one image, float32, {self.threads()}; {machine_line(self.speed['machine'])}."
-        results = ("cpu_models", "cpu_vmamba", "cpu_memory", "cpu_scan_paths", "cpu_selective_scan")
+        results = ("cpu_models", "cpu_vmamba", "cpu_scan_paths", "cpu_selective_scan")
         speed = [result_table(read_result(self.folder, name), threads=1) for name in results]
         return {
             "models": table(header, rows) + (f"\n\n{said}" if self.speed["rows"] else ""),
