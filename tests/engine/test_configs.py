@@ -21,7 +21,7 @@ OPTIONS = sorted(
 @pytest.mark.parametrize("option", [*OPTIONS, "model=timm model.model_name=resnet18"])
 def test_every_option_composes(option):
     cfg = composed(*option.split())
-    assert set(cfg) == {"model", "optim", "sched", "aug", "run", "data", "resume"}
+    assert set(cfg) == {"model", "optim", "sched", "aug", "run", "data", "task", "loss", "resume"}
     check_run(cfg)
 
 

@@ -11,12 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainer_helpers import Constant, composed, same_tensors, small
 
 from vimzoo.data import Splits, UsageError
-from vimzoo.engine import checkpoint, evaluate, launch, report
+from vimzoo.engine import checkpoint, classify, evaluate, launch, report
 from vimzoo.engine import loop as loop_module
 from vimzoo.engine.build import build_data, build_state
-from vimzoo.engine.metrics import Scores
-from vimzoo.engine.report import choose as draw_choice
-from vimzoo.engine.report import prediction_sheet as draw_sheet
+from vimzoo.engine.classify import Scores, choose, prediction_sheet
 
 FILES = ["best.pt", "config.yaml", "curves.png", "last.pt", "metrics.csv", "metrics.json", "predictions.png"]
 
@@ -32,7 +30,7 @@ def finished(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_pictures(finished, monkeypatch):
     """Drawing takes longer than these runs; the module's shared run has drawn its own."""
-    monkeypatch.setattr(report, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 
@@ -94,7 +92,9 @@ def test_a_resumed_run_keeps_the_earlier_best(finished, tmp_path):
     assert same_tensors(checkpoint.read(tmp_path / "new/best.pt"), checkpoint.read(old / "best.pt"))
 
 
-@pytest.mark.parametrize("option", ["run.ema=null", "run.amp=bf16", "sched=constant", "optim=sgd"])
+@pytest.mark.parametrize(
+    "option", ["run.ema=null", "run.amp=bf16", "sched=constant", "optim=sgd", "loss=bce"]
+)
 def test_options_run(option, tmp_path):
     launch(small(option, "run.limit_batches=1"), tmp_path)
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 1
@@ -138,6 +138,8 @@ def test_non_finite_loss_names_the_step():
         (["run.epochs=0"], "run.epochs=0: expected at least 1"),
         (["data.batch_size=0"], "data.batch_size=0: expected at least 1"),
         (["data.batch_size=31", "aug.mixup.mixup_alpha=1"], "data.batch_size=31: mixup"),
+        (["loss=l1"], "loss=l1: task=classify takes cross_entropy or bce"),
+        (["task=juggle"], "task=juggle: expected one of classify"),
         (["data.source=tape"], "data.source=tape: expected one of digits, folder"),
         (["optim.opt=adamw5"], "optim .*adamw5"),
         (["resume=nowhere.pt"], "resume=nowhere.pt: no such file"),
@@ -184,14 +186,16 @@ def test_a_failed_write_keeps_the_old_checkpoint(finished, tmp_path, monkeypatch
 def test_evaluate_counts_every_image():
     images, labels = torch.zeros(5, 1, 2, 2), torch.tensor([2, 1, 2, 0, 6])
     model = Constant(torch.tensor([1.0, 0.0, 5.0, 0.5, 0.4, 0.3, -9.0])).train()
-    result = evaluate(model, DataLoader(TensorDataset(images, labels), batch_size=2))
-    assert result.predictions.tolist() == [2] * 5 and result.targets.tolist() == labels.tolist()
-    assert result.metrics["top1"] == pytest.approx(40) and result.metrics["top5"] == pytest.approx(60)
+    scores = Scores()
+    metrics = evaluate(model, DataLoader(TensorDataset(images, labels), batch_size=2), scores)
+    assert torch.cat(scores.predictions).tolist() == [2] * 5
+    assert torch.cat(scores.targets).tolist() == labels.tolist()
+    assert metrics["top1"] == pytest.approx(40) and metrics["top5"] == pytest.approx(60)
     logits = model.logits.detach().expand(5, -1)
-    assert result.metrics["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
+    assert metrics["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
     assert model.training
     with pytest.raises(ValueError, match="loader: no batches"):
-        evaluate(model, DataLoader(TensorDataset(images[:0], labels[:0])))
+        evaluate(model, DataLoader(TensorDataset(images[:0], labels[:0])), Scores())
 
 
 def test_pictures_of_colour_images_and_long_names(tmp_path):
@@ -199,8 +203,8 @@ def test_pictures_of_colour_images_and_long_names(tmp_path):
     names = tuple(f"a long class name {i}" for i in range(9))
     data = Splits("d", images, images, None, names, (3, 6, 6), (0,) * 3, (1,) * 3)
     guesses = torch.tensor([0, 0, 2, 3, 4, 5, 6, 7, 7])
-    assert draw_choice(guesses, torch.arange(9), 4) == [1, 8, 0, 7]
-    draw_sheet(images, guesses, torch.arange(9), data, tmp_path / "sheet.png")
+    assert choose(guesses, torch.arange(9), 4) == [1, 8, 0, 7]
+    prediction_sheet(images, guesses, torch.arange(9), data, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 

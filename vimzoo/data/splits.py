@@ -25,7 +25,10 @@ class Splits:
 
     ``train`` is indexed by ``(epoch, index)``, so that an augmented sample depends on nothing but the seed,
     the epoch and the index (never on the number of workers); ``val`` and ``test`` are indexed by ``index``.
-    All give a normalised float32 image ``(C, H, W)`` and a class number.
+    All give a normalised float32 image ``(C, H, W)`` and its target: a class number, or the image wanted.
+    ``classes`` is empty where there are none; ``eval_batch`` is the number of images evaluated at once where
+    it must differ from data.batch_size (1 for whole images of many sizes), ``scale`` the number of target
+    pixels per image pixel and axis.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Splits:
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    eval_batch: int | None = None
+    scale: int = 1
 
 
 def stratified_split(

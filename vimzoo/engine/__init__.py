@@ -1,6 +1,7 @@
 """A short training loop over timm's parts; it sees models only through ``timm.create_model``."""
 
 from .launch import launch
-from .loop import Evaluation, State, evaluate, fit
+from .loop import State, evaluate, fit
+from .tasks import TASKS, Scores, Task
 
-__all__ = ["Evaluation", "State", "evaluate", "fit", "launch"]
+__all__ = ["TASKS", "Scores", "State", "Task", "evaluate", "fit", "launch"]

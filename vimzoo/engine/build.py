@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import timm
 import torch
 from timm.data import Mixup
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -18,6 +16,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..data import SOURCES, Splits, UsageError
+from .create import model_cfg
+from .tasks import Task, find_task
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,6 +26,7 @@ AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class State:
     """Everything that a training step reads or changes."""
 
+    task: Task
     model: nn.Module
     forward: Callable[[Tensor], Tensor]  # the model, compiled if asked for
     ema: ModelEmaV3 | None
@@ -41,7 +42,7 @@ class State:
     epoch: int = 0  # epochs finished
     step: int = 0  # updates finished
     loss: float = float("nan")  # of the last step
-    best: float = -1.0  # best validation accuracy so far, percent
+    best: float = -math.inf  # best validation score so far, in the task's unit
     history: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -76,29 +77,12 @@ def check_run(cfg: dict[str, Any]) -> None:
     Raises:
         UsageError: naming the key, what came and what was expected.
     """
-    run, mixup = cfg["run"], cfg["aug"]["mixup"]
+    run = cfg["run"]
+    find_task(cfg["task"])
     if run["amp"] not in AMP:
         raise UsageError(f"run.amp={run['amp']}: expected one of {', '.join(AMP)}")
     if run["epochs"] < 1:
         raise UsageError(f"run.epochs={run['epochs']}: expected at least 1")
-    if mixup["mixup_alpha"] + mixup["cutmix_alpha"] > 0 and cfg["data"]["batch_size"] % 2:
-        raise UsageError(f"data.batch_size={cfg['data']['batch_size']}: mixup and cutmix need an even number")
-
-
-def model_cfg(name: str) -> dict[str, Any]:
-    """timm's pretrained_cfg of a registered model; empty for ``hf-hub:`` and ``local-dir:`` names.
-
-    Raises:
-        UsageError: no such model, with the nearest names.
-    """
-    if ":" in name:
-        return {}
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 5)
-        hint = f"; near it: {', '.join(near)}" if near else "; timm.list_models() names all"
-        raise UsageError(f"model.model_name={name}: no such model{hint}")
-    cfg = timm.get_pretrained_cfg(name)
-    return cfg.to_dict() if cfg else {}
 
 
 def build_data(cfg: dict[str, Any]) -> Splits:
@@ -122,46 +106,15 @@ def build_data(cfg: dict[str, Any]) -> Splits:
         raise UsageError(f"data={source}: {error}") from error
 
 
-def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
-    """``timm.create_model(**model)`` with the classes and channels of the data, and its size if the model is
-    made for one size.
-
-    Raises:
-        UsageError: the class count does not fit the data, or the model refuses an argument.
-    """
-    options = dict(cfg["model"])
-    asked = options.pop("num_classes", None)
-    if asked is not None and asked != len(data.classes):
-        raise UsageError(
-            f"model.num_classes={asked}, but the data ({data.name}) have {len(data.classes)} classes "
-            f"({', '.join(data.classes[:5])}{', ...' if len(data.classes) > 5 else ''}); "
-            "leave model.num_classes=null to take theirs"
-        )
-    options.setdefault("in_chans", data.input_size[0])
-    if model_cfg(options["model_name"]).get("fixed_input_size"):
-        options.setdefault("img_size", data.input_size[1:])
-    try:
-        return timm.create_model(**options, num_classes=len(data.classes))
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f"model {options}: {error}") from error
-
-
-def build_loss(mixup: dict[str, Any], classes: int) -> tuple[Mixup | None, nn.Module]:
-    """timm's Mixup when it mixes anything, and the loss that fits its targets."""
-    if mixup["mixup_alpha"] > 0 or mixup["cutmix_alpha"] > 0:
-        return Mixup(**mixup, num_classes=classes), SoftTargetCrossEntropy()
-    return None, LabelSmoothingCrossEntropy(smoothing=mixup["label_smoothing"])
-
-
 def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int) -> State:
     """Model, average, optimizer, schedule, loss and precision on the chosen device.
 
     Raises:
         UsageError: a value that one of timm's functions refuses, naming the group.
     """
-    run = cfg["run"]
+    run, task = cfg["run"], find_task(cfg["task"])
     device, amp = pick_device(run["device"]), AMP[run["amp"]]
-    model = build_model(cfg, data).to(device)
+    model = task.build_model(cfg, data).to(device)
     try:
         optimizer = create_optimizer_v2(model, **cfg["optim"])
     except (TypeError, ValueError, AssertionError) as error:
@@ -170,8 +123,9 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int) -> Stat
         scheduler, epochs = create_scheduler_v2(optimizer, **cfg["sched"], updates_per_epoch=steps_per_epoch)
     except (TypeError, ValueError, AssertionError) as error:
         raise UsageError(f"sched {cfg['sched']}: {error}") from error
-    mixup, criterion = build_loss(cfg["aug"]["mixup"], len(data.classes))
+    mixup, criterion = task.build_loss(cfg, data)
     return State(
+        task=task,
         model=model,
         forward=torch.compile(model) if run["compile"] else model,
         ema=ModelEmaV3(model, **run["ema"]) if run["ema"] else None,

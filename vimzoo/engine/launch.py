@@ -23,7 +23,7 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> flo
         overrides: the command-line words behind ``cfg``, for the suggestions at the end.
 
     Returns:
-        The best validation accuracy in percent (what a sweep maximises).
+        The best validation score in the task's unit (what a sweep maximises).
 
     Raises:
         UsageError: a request that cannot be met.
@@ -34,7 +34,7 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> flo
     data = build_data(cfg)
     seed_everything(run["seed"])
     train = train_loader(data, batch_size, run["seed"], workers, run["limit_batches"])
-    val = eval_loader(data.val, batch_size, workers, run["limit_batches"])
+    val = eval_loader(data.val, data.eval_batch or batch_size, workers, run["limit_batches"])
     state = build_state(cfg, data, steps_per_epoch=len(train))
     if cfg["resume"]:
         checkpoint.restore(state, cfg["resume"])
@@ -44,7 +44,7 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> flo
     if cfg["resume"]:
         _carry_best(Path(cfg["resume"]), out)
     report.header(state, data, cfg, out)
-    fit(state, train, val, out, run["seed"], cfg)
+    fit(state, data, train, val, out, run["seed"], cfg)
     finish(state, data, cfg, out, overrides)
     return state.best
 
@@ -61,19 +61,19 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides
     checkpoint.load_averaged(state, out / "best.pt")
     split = "validation" if data.test is None else "test"
     images = data.val if data.test is None else data.test
-    loader = eval_loader(
-        images, cfg["data"]["batch_size"], cfg["data"]["workers"], cfg["run"]["limit_batches"]
-    )
-    result = evaluate(state.averaged, loader, state.device, state.amp)
+    batch_size = data.eval_batch or cfg["data"]["batch_size"]
+    loader = eval_loader(images, batch_size, cfg["data"]["workers"], cfg["run"]["limit_batches"])
+    task, model, scores = state.task, state.averaged.eval(), state.task.scores(data)
+    metrics = evaluate(model, loader, scores, state.device, state.amp)
     summary = {
-        split: result.metrics,
-        "best_val_top1": state.best,
+        split: metrics,
+        f"best_val_{task.score}": state.best,
         "epochs": state.history,
         "config": cfg,
         "versions": report.versions(),
     }
     (out / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
     report.write_csv(state.history, out / "metrics.csv")
-    report.curves(state.history, out / "curves.png")
-    report.prediction_sheet(images, result.predictions, result.targets, data, out / "predictions.png")
-    report.closing(state, out, overrides, split, result.metrics["top1"])
+    report.curves(state.history, task, out / "curves.png")
+    task.pictures(model, images, scores, data, out)
+    report.closing(state, out, overrides, split, metrics[task.score])

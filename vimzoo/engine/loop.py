@@ -3,27 +3,17 @@
 import random
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..data import Splits
 from . import checkpoint, report
 from .build import State
-from .metrics import Scores
-
-
-class Evaluation(NamedTuple):
-    """Scores of a model on a split.
-
-    ``metrics``: loss, top1 and top5 (percent). ``predictions``, ``targets``: class numbers (N,), on the CPU.
-    """
-
-    metrics: dict[str, float]
-    predictions: Tensor
-    targets: Tensor
+from .tasks import Scores
 
 
 def seed_everything(seed: int, epoch: int = 0) -> None:
@@ -35,7 +25,7 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
 
 
 def train_step(state: State, images: Tensor, targets: Tensor) -> float:
-    """One update from images (B, C, H, W) and class numbers (B,); returns the loss.
+    """One update from images (B, C, H, W) and what the task wants for them (B, ...); returns the loss.
 
     Raises:
         FloatingPointError: the loss is not finite; the weights are still those of the step before.
@@ -43,8 +33,8 @@ def train_step(state: State, images: Tensor, targets: Tensor) -> float:
     if state.mixup is not None:
         images, targets = state.mixup(images, targets)
     with state.autocast():
-        logits = state.forward(images)
-    loss = state.criterion(logits.float(), targets)
+        output = state.forward(images)
+    loss = state.criterion(output.float(), targets)
     value = state.loss = loss.item()
     if not np.isfinite(value):
         raise FloatingPointError(
@@ -87,31 +77,37 @@ def train_epoch(state: State, loader: DataLoader, seed: int) -> dict[str, float]
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, loader: DataLoader, device: torch.device | str = "cpu", amp: torch.dtype | None = None
-) -> Evaluation:
-    """Loss, top-1 and top-5 accuracy of a model over a loader of (images, class numbers).
+    model: nn.Module,
+    loader: DataLoader,
+    scores: Scores,
+    device: torch.device | str = "cpu",
+    amp: torch.dtype | None = None,
+) -> dict[str, float]:
+    """Count a model's outputs over a loader of (images, targets) in ``scores``; returns their summary.
 
     Args:
         model: put into evaluation mode for the time being.
+        scores: what counts one batch at a time.
         amp: autocast to this type; None computes as the weights are.
 
     Raises:
         ValueError: an empty loader.
     """
-    device, was_training, scores = torch.device(device), model.training, Scores()
+    device, was_training = torch.device(device), model.training
     if len(loader) == 0:
         raise ValueError("loader: no batches to evaluate; expected at least one image")
     model.eval()
     for images, targets in loader:
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-            logits = model(images.to(device, non_blocking=True))
-        scores.add(logits, targets.to(device, non_blocking=True))
+            output = model(images.to(device, non_blocking=True))
+        scores.add(output, targets.to(device, non_blocking=True))
     model.train(was_training)
-    return Evaluation(scores.summary(), torch.cat(scores.predictions).cpu(), torch.cat(scores.targets).cpu())
+    return scores.summary()
 
 
 def fit(
     state: State,
+    data: Splits,
     train: DataLoader,
     val: DataLoader,
     out: Path,
@@ -120,7 +116,7 @@ def fit(
 ) -> None:
     """Train from ``state.epoch`` to ``state.epochs``; after each epoch validate, save, report.
 
-    ``out/best.pt`` is the last of the epochs with the highest validation accuracy: many epochs tie on a small
+    ``out/best.pt`` is the last of the epochs with the highest validation score: many epochs tie on a small
     validation set, and the later one has the lower learning rate and the longer average.
 
     Raises:
@@ -129,15 +125,16 @@ def fit(
     while state.epoch < state.epochs:
         start = time.perf_counter()
         row = {"epoch": state.epoch + 1, **train_epoch(state, train, seed), "step": state.step}
-        scores = evaluate(state.averaged, val, state.device, state.amp).metrics
-        row |= {f"val_{name}": value for name, value in scores.items()}
+        metrics = evaluate(state.averaged, val, state.task.scores(data), state.device, state.amp)
+        row |= {f"val_{name}": value for name, value in metrics.items()}
+        score = metrics[state.task.score]
         state.epoch += 1
         if state.scheduler is not None:
-            state.scheduler.step(state.epoch, metric=scores["top1"])
+            state.scheduler.step(state.epoch, metric=score)
         row["seconds"] = time.perf_counter() - start
         state.history.append(row)
-        improved = scores["top1"] >= state.best
-        state.best = max(state.best, scores["top1"])
+        improved = score >= state.best
+        state.best = max(state.best, score)
         checkpoint.save(state, out / "last.pt", config)
         if improved:
             checkpoint.save(state, out / "best.pt", config)

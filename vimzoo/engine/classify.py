@@ -1,0 +1,138 @@
+"""The classification task: model, loss, scores, and a sheet of predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from ..data import Images, Splits, UsageError
+from .create import create_model, model_cfg
+
+
+def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
+    """``timm.create_model(**model)`` with the classes and channels of the data, and its size if the model is
+    made for one size.
+
+    Raises:
+        UsageError: the class count does not fit the data, or the model refuses an argument.
+    """
+    options = dict(cfg["model"])
+    asked = options.pop("num_classes", None)
+    if asked is not None and asked != len(data.classes):
+        raise UsageError(
+            f"model.num_classes={asked}, but the data ({data.name}) have {len(data.classes)} classes "
+            f"({', '.join(data.classes[:5])}{', ...' if len(data.classes) > 5 else ''}); "
+            "leave model.num_classes=null to take theirs"
+        )
+    options.setdefault("in_chans", data.input_size[0])
+    if model_cfg(options["model_name"]).get("fixed_input_size"):
+        options.setdefault("img_size", data.input_size[1:])
+    return create_model({**options, "num_classes": len(data.classes)})
+
+
+def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[Mixup | None, nn.Module]:
+    """timm's Mixup when ``aug.mixup`` mixes anything, and the loss that fits its targets.
+
+    Raises:
+        UsageError: another loss than ``cross_entropy`` and ``bce``, or mixup of an odd number of images.
+    """
+    mixup, name = cfg["aug"]["mixup"], cfg["loss"]
+    if name not in ("cross_entropy", "bce"):
+        raise UsageError(f"loss={name}: task=classify takes cross_entropy or bce")
+    if mixup["mixup_alpha"] <= 0 and mixup["cutmix_alpha"] <= 0:
+        hard = LabelSmoothingCrossEntropy if name == "cross_entropy" else BinaryCrossEntropy
+        return None, hard(smoothing=mixup["label_smoothing"])
+    if cfg["data"]["batch_size"] % 2:
+        raise UsageError(f"data.batch_size={cfg['data']['batch_size']}: mixup and cutmix need an even number")
+    # Mixup smooths the labels itself
+    soft = SoftTargetCrossEntropy() if name == "cross_entropy" else BinaryCrossEntropy(smoothing=0.0)
+    return Mixup(**mixup, num_classes=len(data.classes)), soft
+
+
+@dataclass
+class Scores:
+    """Sums over batches; they stay on the device until ``summary`` asks for numbers."""
+
+    loss: Tensor | float = 0.0
+    top1: Tensor | float = 0.0
+    top5: Tensor | float = 0.0
+    count: int = 0
+    predictions: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+
+    def add(self, output: Tensor, target: Tensor) -> None:
+        """Count one batch: logits (B, C), class numbers (B,)."""
+        logits = output.float()
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = ranked == target[:, None]
+        self.loss = self.loss + F.cross_entropy(logits, target, reduction="sum")
+        self.top1 = self.top1 + hits[:, 0].sum()
+        self.top5 = self.top5 + hits.sum()
+        self.count += len(target)
+        self.predictions.append(ranked[:, 0])
+        self.targets.append(target)
+
+    def summary(self) -> dict[str, float]:
+        """Mean cross-entropy; percentage of images whose class is ranked first, or among the first five."""
+        return {
+            "loss": float(self.loss) / self.count,
+            "top1": 100 * float(self.top1) / self.count,
+            "top5": 100 * float(self.top5) / self.count,
+        }
+
+    def confusion(self, classes: int) -> Tensor:
+        """Counts (C, C): rows are true classes, columns predicted ones."""
+        pairs = torch.cat(self.targets) * classes + torch.cat(self.predictions)
+        return pairs.bincount(minlength=classes * classes).view(classes, classes)
+
+
+def pictures(model: nn.Module, images: Images, scores: Scores, data: Splits, out: Path) -> None:
+    """``predictions.png`` in the folder ``out``; see ``prediction_sheet``."""
+    guesses, truth = (torch.cat(part).cpu() for part in (scores.predictions, scores.targets))
+    prediction_sheet(images, guesses, truth, data, out / "predictions.png")
+
+
+def choose(predictions: Tensor, targets: Tensor, count: int) -> list[int]:
+    """Indices for the sheet: mistakes first (half of it at most), then images spread over the split."""
+    wrong = (predictions != targets).nonzero().flatten().tolist()[: count // 2]
+    right = (predictions == targets).nonzero().flatten().tolist()
+    spread = np.linspace(0, len(right) - 1, min(count - len(wrong), len(right))).round().astype(int)
+    return wrong + [right[i] for i in spread]
+
+
+def prediction_sheet(images: Images, predictions: Tensor, targets: Tensor, data: Splits, path: Path) -> None:
+    """A sheet of up to 40 images with the predicted class; mistakes first, in red, with the true class.
+
+    Args:
+        images: the evaluated split, images (C, H, W) normalised as ``data`` says.
+        predictions, targets: class numbers (N,).
+    """
+    from matplotlib.figure import Figure
+
+    chosen = choose(predictions, targets, 40)
+    rows = -(-len(chosen) // 8)
+    figure = Figure(figsize=(10, 1.5 * rows + 0.6), layout="constrained")
+    mistakes = int((predictions != targets).sum())
+    plural = "" if mistakes == 1 else "s"
+    figure.suptitle(f"{mistakes} mistake{plural} in {len(targets)} images, shown first", fontsize=11)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
+    for place, index in enumerate(chosen, start=1):
+        picture = (images[index][0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+        guess, truth = data.classes[int(predictions[index])], data.classes[int(targets[index])]
+        axes = figure.add_subplot(rows, 8, place)
+        axes.imshow(picture.squeeze(2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+        axes.set_title(
+            guess[:16] if guess == truth else f"{guess[:12]} (is {truth[:12]})",
+            color="black" if guess == truth else "red",
+            fontsize=8,
+        )
+        axes.axis("off")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,39 @@
+"""``timm.create_model`` with errors that name the setting."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+from torch import nn
+
+from ..data import UsageError
+
+
+def model_cfg(name: str) -> dict[str, Any]:
+    """timm's pretrained_cfg of a registered model; empty for ``hf-hub:`` and ``local-dir:`` names.
+
+    Raises:
+        UsageError: no such model, with the nearest names.
+    """
+    if ":" in name:
+        return {}
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 5)
+        hint = f"; near it: {', '.join(near)}" if near else "; timm.list_models() names all"
+        raise UsageError(f"model.model_name={name}: no such model{hint}")
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg.to_dict() if cfg else {}
+
+
+def create_model(options: dict[str, Any]) -> nn.Module:
+    """``timm.create_model(**options)``.
+
+    Raises:
+        UsageError: the model refuses an argument, or its weights cannot be had.
+    """
+    try:
+        return timm.create_model(**options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UsageError(f"model {options}: {error}") from error

@@ -1,0 +1,163 @@
+"""The restoration task: model, losses, PSNR and SSIM, and a sheet of photographs before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import Images, Splits, UsageError
+from ..data.degradations import imresize
+from ..metrics import psnr, ssim, to_8bit
+from .create import create_model
+
+SHEET_IMAGES = 3
+SHEET_PIXELS = 160  # side of the parts that are shown, of the clean image
+
+
+class CharbonnierLoss(nn.Module):
+    """Mean of sqrt(difference^2 + eps), a smooth absolute difference (Charbonnier et al., ICIP 1994).
+
+    Args:
+        eps: As the published recipes for denoising and JPEG have it.
+    """
+
+    def __init__(self, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Images of one shape -> a number."""
+        return ((output - target).square() + self.eps).sqrt().mean()
+
+
+LOSSES: dict[str, type[nn.Module]] = {"l1": nn.L1Loss, "charbonnier": CharbonnierLoss}
+
+
+class PairMixup:
+    """Mixes the pairs of a batch with one another, images and targets alike.
+
+    Args:
+        alpha: The share of the first pair is drawn from Beta(alpha, alpha) for the whole batch.
+        prob: Share of the batches that are mixed.
+    """
+
+    def __init__(self, alpha: float, prob: float = 1.0) -> None:
+        self.alpha, self.prob = alpha, prob
+
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Degraded images (B, ...) and clean ones (B, ...); draws from NumPy's global generator."""
+        if np.random.rand() >= self.prob:
+            return images, targets
+        share = float(np.random.beta(self.alpha, self.alpha))
+        order = torch.from_numpy(np.random.permutation(len(images))).to(images.device)
+        return images.lerp(images[order], 1 - share), targets.lerp(targets[order], 1 - share)
+
+
+def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
+    """``timm.create_model(**model)`` with the channels of the data.
+
+    Raises:
+        UsageError: it is no restoration model, enlarges by another factor than the data, or refuses an argument.
+    """
+    options = {key: value for key, value in cfg["model"].items() if key != "num_classes"}
+    options.setdefault("in_chans", data.input_size[0])
+    model = create_model(options)
+    scale = getattr(model, "scale", None)
+    if scale is None:
+        raise UsageError(
+            f"model.model_name={options['model_name']}: task=restore needs a model from image to image"
+        )
+    if scale != data.scale:
+        raise UsageError(
+            f"model.model_name={options['model_name']} enlarges by {scale}, the data ({data.name}) by {data.scale}; "
+            "set model.scale or data.scale"
+        )
+    return model
+
+
+def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[PairMixup | None, nn.Module]:
+    """The loss that ``loss`` names, and `PairMixup` if ``aug.mixup`` asks for it.
+
+    Raises:
+        UsageError: another loss, or a way of mixing that images cannot be given.
+    """
+    if cfg["loss"] not in LOSSES:
+        raise UsageError(f"loss={cfg['loss']}: task=restore takes {' or '.join(LOSSES)}")
+    mixup = dict(cfg["aug"]["mixup"])
+    alpha, prob = mixup.pop("mixup_alpha", 0), mixup.pop("prob", 1.0)
+    if strange := [key for key, value in mixup.items() if value]:
+        raise UsageError(
+            f"aug.mixup.{strange[0]}={mixup[strange[0]]}: task=restore takes mixup_alpha and prob only"
+        )
+    return PairMixup(alpha, prob) if alpha > 0 else None, LOSSES[cfg["loss"]]()
+
+
+@dataclass
+class Scores:
+    """Sums over images, by the papers' rule for the scale: see `measured`."""
+
+    scales: Sequence[int] = ()
+    l1: float = 0.0
+    psnr: float = 0.0
+    ssim: float = 0.0
+    count: int = 0
+
+    def add(self, output: Tensor, target: Tensor) -> None:
+        """Count one batch of restored images (B, C, H, W) and originals, in 0..1."""
+        for restored, original in zip(output.float(), target, strict=True):
+            decibel, similarity = measured(restored, original, self.scales[0])
+            self.l1 += F.l1_loss(restored, original).item()
+            self.psnr += decibel
+            self.ssim += similarity
+            self.count += 1
+
+    def summary(self) -> dict[str, float]:
+        """Mean absolute difference, PSNR in dB and SSIM, each the mean of the images' own."""
+        return {"loss": self.l1 / self.count, "psnr": self.psnr / self.count, "ssim": self.ssim / self.count}
+
+
+def measured(restored: Tensor, original: Tensor, scale: int) -> tuple[float, float]:
+    """PSNR and SSIM as papers report them: super-resolution on luma without a border of ``scale`` pixels, the rest on
+    all channels and all pixels.
+    """
+    crop = scale if scale > 1 else 0
+    return psnr(restored, original, crop, y=scale > 1), ssim(restored, original, crop, y=scale > 1)
+
+
+@torch.inference_mode()
+def pictures(model: nn.Module, images: Images, scores: Scores, data: Splits, out: Path) -> None:
+    """``restored.png`` in the folder ``out``: parts of the first photographs degraded, restored and as they were."""
+    from matplotlib.figure import Figure
+
+    count = min(SHEET_IMAGES, len(images))
+    figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
+    device = next(model.parameters()).device
+    for row in range(count):
+        low, high = images[row]
+        restored = model(low[None].to(device))[0].float().cpu()
+        before = imresize(low, data.scale) if data.scale > 1 else low
+        names = ("bicubic" if data.scale > 1 else "before", "restored", "original")
+        for column, (name, image) in enumerate(zip(names, (before, restored, high), strict=True)):
+            axes = figure.add_subplot(count, 3, 3 * row + column + 1)
+            axes.imshow(
+                to_8bit(_middle(image)).repeat(4 - image.shape[0] if image.shape[0] == 1 else 1, axis=2)
+            )
+            said = (
+                "" if name == "original" else "  {:.2f} dB, {:.4f}".format(*measured(image, high, data.scale))
+            )
+            axes.set_title(name + said, fontsize=10)
+            axes.axis("off")
+    figure.savefig(out / "restored.png", dpi=130)
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The part in the middle that is shown."""
+    top, left = (max(0, side - SHEET_PIXELS) // 2 for side in image.shape[1:])
+    return image[:, top : top + SHEET_PIXELS, left : left + SHEET_PIXELS]

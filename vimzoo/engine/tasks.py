@@ -1,0 +1,93 @@
+"""What a model is trained for: the only place where the engine learns the difference between tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from timm.data import Mixup
+from torch import Tensor, nn
+
+from ..data import Images, Splits, UsageError
+from . import classify
+
+
+class Scores(Protocol):
+    """Running sums over the batches of an evaluation.
+
+    Every attribute is a sum: a number, a tensor or a list. Adding the attributes of two objects gives those of
+    both sets of images together; so the processes of a distributed run add up what each has seen.
+    """
+
+    def add(self, output: Tensor, target: Tensor) -> None:
+        """Count one batch: what the model returned (B, ...) and what was wanted (B, ...), on one device."""
+
+    def summary(self) -> dict[str, float]:
+        """Named means over all images: ``loss``, the task's score, and what else is worth a column."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of training; ``cfg["task"]`` names it and ``TASKS`` lists all.
+
+    Attributes:
+        name: its key in ``TASKS``.
+        score: the entry of ``Scores.summary()`` that chooses best.pt, higher is better.
+        unit, digits, label: how that score is written: ``accuracy 98.6 %``.
+        own_data: (overrides, meaning) of a run on the user's own images, suggested after a run on others.
+        files: name and meaning of what ``pictures`` writes.
+        build_model: (cfg, data) -> model on the CPU.
+        build_loss: (cfg, data) -> mixup or None, and the loss, called with (output.float(), target).
+        scores: data -> empty sums.
+        pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
+            evaluation mode on its device, ``images`` the evaluated split and ``scores`` what was counted on it.
+    """
+
+    name: str
+    score: str
+    unit: str
+    digits: int
+    label: str
+    own_data: tuple[str, str]
+    files: Mapping[str, str]
+    build_model: Callable[[dict[str, Any], Splits], nn.Module]
+    build_loss: Callable[[dict[str, Any], Splits], tuple[Mixup | None, nn.Module]]
+    scores: Callable[[Splits], Scores]
+    pictures: Callable[[nn.Module, Images, Any, Splits, Path], None]
+
+    def text(self, value: float) -> str:
+        """A score with its unit: ``98.6 %``."""
+        return f"{value:.{self.digits}f} {self.unit}"
+
+
+TASKS: dict[str, Task] = {
+    "classify": Task(
+        name="classify",
+        score="top1",
+        unit="%",
+        digits=1,
+        label="accuracy",
+        own_data=(
+            "model=vim_tiny_patch16_224 data=folder data.root=DIR",
+            "your own images, one folder per class",
+        ),
+        files={"predictions.png": "images with the predicted class, mistakes first"},
+        build_model=classify.build_model,
+        build_loss=classify.build_loss,
+        scores=lambda data: classify.Scores(),
+        pictures=classify.pictures,
+    ),
+}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in TASKS:
+        raise UsageError(f"task={name}: expected one of {', '.join(TASKS)}")
+    return TASKS[name]
