@@ -12,7 +12,7 @@ help:
 	@echo "make train [ARGS=...]   train a small Vim on the bundled digits, or what ARGS says (Hydra overrides)"
 	@echo "make test [ARGS=...]    the test suite without slow and GPU tests; ARGS go to pytest"
 	@echo "make test-all           every test; GPU tests skip themselves where there is no GPU"
-	@echo "make bench              measure this machine: benchmarks/results/cpu_*.json and tables"
+	@echo "make bench              measure this machine: benchmarks/results/MACHINE/*.json and tables"
 	@echo "make cards              write MODEL_CARDS.md anew"
 	@echo "make lint               ruff and mypy"
 	@echo "make .venv              only the environment that all of these use (PYTHON=python3.12 picks another Python)"
@@ -28,7 +28,8 @@ test-all: .venv
 	$(PYTEST) $(ARGS)
 
 bench: .venv
-	$(BIN)/python benchmarks/cpu.py $(ARGS)
+	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/cpu_models.py
 	$(BIN)/python benchmarks/each_model.py
 
 cards: .venv

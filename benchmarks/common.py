@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -18,16 +19,25 @@ import torch
 import vimzoo
 from vimzoo.ops import native
 
+CORES = torch.get_num_threads()
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def processor() -> str:
-    """Name of the processor as the system gives it."""
+    """Name of the processor as the system gives it, with its family where it has one: names alone repeat."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        lines = []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{name} family {facts['cpu family']}" if "cpu family" in facts else name
+
+
+def folder_name(machine: dict[str, Any]) -> str:
+    """Under which name results of ``machine`` are kept: its accelerator if it used one, else its processor."""
+    words = machine.get("accelerator") or f"{machine['processor']} {machine['instruction_set'] or ''}"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def machine() -> dict[str, Any]:
@@ -81,13 +91,42 @@ def _summary(values: list[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high, "rounds": len(values)}
 
 
-def write(name: str, rows: list[dict[str, Any]], about: str) -> Path:
-    """Store ``rows`` as ``results/NAME.json`` with the machine and what they mean, and say where."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"about": about, "machine": machine(), "rows": rows}, indent=1) + "\n")
+def write(
+    name: str,
+    rows: list[dict[str, Any]],
+    about: str,
+    *,
+    timed: bool = True,
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Store ``rows`` with the machine and what they mean, and say where.
+
+    Args:
+        timed: the rows are times or memory of this machine and go to ``results/MACHINE/NAME.json``; others hold
+            anywhere and go to ``results/NAME.json``.
+        extra: more facts of the machine, such as its ``accelerator``.
+    """
+    where = machine() | (extra or {})
+    folder = RESULTS / folder_name(where) if timed else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"about": about, "machine": where, "rows": rows}, indent=1) + "\n")
     print(f"-> {path.relative_to(RESULTS.parents[1])}\n", flush=True)
     return path
+
+
+def thread_counts() -> list[int]:
+    """One thread, and two where there are two cores."""
+    return [1, 2] if CORES > 1 else [1]
+
+
+def run_parts(parts: dict[str, Callable[[bool], None]], chosen: list[str], quick: bool) -> None:
+    """Run the ``chosen`` parts of a benchmark, all if none is, each with its name and purpose above it."""
+    print(json.dumps(machine(), indent=1))
+    for part in chosen or parts:
+        print(f"\n{part}: {(parts[part].__doc__ or '').splitlines()[0]}", flush=True)
+        parts[part](quick)
+        torch.set_num_threads(CORES)
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Time of one image through every registered model on the CPU: ``python benchmarks/each_model.py [MODEL ...]``.
 
-Writes ``benchmarks/results/cpu_each_model.json``, which MODEL_CARDS.md shows.
+Writes ``benchmarks/results/MACHINE/cpu_each_model.json``, which MODEL_CARDS.md shows.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ def main() -> None:
         rows,
         "Worst difference from recordings of the official code: outputs and inner tensors as a share of the recorded "
         "standard deviation, gradient norms relative; float32, CPU",
+        timed=False,
     )
 
 

@@ -220,4 +220,5 @@ if __name__ == "__main__":
         "sm_90, bfloat16: issue slots per (image, channel, step, direction) of the scan's loops over steps, counted in "
         "the disassembly; mamba_ssm 2.3's CUDA kernels, counted alike: 876 forward, 1796 backward (N 16), 131 (N 1). "
         "mufu to kinds: instructions of the longest loop, which does `steps` steps; local: of the whole kernel",
+        timed=False,
     )

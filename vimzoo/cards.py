@@ -31,6 +31,15 @@ FAMILIES: dict[str, tuple[Mapping[str, ModelFacts], Mapping[str, str | None]]] =
     "VMamba": (VMAMBA_FACTS, {}),
 }
 """Family, named like its class -> its models, and the names that its authors register them under."""
+README_RESULTS = (
+    "cpu_models",
+    "cpu_vmamba",
+    "cpu_memory",
+    "cpu_vmamba_memory",
+    "cpu_scan_paths",
+    "cpu_selective_scan",
+)
+"""Result files whose tables README.md shows, for every machine that they were made on."""
 
 INTRODUCTION = """\
 # Model cards
@@ -108,7 +117,9 @@ def number(value: Any) -> str:
     if value is None or value == "":
         return "-"
     if isinstance(value, float):
-        return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:#.3g}".rstrip(".")
+        if 0 < abs(value) < 1e-3:
+            return f"{value:.1e}"
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
     return str(value)
 
 
@@ -118,11 +129,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def result_table(result: Mapping[str, Any], threads: int | None = None) -> str:
+def result_table(result: Mapping[str, Any], threads: int | None = None, name: str = "") -> str:
     """Any result file as a table: its single values, what they mean, and the machine.
 
     Args:
         threads: keep only rows measured with that many threads.
+        name: of the machine, as its folder is called.
     """
     rows = [row for row in result["rows"] if threads in (None, row.get("threads", threads))]
     if not rows:
@@ -135,7 +147,8 @@ def result_table(result: Mapping[str, Any], threads: int | None = None) -> str:
     about = f"{result['about'][:1].upper()}{result['about'][1:]}"
     cells = [[row.get(key) for key in plain] for row in rows]
     titles = [key.replace("_", " ") for key in plain]
-    return f"{table(titles, cells)}\n\n{about}. {said}{machine_line(result['machine'])}."
+    where = f"{f'`{name}`: ' if name else ''}{machine_line(result['machine'])}"
+    return f"{table(titles, cells)}\n\n{about}. {said}{where}."
 
 
 def _millions(count: int) -> str:
@@ -154,13 +167,26 @@ def _errors(row: Mapping[str, Any] | None) -> str:
     )
 
 
+def machine_folders(folder: Path) -> list[Path]:
+    """The folders of machines that were measured, the latest first."""
+
+    def latest(machine: Path) -> tuple[str, str]:
+        dates = [
+            read_result(machine, file.stem)["machine"].get("date", "") for file in machine.glob("*.json")
+        ]
+        return max(dates, default=""), machine.name
+
+    return sorted((path for path in folder.glob("*/") if any(path.glob("*.json"))), key=latest, reverse=True)
+
+
 class Cards:
-    """What the documents say, given the result files in ``folder``."""
+    """What the documents say, given the result files in ``folder`` and its machines' folders."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.machines = machine_folders(folder)
         self.parity = read_result(folder, "parity")
-        self.speed = read_result(folder, "cpu_each_model")
+        timed = [machine for machine in self.machines if (machine / "cpu_each_model.json").is_file()]
+        self.speed = read_result(timed[0] if timed else folder, "cpu_each_model")
 
     def parity_of(self, name: str) -> Mapping[str, Any] | None:
         """The comparison with the recording of this very model, if there is one."""
@@ -247,8 +273,10 @@ class Cards:
                 parts.append(f"Times: {machine_line(self.speed['machine'])}.\n")
             parts += [self.card(family, facts, long_names) + "\n" for facts in models.values()]
         parts += ["## Parity\n", self.parity_section() + "\n", "## Speed\n"]
-        for path in sorted(self.folder.glob("cpu_*.json")):
-            parts += [f"### {path.stem}\n", result_table(read_result(self.folder, path.stem)) + "\n"]
+        for machine in self.machines:
+            for path in sorted(machine.glob("*.json")):
+                title = f"### {path.stem}, {machine.name}\n"
+                parts += [title, result_table(read_result(machine, path.stem)) + "\n"]
         return "\n".join(parts)
 
     def readme_sections(self) -> dict[str, str]:
@@ -263,8 +291,12 @@ class Cards:
                 weights = "yes" if facts.hub_id or facts.url else "-"
                 rows.append([f"`{name}`", weights, *counted, parity and parity["output"], self.ms_of(name)])
         said = f"CPU ms: one image, float32, {self.threads()}; {machine_line(self.speed['machine'])}."
-        results = ("cpu_models", "cpu_vmamba", "cpu_scan_paths", "cpu_selective_scan")
-        speed = [result_table(read_result(self.folder, name), threads=1) for name in results]
+        found = [(name, machine) for name in README_RESULTS for machine in self.machines]
+        speed = [
+            result_table(read_result(machine, name), threads=1, name=machine.name)
+            for name, machine in found
+            if (machine / f"{name}.json").is_file()
+        ]
         return {
             "models": table(header, rows) + (f"\n\n{said}" if self.speed["rows"] else ""),
             "speed": "\n\n".join(speed),

@@ -20,15 +20,17 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def store(checkout: Path, name: str, rows: list[dict]) -> None:
+def store(checkout: Path, name: str, rows: list[dict], processor: str = "", date: str = "1976-07-01") -> None:
+    """A result file, of a processor or, if none is named, of all."""
     machine = {
-        "processor": "Z80",
+        "processor": processor,
         "cores": 2,
         "instruction_set": "base",
-        "date": "1976-07-01",
+        "date": date,
         "torch": "0.1",
     }
-    path = checkout / "benchmarks" / "results" / f"{name}.json"
+    path = checkout / "benchmarks" / "results" / processor.lower() / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"about": "what it is", "machine": machine, "rows": rows}))
 
 
@@ -88,17 +90,29 @@ def test_check_says_what_is_stale_and_writing_cures_it(
 
 def test_measured_figures_come_with_machine_and_threads(checkout: Path) -> None:
     rows = [{"model": "vim_tiny_patch16_224", "threads": t, "ms": 10.0 / t, "times": {}} for t in (1, 2)]
-    store(checkout, "cpu_each_model", rows)
-    store(checkout, "cpu_models", [{"px": 224, "threads": t, "vim_ms": 123.456 / t} for t in (1, 2)])
+    store(checkout, "cpu_each_model", rows, "Z80")
+    store(checkout, "cpu_models", [{"px": 224, "threads": t, "vim_ms": 123.456 / t} for t in (1, 2)], "Z80")
     cards.main([], checkout)
     readme, text = (checkout / "README.md").read_text(), (checkout / "MODEL_CARDS.md").read_text()
     assert "| 10.0 / 5.00 |" in readme and "1 thread / 2 threads" in readme
     assert (
         "| 123 |" in readme
         and "| 61.7 |" not in readme
-        and "1 thread; Z80, base, cores 2, torch 0.1" in readme
+        and "1 thread; `z80`: Z80, base, cores 2, torch 0.1" in readme
     )
     assert "| 224 | 1 | 123 |" in text and "| 224 | 2 | 61.7 |" in text and "1976-07-01" in text
+
+
+def test_every_machine_is_shown_the_latest_first(checkout: Path) -> None:
+    for processor, date, ms in (("I8080", "1974-04-01", 99.0), ("Z80", "1976-07-01", 11.0)):
+        rows = [{"model": "vim_tiny_patch16_224", "threads": 1, "ms": ms}]
+        store(checkout, "cpu_each_model", rows, processor, date)
+        store(checkout, "cpu_models", [{"px": 224, "threads": 1, "vim_ms": ms}], processor, date)
+    cards.main([], checkout)
+    text, readme = (checkout / "MODEL_CARDS.md").read_text(), (checkout / "README.md").read_text()
+    assert "CPU: 11.0 ms an image" in text and "CPU: 99.0" not in text
+    assert text.index("### cpu_models, z80") < text.index("### cpu_models, i8080")
+    assert readme.index("| 224 | 11.0 |") < readme.index("| 224 | 99.0 |")
 
 
 def test_a_missing_marker_is_named() -> None:
@@ -116,7 +130,7 @@ def test_without_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         (None, "-"),
         (3, "3"),
-        (1234.5, "1.23e+03"),
+        (1234.5, "1234"),
         (0.5, "0.500"),
         (2.5e-7, "2.5e-07"),
         ("", "-"),

@@ -1,8 +1,8 @@
 """Matrix products with torch's oneDNN where that beats its default BLAS, and one product per direction.
 
 On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to oneDNN. Where it was measured
-(``benchmarks/results/cpu_linear.json``: an AVX-512 machine that is not Intel's) oneDNN's float32 kernels are twice as
-fast as MKL's, so float32 goes there too. Tracing, compiling and other devices see ``torch.nn.functional.linear``.
+(``benchmarks/results/*/cpu_linear.json``) oneDNN's float32 kernels are twice as fast as MKL's on AMD's Zen 5 and equal
+on Zen 4, so float32 goes there too. Tracing, compiling and other devices see ``torch.nn.functional.linear``.
 """
 
 from __future__ import annotations
