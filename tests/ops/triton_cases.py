@@ -34,9 +34,9 @@ from vimzoo.ops import (
     ScanPath,
     add_norm,
     causal_conv1d,
+    gpu_scans,
     scan_paths,
     selective_scan,
-    triton_backend,
     use_backend,
 )
 
@@ -189,7 +189,7 @@ def test_no_images(name: str) -> None:
 @pytest.mark.parametrize("name", ["scan_paths", "scan_paths_table"])
 def test_slices_of_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where partial results of all images would not fit, they are made for one image after another."""
-    monkeypatch.setattr(triton_backend, "SCRATCH_BYTES", 1)
+    monkeypatch.setattr(gpu_scans, "SCRATCH_BYTES", 1)
     function, make, settings = SHORT[name]
     assert_matches_reference(function, make(), backend="triton", **settings)
 

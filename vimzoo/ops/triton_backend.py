@@ -28,8 +28,6 @@ _MODULES = {
 }
 ENOUGH_PROGRAMS = 528
 """Warps that give each of an H100's 4 x 132 schedulers one; with fewer, channels are spread over more lanes."""
-SCRATCH_BYTES = 512 * 2**20
-"""What one launch may use for partial results; more images than fit run one slice after another."""
 
 
 @cache
@@ -137,9 +135,3 @@ def common_alignment(tensor: Tensor, *offsets: int) -> int:
     for offset in (*offsets, tensor.data_ptr() // tensor.element_size()):
         alignment = gcd(alignment, offset)
     return alignment
-
-
-def image_slices(batch: int, bytes_per_image: int) -> list[tuple[int, int]]:
-    """``(first, last + 1)`` of the groups of images whose partial results fit `SCRATCH_BYTES`; shapes alone decide."""
-    size = max(1, min(batch, SCRATCH_BYTES // max(1, bytes_per_image)))
-    return [(first, min(first + size, batch)) for first in range(0, batch, size)]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from . import triton_backend as backend
 from .backends import Unsupported
+from .gpu_scans import strides_of
 from .library import empty
 from .reference import residual_dtype
-from .triton_scans import strides_of
 
 MOST_TAPS = 16
 """The convolution is unrolled over its taps."""
