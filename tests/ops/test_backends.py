@@ -153,5 +153,8 @@ print(native.load()[1])
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     refusal, isa = done.stdout.splitlines()
-    assert refusal == "BackendError VIMZOO_BACKEND: expected one of reference, cpu, triton, got 'quick'"
+    assert (
+        refusal
+        == "BackendError VIMZOO_BACKEND: expected one of reference, cpu, triton, mamba_ssm, got 'quick'"
+    )
     assert isa == ("base" if native.load()[0] is not None else NOT_BUILT)

@@ -20,7 +20,12 @@ _said: set[tuple[str, str, str]] = set()
 
 ORDER: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "reference"), "cuda": ("triton", "reference")}
 """Backends tried per device type, fastest first; other devices have the reference alone."""
-NAMES = ("reference", "cpu", "triton")
+NAMES = ("reference", "cpu", "triton", "mamba_ssm")
+STAND_INS: dict[str, tuple[str, ...]] = {"mamba_ssm": ("triton", "reference")}
+    "cuda": ("triton", "reference"),
+    "mamba_ssm": ("triton", "reference"),
+}
+"""Who runs the ops that a backend has no kernels for, when that backend is insisted on: it is about the scan."""
 
 
 class Unsupported(Exception):
@@ -77,14 +82,17 @@ def run(op: str, table: dict[str, Callable[..., Any]], requested: str | None, x:
         BackendError: if a backend is forced and cannot take it.
     """
     forced = forced_backend(requested)
-    if forced is not None:
+    order = ORDER.get(x.device.type, ("reference",))
+    if forced in STAND_INS and forced not in table:
+        order = STAND_INS[forced]
+    elif forced is not None:
         if forced not in table:
             raise BackendError(f"backend: {forced!r} does not implement {op}")
         try:
             return table[forced](x, *args)
         except Unsupported as reason:
             raise BackendError(f"backend: {forced!r} cannot run {op}: {reason}") from None
-    for name in ORDER.get(x.device.type, ("reference",)):
+    for name in order:
         if name not in table:
             continue
         try:

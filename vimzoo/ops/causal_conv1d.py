@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference, triton_rows
+from . import mamba_ssm_backend, native, reference, triton_rows
 from .backends import Unsupported
 from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
 from .scan_paths import task_split
@@ -139,11 +139,13 @@ def _native_backward(
 _FORWARD: dict[str, Callable[..., Any]] = {
     "cpu": _native,
     "triton": triton_rows.causal_conv1d,
+    "mamba_ssm": mamba_ssm_backend.causal_conv1d,
     "reference": _reference,
 }
 _BACKWARD: dict[str, Callable[..., Any]] = {
     "cpu": _native_backward,
     "triton": triton_rows.causal_conv1d_backward,
+    "mamba_ssm": mamba_ssm_backend.causal_conv1d_backward,
     "reference": _reference_backward,
 }
 implement("causal_conv1d", _FORWARD, inputs=5)

@@ -97,6 +97,21 @@ def _per_step(matrix: Tensor, A: Tensor, length: int, work: torch.dtype) -> Tens
     return matrix.unsqueeze(2)
 
 
+def along_paths(values: Tensor, tokens: Tensor) -> Tensor:
+    """``(B, L, [K,] C)`` in token order -> ``(B, K, C, T)`` in the order of ``tokens (K, T)``, pads zero."""
+    directions = len(tokens)
+    values = values.unsqueeze(2) if values.dim() == 3 else values
+    values = F.pad(values.expand(-1, -1, directions, -1), (0, 0, 0, 0, 0, 1))  # row L is the pad
+    picked = values[:, tokens, torch.arange(directions, device=values.device)[:, None]]
+    return picked.transpose(2, 3)
+
+
+def merged(y: Tensor, tokens: Tensor, length: int) -> Tensor:
+    """``(B, K, T, D)`` in the order of ``tokens (K, T)`` -> ``(B, L, D)``: steps added to their tokens, no pads."""
+    flat = torch.where(tokens < 0, length, tokens).flatten()
+    return y.new_zeros(len(y), length + 1, y.shape[-1]).index_add(1, flat, y.flatten(1, 2))[:, :length]
+
+
 def scan_paths(
     x: Tensor,
     x_dbl: Tensor,
@@ -113,20 +128,11 @@ def scan_paths(
 ) -> Tensor:
     """Definition of `vimzoo.ops.scan_paths`."""
     work = compute_dtype(x)
-    batch, length, channels = len(x), x.shape[1], x.shape[-1]
     tokens = tokens_from_codes(codes, table, height, width).to(x.device)  # (K, T)
     directions, rank, states = len(codes), dt_weight.shape[-1], A.shape[-1]
 
-    def along_paths(values: Tensor) -> Tensor:
-        """``(B, L, [K,] C)`` in token order -> ``(B, K, C, T)`` in path order, pads zero."""
-        values = values.to(work)
-        values = values.unsqueeze(2) if values.dim() == 3 else values
-        values = F.pad(values.expand(-1, -1, directions, -1), (0, 0, 0, 0, 0, 1))  # row L is the pad
-        picked = values[:, tokens, torch.arange(directions, device=x.device)[:, None]]
-        return picked.transpose(2, 3)
-
-    u = along_paths(x)
-    low_rank, B, C = along_paths(x_dbl).split([rank, states, states], dim=2)
+    u = along_paths(x.to(work), tokens)
+    low_rank, B, C = along_paths(x_dbl.to(work), tokens).split([rank, states, states], dim=2)
     delta = dt_weight.to(work) @ low_rank + dt_bias.to(work).unsqueeze(-1)
     delta = F.softplus(delta)
     A = A.to(work).expand(directions, -1, -1)
@@ -135,8 +141,7 @@ def scan_paths(
         y = y + D.to(work).unsqueeze(-1) * u
     y = y.transpose(2, 3)  # (B, K, T, D)
     if merge:
-        flat = torch.where(tokens < 0, length, tokens).flatten()
-        y = y.new_zeros(batch, length + 1, channels).index_add(1, flat, y.flatten(1, 2))[:, :length]
+        y = merged(y, tokens, x.shape[1])
     if z is not None:
         y = y * F.silu(z.to(work))
     return y.to(x.dtype)

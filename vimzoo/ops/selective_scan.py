@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference, triton_scans
+from . import mamba_ssm_backend, native, reference, triton_scans
 from .backends import Unsupported
 from .library import (
     LIBRARY,
@@ -244,11 +244,13 @@ def _native_backward(
 _FORWARD: dict[str, Callable[..., Any]] = {
     "cpu": _native,
     "triton": triton_scans.selective_scan,
+    "mamba_ssm": mamba_ssm_backend.selective_scan,
     "reference": _reference,
 }
 _BACKWARD: dict[str, Callable[..., Any]] = {
     "cpu": _native_backward,
     "triton": triton_scans.selective_scan_backward,
+    "mamba_ssm": mamba_ssm_backend.selective_scan_backward,
     "reference": _reference_backward,
 }
 implement("selective_scan", _FORWARD, inputs=10)
