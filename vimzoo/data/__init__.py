@@ -1,13 +1,21 @@
-"""What timm.data does not bring: bundled digits, fixed splits, augmentation seeded per sample."""
+"""What timm.data does not bring: bundled images, fixed splits, pairs to restore, augmentation seeded per sample."""
 
 from collections.abc import Callable
 
 from .digits import bundled_digits
 from .folder import image_folder
 from .loader import EpochBatches, eval_loader, train_loader
+from .paired import degraded_folder, paired_folder
+from .photos import bundled_photos
 from .splits import Images, Splits, UsageError, stratified_split
 
-SOURCES: dict[str, Callable[..., Splits]] = {"digits": bundled_digits, "folder": image_folder}
+SOURCES: dict[str, Callable[..., Splits]] = {
+    "digits": bundled_digits,
+    "folder": image_folder,
+    "photos": bundled_photos,
+    "paired": paired_folder,
+    "degraded_folder": degraded_folder,
+}
 
 __all__ = [
     "SOURCES",
@@ -16,8 +24,11 @@ __all__ = [
     "Splits",
     "UsageError",
     "bundled_digits",
+    "bundled_photos",
+    "degraded_folder",
     "eval_loader",
     "image_folder",
+    "paired_folder",
     "stratified_split",
     "train_loader",
 ]

@@ -1,0 +1,257 @@
+"""Degradations and the data sets of pairs: against formulas, Pillow and each other; folder layouts and their errors."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vimzoo.data import UsageError, bundled_photos, degraded_folder, paired_folder, train_loader
+from vimzoo.data.degradations import Degradation, add_noise, imresize, jpeg, to_image
+from vimzoo.data.pairs import PixelCache, image_size, read_pixels
+from vimzoo.data.photos import PHOTOS, photo_files
+from vimzoo.metrics import psnr, to_8bit
+
+FLIPS = {"flip": True, "rotate": True}
+
+
+def make_photo(path: Path, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A smooth random image in a file; returns its pixels."""
+    coarse = np.random.RandomState(seed).rand(3, height // 8 + 2, width // 8 + 2)
+    smooth = imresize(torch.from_numpy(coarse).float(), 8)[:, :height, :width]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(to_8bit(smooth)).save(path)
+    return to_8bit(smooth)
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    """Ten clean images, one in a folder of its own."""
+    for i in range(9):
+        make_photo(tmp_path / "clean" / f"{i}.png", 41, 50, i)
+    make_photo(tmp_path / "clean" / "more" / "9.png", 64, 36, 9)
+    return tmp_path / "clean"
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Five pairs at scale 2, named as in DIV2K; clean sizes are odd."""
+    for i in range(5):
+        pixels = make_photo(tmp_path / "pairs" / "high" / f"{i}.png", 41, 51, i)
+        small = imresize(to_image(pixels[:40, :50]), 0.5)
+        (tmp_path / "pairs" / "low").mkdir(exist_ok=True)
+        Image.fromarray(to_8bit(small)).save(tmp_path / "pairs" / "low" / f"{i}x2.png")
+    return tmp_path / "pairs"
+
+
+def test_imresize_keeps_lines_and_constants() -> None:
+    """The cubic kernel reproduces straight lines away from the border, constants everywhere."""
+    line = torch.arange(40.0, dtype=torch.float64).expand(1, 5, 40)
+    found = imresize(line, 2)[0, 4, 8:-8]
+    torch.testing.assert_close(found, (torch.arange(80.0, dtype=torch.float64)[8:-8] + 0.5) / 2 - 0.5)
+    for scale in (0.5, 1 / 3, 0.3, 1, 1.7, 4):
+        assert torch.allclose(imresize(torch.full((1, 9, 13), 0.25), scale), torch.tensor(0.25))
+    assert imresize(torch.rand(2, 3, 7, 1), 0.5).shape == (2, 3, 4, 1)
+    with pytest.raises(ValueError, match="scale=0"):
+        imresize(line, 0)
+    with pytest.raises(ValueError, match="floating-point"):
+        imresize(line.int(), 2)
+
+
+def test_noise_is_the_published_protocol() -> None:
+    """The authors' lines: the seed set to 0 for every image, normal numbers for (H, W, BGR)."""
+    image = torch.rand(3, 20, 30)
+    np.random.seed(0)
+    theirs = image.permute(1, 2, 0).numpy()[..., ::-1] + np.random.normal(0, 25 / 255.0, (20, 30, 3))
+    ours = add_noise(image, 25, np.random.RandomState(0))
+    np.testing.assert_allclose(ours.permute(1, 2, 0).numpy()[..., ::-1], theirs, atol=1e-6)
+    assert ours.min() < 0 and ours.max() > 1  # not clipped
+    assert add_noise(image[:1], 25, np.random.RandomState(0)).shape == (1, 20, 30)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_pillows(tmp_path: Path, channels: int) -> None:
+    pixels = make_photo(tmp_path / "a.png", 33, 47)[..., :channels]
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(file, "JPEG", quality=30)
+    want = np.asarray(Image.open(file)).reshape(33, 47, channels)
+    assert np.array_equal(to_8bit(jpeg(to_image(pixels), 30)), want)
+    assert psnr(jpeg(to_image(pixels), 90), to_image(pixels)) > psnr(
+        jpeg(to_image(pixels), 10), to_image(pixels)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "nothing to restore"),
+        ({"scale": 0}, "data.scale=0"),
+        ({"scale": 1.5}, "data.scale=1.5"),
+        ({"sigma": -1}, "data.sigma=-1"),
+        ({"quality": 101}, "data.quality=101"),
+    ],
+)
+def test_impossible_degradations(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Degradation(**options)
+
+
+def test_photographs_come_with_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is there without pooch, which could download it; no photograph is in two splits."""
+    monkeypatch.setitem(__import__("sys").modules, "pooch", None)
+    files = [path for split in PHOTOS for path in photo_files(split)]
+    assert len({path.name for path in files}) == len(files) == sum(map(len, PHOTOS.values()))
+    assert all(min(image_size(path)) >= 300 for path in files)
+    data = bundled_photos(sigma=25)
+    assert [data.test[i][1].shape for i in range(2)] == [(3, 300, 451), (3, 400, 600)]
+
+
+def test_missing_photographs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PHOTOS, "val", ("sklearn/datasets/images/moon.jpg",))
+    with pytest.raises(UsageError, match=r"this version of sklearn does not bring datasets/images/moon.jpg"):
+        bundled_photos(sigma=25)
+    monkeypatch.setitem(PHOTOS, "val", ("no_such_package/moon.jpg",))
+    with pytest.raises(
+        UsageError, match=r"needs no_such_package; install it with: pip install 'vimzoo\[train\]'"
+    ):
+        bundled_photos(sigma=25)
+
+
+def test_crops_are_parts_of_their_photograph(clean: Path) -> None:
+    """Each degraded crop is the corresponding part of the whole image reduced at once, in one of eight positions."""
+    data = degraded_folder(str(clean), scale=2, crop=16, crops=64, aug=FLIPS)
+    source, seen = data.train.pairs, set()
+    for index in range(64):
+        low, high = data.train[3, index]
+        whole_low, whole_high = (to_image(p) for p in source.pixels((3 * 64 + index) % len(source)))
+        for turn in range(8):
+            a, b = ((x.flip(2) if turn & 1 else x).rot90(turn >> 1, (1, 2)) for x in (low, high))
+            windows = whole_low.unfold(1, 8, 1).unfold(2, 8, 1)
+            hits = (windows == a[:, None, None]).all(4).all(3).all(0).nonzero()
+            if len(hits):
+                y, x = (2 * hits[0]).tolist()
+                assert torch.equal(whole_high[:, y : y + 16, x : x + 16], b)
+                seen.add(turn)
+                break
+        else:
+            raise AssertionError(f"crop {index} is no part of its photograph")
+    assert seen == set(range(8))
+
+
+def test_crops_depend_on_seed_epoch_and_index_alone(clean: Path) -> None:
+    one, two = (degraded_folder(str(clean), sigma=25, crop=16, crops=12, seed=1, aug=FLIPS) for _ in range(2))
+    two.train[0, 0]
+    assert all(map(torch.equal, one.train[1, 5], two.train[1, 5]))
+    assert not torch.equal(one.train[1, 5][0], one.train[2, 5][0])
+    other = degraded_folder(str(clean), sigma=25, crop=16, crops=12, seed=2, aug=FLIPS)
+    assert not torch.equal(one.train[1, 5][0], other.train[1, 5][0])
+    alone, helped = (list(train_loader(one, 4, seed=1, workers=n)) for n in (0, 2))
+    assert all(
+        torch.equal(a, b) for x, y in zip(alone, helped, strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
+def test_few_crops_an_epoch_reach_every_image_in_time(clean: Path) -> None:
+    data = degraded_folder(str(clean), sigma=5, crop=16, crops=3)
+    read: list[int] = []
+    original = data.train.pairs.pixels
+    data.train.pairs.pixels = lambda index: (read.append(index), original(index))[1]  # type: ignore[method-assign]
+    for epoch in range(3):
+        for index in range(3):
+            data.train[epoch, index]
+    assert sorted(set(read)) == list(range(len(data.train.pairs)))
+
+
+def test_evaluation_is_whole_and_repeatable(clean: Path) -> None:
+    data = degraded_folder(str(clean), sigma=25, scale=3, crop=15, eval_crop=None)
+    assert (len(data.train.pairs), len(data.val), len(data.test)) == (8, 1, 1) and data.eval_batch == 1
+    low, high = data.test[0]
+    assert [side * 3 for side in low.shape[1:]] == list(high.shape[1:]) and high.shape[1] % 3 == 0
+    assert all(map(torch.equal, data.test[0], data.test[0]))
+    cut = degraded_folder(str(clean), sigma=25, scale=3, crop=15, eval_crop=12).test[0]
+    assert cut[0].shape == (3, 4, 4) and cut[1].shape == (3, 12, 12)
+
+
+def test_pairs_are_found_by_name_and_cut_to_size(pairs: Path) -> None:
+    data = paired_folder(str(pairs), crop=16, val_fraction=0.2, test_fraction=0.2)
+    assert data.scale == 2 and data.input_size == (3, 8, 8) and data.classes == ()
+    low, high = data.val[0]
+    assert low.shape == (3, 20, 25) and high.shape == (3, 40, 50)
+    assert torch.equal(low, to_image(to_8bit(imresize(high, 0.5))))
+    assert paired_folder(str(pairs), crop=16, in_chans=1).train[0, 0][0].shape == (1, 8, 8)
+
+
+def test_divided_folders(pairs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "divided"
+    root.mkdir()
+    pairs.rename(root / "train")
+    with pytest.raises(UsageError, match="one of train/ and val/ without the other"):
+        paired_folder(str(root), crop=16)
+    for kind, height in (("high", 16), ("low", 16)):
+        make_photo(root / "val" / kind / "a.png", height, 16)
+    with pytest.raises(UsageError, match=r"images of scales \[1, 2\]"):
+        paired_folder(str(root), crop=16)
+    make_photo(root / "val" / "low" / "a.png", 8, 8)
+    data = paired_folder(str(root), crop=16)
+    assert (len(data.train.pairs), len(data.val), data.test) == (5, 1, None)
+
+
+def test_unusable_pairs_are_named(pairs: Path) -> None:
+    (pairs / "low" / "3x2.png").rename(pairs / "low" / "other.png")
+    with pytest.raises(UsageError, match=r"2 files without a partner .*3x2, other"):
+        paired_folder(str(pairs))
+    (pairs / "low" / "other.png").rename(pairs / "low" / "3x2.png")
+    make_photo(pairs / "low" / "4x2.png", 20, 24)
+    with pytest.raises(UsageError, match=r"4x2.png is \(20, 24\) and .*4.png \(41, 51\); expected 2 times"):
+        paired_folder(str(pairs))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": None}, "data.root is not set"),
+        ({"root": "nowhere"}, "data.root=nowhere: no such folder"),
+        ({"crop": 44}, "data.crop=44: .* is only 41 x 50 pixels"),
+        ({"scale": 2, "crop": 15}, "data.crop=15: expected a positive multiple of the scale, 2"),
+        ({"scale": 2, "crop": 16, "eval_crop": 1}, "data.eval_crop=1"),
+        ({"crop": 16, "crops": 0}, "data.crops=0"),
+        ({"crop": 16, "in_chans": 4}, "data.in_chans=4"),
+        ({"crop": 16, "aug": {"scale": 1}}, "aug.transform: expected flip and rotate, got scale"),
+        ({"crop": 16, "val_fraction": 0.6, "test_fraction": 0.6}, "too few"),
+    ],
+)
+def test_unusable_requests_are_named(clean: Path, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        degraded_folder(**{"root": str(clean), "sigma": 25, **options})
+
+
+def test_files_that_are_no_plain_photographs(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    with pytest.raises(UsageError, match=r"a.png: not a readable image"):
+        read_pixels(tmp_path / "a.png")
+    Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(UsageError, match=r"deep.png: expected 8 bits a channel"):
+        read_pixels(tmp_path / "deep.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images under"):
+        degraded_folder(str(tmp_path / "empty"), sigma=1)
+
+
+def test_turned_photographs_are_read_upright(tmp_path: Path) -> None:
+    picture, exif = Image.new("RGB", (40, 20)), Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert image_size(tmp_path / "a.jpg") == read_pixels(tmp_path / "a.jpg").shape[:2] == (40, 20)
+
+
+def test_cache_forgets_the_longest_unused() -> None:
+    cache, made = PixelCache(limit=250), []
+
+    def get(key: str) -> None:
+        cache.get(key, lambda: made.append(key) or np.zeros(100, dtype=np.uint8))  # type: ignore[func-returns-value]
+
+    for key in "abacab":
+        get(key)
+    assert made == ["a", "b", "c", "b"] and cache.bytes == 200

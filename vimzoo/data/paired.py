@@ -1,0 +1,223 @@
+"""A user's own images to learn restoration from: folders of pairs, or clean images that are degraded on the fly."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .degradations import Degradation
+from .folder import VAL_NAMES
+from .pairs import MODES, CropPairs, ImagePairs, PixelCache, WholePairs, image_size
+from .splits import Splits, UsageError, stratified_split
+
+__all__ = ["degraded_folder", "image_files", "paired_files", "paired_folder", "restoration_splits"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+PAIRS_LAYOUT = "DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}; files of a pair have one name"
+CLEAN_LAYOUT = "images in DIR, or in DIR/{train,val[,test]}"
+Files = tuple[Sequence[Path] | None, Sequence[Path]]  # degraded, clean
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All image files below ``folder``, in order of their names.
+
+    Raises:
+        UsageError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"data.root: no folder {folder}")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise UsageError(f"data.root: no images under {folder}; expected {', '.join(SUFFIXES)}")
+    return found
+
+
+def paired_files(low: Path, high: Path) -> tuple[list[Path], list[Path], int]:
+    """Degraded and clean files of two folders in one order, and the scale between them.
+
+    A degraded file is named like the clean one, or like it with ``x2``, ``x3``... appended, as in DIV2K.
+
+    Raises:
+        UsageError: a file has no partner, or sizes do not fit one scale; names the file.
+    """
+    lows = {path.relative_to(low).with_suffix("").as_posix(): path for path in image_files(low)}
+    highs = {path.relative_to(high).with_suffix("").as_posix(): path for path in image_files(high)}
+    first_low, first_high = (image_size(next(iter(files.values()))) for files in (lows, highs))
+    scale = max(1, round(first_high[0] / first_low[0]))
+    partner = {name: name if name in lows else f"{name}x{scale}" for name in highs}
+    lonely = sorted(set(partner.values()) ^ set(lows))
+    if lonely:
+        raise UsageError(
+            f"data.root: {len(lonely)} files without a partner in {low} or {high}: {', '.join(lonely[:5])}"
+        )
+    ordered = [(lows[partner[name]], path) for name, path in highs.items()]
+    for small, large in ordered:
+        sizes = image_size(small), image_size(large)
+        if any(not s * scale <= b < (s + 1) * scale for s, b in zip(*sizes, strict=True)):
+            raise UsageError(
+                f"data.root: {small} is {sizes[0]} and {large} {sizes[1]}; expected {scale} times its size"
+            )
+    return [small for small, _ in ordered], [large for _, large in ordered], scale
+
+
+def _folders(root: str | None, layout: str) -> list[Path]:
+    """The folders for training, validation and, where there is one, test; DIR alone if it is not divided."""
+    if root is None:
+        raise UsageError(f"data.root is not set; expected data.root=DIR with {layout}")
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise UsageError(f"data.root={root}: no such folder; expected {layout}")
+    held = next((path / name for name in VAL_NAMES if (path / name).is_dir()), None)
+    if held is None and not (path / "train").is_dir():
+        return [path]
+    if held is None or not (path / "train").is_dir():
+        raise UsageError(f"data.root={root}: one of train/ and val/ without the other; expected {layout}")
+    return [path / "train", held, *(path / name for name in ("test",) if (path / name).is_dir())]
+
+
+def _split(files: Files, val: float, test: float, root: Path) -> list[Files]:
+    """A fixed random split of all images into training, validation and test."""
+    low, high = files
+    try:
+        parts = stratified_split(np.zeros(len(high), dtype=int), val, test, names=[root.name])
+    except UsageError as error:
+        raise UsageError(f"data.root={root}: {error}") from error
+    return [(low and [low[i] for i in part], [high[i] for i in part]) for part in parts]
+
+
+def restoration_splits(
+    name: str,
+    parts: Sequence[Files],
+    *,
+    degradation: Degradation | None,
+    scale: int,
+    crop: int,
+    crops: int,
+    in_chans: int,
+    eval_crop: int | None,
+    cache_mb: float,
+    aug: Mapping[str, Any] | None,
+    seed: int,
+) -> Splits:
+    """Splits of pairs from the files for training, validation and, if given, test; see `paired_folder`.
+
+    Raises:
+        UsageError: an option out of range, or a training image smaller than ``crop``.
+    """
+    aug = dict(aug or {})
+    if strange := set(aug) - {"flip", "rotate"}:
+        raise UsageError(
+            f"aug.transform: expected flip and rotate, got {', '.join(sorted(strange))}; try aug=flips"
+        )
+    if in_chans not in MODES:
+        raise UsageError(f"data.in_chans={in_chans}: expected 1 (grey) or 3 (colour)")
+    for key, value in (("crop", crop), ("eval_crop", scale if eval_crop is None else eval_crop)):
+        if value < scale or value % scale:
+            raise UsageError(f"data.{key}={value}: expected a positive multiple of the scale, {scale}")
+    if crops < 1:
+        raise UsageError(f"data.crops={crops}: expected at least 1")
+    for path in parts[0][1]:
+        if min(size := image_size(path)) < crop:
+            raise UsageError(f"data.crop={crop}: {path} is only {size[0]} x {size[1]} pixels")
+    cache = PixelCache(int(cache_mb * 2**20))
+    train, val, *test = (ImagePairs(high, low, degradation, scale, in_chans, cache) for low, high in parts)
+    return Splits(
+        name=name,
+        train=CropPairs(train, crop, crops, aug, seed),
+        val=WholePairs(val, eval_crop),
+        test=WholePairs(test[0], eval_crop) if test else None,
+        classes=(),
+        input_size=(in_chans, crop // scale, crop // scale),
+        mean=(0.0,) * in_chans,
+        std=(1.0,) * in_chans,
+        eval_batch=1,
+        scale=scale,
+    )
+
+
+def paired_folder(
+    root: str | None = None,
+    crop: int = 128,
+    crops: int = 16000,
+    in_chans: int = 3,
+    eval_crop: int | None = 512,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    cache_mb: float = 1024,
+    *,
+    aug: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+) -> Splits:
+    """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}.
+
+    Files of a pair have one name (``low/a.png``, ``high/a.jpg``; DIV2K's ``low/ax2.png`` too); the scale is told by
+    their sizes, and must be one for all.
+
+    Args:
+        root: DIR.
+        crop: Side of the clean crops to train on, in pixels.
+        crops: Crops per epoch.
+        in_chans: 3 reads colour, 1 grey.
+        eval_crop: At most so many clean pixels per axis, from the middle, in evaluation; None takes whole images.
+        val_fraction, test_fraction: Shares held out where DIR has no train and val folders.
+        cache_mb: Decoded images kept in memory by every process that loads.
+        aug: ``flip`` (left and right exchanged) and ``rotate`` (also turned by quarters), each for half the crops.
+        seed: Seeds the crops, not the split.
+        pretrained_cfg: Unused; images stay in 0..1.
+
+    Raises:
+        UsageError: the folder is missing, empty or laid out otherwise, or an option does not fit.
+    """
+    folders = _folders(root, PAIRS_LAYOUT)
+    found = [paired_files(folder / "low", folder / "high") for folder in folders]
+    scales = sorted({scale for *_, scale in found})
+    if len(scales) > 1:
+        raise UsageError(f"data.root={root}: images of scales {scales}; expected one scale in all folders")
+    parts: list[Files] = [(low, high) for low, high, _ in found]
+    if len(parts) == 1:
+        parts = _split(parts[0], val_fraction, test_fraction, folders[0])
+    return restoration_splits(
+        str(root), parts, degradation=None, scale=scales[0], crop=crop, crops=crops, in_chans=in_chans,
+        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed,
+    )  # fmt: skip
+
+
+def degraded_folder(
+    root: str | None = None,
+    scale: int = 1,
+    sigma: float = 0.0,
+    quality: int | None = None,
+    crop: int = 128,
+    crops: int = 16000,
+    in_chans: int = 3,
+    eval_crop: int | None = 512,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    cache_mb: float = 1024,
+    *,
+    aug: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+) -> Splits:
+    """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read.
+
+    Args:
+        scale, sigma, quality: What is to be undone, see `vimzoo.data.degradations.Degradation`: a reduction
+            (super-resolution), noise (denoising), JPEG, or any of them together.
+        root, crop, crops, in_chans, eval_crop, val_fraction, test_fraction, cache_mb, aug, seed, pretrained_cfg:
+            As in `paired_folder`.
+
+    Raises:
+        UsageError: as there; there is nothing to undo.
+    """
+    degradation = Degradation(scale, sigma, quality)
+    folders = _folders(root, CLEAN_LAYOUT)
+    parts: list[Files] = [(None, image_files(folder)) for folder in folders]
+    if len(parts) == 1:
+        parts = _split(parts[0], val_fraction, test_fraction, folders[0])
+    return restoration_splits(
+        str(root), parts, degradation=degradation, scale=scale, crop=crop, crops=crops, in_chans=in_chans,
+        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,71 @@
+"""Photographs bundled with scikit-image and scikit-learn: enough to learn restoration from without a download."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .degradations import Degradation
+from .paired import restoration_splits
+from .splits import Splits, UsageError
+
+__all__ = ["PHOTOS", "bundled_photos", "photo_files"]
+
+PHOTOS: dict[str, tuple[str, ...]] = {
+    "train": (
+        "skimage/data/astronaut.png", "skimage/data/hubble_deep_field.jpg",
+        "skimage/data/motorcycle_left.png", "skimage/data/motorcycle_right.png", "sklearn/datasets/images/china.jpg",
+        "skimage/data/ihc.png", "skimage/data/brick.png", "skimage/data/grass.png", "skimage/data/gravel.png",
+    ),
+    "val": ("sklearn/datasets/images/flower.jpg", "skimage/data/rocket.jpg"),
+    "test": ("skimage/data/chelsea.png", "skimage/data/coffee.png"),
+}  # fmt: skip
+"""Files by split. They lie in the wheels; scikit-image's other pictures would be fetched from the network."""
+
+
+def photo_files(split: str) -> list[Path]:
+    """The files of a split of `PHOTOS`.
+
+    Raises:
+        UsageError: scikit-image or scikit-learn is missing, or comes without one of them.
+    """
+    found = []
+    for name in PHOTOS[split]:
+        package, rest = name.split("/", 1)
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise UsageError(f"data=photos needs {package}; install it with: pip install 'vimzoo[train]'")
+        found.append(Path(spec.origin).parent / rest)
+        if not found[-1].is_file():
+            raise UsageError(f"data=photos: this version of {package} does not bring {rest}; 0.26 and 1.9 do")
+    return found
+
+
+def bundled_photos(
+    scale: int = 1,
+    sigma: float = 0.0,
+    quality: int | None = None,
+    crop: int = 64,
+    crops: int = 3200,
+    in_chans: int = 3,
+    eval_crop: int | None = None,
+    cache_mb: float = 1024,
+    *,
+    aug: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+) -> Splits:
+    """The bundled photographs, split by photograph, degraded as they are read.
+
+    Args:
+        scale, sigma, quality: What is to be undone, see `vimzoo.data.degradations.Degradation`.
+        crop, crops, in_chans, eval_crop, cache_mb, aug, seed, pretrained_cfg: As in `vimzoo.data.paired_folder`.
+
+    Raises:
+        UsageError: an option does not fit, or a photograph is missing.
+    """
+    return restoration_splits(
+        "photographs (bundled with scikit-image and scikit-learn)", [(None, photo_files(split)) for split in PHOTOS],
+        degradation=Degradation(scale, sigma, quality), scale=scale, crop=crop, crops=crops, in_chans=in_chans,
+        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,79 @@
+"""How far a restored image is from the original, as the restoration papers measure it.
+
+Their rules (BasicSR's metrics, which MambaIR, SwinIR and most others report): both images are rounded to 8 bits
+first, super-resolution and JPEG are judged on luma only, a border as wide as the scale is cut off, the figure of a data
+set is the mean of its images' figures. SSIM has an 11 x 11 Gaussian window of deviation 1.5 and counts only
+windows that lie inside the image. Images are tensors ``(C, H, W)``, RGB or grey, in 0..1.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["luma", "psnr", "ssim", "to_8bit"]
+
+SSIM_WINDOW = 11
+_LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, for RGB in 0..1: luma lies in 16..235
+
+
+def to_8bit(image: Tensor) -> np.ndarray:
+    """Image ``(C, H, W)`` in 0..1 -> ``(H, W, C)`` uint8: clipped and rounded, as image files hold it."""
+    pixels = image.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return pixels.permute(1, 2, 0).cpu().numpy()
+
+
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """Luma of RGB pixels ``(H, W, 3)`` in 0..255, as ``(H, W, 1)`` float64 in 16..235; grey pixels as they are."""
+    if pixels.shape[2] == 1:
+        return pixels.astype(np.float64)
+    return (pixels.astype(np.float64) / 255 @ np.array(_LUMA))[..., None] + 16
+
+
+def psnr(restored: Tensor, original: Tensor, crop: int = 0, y: bool = False) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal images.
+
+        psnr(model(low[None])[0], high, crop=2, y=True)  # super-resolution x2 as papers report it
+
+    Args:
+        restored, original: Images ``(C, H, W)`` in 0..1, any floating-point type.
+        crop: Pixels to leave out at each border.
+        y: Compare luma instead of all channels.
+
+    Raises:
+        ValueError: the images differ in shape, are neither RGB nor grey, or ``crop`` leaves nothing.
+    """
+    a, b = _prepared(restored, original, crop, y, least=1)
+    error = np.mean((a - b) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def ssim(restored: Tensor, original: Tensor, crop: int = 0, y: bool = False) -> float:
+    """Structural similarity, at most 1: the mean over windows and channels.
+
+    Args:
+        restored, original, crop, y: As in `psnr`.
+
+    Raises:
+        ValueError: as in `psnr`; a window does not fit into what ``crop`` leaves.
+    """
+    from skimage.metrics import structural_similarity
+
+    a, b = _prepared(restored, original, crop, y, least=SSIM_WINDOW)
+    rules = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)  # gives the window of 11
+    return float(structural_similarity(a, b, channel_axis=2, data_range=255, **rules))
+
+
+def _prepared(restored: Tensor, original: Tensor, crop: int, y: bool, least: int) -> tuple[np.ndarray, ...]:
+    """Both images as float64 pixels ``(H, W, C)`` in 0..255, cropped, at least ``least`` pixels high and wide."""
+    if restored.shape != original.shape:
+        raise ValueError(
+            f"restored: expected the original's shape {tuple(original.shape)}, got {tuple(restored.shape)}"
+        )
+    if original.dim() != 3 or original.shape[0] not in (1, 3):
+        raise ValueError(f"original: expected (3, H, W) or (1, H, W), got {tuple(original.shape)}")
+    if crop < 0 or min(original.shape[1:]) - 2 * crop < least:
+        raise ValueError(f"crop={crop}: expected to leave {least} pixels or more of {tuple(original.shape)}")
+    height, width = original.shape[1:]
+    inner = np.s_[crop : height - crop, crop : width - crop]
+    a, b = to_8bit(restored)[inner], to_8bit(original)[inner]
+    return (luma(a), luma(b)) if y else (a.astype(np.float64), b.astype(np.float64))
