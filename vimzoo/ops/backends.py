@@ -22,9 +22,6 @@ ORDER: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "reference"), "cuda": ("trit
 """Backends tried per device type, fastest first; other devices have the reference alone."""
 NAMES = ("reference", "cpu", "triton", "mamba_ssm")
 STAND_INS: dict[str, tuple[str, ...]] = {"mamba_ssm": ("triton", "reference")}
-    "cuda": ("triton", "reference"),
-    "mamba_ssm": ("triton", "reference"),
-}
 """Who runs the ops that a backend has no kernels for, when that backend is insisted on: it is about the scan."""
 
 
