@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, _assert, nn
 
+from .finite import check_finite
 from .linear import Linear
 from .maps import MapConv2d, map_norm
 
@@ -73,6 +74,8 @@ class MapStem(nn.Module):
             height >= self.patch_size, f"x: expected a height of at least {self.patch_size}, got {height}"
         )
         _assert(width >= self.patch_size, f"x: expected a width of at least {self.patch_size}, got {width}")
+        if not torch.jit.is_scripting():
+            check_finite(x)
         x = self.norm1(self.conv1(x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)))
         if self.conv2 is not None and self.norm2 is not None:
             x = self.norm2(self.conv2(F.gelu(x)))

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from timm.layers import lecun_normal_, resample_patch_embed, to_2tuple
 from torch import Tensor, _assert, nn
 
+from .finite import check_finite
+
 
 class PatchEmbed(nn.Module):
     """Convolution that turns an image into a row-major sequence of patch tokens.
@@ -131,6 +133,8 @@ class PatchEmbed(nn.Module):
             width >= self.patch_size[1],
             f"x: expected a width of at least one patch, {self.patch_size[1]}, got {width}",
         )
+        if not torch.jit.is_scripting():
+            check_finite(x)
         if self.dynamic_img_pad:
             bottom = (self.patch_size[0] - height) % self.stride[0]
             right = (self.patch_size[1] - width) % self.stride[1]

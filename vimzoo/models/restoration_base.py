@@ -8,6 +8,8 @@ from timm.layers import trunc_normal_
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
+from vimzoo.layers.finite import check_finite
+
 from .checkpoint import load_into
 from .mambair_names import checkpoint_filter_fn
 
@@ -86,7 +88,7 @@ class RestorationModel(nn.Module):
 
 @register_notrace_function  # sizes decide, which FX cannot follow
 def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> None:
-    """Images ``(B, channels, H, W)`` with sides in multiples of ``multiple_of``.
+    """Images ``(B, channels, H, W)`` of finite pixels with sides in multiples of ``multiple_of``.
 
     Raises:
         ValueError: they are not.
@@ -95,3 +97,4 @@ def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> None:
         raise ValueError(f"x: expected images (B, {channels}, H, W), got {x.shape}")
     if x.shape[2] % multiple_of != 0 or x.shape[3] % multiple_of != 0:
         raise ValueError(f"x: expected height and width in multiples of {multiple_of}, got {x.shape}")
+    check_finite(x)

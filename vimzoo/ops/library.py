@@ -42,6 +42,16 @@ def check(ok: bool, name: str, expected: str, tensor: Tensor, *values: Any) -> N
         raise ValueError(f"{name}: expected {expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
 
 
+def is_eager(*tensors: Tensor) -> bool:
+    """Whether these are tensors with values, under no tracer, compiler or function transform."""
+    return (
+        all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
 def check_same_dtype(name: str, tensor: Tensor, of: str, x: Tensor) -> None:
     """Raise ``ValueError`` unless ``tensor`` has the dtype of ``x`` or autocast is about to give both the same one."""
     wide = torch.float64 in (tensor.dtype, x.dtype)

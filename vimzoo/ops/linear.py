@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .library import LIBRARY, check
+from .library import LIBRARY, check, is_eager
 
 LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 
@@ -74,9 +74,6 @@ class _OneDNNLinear(torch.autograd.Function):
         )
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
 def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         _HAS_ONEDNN
@@ -84,13 +81,10 @@ def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and weight.dtype is torch.float32
         and (bias is None or bias.dtype is torch.float32)
         and x.is_cpu
-        and type(x) in _PLAIN  # neither fake nor traced
-        and type(weight) in _PLAIN
         and x.dim() > 1
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._is_tracing()
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and is_eager(x, weight)
     )
 
 
