@@ -199,6 +199,8 @@ def test_divided_folders(pairs: Path, tmp_path: Path) -> None:
 
 
 def test_unusable_pairs_are_named(pairs: Path) -> None:
+    with pytest.raises(UsageError, match=r"no folder .*high/low; expected DIR/low with DIR/high, or"):
+        paired_folder(str(pairs / "high"))
     (pairs / "low" / "3x2.png").rename(pairs / "low" / "other.png")
     with pytest.raises(UsageError, match=r"2 files without a partner .*3x2, other"):
         paired_folder(str(pairs))

@@ -171,6 +171,9 @@ def paired_folder(
         UsageError: the folder is missing, empty or laid out otherwise, or an option does not fit.
     """
     folders = _folders(root, PAIRS_LAYOUT)
+    for path in (folder / kind for folder in folders for kind in ("low", "high")):
+        if not path.is_dir():
+            raise UsageError(f"data.root={root}: no folder {path}; expected {PAIRS_LAYOUT}")
     found = [paired_files(folder / "low", folder / "high") for folder in folders]
     scales = sorted({scale for *_, scale in found})
     if len(scales) > 1:

@@ -13,11 +13,12 @@ __all__ = ["PHOTOS", "bundled_photos", "photo_files"]
 
 PHOTOS: dict[str, tuple[str, ...]] = {
     "train": (
-        "skimage/data/astronaut.png", "skimage/data/hubble_deep_field.jpg",
-        "skimage/data/motorcycle_left.png", "skimage/data/motorcycle_right.png", "sklearn/datasets/images/china.jpg",
-        "skimage/data/ihc.png", "skimage/data/brick.png", "skimage/data/grass.png", "skimage/data/gravel.png",
+        "skimage/data/astronaut.png", "skimage/data/hubble_deep_field.jpg", "sklearn/datasets/images/flower.jpg",
+        "skimage/data/motorcycle_left.png", "skimage/data/motorcycle_right.png", "skimage/data/ihc.png",
+        "skimage/data/retina.jpg", "skimage/data/camera.png", "skimage/data/moon.png", "skimage/data/brick.png",
+        "skimage/data/grass.png", "skimage/data/gravel.png", "skimage/data/coins.png",
     ),
-    "val": ("sklearn/datasets/images/flower.jpg", "skimage/data/rocket.jpg"),
+    "val": ("skimage/data/rocket.jpg", "sklearn/datasets/images/china.jpg"),
     "test": ("skimage/data/chelsea.png", "skimage/data/coffee.png"),
 }  # fmt: skip
 """Files by split. They lie in the wheels; scikit-image's other pictures would be fetched from the network."""

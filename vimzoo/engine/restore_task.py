@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..data import Images, Splits, UsageError
 from ..data.degradations import imresize
 from ..metrics import psnr, ssim, to_8bit
+from ..models import CheckpointError
 from .create import create_model
 
 SHEET_IMAGES = 3
@@ -61,24 +61,29 @@ class PairMixup:
 
 
 def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
-    """``timm.create_model(**model)`` with the channels of the data.
+    """``timm.create_model(**model)`` with the channels of the data; ``model.start`` is a file to begin from.
 
     Raises:
-        UsageError: it is no restoration model, enlarges by another factor than the data, or refuses an argument.
+        UsageError: it is no restoration model, enlarges by another factor than the data, or refuses an argument;
+            the file does not fit.
     """
-    options = {key: value for key, value in cfg["model"].items() if key != "num_classes"}
+    options = {key: value for key, value in cfg["model"].items() if key not in ("num_classes", "start")}
     options.setdefault("in_chans", data.input_size[0])
-    model = create_model(options)
-    scale = getattr(model, "scale", None)
+    model: Any = create_model(options)
+    name, scale, start = options["model_name"], getattr(model, "scale", None), cfg["model"].get("start")
     if scale is None:
-        raise UsageError(
-            f"model.model_name={options['model_name']}: task=restore needs a model from image to image"
-        )
+        raise UsageError(f"model.model_name={name}: task=restore needs a model from image to image")
     if scale != data.scale:
         raise UsageError(
-            f"model.model_name={options['model_name']} enlarges by {scale}, the data ({data.name}) by {data.scale}; "
+            f"model.model_name={name} enlarges by {scale}, the data ({data.name}) by {data.scale}; "
             "set model.scale or data.scale"
         )
+    if start is not None:
+        try:
+            new = model.load_fitting(start)
+        except (OSError, CheckpointError) as error:
+            raise UsageError(f"model.start: {error}") from error
+        print(f"start  from {start}" + (f", but for {len(new)} tensors such as {new[0]}" if new else ""))
     return model
 
 
@@ -101,9 +106,9 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[PairMixup | None, nn.
 
 @dataclass
 class Scores:
-    """Sums over images, by the papers' rule for the scale: see `measured`."""
+    """Sums over images, measured by the papers' rule for ``scale``: see `measured`."""
 
-    scales: Sequence[int] = ()
+    scale: ClassVar[int] = 1  # of the class: what an object holds is added up over processes
     l1: float = 0.0
     psnr: float = 0.0
     ssim: float = 0.0
@@ -112,7 +117,7 @@ class Scores:
     def add(self, output: Tensor, target: Tensor) -> None:
         """Count one batch of restored images (B, C, H, W) and originals, in 0..1."""
         for restored, original in zip(output.float(), target, strict=True):
-            decibel, similarity = measured(restored, original, self.scales[0])
+            decibel, similarity = measured(restored, original, self.scale)
             self.l1 += F.l1_loss(restored, original).item()
             self.psnr += decibel
             self.ssim += similarity
@@ -121,6 +126,11 @@ class Scores:
     def summary(self) -> dict[str, float]:
         """Mean absolute difference, PSNR in dB and SSIM, each the mean of the images' own."""
         return {"loss": self.l1 / self.count, "psnr": self.psnr / self.count, "ssim": self.ssim / self.count}
+
+
+def scores(data: Splits) -> Scores:
+    """Empty sums for images of the data's scale."""
+    return type("Scores", (Scores,), {"scale": data.scale})()
 
 
 def measured(restored: Tensor, original: Tensor, scale: int) -> tuple[float, float]:
@@ -136,7 +146,7 @@ def pictures(model: nn.Module, images: Images, scores: Scores, data: Splits, out
     """``restored.png`` in the folder ``out``: parts of the first photographs degraded, restored and as they were."""
     from matplotlib.figure import Figure
 
-    count = min(SHEET_IMAGES, len(images))
+    count = min(SHEET_IMAGES, scores.count)
     figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
     device = next(model.parameters()).device
     for row in range(count):

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from timm.data import Mixup
 from torch import Tensor, nn
 
 from ..data import Images, Splits, UsageError
-from . import classify
+from . import classify, restore_task
+
+
+Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(images, targets) -> a batch of mixed ones, such as timm's ``Mixup``."""
 
 
 class Scores(Protocol):
@@ -53,7 +56,7 @@ class Task:
     own_data: tuple[str, str]
     files: Mapping[str, str]
     build_model: Callable[[dict[str, Any], Splits], nn.Module]
-    build_loss: Callable[[dict[str, Any], Splits], tuple[Mixup | None, nn.Module]]
+    build_loss: Callable[[dict[str, Any], Splits], tuple[Mixer | None, nn.Module]]
     scores: Callable[[Splits], Scores]
     pictures: Callable[[nn.Module, Images, Any, Splits, Path], None]
 
@@ -78,6 +81,22 @@ TASKS: dict[str, Task] = {
         build_loss=classify.build_loss,
         scores=lambda data: classify.Scores(),
         pictures=classify.pictures,
+    ),
+    "restore": Task(
+        name="restore",
+        score="psnr",
+        unit="dB",
+        digits=2,
+        label="PSNR",
+        own_data=(
+            "experiment=photos_denoise data=degraded_folder data.root=DIR data.sigma=25",
+            "denoise your own photographs",
+        ),
+        files={"restored.png": "photographs before, restored and as they were"},
+        build_model=restore_task.build_model,
+        build_loss=restore_task.build_loss,
+        scores=restore_task.scores,
+        pictures=restore_task.pictures,
     ),
 }
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from vimzoo.layers.finite import check_finite
 
-from .checkpoint import load_into
+from .checkpoint import CheckpointError, load_into
+from .checkpoint_reader import read_tensors
 from .mambair_names import checkpoint_filter_fn
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as all published models subtract it
@@ -21,11 +22,13 @@ class RestorationModel(nn.Module):
 
     Attributes:
         scale: Output pixels per input pixel and axis.
+        in_chans: Channels of the images.
         multiple_of: Heights and widths that it takes are multiples of this.
         num_classes: 0; there is no classifier.
     """
 
     scale: int
+    in_chans: int
     multiple_of: int = 1
     num_classes: int = 0
 
@@ -57,6 +60,26 @@ class RestorationModel(nn.Module):
     ) -> None:
         """Load a file of ours or the authors', as `vimzoo.models.checkpoint.load_into` does, with its errors."""
         load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)
+
+    @torch.jit.ignore
+    def load_fitting(self, checkpoint_path: str | os.PathLike[str]) -> list[str]:
+        """Load what fits of a like model's file, such as the x2 network's body for x3, as the recipes begin.
+
+        Returns:
+            Names of the tensors that stay as they were.
+
+        Raises:
+            CheckpointError: the file cannot be read, or less than half of the tensors fit; nothing was loaded.
+        """
+        source, own = os.fspath(checkpoint_path), self.state_dict()
+        found = checkpoint_filter_fn(read_tensors(checkpoint_path), self)
+        fitting = {name: x for name, x in found.items() if name in own and own[name].shape == x.shape}
+        if 2 * len(fitting) < len(own):
+            raise CheckpointError(
+                f"{source}: only {len(fitting)} of {len(own)} tensors fit; nothing was loaded"
+            )
+        self.load_state_dict(fitting, strict=False)
+        return [name for name in own if name not in fitting]
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -1,0 +1,173 @@
+"""The restoration task: losses against formulas, scores against the metrics, short runs of every experiment."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trainer_helpers import composed
+
+from vimzoo.data import UsageError, bundled_photos
+from vimzoo.engine import TASKS, checkpoint, launch, report
+from vimzoo.engine.build import build_data, build_state
+from vimzoo.engine.cli import config_dir
+from vimzoo.engine.restore_task import CharbonnierLoss, PairMixup, build_loss, build_model, measured, scores
+from vimzoo.metrics import psnr, ssim
+
+EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
+RESTORATION = [name for name in EXPERIMENTS if composed(f"experiment={name}")["task"] == "restore"]
+PHOTOS = [name for name in RESTORATION if name.startswith("photos_")]
+RECIPES = [name for name in RESTORATION if name not in PHOTOS]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five coloured images of 64 x 72 pixels and, to make pairs with them, five others."""
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.RandomState(0)
+    for index in range(10):
+        kind = folder / ("low", "high")[index % 2]
+        kind.mkdir(exist_ok=True)
+        coarse = Image.fromarray(rng.randint(0, 256, (8, 9, 3), dtype=np.uint8))
+        coarse.resize((72, 64), Image.Resampling.BICUBIC).save(kind / f"{index // 2}.png")
+    return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the shortest runs."""
+    monkeypatch.setattr(report, "curves", lambda *_: None)
+    monkeypatch.setitem(TASKS, "restore", replace(TASKS["restore"], pictures=lambda *_: None))
+
+
+def short(*overrides: str) -> dict:
+    """The configuration of three steps on few crops."""
+    few = ("data.crops=12", "data.batch_size=4", "data.workers=0", "run.epochs=1", "run.limit_batches=3")
+    return composed(*overrides, *few, "run.device=cpu")
+
+
+def test_charbonnier_by_hand() -> None:
+    output, target = torch.tensor([0.0, 3.0, -1.0]), torch.tensor([0.0, 0.0, 1.0])
+    assert CharbonnierLoss(eps=1e-4)(output, target).item() == pytest.approx(
+        (1e-2 + 9.0001**0.5 + 4.0001**0.5) / 3
+    )
+    gradient = torch.autograd.functional.jacobian(lambda x: CharbonnierLoss()(x, target), output)
+    torch.testing.assert_close(gradient, torch.tensor([0.0, 1.0, -1.0]) / 3)
+
+
+def test_mixup_mixes_images_and_targets_alike() -> None:
+    np.random.seed(0)
+    images = torch.rand(6, 3, 4, 4)
+    mixed, targets = PairMixup(alpha=1.2)(images, 2 * images)
+    torch.testing.assert_close(targets, 2 * mixed)
+    assert not torch.equal(mixed, images)
+    torch.testing.assert_close(mixed.mean(0), images.mean(0))  # every image gives as much as it takes
+    assert PairMixup(alpha=1.2, prob=0.0)(images, images)[0] is images
+
+
+def test_scores_are_means_over_images_by_the_papers_rule() -> None:
+    data = bundled_photos(scale=2, crop=96)
+    sums, rng = scores(data), torch.Generator().manual_seed(0)
+    originals = torch.rand(3, 3, 24, 24, generator=rng)
+    restored = (originals + 0.1 * torch.rand(3, 3, 24, 24, generator=rng)).bfloat16()
+    sums.add(restored[:2], originals[:2])
+    sums.add(restored[2:], originals[2:])
+    pairs = list(zip(restored.float(), originals, strict=True))
+    assert sums.summary()["psnr"] == pytest.approx(np.mean([psnr(a, b, crop=2, y=True) for a, b in pairs]))
+    assert sums.summary()["ssim"] == pytest.approx(np.mean([ssim(a, b, crop=2, y=True) for a, b in pairs]))
+    assert sums.summary()["loss"] == pytest.approx((restored.float() - originals).abs().mean().item())
+    assert "scale" not in vars(sums)  # which are added up over processes
+    assert measured(*pairs[0], scale=1) == (psnr(*pairs[0]), ssim(*pairs[0]))
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_photographs_train_and_are_shown(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch(short(f"experiment={name}", "data.eval_crop=32", "model.depths=[1]"), tmp_path)
+    assert {"best.pt", "metrics.json", "restored.png"} <= {path.name for path in tmp_path.iterdir()}
+    test = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    assert set(test) == {"loss", "psnr", "ssim"} and 0 < test["psnr"] < 60 and test["ssim"] <= 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"test PSNR {test['psnr']:.2f} dB"
+    assert "13 training" not in lines[1] and "2 validation, 2 test" in lines[1] and "classes" not in lines[1]
+
+
+SMALL = {  # of the same kind, a few layers wide and deep
+    "mambair_realdn_unet": ["+model.embed_dim=32", "+model.depths=[1,1,1,1]", "+model.refinement_depth=1"],
+    "mambairv2": ["+model.embed_dim=16", "+model.depths=[1,1]", "+model.num_heads=2", "+model.window=8"],
+    "mambair": ["+model.embed_dim=30", "+model.depths=[1,1]"],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.usefixtures("no_pictures")
+def test_published_recipes_run(name: str, photographs: Path, tmp_path: Path) -> None:
+    words = [f"experiment={name}", f"data.root={photographs}"]
+    model = composed(*words)["model"]["model_name"]
+    kind = next(prefix for prefix in SMALL if model.startswith(prefix))
+    cfg = short(*words, *SMALL[kind], "data.crop=24", "data.eval_crop=24")
+    cfg["sched"] = {**cfg["sched"], "num_epochs": 1, "warmup_epochs": 0}
+    launch(cfg, tmp_path)
+    assert checkpoint.read(tmp_path / "last.pt")["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss=cross_entropy"], "loss=cross_entropy: task=restore takes l1 or charbonnier"),
+        (
+            ["+aug.mixup.cutmix_alpha=1"],
+            r"aug.mixup.cutmix_alpha=1: task=restore takes mixup_alpha and prob only",
+        ),
+    ],
+)
+def test_unusable_losses(overrides: list[str], message: str) -> None:
+    cfg = composed("experiment=photos_denoise", *overrides)
+    with pytest.raises(UsageError, match=message):
+        build_loss(cfg, build_data(cfg))
+
+
+def test_a_recipe_starts_from_another_models_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["experiment=photos_sr_x2", "model=restoration", "model.model_name=test_mambair"]
+    cfg = composed(*small)
+    double = build_model(cfg, build_data(cfg))
+    torch.save({"params": double.state_dict()}, tmp_path / "x2.pth")
+    cfg = composed(*small, "+model.scale=3", "data.scale=3", f"model.start={tmp_path / 'x2.pth'}")
+    triple = build_model(cfg, build_data(cfg))
+    same = {
+        name for name, tensor in triple.state_dict().items() if torch.equal(tensor, double.state_dict()[name])
+    }
+    assert set(triple.state_dict()) - same == {"head.ups.0.weight", "head.ups.0.bias"}
+    assert "but for 2 tensors such as head.ups.0" in capsys.readouterr().out
+    cfg = composed(*small, "+model.embed_dim=36", f"model.start={tmp_path / 'x2.pth'}")
+    with pytest.raises(UsageError, match=r"model.start: .*x2.pth: only \d+ of \d+ tensors fit"):
+        build_model(cfg, build_data(cfg))
+    cfg = composed(*small, "model.start=nowhere.pth")
+    with pytest.raises(UsageError, match=r"model.start: .*nowhere.pth"):
+        build_model(cfg, build_data(cfg))
+
+
+def test_models_that_do_not_fit() -> None:
+    cfg = composed("experiment=photos_denoise", "model.scale=2", "model.upsampler=pixelshuffledirect")
+    with pytest.raises(UsageError, match=r"test_mambair enlarges by 2, the data \(photographs.*\) by 1"):
+        build_model(cfg, build_data(cfg))
+    cfg = composed("experiment=photos_denoise", "model=timm", "model.model_name=test_resnet")
+    with pytest.raises(UsageError, match="test_resnet: task=restore needs a model from image to image"):
+        build_model(cfg, build_data(cfg))
+
+
+def test_published_hyperparameters(photographs: Path) -> None:
+    """Read off the state that training would start with: optimizer, milestones in steps, loss."""
+    cfg = composed("experiment=mambair_light_x2", f"data.root={photographs}", "data.crop=32")
+    state = build_state(cfg, build_data(cfg), steps_per_epoch=1000)
+    group = state.optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-4, (0.9, 0.99), 0.0)
+    assert state.epochs == 500 and isinstance(state.criterion, torch.nn.L1Loss) and state.ema is None
+    rates = []
+    for step in (249_998, 250_000, 400_000, 450_000, 475_000, 499_999):
+        state.scheduler.step_update(step)
+        rates.append(group["lr"])
+    assert rates == pytest.approx([2e-4, 1e-4, 5e-5, 2.5e-5, 1.25e-5, 1.25e-5])
