@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..data import Images, Splits, UsageError
 from . import classify, restore_task
 
-
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(images, targets) -> a batch of mixed ones, such as timm's ``Mixup``."""
 
