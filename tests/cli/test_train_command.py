@@ -49,9 +49,12 @@ def test_the_script_trains_and_ends_with_the_accuracy(tmp_path):
 def test_help_is_ours(call, tmp_path):
     status, text, _ = call("--help")
     assert status == 0 and "python train.py model=vim_tiny_patch16_224 data=folder data.root=DIR" in text
-    for group in ("model: ", "data: digits, folder", "aug: ", "optim: ", "sched: "):
+    for group in ("model: ", "data: ", "digits, folder", "aug: ", "optim: ", "sched: "):
         assert group in text
-    assert max(len(line) for line in text.splitlines() if not line.startswith("model: ")) <= 110
+    assert (
+        max(len(line) for line in text.splitlines() if not line.startswith(("model: ", "experiment: ")))
+        <= 110
+    )
     assert not list(tmp_path.iterdir())
 
 

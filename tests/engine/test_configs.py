@@ -21,7 +21,8 @@ OPTIONS = sorted(
 @pytest.mark.parametrize("option", [*OPTIONS, "model=timm model.model_name=resnet18"])
 def test_every_option_composes(option):
     cfg = composed(*option.split())
-    assert set(cfg) == {"model", "optim", "sched", "aug", "run", "data", "task", "loss", "resume"}
+    groups = {"model", "optim", "sched", "aug", "run", "data"}
+    assert set(cfg) == {*groups, "task", "loss", "devices", "deterministic", "resume"}
     check_run(cfg)
 
 
@@ -45,7 +46,7 @@ def test_keys_are_arguments(option):
         accepted = set(inspect.signature(feeds[group]).parameters)
         elsewhere = {"source", "batch_size", "workers", "betas"}  # the loader's and the optimizer's own
         assert keys <= accepted | elsewhere
-    if group == "aug" and option != "aug=digits":
+    if group == "aug" and option not in ("aug=digits", "aug=flips"):
         create_transform(32, is_training=True, **cfg["aug"]["transform"])
 
 

@@ -16,7 +16,10 @@ from vimzoo.engine import loop as loop_module
 from vimzoo.engine.build import build_data, build_state
 from vimzoo.engine.classify import Scores, choose, prediction_sheet
 
-FILES = ["best.pt", "config.yaml", "curves.png", "last.pt", "metrics.csv", "metrics.json", "predictions.png"]
+FILES = [
+    "about.json", "best.pt", "config.yaml", "curves.png", "last.pt", "metrics.csv", "metrics.json",
+    "predictions.png", "previous.pt",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,40 @@ from .splits import Images, Splits, UsageError
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Shuffled full batches of keys (epoch, index); set ``epoch`` before iterating."""
+    """Shuffled full batches of keys (epoch, index), of which each process takes its part.
 
-    def __init__(self, size: int, batch_size: int, seed: int, limit: int | None = None) -> None:
-        self.size, self.batch_size, self.seed, self.epoch = size, min(batch_size, size), seed, 0
+    Set ``epoch``, and ``start`` where batches of it are done already, before iterating.
+
+    Args:
+        size: images in the split. batch_size: of all processes together.
+        seed: of the order. limit: batches per epoch.
+        rank, world: which part of every batch, of how many.
+
+    Raises:
+        UsageError: the batch cannot be shared evenly.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, limit: int | None = None, rank: int = 0, world: int = 1
+    ) -> None:
+        self.size, self.batch_size, self.seed = size, min(batch_size, size), seed
+        self.rank, self.world, self.epoch, self.start = rank, world, 0, 0
         self.count = min(size // self.batch_size, limit or size)
+        if self.batch_size % world:
+            raise UsageError(
+                f"data.batch_size={batch_size} of {size} images: expected a multiple of devices={world}"
+            )
 
     def __len__(self) -> int:
+        """Batches of a whole epoch, whatever ``start``."""
         return self.count
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for batch in range(self.count):
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in chosen]
+        part = self.batch_size // self.world
+        for batch in range(self.start, self.count):
+            first = batch * self.batch_size + self.rank * part
+            yield [(self.epoch, int(index)) for index in order[first : first + part]]
 
 
 def _workers(workers: int | None) -> int:
@@ -37,23 +57,30 @@ def _workers(workers: int | None) -> int:
 
 
 def train_loader(
-    data: Splits, batch_size: int, seed: int, workers: int | None = 0, limit: int | None = None
+    data: Splits,
+    batch_size: int,
+    seed: int,
+    workers: int | None = 0,
+    limit: int | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader:
     """Batches of (images (B, C, H, W), class numbers (B,)); the last incomplete batch is left out.
 
     Args:
-        batch_size: images per step, at most the whole split.
+        batch_size: images per step, of all processes together, at most the whole split.
         seed: of the order; ``loader.batch_sampler.epoch`` chooses the epoch.
         workers: processes that load; None is one per core, eight at most.
         limit: batches per epoch, for a quick look.
+        rank, world: which process this is, of how many.
 
     Raises:
-        UsageError: batch_size below one.
+        UsageError: batch_size below one, or not a multiple of the processes.
     """
     if batch_size < 1:
         raise UsageError(f"data.batch_size={batch_size}: expected at least 1")
     count = _workers(workers)
-    batches = EpochBatches(len(data.train), batch_size, seed, limit)
+    batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world)
     return DataLoader(
         cast(Dataset, data.train),
         batch_sampler=batches,
@@ -64,12 +91,27 @@ def train_loader(
 
 
 def eval_loader(
-    dataset: Images, batch_size: int, workers: int | None = 0, limit: int | None = None
+    dataset: Images,
+    batch_size: int,
+    workers: int | None = 0,
+    limit: int | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader:
-    """All images in order, the last incomplete batch included; ``limit`` as in ``train_loader``."""
-    images = cast(Dataset, dataset)
+    """All images in order, the last incomplete batch included; a process gets a contiguous part of them.
+
+    Args: as in ``train_loader``.
+
+    Raises:
+        UsageError: fewer images than processes.
+    """
+    images, count = cast(Dataset, dataset), len(dataset)
     if limit is not None:
-        images = Subset(images, range(min(len(dataset), limit * batch_size)))
+        count = min(count, limit * batch_size)
+    if count < world:
+        raise UsageError(f"devices={world}: more than the {count} images to evaluate; expected at most those")
+    if count < len(dataset) or world > 1:
+        images = Subset(images, range(count * rank // world, count * (rank + 1) // world))
     return DataLoader(
         images, batch_size=batch_size, num_workers=_workers(workers), pin_memory=torch.cuda.is_available()
     )

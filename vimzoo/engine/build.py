@@ -2,60 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from ..data import SOURCES, Splits, UsageError
+from . import parallel
 from .create import model_cfg
-from .tasks import Task, find_task
+from .parallel import World
+from .recover import ON_NONFINITE
+from .state import State
+from .tasks import find_task
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+LOADER_KEYS = ("source", "batch_size", "workers")  # of the data group; the rest goes to the source
 
 
-@dataclass
-class State:
-    """Everything that a training step reads or changes."""
-
-    task: Task
-    model: nn.Module
-    forward: Callable[[Tensor], Tensor]  # the model, compiled if asked for
-    ema: ModelEmaV3 | None
-    optimizer: torch.optim.Optimizer
-    scheduler: Scheduler | None
-    scaler: torch.amp.GradScaler
-    criterion: nn.Module
-    mixup: Mixup | None
-    device: torch.device
-    amp: torch.dtype | None
-    clip_grad: float | None
-    epochs: int
-    epoch: int = 0  # epochs finished
-    step: int = 0  # updates finished
-    loss: float = float("nan")  # of the last step
-    best: float = -math.inf  # best validation score so far, in the task's unit
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def averaged(self) -> nn.Module:
-        """The weights that are evaluated: the moving average if there is one."""
-        return self.model if self.ema is None else self.ema.module
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA if there is one; otherwise what torch calls the device.
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """``auto`` is CUDA if there is one, for each process its own; otherwise what torch calls the device.
 
     Raises:
         UsageError: an unknown device, or CUDA where there is none.
@@ -64,6 +32,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local_rank)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -79,10 +49,14 @@ def check_run(cfg: dict[str, Any]) -> None:
     """
     run = cfg["run"]
     find_task(cfg["task"])
-    if run["amp"] not in AMP:
-        raise UsageError(f"run.amp={run['amp']}: expected one of {', '.join(AMP)}")
-    if run["epochs"] < 1:
-        raise UsageError(f"run.epochs={run['epochs']}: expected at least 1")
+    for key, allowed in (("amp", AMP), ("parallel", parallel.KINDS), ("on_nonfinite", ON_NONFINITE)):
+        if run[key] not in allowed:
+            raise UsageError(f"run.{key}={run[key]}: expected one of {', '.join(allowed)}")
+    for key in ("epochs", "accumulate"):
+        if run[key] < 1:
+            raise UsageError(f"run.{key}={run[key]}: expected at least 1")
+    if cfg["devices"] < 1:
+        raise UsageError(f"devices={cfg['devices']}: expected at least 1")
 
 
 def build_data(cfg: dict[str, Any]) -> Splits:
@@ -91,9 +65,7 @@ def build_data(cfg: dict[str, Any]) -> Splits:
     Raises:
         UsageError: unknown source or argument, or data that are missing or unusable.
     """
-    options = {
-        key: value for key, value in cfg["data"].items() if key not in ("source", "batch_size", "workers")
-    }
+    options = {key: value for key, value in cfg["data"].items() if key not in LOADER_KEYS}
     source = cfg["data"]["source"]
     if source not in SOURCES:
         raise UsageError(f"data.source={source}: expected one of {', '.join(SOURCES)}")
@@ -106,29 +78,40 @@ def build_data(cfg: dict[str, Any]) -> Splits:
         raise UsageError(f"data={source}: {error}") from error
 
 
-def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int) -> State:
+def _checked(group: str, options: dict[str, Any], function: Any, *args: Any, **kwargs: Any) -> Any:
+    """One of timm's functions, with errors that name the group it is fed by."""
+    try:
+        return function(*args, **options, **kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UsageError(f"{group} {options}: {error}") from error
+
+
+def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: World | None = None) -> State:
     """Model, average, optimizer, schedule, loss and precision on the chosen device.
 
     Raises:
         UsageError: a value that one of timm's functions refuses, naming the group.
     """
-    run, task = cfg["run"], find_task(cfg["task"])
-    device, amp = pick_device(run["device"]), AMP[run["amp"]]
+    run, task, world = cfg["run"], find_task(cfg["task"]), world or World()
+    device, amp = pick_device(run["device"], world.local_rank), AMP[run["amp"]]
     model = task.build_model(cfg, data).to(device)
-    try:
-        optimizer = create_optimizer_v2(model, **cfg["optim"])
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f"optim {cfg['optim']}: {error}") from error
-    try:
-        scheduler, epochs = create_scheduler_v2(optimizer, **cfg["sched"], updates_per_epoch=steps_per_epoch)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f"sched {cfg['sched']}: {error}") from error
     mixup, criterion = task.build_loss(cfg, data)
+    if run["grad_checkpointing"]:
+        set_grad_checkpointing(model)
+    ema = ModelEmaV3(model, **run["ema"]) if run["ema"] else None
+    if run["parallel"] == "fsdp" and world.size > 1:
+        for sharded in [model] if ema is None else [model, ema.module]:
+            parallel.shard(sharded)
+    forward = parallel.wrap(model, world, device)
+    optimizer = _checked("optim", cfg["optim"], create_optimizer_v2, model)
+    scheduler, epochs = _checked(
+        "sched", cfg["sched"], create_scheduler_v2, optimizer, updates_per_epoch=steps_per_epoch
+    )
     return State(
         task=task,
         model=model,
-        forward=torch.compile(model) if run["compile"] else model,
-        ema=ModelEmaV3(model, **run["ema"]) if run["ema"] else None,
+        forward=torch.compile(forward) if run["compile"] else forward,
+        ema=ema,
         optimizer=optimizer,
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(device.type, enabled=amp is torch.float16),
@@ -138,4 +121,20 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int) -> Stat
         amp=amp,
         clip_grad=run["clip_grad"],
         epochs=epochs,
+        seed=run["seed"],
+        on_nonfinite=run["on_nonfinite"],
+        world=world,
+        accumulate=run["accumulate"],
     )
+
+
+def set_grad_checkpointing(model: nn.Module) -> None:
+    """Recompute activations in the backward pass instead of keeping them.
+
+    Raises:
+        UsageError: the model has no such switch.
+    """
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError) as error:
+        raise UsageError(f"run.grad_checkpointing=true: {type(model).__name__} has no such mode") from error

@@ -1,7 +1,12 @@
-"""Training checkpoints: plain containers, written so that a crash leaves the old file or the new one."""
+"""Training checkpoints: plain containers, written so that a crash leaves the old file or the new one, whole."""
+
+from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +14,86 @@ import torch
 from torch import nn
 
 from ..data import UsageError
-from .build import State
+from .state import State
+
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+COUNTERS = ("epoch", "batch", "step", "nonfinite", "sums", "best", "history", "accumulate")
+# Settings that say which images a batch holds: they must stay when a run goes on in the middle of an epoch
+ORDER = (("run", "seed"), ("run", "limit_batches"), ("data", "batch_size"))
+
+
+def progress(state: State, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a checkpoint holds apart from weights and moments."""
+    plateau = getattr(
+        state.scheduler, "lr_scheduler", None
+    )  # the one schedule that is not a function of time
+    return {
+        **{name: getattr(state, name) for name in COUNTERS},
+        "scaler": state.scaler.state_dict(),
+        "plateau": plateau.state_dict() if plateau is not None else {},
+        "ema_rounding": None if state.ema is None else state.ema._sr_generator.get_state(),
+        "config": config or {},
+    }
 
 
 def save(state: State, path: Path, config: dict[str, Any] | None = None) -> None:
-    """Write the whole state to ``path``; ``timm.create_model(name, checkpoint_path=path)`` reads it too."""
+    """Write the whole state to ``path``; ``timm.create_model(name, checkpoint_path=path)`` reads it too.
+
+    A ``last.pt`` that is there already is kept as ``previous.pt``.
+
+    Raises:
+        OSError: it cannot be written, for want of space for example; the file that was there stays.
+    """
     content = {
         "model": state.model.state_dict(),
         "model_ema": None if state.ema is None else state.ema.module.state_dict(),
         "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "epoch": state.epoch,
-        "step": state.step,
-        "best": state.best,
-        "history": state.history,
-        "config": config or {},
+        **progress(state, config),
     }
+    write({key: value for key, value in content.items() if value is not None}, path)
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """To a temporary name, synced, read back, renamed; see ``save``."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save({key: value for key, value in content.items() if value is not None}, file)
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        verify(temporary)
+        if path.name == LAST and path.exists():
+            path.replace(path.with_name(PREVIOUS))
         temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"{path}: cannot be written ({reason}); the checkpoint before it is whole") from error
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+
+
+def verify(path: str | Path) -> None:
+    """Compare every part of a file that torch.save wrote with its checksum.
+
+    Raises:
+        OSError, zipfile.BadZipFile: the file is missing, cut short or changed.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+
+
+def keep_best(out: Path) -> None:
+    """Make last.pt best.pt as well. It is never changed in place, so a second name for it is enough."""
+    temporary = out / (BEST + ".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(out / LAST, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(out / LAST, temporary)
+    temporary.replace(out / BEST)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -54,54 +113,107 @@ def read(path: str | Path) -> dict[str, Any]:
         UsageError: the file is missing, damaged, or not one of ours.
     """
     try:
+        verify(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UsageError(f"resume={path}: no such file; expected a last.pt or best.pt") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"resume={path}: not a readable checkpoint ({reason})") from error
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UsageError(f"resume={path}: not a readable checkpoint ({reason})") from e
     missing = {"model", "optimizer", "epoch", "step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UsageError(f"resume={path}: not a training checkpoint, it lacks {', '.join(sorted(missing))}")
     return content
 
 
+def read_or_previous(path: Path) -> dict[str, Any]:
+    """``read``; in place of a last.pt that is missing or damaged the one before it, saying so."""
+    try:
+        return read(path)
+    except UsageError as error:
+        previous = path.with_name(PREVIOUS)
+        if path.name != LAST or not previous.is_file():
+            raise
+        content = read(previous)
+        print(f"{error}; going on from {previous}, step {content['step']}", file=sys.stderr, flush=True)
+        return content
+
+
 def load_averaged(state: State, path: Path) -> None:
     """Take the weights that are evaluated from a checkpoint of this run."""
     content = read(path)
-    _load(state.averaged, content.get("model_ema", content["model"]), path)
+    load_weights(state.averaged, content.get("model_ema", content["model"]), path)
 
 
-def restore(state: State, path: str | Path) -> None:
-    """Continue ``state`` from a checkpoint.
-
-    Raises:
-        UsageError: see ``read``; also when the file is of another model or another kind of run.
-    """
-    content = read(path)
-    _load(state.model, content["model"], path)
+def load_training(state: State, content: dict[str, Any], path: str | Path) -> None:
+    """Weights, averages, moments and the loss scale of a checkpoint."""
+    load_weights(state.model, content["model"], path)
     if state.ema is not None:
-        _load(state.ema.module, content.get("model_ema", content["model"]), path)
+        load_weights(state.ema.module, content.get("model_ema", content["model"]), path)
+        if "ema_rounding" in content:
+            state.ema._sr_generator.set_state(content["ema_rounding"])
     try:
         state.optimizer.load_state_dict(content["optimizer"])
     except (ValueError, KeyError) as error:
         raise UsageError(f"resume={path}: its optimizer does not fit optim of this run ({error})") from error
     if state.scaler.is_enabled() and content.get("scaler"):
         state.scaler.load_state_dict(content["scaler"])
-    state.epoch, state.step = content["epoch"], content["step"]
-    state.best, state.history = content["best"], content["history"]
+
+
+def restore(state: State, path: str | Path, config: dict[str, Any] | None = None) -> None:
+    """Continue ``state`` from a checkpoint, in the middle of an epoch if it was written there.
+
+    Raises:
+        UsageError: see ``read``; also when the file is of another model or another kind of run.
+    """
+    content = read_or_previous(Path(path))
+    load_training(state, content, path)
+    given = state.accumulate
+    for name in COUNTERS:
+        setattr(state, name, content.get(name, getattr(state, name)))
+    state.accumulate = max(given, state.accumulate)  # memory that ran out once would do so again
     if state.epoch >= state.epochs:
         raise UsageError(
             f"resume={path}: {state.epoch} epochs are finished; "
             f"expected run.epochs above that, not {state.epochs}"
         )
+    if state.batch:
+        _check_order(content["config"], config or {}, path, state.epoch + 1)
     if state.scheduler is not None:
         # The schedule is a function of the step, so a longer run.epochs may continue a shorter run.
         state.scheduler.step(state.epoch)
         state.scheduler.step_update(state.step)
+        if content.get("plateau"):
+            state.scheduler.lr_scheduler.load_state_dict(content["plateau"])  # type: ignore[attr-defined]
 
 
-def _load(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+def _check_order(old: dict[str, Any], new: dict[str, Any], path: str | Path, epoch: int) -> None:
+    """In the middle of an epoch, its batches must stay what they were."""
+    for group, key in ORDER if old and new else ():
+        if old[group][key] != new[group][key]:
+            raise UsageError(
+                f"resume={path}: it stands in the middle of epoch {epoch}, which needs "
+                f"{group}.{key}={old[group][key]}, not {new[group][key]}"
+            )
+
+
+def roll_back(state: State, out: Path) -> int:
+    """Take weights, averages, moments and loss scale of the last checkpoint; returns its step."""
+    path = out / LAST
+    content = read_or_previous(path)
+    load_training(state, content, path)
+    return content["step"]
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
     """Load weights whole or not at all."""
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) or [k for k in own if own[k].shape != weights[k].shape]

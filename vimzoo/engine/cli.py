@@ -37,6 +37,7 @@ def main() -> None:
     def run(cfg: DictConfig) -> float:
         from ..data import UsageError
         from .launch import launch
+        from .saver import Stopped
 
         out = Path(HydraConfig.get().runtime.output_dir)
         try:
@@ -45,8 +46,11 @@ def main() -> None:
             settings = OmegaConf.to_container(cfg, resolve=True)
             said = list(HydraConfig.get().overrides.task)
             return launch(settings, out, said)  # type: ignore[arg-type]
-        except (UsageError, FloatingPointError) as error:
+        except (UsageError, FloatingPointError, OSError) as error:
             _remove_empty(out)
             sys.exit(f"error: {error}")
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(128 + stop.number)
 
     run()

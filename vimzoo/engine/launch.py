@@ -1,17 +1,25 @@
-"""From a plain configuration to a finished run folder. One process today; workers would be started here."""
+"""From a plain configuration to a finished run folder, in one process or several."""
 
+from __future__ import annotations
+
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from ..data import Splits, eval_loader, train_loader
+from ..data import Splits, UsageError, eval_loader, train_loader
 from . import checkpoint, report
-from .build import State, build_data, build_state, check_run
+from .build import build_data, build_state, check_run
 from .loop import evaluate, fit, seed_everything
+from .parallel import World
+from .saver import Saver
+from .state import State
 
 
 def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> float:
@@ -28,43 +36,94 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> flo
     Raises:
         UsageError: a request that cannot be met.
         FloatingPointError: a non-finite loss.
+        Stopped: a signal asked for it; the run is saved.
+        OSError: a checkpoint cannot be written.
     """
     check_run(cfg)
+    with deterministic(cfg["deterministic"]):
+        return work(cfg, out, overrides, World())
+
+
+def work(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
+    """What each process of a run does."""
     run, batch_size, workers = cfg["run"], cfg["data"]["batch_size"], cfg["data"]["workers"]
+    shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
     data = build_data(cfg)
     seed_everything(run["seed"])
-    train = train_loader(data, batch_size, run["seed"], workers, run["limit_batches"])
-    val = eval_loader(data.val, data.eval_batch or batch_size, workers, run["limit_batches"])
-    state = build_state(cfg, data, steps_per_epoch=len(train))
-    if cfg["resume"]:
-        checkpoint.restore(state, cfg["resume"])
+    train = train_loader(data, batch_size, run["seed"], **shared)
+    val = eval_loader(data.val, data.eval_batch or batch_size, **shared)
+    state = build_state(cfg, data, len(train), world)
+    resume = find_resume(cfg["resume"], out)
+    if resume:
+        checkpoint.restore(state, resume, cfg)
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False))
-    if cfg["resume"]:
-        _carry_best(Path(cfg["resume"]), out)
-    report.header(state, data, cfg, out)
-    fit(state, data, train, val, out, run["seed"], cfg)
+    if world.main:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False))
+        (out / "about.json").write_text(json.dumps(report.about(state), indent=2) + "\n")
+        if resume:
+            _carry_best(resume, out)
+        report.header(state, data, cfg, out)
+    every = run["save_every"] or {}
+    fit(state, data, train, val, Saver(out, cfg, every.get("steps"), every.get("minutes")))
     finish(state, data, cfg, out, overrides)
     return state.best
 
 
+def find_resume(asked: str | None, out: Path) -> Path | None:
+    """The checkpoint to continue from; ``auto`` is this run folder's own, if a job before has left one."""
+    if asked != "auto":
+        return Path(asked) if asked else None
+    left = [out / name for name in (checkpoint.LAST, checkpoint.PREVIOUS)]
+    return left[0] if any(path.exists() for path in left) else None
+
+
 def _carry_best(resumed: Path, out: Path) -> None:
     """A resumed run may never beat the best epoch of the first one; its file then stays the answer."""
-    best = resumed.with_name("best.pt")
-    if best.is_file() and best.resolve() != (out / "best.pt").resolve():
-        shutil.copyfile(best, out / "best.pt")
+    best = resumed.with_name(checkpoint.BEST)
+    if best.is_file() and best.resolve() != (out / checkpoint.BEST).resolve():
+        shutil.copyfile(best, out / checkpoint.BEST)
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Only operations that give the same bits each time.
+
+    Raises:
+        UsageError: the run needs another one, which is named.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise UsageError(f"deterministic=true: {str(error).split('. ')[0]}") from error
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> None:
     """Evaluate the best weights once on the test images, write the reports, say where they are."""
-    checkpoint.load_averaged(state, out / "best.pt")
+    checkpoint.load_averaged(state, out / checkpoint.BEST)
     split = "validation" if data.test is None else "test"
     images = data.val if data.test is None else data.test
-    batch_size = data.eval_batch or cfg["data"]["batch_size"]
-    loader = eval_loader(images, batch_size, cfg["data"]["workers"], cfg["run"]["limit_batches"])
+    loader = eval_loader(
+        images,
+        data.eval_batch or cfg["data"]["batch_size"],
+        cfg["data"]["workers"],
+        cfg["run"]["limit_batches"],
+        state.world.rank,
+        state.world.size,
+    )
     task, model, scores = state.task, state.averaged.eval(), state.task.scores(data)
-    metrics = evaluate(model, loader, scores, state.device, state.amp)
+    metrics = evaluate(model, loader, scores, state.device, state.amp, state.world)
+    if not state.world.main:
+        return
     summary = {
         split: metrics,
         f"best_val_{task.score}": state.best,

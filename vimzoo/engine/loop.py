@@ -2,8 +2,6 @@
 
 import random
 import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,67 +9,106 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import Splits
-from . import checkpoint, report
-from .build import State
+from . import checkpoint, recover, report
+from .parallel import World, sync_gradients, whole
+from .saver import Saver
+from .state import State, no_sums
 from .tasks import Scores
 
 
-def seed_everything(seed: int, epoch: int = 0) -> None:
-    """Seed Python, NumPy and torch from (seed, epoch): an epoch draws the same however it is reached."""
-    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def seed_everything(seed: int, step: int = 0, rank: int = 0) -> None:
+    """Seed Python, NumPy and torch from (seed, step, rank): a step draws the same however it is reached."""
+    mixed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
 
 
 def train_step(state: State, images: Tensor, targets: Tensor) -> float:
-    """One update from images (B, C, H, W) and what the task wants for them (B, ...); returns the loss.
+    """One update from this process's share of a batch; returns the loss over the whole batch.
+
+    Args:
+        images: (B, C, H, W). targets: what the task wants for them, (B, ...).
 
     Raises:
-        FloatingPointError: the loss is not finite; the weights are still those of the step before.
+        FloatingPointError: the loss or the gradient is not finite; the weights are those of the step before.
     """
+    seed_everything(state.seed, state.step + 1, state.world.rank)
     if state.mixup is not None:
         images, targets = state.mixup(images, targets)
-    with state.autocast():
-        output = state.forward(images)
-    loss = state.criterion(output.float(), targets)
-    value = state.loss = loss.item()
-    if not np.isfinite(value):
-        raise FloatingPointError(
-            f"the training loss is {value} at step {state.step + 1} (epoch {state.epoch + 1}); the weights "
-            "are those of the step before. Try a smaller optim.lr or run.clip_grad, or run.amp=bf16 or none"
-        )
-    state.scaler.scale(loss).backward()
-    if state.clip_grad is not None:
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.model.parameters(), state.clip_grad)
+    loss = recover.guarded(state, backpropagate, images, targets)
+    state.scaler.unscale_(state.optimizer)
+    norm = gradient_norm(state)
+    state.loss, state.norm = torch.stack([state.world.mean(loss), norm]).tolist()
+    recover.check_finite(state)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
     if state.ema is not None:
-        state.ema.update(state.model, step=state.step)
+        state.ema.update(state.model, step=state.step + 1)
+    advance(state)
+    return state.loss
+
+
+def backpropagate(state: State, images: Tensor, targets: Tensor) -> Tensor:
+    """Gradients of the mean loss over the share, micro-batch by micro-batch; returns that loss."""
+    total = torch.zeros((), device=state.device)
+    parts = list(zip(images.chunk(state.accumulate), targets.chunk(state.accumulate), strict=True))
+    for index, (part, wanted) in enumerate(parts, start=1):
+        with sync_gradients(state.forward, last=index == len(parts)):
+            with state.autocast():
+                output = state.forward(part)
+            loss = state.criterion(output.float(), wanted) * (len(part) / len(images))
+            state.scaler.scale(loss).backward()
+        total += loss.detach()
+    return total
+
+
+def gradient_norm(state: State) -> Tensor:
+    """The norm of the whole gradient, which is then clipped if the run clips."""
+    parameters = [p for p in state.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if state.clip_grad is not None:
+        nn.utils.clip_grads_with_norm_(parameters, state.clip_grad, norm)
+    return whole(norm).to(state.device)
+
+
+def advance(state: State) -> None:
+    """Count an update and set the learning rate of the next one."""
+    state.step += 1
     if state.scheduler is not None:
         state.scheduler.step_update(state.step)
-    return value
 
 
-def train_epoch(state: State, loader: DataLoader, seed: int) -> dict[str, float]:
-    """Every batch of one epoch; returns mean loss, last learning rate, images per second."""
-    seed_everything(seed, state.epoch + 1)
-    loader.batch_sampler.epoch = state.epoch  # type: ignore[union-attr]
+def train_epoch(state: State, loader: DataLoader, saver: Saver) -> dict[str, float]:
+    """What is left of the epoch under way; returns mean loss, last learning rate, images per second.
+
+    Raises:
+        Stopped: a signal asked for it; the run is saved.
+        FloatingPointError: see ``train_step``, unless ``run.on_nonfinite`` leaves such updates out.
+    """
+    sampler, sums = loader.batch_sampler, state.sums
+    sampler.epoch, sampler.start = state.epoch, state.batch  # type: ignore[union-attr]
     state.model.train()
-    total, images_seen, start = 0.0, 0, time.perf_counter()
+    clock = time.perf_counter()
     for images, targets in report.progress(loader, state):
         images = images.to(state.device, non_blocking=True)
         targets = targets.to(state.device, non_blocking=True)
-        total += train_step(state, images, targets) * len(images)
-        images_seen += len(images)
-    seconds = time.perf_counter() - start
+        try:
+            loss = train_step(state, images, targets)
+            state.nonfinite = 0
+            sums["loss"] += loss * len(images) * state.world.size
+            sums["images"] += len(images) * state.world.size
+        except FloatingPointError as error:
+            recover.leave_out(state, error, saver.out)
+            advance(state)
+        state.batch += 1
+        sums["seconds"], clock = sums["seconds"] + time.perf_counter() - clock, time.perf_counter()
+        saver.after_step(state)
     return {
-        "lr": state.optimizer.param_groups[0]["lr"],
-        "train_loss": total / images_seen,
-        "images_per_s": images_seen / seconds,
+        "lr": state.lr,
+        "train_loss": sums["loss"] / max(1, sums["images"]),
+        "images_per_s": sums["images"] / max(1e-9, sums["seconds"]),
     }
 
 
@@ -82,13 +119,15 @@ def evaluate(
     scores: Scores,
     device: torch.device | str = "cpu",
     amp: torch.dtype | None = None,
+    world: World | None = None,
 ) -> dict[str, float]:
     """Count a model's outputs over a loader of (images, targets) in ``scores``; returns their summary.
 
     Args:
         model: put into evaluation mode for the time being.
-        scores: what counts one batch at a time.
+        scores: what counts one batch at a time; ends with the sums over all processes.
         amp: autocast to this type; None computes as the weights are.
+        world: the processes, each of which evaluates what its loader gives.
 
     Raises:
         ValueError: an empty loader.
@@ -101,42 +140,47 @@ def evaluate(
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
             output = model(images.to(device, non_blocking=True))
         scores.add(output, targets.to(device, non_blocking=True))
+    if world is not None:
+        for _ in range(len(loader), *world.largest(len(loader))):
+            model(images.to(device))  # sharded weights come together by all processes or not at all
+        world.add_up(scores)
     model.train(was_training)
     return scores.summary()
 
 
-def fit(
-    state: State,
-    data: Splits,
-    train: DataLoader,
-    val: DataLoader,
-    out: Path,
-    seed: int = 0,
-    config: dict[str, Any] | None = None,
-) -> None:
-    """Train from ``state.epoch`` to ``state.epochs``; after each epoch validate, save, report.
+def fit(state: State, data: Splits, train: DataLoader, val: DataLoader, saver: Saver) -> None:
+    """Train from where ``state`` stands to ``state.epochs``; after each epoch validate, save, report.
 
-    ``out/best.pt`` is the last of the epochs with the highest validation score: many epochs tie on a small
+    ``best.pt`` is the last of the epochs with the highest validation score: many epochs tie on a small
     validation set, and the later one has the lower learning rate and the longer average.
 
     Raises:
-        FloatingPointError: a non-finite loss, naming the step.
+        Stopped, FloatingPointError: see ``train_epoch``.
     """
-    while state.epoch < state.epochs:
-        start = time.perf_counter()
-        row = {"epoch": state.epoch + 1, **train_epoch(state, train, seed), "step": state.step}
-        metrics = evaluate(state.averaged, val, state.task.scores(data), state.device, state.amp)
-        row |= {f"val_{name}": value for name, value in metrics.items()}
-        score = metrics[state.task.score]
-        state.epoch += 1
-        if state.scheduler is not None:
-            state.scheduler.step(state.epoch, metric=score)
-        row["seconds"] = time.perf_counter() - start
-        state.history.append(row)
-        improved = score >= state.best
-        state.best = max(state.best, score)
-        checkpoint.save(state, out / "last.pt", config)
-        if improved:
-            checkpoint.save(state, out / "best.pt", config)
-        report.write_csv(state.history, out / "metrics.csv")
+    with saver:
+        if state.on_nonfinite == "rollback" and not (saver.out / checkpoint.LAST).exists():
+            saver.save(state)
+        while state.epoch < state.epochs:
+            start = time.perf_counter() - state.sums["seconds"]
+            row = {"epoch": state.epoch + 1, **train_epoch(state, train, saver), "step": state.step}
+            seed_everything(state.seed, state.step, state.world.rank)  # for models that draw in evaluation
+            scores = state.task.scores(data)
+            metrics = evaluate(state.averaged, val, scores, state.device, state.amp, state.world)
+            row |= {f"val_{name}": value for name, value in metrics.items()}
+            row["seconds"] = time.perf_counter() - start
+            end_epoch(state, row, saver)
+
+
+def end_epoch(state: State, row: dict[str, float], saver: Saver) -> None:
+    """Count the epoch and keep its row, its checkpoint and, if none was better, its weights as the best."""
+    score = row[f"val_{state.task.score}"]
+    improved = score >= state.best
+    state.epoch, state.batch, state.sums = state.epoch + 1, 0, no_sums()
+    state.best = max(state.best, score)
+    state.history.append(row)
+    if state.scheduler is not None:
+        state.scheduler.step(state.epoch, metric=score)
+    if state.world.main:
+        report.write_csv(state.history, saver.out / "metrics.csv")
         report.epoch_line(state, row, improved)
+    saver.after_epoch(state, improved)

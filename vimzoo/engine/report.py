@@ -1,9 +1,11 @@
 """What a person sees: console lines, CSV, learning curves."""
 
 import csv
+import datetime
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..data import Splits
-from .build import State
+from .state import State
 from .tasks import Task
 
 PLAIN_LINE_EVERY = 30.0  # seconds, where no progress bar can be drawn
@@ -30,6 +32,34 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "python": platform.python_version(),
+    }
+
+
+def git_state() -> str:
+    """Commit of the code that runs, with a note if it has been changed since; empty outside a checkout."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*here, "status", "--porcelain", "-uno"], capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.stdout.strip() + (", with changes" if changed.stdout else "")
+
+
+def about(state: State) -> dict[str, Any]:
+    """How this run came about: command, code, versions, machine."""
+    gpu = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else None
+    return {
+        "command": shlex.join(sys.argv),
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "git": git_state(),
+        "versions": versions(),
+        "machine": {
+            "system": platform.platform(),
+            "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+            "processes": state.world.size,
+        },
+        "first_step": state.step + 1,
     }
 
 
@@ -50,20 +80,53 @@ def progress(loader: DataLoader, state: State) -> Iterator[Any]:
     """Batches of one epoch under a live bar; where output is not a terminal, a plain line now and then."""
     from tqdm import tqdm
 
-    name = f"epoch {state.epoch + 1}/{state.epochs}"
-    if sys.stderr.isatty():
-        with tqdm(loader, desc=name, unit="batch", leave=False, dynamic_ncols=True) as bar:
-            for batch in bar:
-                yield batch
-                best = f", best {state.task.text(state.best)}" if state.history else ""
-                bar.set_postfix_str(f"loss {state.loss:.3f}{best}", refresh=False)
-        return
-    last = time.monotonic()
-    for index, batch in enumerate(loader, start=1):
-        yield batch
-        if time.monotonic() - last > PLAIN_LINE_EVERY:
-            print(f"{name}  batch {index}/{len(loader)}  loss {state.loss:.4f}", flush=True)
-            last = time.monotonic()
+    name, first = f"epoch {state.epoch + 1}/{state.epochs}", state.batch
+    live = sys.stderr.isatty() and state.world.main
+    start = shown = time.monotonic()
+    with tqdm(
+        desc=name, total=len(loader), initial=first, leave=False, dynamic_ncols=True, disable=not live,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}",
+    ) as bar:  # fmt: skip
+        for index, batch in enumerate(loader, start=1):
+            yield batch
+            now = time.monotonic()
+            bar.update()
+            if now - shown < (0.2 if live else PLAIN_LINE_EVERY) or not state.world.main:
+                continue
+            shown = now
+            text = status(state, len(loader), (now - start) / index)
+            if live:
+                bar.set_postfix_str(text, refresh=False)
+            else:
+                print(f"{name}  batch {first + index}/{len(loader)}  {text}", flush=True)
+
+
+def status(state: State, steps_per_epoch: int, seconds: float) -> str:
+    """Loss, learning rate, speed, memory and time left, from the mean seconds of a step."""
+    images = state.sums["images"] / max(1e-9, state.sums["seconds"])
+    left = (state.epochs - state.epoch) * steps_per_epoch - state.batch
+    parts = [
+        f"loss {state.loss:.4f}",
+        f"lr {state.lr:.1e}",
+        f"{images:.0f} images/s",
+        f"{memory_gb(state.device):.1f} GB",
+        f"{datetime.timedelta(seconds=round(left * seconds))} left",
+    ]
+    if state.history:
+        parts.append(f"best {state.task.text(state.best)}")
+    return ", ".join(parts)
+
+
+def memory_gb(device: torch.device) -> float:
+    """The most memory in use so far, in 10^9 bytes: the GPU's, or this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def epoch_line(state: State, row: dict[str, float], improved: bool) -> None:
@@ -111,10 +174,12 @@ def curves(history: list[dict[str, float]], task: Task, path: Path) -> None:
 FILES = {
     "best.pt": "weights of the best epoch, as the validation images judge",
     "last.pt": "everything needed to continue",
+    "previous.pt": "the one before it, used where last.pt is damaged",
     "metrics.csv": "one row per epoch",
     "metrics.json": "the same with the final result, configuration and versions",
     "curves.png": "learning curves",
     "config.yaml": "what was asked for",
+    "about.json": "command, code, versions and machine",
 }
 
 

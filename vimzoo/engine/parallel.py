@@ -1,0 +1,110 @@
+"""Several processes that train one model: who is who, and DDP or FSDP2 applied from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+KINDS = ("ddp", "fsdp")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run. One process alone needs no process group.
+
+    Attributes:
+        rank: 0 writes files and speaks. local_rank: number of its GPU on this machine. size: processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a number over the processes; NaN if one has NaN, so that all of them see it."""
+        if self.size > 1:
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def largest(self, *values: int) -> list[int]:
+        """Each number: the largest that a process has."""
+        if self.size == 1:
+            return list(values)
+        votes = torch.tensor(values, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return votes.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process holds, by rank; tensors come on the CPU."""
+        if self.size == 1:
+            return [value]
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, _on_cpu(value))
+        return parts
+
+    def add_up(self, sums: Any) -> None:
+        """Replace every attribute (number, tensor, list) by its sum over the processes."""
+        if self.size > 1:
+            parts = self.gather(vars(sums))
+            for name in vars(sums):
+                setattr(sums, name, reduce(operator.add, (part[name] for part in parts)))
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_cpu(part) for part in value)
+    return value
+
+
+def shard(model: nn.Module) -> None:
+    """FSDP2 in place: every repeated block is a unit of its own, the rest belongs to the whole."""
+    for container in reversed(list(model.modules())):  # inner ones first, as fully_shard wants
+        if isinstance(container, nn.ModuleList | nn.Sequential):
+            kinds = [type(child) for child in container]
+            for child in container:
+                repeated = kinds.count(type(child)) > 1 and next(child.children(), None) is not None
+                if repeated and next(child.parameters(), None) is not None:
+                    fully_shard(child)
+    fully_shard(model)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A sharded tensor gathered; any other as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
+    """DDP around a model that is not sharded, if there are several processes."""
+    if world.size == 1 or isinstance(model, FSDPModule):
+        return model
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def sync_gradients(forward: Callable, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """Average gradients over the processes only in the last micro-batch of an update."""
+    module = getattr(forward, "_orig_mod", forward)  # what torch.compile wraps
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(last)
+    elif isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
+    return contextlib.nullcontext()

@@ -1,0 +1,100 @@
+"""What a step does when memory runs out or a number is not finite."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .state import State
+
+ON_NONFINITE = ("stop", "skip", "rollback")
+PATIENCE = 10  # updates left out in a row before the run stops all the same
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; on the CPU torch has no error of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def guarded(
+    state: State, backpropagate: Callable[[State, Tensor, Tensor], Tensor], images: Tensor, targets: Tensor
+) -> Tensor:
+    """``backpropagate(state, images, targets)``; out of memory it tries again with twice the micro-batches.
+
+    Where bad updates are left out, buffers (running statistics) are kept, because a forward pass changes them.
+
+    Raises:
+        RuntimeError: out of memory with one image at a time, or in a run of several processes, where the
+            others wait for this one's gradients and cannot try again with it.
+    """
+    if state.on_nonfinite != "stop":
+        state.buffers = [buffer.clone() for buffer in state.model.buffers()]
+    while True:
+        try:
+            return backpropagate(state, images, targets)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size = math.ceil(len(images) / state.accumulate)
+            advice = f"out of memory at step {state.step + 1} with micro-batches of {size}"
+            if state.world.size > 1:
+                raise RuntimeError(f"{advice}; try run.accumulate={2 * state.accumulate}") from error
+            if size == 1:
+                raise RuntimeError(f"{advice}: the model and one image do not fit") from error
+        # Outside the handler, so that the failed pass is no longer held by its traceback
+        state.accumulate *= 2
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.device.type == "cuda":
+            torch.cuda.empty_cache()
+        smaller = math.ceil(len(images) / state.accumulate)
+        print(
+            f"{advice}: from here {state.accumulate} of {smaller}, the batch stays {len(images)}", flush=True
+        )
+
+
+def check_finite(state: State) -> None:
+    """Refuse an update that would spoil the weights; half precision's scaler handles its own overflows.
+
+    Raises:
+        FloatingPointError: naming the step; the gradients are gone.
+    """
+    spoilt = not math.isfinite(state.norm) and not state.scaler.is_enabled()
+    if math.isfinite(state.loss) and not spoilt:
+        return
+    what = f"gradient's norm is {state.norm}" if math.isfinite(state.loss) else f"loss is {state.loss}"
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    for buffer, kept in zip(state.model.buffers(), state.buffers, strict=bool(state.buffers)):
+        buffer.copy_(kept)
+    raise FloatingPointError(
+        f"the training {what} at step {state.step + 1} (epoch "
+        f"{state.epoch + 1}); the weights are those of the step before. Try a smaller optim.lr or "
+        "run.clip_grad, run.amp=bf16 or none, or run.on_nonfinite=skip or rollback"
+    )
+
+
+def leave_out(state: State, error: FloatingPointError, out: Path) -> None:
+    """Do with a refused update what ``run.on_nonfinite`` says.
+
+    ``skip`` leaves it out; ``rollback`` also takes the weights, averages and moments of the last checkpoint,
+    while data and schedule go on. After ``PATIENCE`` in a row the run stops.
+
+    Raises:
+        FloatingPointError: the same, if the run is to stop.
+    """
+    state.nonfinite += 1
+    if state.on_nonfinite == "stop" or state.nonfinite > PATIENCE:
+        raise error
+    done = "left out"
+    if state.on_nonfinite == "rollback":
+        step = checkpoint.roll_back(state, out)
+        done = f"left out, weights of step {step}"
+    if state.world.main:
+        what = str(error).split(";")[0]
+        print(f"{what}: {done} ({state.nonfinite} in a row)", file=sys.stderr, flush=True)
