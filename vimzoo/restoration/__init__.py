@@ -1,0 +1,22 @@
+"""Restoring pictures: files of any kind in and out, tiles, whole folders. `python -m vimzoo.restore` is its command."""
+
+from .files import MAX_PIXELS, read_picture, write_picture
+from .folders import Job, Report, find_jobs, restore_file, restore_files
+from .picture import Picture, PictureError
+from .restorer import Restorer
+from .weights import restoration_model
+
+__all__ = [
+    "MAX_PIXELS",
+    "Job",
+    "Picture",
+    "PictureError",
+    "Report",
+    "Restorer",
+    "find_jobs",
+    "read_picture",
+    "restoration_model",
+    "restore_file",
+    "restore_files",
+    "write_picture",
+]

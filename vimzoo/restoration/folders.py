@@ -1,0 +1,199 @@
+"""Many pictures in a row: which files become which, and a run that no single file stops."""
+
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .files import MAX_PIXELS, picture_size, read_picture, write_picture
+from .memory import available_bytes
+from .picture import FORMATS, PictureError, check_fits, format_of
+from .restorer import Progress, Restorer
+
+__all__ = ["Job", "Report", "find_jobs", "reason_of", "restore_file", "restore_files"]
+
+COPIES = 3
+"""How often a result is held at once at most, in bytes of its pixels: by itself and by an encoder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read and one to write."""
+
+    source: Path
+    target: Path
+
+
+@dataclass
+class Report:
+    """What became of files: restored, left alone because the result exists, failed and why, not yet done."""
+
+    restored: list[Job] = field(default_factory=list)
+    skipped: list[Job] = field(default_factory=list)
+    failed: list[tuple[Job, str]] = field(default_factory=list)
+    to_do: list[Job] = field(default_factory=list)
+
+
+def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job]:
+    """The files to restore, in order of their names, and where to.
+
+    Args:
+        source: A picture, or a folder, whose pictures at any depth are taken; hidden ones are not.
+        target: For a picture a name with a known suffix, or a folder; for a folder a folder, which gets the same tree.
+            Pictures in it are never taken as input.
+        suffix: ``".png"`` and so on: the format of the results, instead of each picture's own.
+
+    Raises:
+        ValueError: there is nothing to restore, a result would replace a picture that is read, or two pictures would
+            become one file.
+    """
+    if suffix is not None and suffix.lower() not in FORMATS:
+        raise ValueError(f"suffix: expected one of {', '.join(FORMATS)}, got {suffix}")
+    if source.is_dir():
+        jobs = _folder_jobs(source, target, suffix)
+    elif source.is_file():
+        jobs = [_single_job(source, target, suffix)]
+    else:
+        raise ValueError(f"{source}: no such file or folder")
+    first: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target.resolve() == job.source.resolve():
+            raise ValueError(
+                f"{job.target}: the result would replace the picture itself; choose another place"
+            )
+        if (other := first.setdefault(job.target, job.source)) != job.source:
+            raise ValueError(f"{other} and {job.source} would both become {job.target}")
+    return jobs
+
+
+def _folder_jobs(source: Path, target: Path, suffix: str | None) -> list[Job]:
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target}: expected a folder, as {source} is one")
+    own = target.resolve()
+    if own == source.resolve():
+        raise ValueError(f"{target}: the results would replace the pictures; choose another folder")
+    jobs = []
+    for path in sorted(source.rglob("*")):
+        place = path.relative_to(source)
+        hidden = any(part.startswith(".") for part in place.parts)
+        wanted = path.suffix.lower() in FORMATS and not hidden and path.is_file()
+        if wanted and not path.resolve().is_relative_to(own):
+            jobs.append(Job(path, target / (place.with_suffix(suffix) if suffix else place)))
+    if not jobs:
+        raise ValueError(f"{source}: no pictures in it; expected files ending in {', '.join(FORMATS)}")
+    return jobs
+
+
+def _single_job(source: Path, target: Path, suffix: str | None) -> Job:
+    if source.suffix.lower() not in FORMATS and target.suffix.lower() not in FORMATS and suffix is None:
+        raise ValueError(f"{source}: expected a file ending in {', '.join(FORMATS)}")
+    if target.is_dir() or not target.suffix:
+        return Job(source, target / (source.with_suffix(suffix) if suffix else source).name)
+    if target.suffix.lower() not in FORMATS:
+        raise ValueError(f"{target}: expected a folder, or a file ending in {', '.join(FORMATS)}")
+    if suffix is not None and FORMATS[target.suffix.lower()] != FORMATS[suffix.lower()]:
+        raise ValueError(f"{target}: is of another format than {suffix}")
+    return Job(source, target)
+
+
+def restore_files(
+    jobs: Sequence[Job],
+    restorer: Restorer,
+    *,
+    existing: str = "skip",
+    quality: int = 95,
+    max_pixels: int = MAX_PIXELS,
+    quiet: bool = False,
+) -> Report:
+    """Restore files one after the other, with a progress bar in pixels of input and the time left.
+
+    A file that cannot be read, restored or written is noted, and the next one has its turn.
+
+    Args:
+        jobs: From `find_jobs`.
+        restorer: What to do to the pictures.
+        existing: ``"skip"`` results that exist already, or ``"overwrite"`` them.
+        quality: As in `write_picture`.
+        max_pixels: As in `read_picture`.
+        quiet: Show no progress bar.
+
+    Raises:
+        ValueError: ``existing`` has no such value.
+    """
+    if existing not in ("skip", "overwrite"):
+        raise ValueError(f"existing: expected 'skip' or 'overwrite', got {existing!r}")
+    report = Report()
+    for job in jobs:
+        (report.skipped if existing == "skip" and job.target.exists() else report.to_do).append(job)
+    sizes = [_pixel_count(job.source) for job in report.to_do]
+    with tqdm(total=sum(sizes), unit="px", unit_scale=True, disable=quiet) as bar:
+        for i, (job, size) in enumerate(zip(tuple(report.to_do), sizes, strict=True)):
+            bar.set_postfix_str(job.source.name, refresh=False)
+            show = functools.partial(_show, bar, sum(sizes[:i]), size)
+            try:
+                restore_file(job, restorer, quality=quality, max_pixels=max_pixels, progress=show)
+                report.restored.append(job)
+            except Exception as error:  # whatever a damaged file, a full disk or a model makes of one picture
+                report.failed.append((job, reason_of(error)))
+                bar.write(f"failed: {job.source}: {reason_of(error)}", file=sys.stderr)
+            report.to_do.remove(job)
+            show(1.0)
+    return report
+
+
+def restore_file(
+    job: Job,
+    restorer: Restorer,
+    *,
+    quality: int = 95,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> None:
+    """Restore one file; folders above the result are made.
+
+    Raises:
+        OSError, ValueError: the picture cannot be read or written.
+        FloatingPointError, RuntimeError, MemoryError: as in `Restorer`.
+    """
+    picture = read_picture(job.source, max_pixels=max_pixels)
+    height, width, channels = picture.pixels.shape
+    scale = restorer.scale
+    check_fits(format_of(job.target), width * scale, height * scale, channels)
+    _check_memory(picture.pixels.nbytes * scale**2, width * scale, height * scale)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    restored = replace(picture, pixels=restorer(picture.pixels, progress))
+    write_picture(restored, job.target, quality=quality)
+
+
+def _check_memory(size: int, width: int, height: int) -> None:
+    free = available_bytes(torch.device("cpu"))
+    if COPIES * size > free:
+        raise PictureError(
+            f"the result of {width} x {height} pixels takes {COPIES * size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        )
+
+
+def _pixel_count(path: Path) -> int:
+    """Pixels of a picture by its header, at least 1; a file without one fails when its turn comes."""
+    try:
+        width, height = picture_size(path)
+    except Exception:
+        return 1
+    return max(width * height, 1)
+
+
+def _show(bar: Any, before: int, size: int, share: float) -> None:
+    bar.update(before + share * size - bar.n)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file failed, in a line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

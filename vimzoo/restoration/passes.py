@@ -1,0 +1,91 @@
+"""What a batch of tiles goes through around the model: channels, flips and rotations, repeatable routes."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["FLIPS", "SeededRoutes", "flipped", "flipped_back", "for_channels", "routes"]
+
+Run = Callable[[Tensor], Tensor]
+FLIPS = 8
+"""The flips and rotations of a square: transposed or not, upside down or not, mirrored or not."""
+LUMA = (0.299, 0.587, 0.114)  # BT.601, as in JPEG
+
+
+def for_channels(run: Run, channels: int, model_channels: int, scale: int) -> Run:
+    """A model of ``model_channels`` on images of ``channels``, each 1 (grey) or 3 (RGB).
+
+    A colour model gets grey as three equal channels and gives the luma of its answer. A grey model gets luma; how each
+    channel differs from luma, which is what JPEG stores as chroma, is kept, bicubically enlarged.
+
+    Raises:
+        ValueError: one is 1 or 3 and the other neither of them.
+    """
+    if channels == model_channels:
+        return run
+    if (channels, model_channels) == (1, 3):
+        return lambda x: _luma(run(x.expand(-1, 3, -1, -1)))
+    if (channels, model_channels) == (3, 1):
+
+        def on_luma(x: Tensor) -> Tensor:
+            grey = _luma(x)
+            colour = x - grey
+            if scale > 1:
+                colour = F.interpolate(colour, scale_factor=scale, mode="bicubic", align_corners=False)
+            return run(grey) + colour
+
+        return on_luma
+    raise ValueError(f"a model of {model_channels} channels cannot restore {channels}")
+
+
+def _luma(x: Tensor) -> Tensor:
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
+def flipped(x: Tensor, which: int) -> Tensor:
+    """One of the 8 flips and rotations of images ``(B, C, H, W)``; 0 leaves them as they are."""
+    x = x.transpose(2, 3) if which & 4 else x
+    return x.flip([axis for axis, bit in ((2, 1), (3, 2)) if which & bit]).contiguous()
+
+
+def flipped_back(x: Tensor, which: int) -> Tensor:
+    """Undoes `flipped`."""
+    x = x.flip([axis for axis, bit in ((2, 1), (3, 2)) if which & bit])
+    return x.transpose(2, 3) if which & 4 else x
+
+
+class SeededRoutes:
+    """Gumbel noise for MambaIRv2's routes, from a stream of its own for every sample of a batch.
+
+    Args:
+        seeds: What identifies each sample.
+        device: Where the noise is drawn; other devices draw other noise.
+    """
+
+    def __init__(self, seeds: Sequence[Sequence[int]], device: torch.device) -> None:
+        states = (int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) for seed in seeds)
+        self.streams = [torch.Generator(device).manual_seed(state) for state in states]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Routing logits ``(B, tokens, classes)`` -> noise of their shape, float32."""
+        noise = torch.empty(logits.shape, device=logits.device)
+        for sample, stream in zip(noise, self.streams, strict=True):
+            sample.exponential_(generator=stream)
+        return noise.log_().neg_()
+
+
+@contextlib.contextmanager
+def routes(model: nn.Module, seeds: Sequence[Sequence[int]], device: torch.device) -> Iterator[None]:
+    """Let a MambaIRv2 whose routes are random draw them from `SeededRoutes`; other models are left alone."""
+    if getattr(model, "routing", None) != "gumbel" or getattr(model, "route_noise", None) is not None:
+        yield
+        return
+    model.route_noise = SeededRoutes(seeds, device)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        model.route_noise = None  # type: ignore[assignment]

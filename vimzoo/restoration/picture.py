@@ -1,0 +1,61 @@
+"""A picture in memory, and what each file format can hold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["FORMATS", "Picture", "PictureError", "check_fits", "format_of"]
+
+FORMATS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP",
+}  # fmt: skip
+"""Formats by file name suffix, in lower case."""
+LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
+
+
+class PictureError(ValueError):
+    """A file that cannot be read or written as a picture; the message says why."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels as stored, before the orientation is applied, and what belongs to them.
+
+    Attributes:
+        pixels: ``(H, W, channels)``, uint8 or uint16; grey, grey and alpha, RGB, or RGB and alpha.
+        profile: ICC colour profile.
+        exif: EXIF block with the orientation, without thumbnail.
+        dpi: Resolution across and down, for printing.
+    """
+
+    pixels: np.ndarray
+    profile: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+def format_of(path: Path) -> str:
+    """The format that a file name ends in.
+
+    Raises:
+        PictureError: none of ours.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise PictureError(f"{path.name}: expected a name ending in {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]
+
+
+def check_fits(form: str, width: int, height: int, channels: int) -> None:
+    """See that a format holds so many pixels and channels.
+
+    Raises:
+        PictureError: it does not.
+    """
+    longest = LONGEST_SIDE.get(form)
+    if longest and max(width, height) > longest:
+        raise PictureError(
+            f"{width} x {height} pixels do not fit into {form}, which ends at {longest}; choose PNG or TIFF"
+        )
+    if form == "JPEG" and channels in (2, 4):
+        raise PictureError("JPEG has no alpha; choose PNG, TIFF or WebP")

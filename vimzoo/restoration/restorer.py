@@ -1,0 +1,239 @@
+"""A model made ready for pictures of any size: tiles, alpha, x8 self-ensemble, precision, memory that runs out."""
+
+import functools
+import gc
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vimzoo.models.restoration_base import RestorationModel
+
+from .memory import automatic_tile, is_out_of_memory
+from .passes import FLIPS, flipped, flipped_back, for_channels, routes
+from .tiling import Span, blended_axis, official_axis, tiled_rows
+
+__all__ = ["OVERLAP", "Restorer"]
+
+OVERLAP = 32
+"""Pixels that neighbouring tiles share by default."""
+SMALLEST_TILE = 16
+"""Tiles of this side are not halved any more."""
+WHITE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
+PARTS = {1: [(0, 1)], 2: [(0, 1), (1, 2)], 3: [(0, 3)], 4: [(0, 3), (3, 4)]}
+"""By number of channels: which pass the model together; the second is alpha."""
+_logger = logging.getLogger(__name__)
+
+Progress = Callable[[float], None]
+Grid = tuple[list[Span], list[Span]]
+
+
+class Restorer:
+    """Restores pictures of any size with one model.
+
+        restore = Restorer(vimzoo.load_restoration("mambairv2_lightSR_x2.pth"), tile=256)
+        restored = restore(pixels)  # (H, W, 3) uint8 -> (2H, 2W, 3) uint8
+
+    Grey pictures pass a colour model as three equal channels. Colour pictures pass a grey model, such as JPEG artefact
+    removal, as luma; how each channel differs from luma is kept, bicubically enlarged if the model enlarges. Alpha
+    passes on its own, as a grey picture does.
+
+    Args:
+        model: A MambaIR model; it is moved to ``device`` and put into evaluation mode.
+        tile: Side of the largest tile in pixels of the input; ``"auto"`` for what fits into the memory there is,
+            ``"none"`` for the whole picture at once, ``"official"`` for the tiling of the papers' measurements.
+        overlap: Pixels that neighbouring tiles share and blend in, up to half a tile; by default 32, or half a tile
+            where that is less.
+        batch: Tiles to run at once.
+        self_ensemble: Average over the 8 flips and rotations of each tile, which takes 8 times as long.
+        dtype: Precision of matrix products and convolutions: float32, bfloat16 or float16 (autocast).
+        seed: Of MambaIRv2's random routes; every tile has a stream of its own, whatever runs before or beside it.
+        device: Where to; by default where the model is.
+
+    Attributes:
+        scale: Output pixels per input pixel and axis.
+        batch: As given, until memory runs out: then fewer tiles run at once, and after that smaller ones.
+
+    Raises:
+        ValueError: an argument has no such value, or the model holds NaN or infinite weights.
+    """
+
+    def __init__(
+        self,
+        model: RestorationModel,
+        *,
+        tile: int | str = "auto",
+        overlap: int | None = None,
+        batch: int = 1,
+        self_ensemble: bool = False,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        _check_options(model, tile, overlap, batch, dtype)
+        weights = next(model.parameters())
+        self.device = weights.device if device is None else torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.weight_dtype = weights.dtype
+        self.scale = model.scale
+        self.tile, self.batch = tile, batch
+        self.overlap = OVERLAP if overlap is None else overlap
+        self.self_ensemble = self_ensemble
+        self.dtype = dtype
+        self.seed = seed
+        self._limit: int | None = None  # larger tiles ran out of memory
+
+    @torch.inference_mode()
+    def __call__(self, pixels: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+        """Restore one picture.
+
+        Args:
+            pixels: ``(H, W)`` or ``(H, W, channels)``, channels being grey, grey and alpha, RGB, or RGB and alpha;
+                uint8, uint16, or float32 in 0..1.
+            progress: Is told the share of the work that is done, up to 1; it falls back when memory runs out.
+
+        Returns:
+            The same kind of array with ``H scale`` rows and ``W scale`` columns; floats are not cut to 0..1.
+
+        Raises:
+            ValueError: the array is none of these.
+            FloatingPointError: the model answered NaN or infinity.
+            RuntimeError, MemoryError: no memory even for small tiles, or for the tiles that were prescribed.
+        """
+        planes = pixels[..., None] if pixels.ndim == 2 else pixels
+        _check_pixels(planes)
+        height, width, channels = planes.shape
+        result = np.empty((height * self.scale, width * self.scale, channels), planes.dtype)
+        while not self._fits(planes, result, self._tile_for(height, width), progress):
+            gc.collect()  # tensors that the error held are gone now
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return result[..., 0] if pixels.ndim == 2 else result
+
+    def _fits(self, planes: np.ndarray, result: np.ndarray, tile: int, progress: Progress | None) -> bool:
+        """Restore all planes; on lack of memory lower the limits and give False."""
+        try:
+            grid = self._grid(planes.shape[0], planes.shape[1], tile)
+            self._restore(planes, result, grid, progress)
+            return True
+        except Exception as error:
+            fixed = self.tile in ("none", "official") or (self.batch == 1 and tile <= SMALLEST_TILE)
+            if fixed or not is_out_of_memory(error):
+                raise
+        if self.batch > 1:
+            self.batch //= 2
+        else:
+            self._limit = tile // 2
+        _logger.warning(
+            "out of memory with tiles of %d pixels; going on with tiles of %d, %d at once",
+            tile, min(tile, self._limit or tile), self.batch,
+        )  # fmt: skip
+        return False
+
+    @functools.cached_property
+    def _automatic(self) -> int:
+        return automatic_tile(self.model, self.device, self.batch)
+
+    def _tile_for(self, height: int, width: int) -> int:
+        """The largest side of a tile for a picture, a multiple of what the model takes."""
+        multiple = self.model.multiple_of
+        whole = -(-max(height, width) // multiple) * multiple
+        if self.tile in ("none", "official"):
+            return whole
+        wanted = self._automatic if isinstance(self.tile, str) else self.tile
+        return min(whole, wanted, self._limit or wanted) // multiple * multiple
+
+    def _grid(self, height: int, width: int, tile: int) -> Grid:
+        """The tiles' rows and columns for a picture."""
+        if self.tile == "official":
+            return official_axis(height, self.scale), official_axis(width, self.scale)
+        overlap, multiple = min(self.overlap, tile // 2), self.model.multiple_of
+        rows, columns = (blended_axis(size, tile, overlap, self.scale, multiple) for size in (height, width))
+        return rows, columns
+
+    def _restore(self, planes: np.ndarray, result: np.ndarray, grid: Grid, progress: Progress | None) -> None:
+        """Fill ``result``: colour first, then alpha."""
+        parts = PARTS[planes.shape[2]]
+        for i, (first, stop) in enumerate(parts):
+            plane, target = planes[..., first:stop], result[..., first:stop]
+            if i > 0 and (plane == plane[0, 0]).all():
+                target[...] = plane[0, 0]  # opaque stays opaque
+                continue
+            run = functools.partial(self._run, part=i, white=WHITE[planes.dtype])
+            told = None if progress is None else _share_of(progress, i, len(parts))
+            top = 0
+            for rows in tiled_rows(run, plane, *grid, self.scale, self.batch, told):
+                target[top : top + rows.shape[1]] = _stored(rows, planes.dtype)
+                top += rows.shape[1]
+        if progress is not None:
+            progress(1.0)
+
+    def _run(self, tiles: Tensor, places: list[tuple[int, int]], *, part: int, white: float) -> Tensor:
+        """Tiles ``(B, C, h, w)`` as stored, and where they lie -> float32 ``(B, C, h scale, w scale)`` on the CPU."""
+        x = (tiles.float() / white).to(self.device, self.weight_dtype)
+        turns = FLIPS if self.self_ensemble else 1
+        result = self._flip(x, places, part, 0)
+        for turn in range(1, turns):
+            result += self._flip(x, places, part, turn)
+        result = (result / turns).cpu()
+        if not result.isfinite().all():
+            hint = "; try bfloat16 or float32" if self.dtype == torch.float16 else ""
+            raise FloatingPointError(f"the model answered NaN or infinity in {self.dtype}{hint}")
+        return result
+
+    def _flip(self, x: Tensor, places: list[tuple[int, int]], part: int, turn: int) -> Tensor:
+        """Images through the model in one of 8 positions, float32."""
+        run = for_channels(self.model, x.shape[1], self.model.in_chans, self.scale)
+        seeds = [(self.seed, part, turn, *place) for place in places]
+        reduced = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with routes(self.model, seeds, self.device), reduced:
+            y = run(flipped(x, turn))
+        return flipped_back(y.float(), turn)
+
+
+def _share_of(progress: Progress, i: int, count: int) -> Progress:
+    return lambda done: progress((i + done) / count)
+
+
+def _stored(rows: Tensor, dtype: np.dtype) -> np.ndarray:
+    """Float ``(C, rows, W)`` in 0..1 -> ``(rows, W, C)`` of ``dtype``, rounded to the nearest value it has."""
+    values = rows.permute(1, 2, 0)
+    if dtype == np.float32:
+        return values.numpy()
+    return (values.clamp(0, 1) * WHITE[dtype]).round_().numpy().astype(dtype)
+
+
+def _check_pixels(planes: np.ndarray) -> None:
+    if planes.ndim != 3 or planes.shape[2] not in PARTS or 0 in planes.shape:
+        raise ValueError(f"pixels: expected (H, W) or (H, W, 1 to 4), got {planes.shape}")
+    if planes.dtype not in WHITE:
+        raise ValueError(f"pixels: expected uint8, uint16 or float32, got {planes.dtype}")
+
+
+def _check_options(
+    model: RestorationModel, tile: int | str, overlap: int | None, batch: int, dtype: torch.dtype
+) -> None:
+    if not isinstance(model, RestorationModel):
+        raise ValueError(f"model: expected a restoration model, got {type(model).__name__}")
+    if model.in_chans not in (1, 3):
+        raise ValueError(f"model: expected one of 1 or 3 channels, got {model.in_chans}")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"model: {name} holds NaN or infinity; the weights are damaged")
+    if isinstance(tile, str) and tile not in ("auto", "none", "official"):
+        raise ValueError(f"tile: expected a number of pixels, 'auto', 'none' or 'official', got {tile!r}")
+    if isinstance(tile, int) and tile < max(model.multiple_of, 2):
+        raise ValueError(f"tile: expected at least {max(model.multiple_of, 2)} pixels, got {tile}")
+    if tile == "official" and model.multiple_of > 1:
+        raise ValueError(
+            f"tile: {type(model).__name__} takes sides in multiples of {model.multiple_of}; "
+            "its authors do not tile, expected a number of pixels, 'auto' or 'none'"
+        )
+    if overlap is not None and (overlap < 0 or (isinstance(tile, int) and overlap > tile // 2)):
+        raise ValueError(f"overlap: expected 0 to half a tile, got {overlap} with tile {tile}")
+    if batch < 1:
+        raise ValueError(f"batch: expected a positive number, got {batch}")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")

@@ -1,0 +1,176 @@
+"""Tiles: an image cut into overlapping parts, each run alone, and the results put together row by row.
+
+An axis is a list of `Span`; the weights of its spans sum to 1 at every pixel, so a tile's weights are the product of
+its row's and its column's, and nothing has to be divided by a sum afterwards. Finished rows leave at the top while
+tiles further down still run: memory holds one row of tiles at the result's size, however large the image.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Span", "blended_axis", "official_axis", "padded_to", "tiled_rows"]
+
+OFFICIAL_SIDE = 200
+"""The authors cut images from this side on; see `official_axis`."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile's place on one axis.
+
+    Attributes:
+        start, stop: Pixels of the image, possibly padded.
+        weights: ``((stop - start) scale,)`` float32, the share of this tile in each pixel of the result.
+    """
+
+    start: int
+    stop: int
+    weights: Tensor
+
+    @property
+    def length(self) -> int:
+        """Pixels of the image."""
+        return self.stop - self.start
+
+
+def blended_axis(size: int, tile: int, overlap: int, scale: int = 1, multiple: int = 1) -> list[Span]:
+    """As few tiles of at most ``tile`` pixels as overlap enough, all of one length and evenly spread.
+
+    Two neighbours share ``overlap`` pixels, in which one fades out as the other fades in, by a squared cosine. What
+    lies beyond the last pixel (``multiple``) is to be padded.
+
+    Args:
+        size: Pixels of the image.
+        tile: Longest tile.
+        overlap: Pixels that neighbours share.
+        scale: Pixels of the result per pixel of the image.
+        multiple: Tiles are as long as a multiple of this; ``tile`` is one.
+
+    Raises:
+        ValueError: a size is not positive, or the overlap leaves nothing of a tile.
+    """
+    if size < 1 or tile < multiple or tile % multiple:
+        raise ValueError(f"tile: expected a positive multiple of {multiple}, got {tile} for {size} pixels")
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap: expected 0 to {tile - 1} pixels with tiles of {tile}, got {overlap}")
+    count = 1 if size <= tile else math.ceil((size - overlap) / (tile - overlap))
+    length = math.ceil((size + (count - 1) * overlap) / count / multiple) * multiple
+    step = max(size - length, 0) / max(count - 1, 1)
+    starts = [round(i * step) for i in range(count)]
+    shared = [before + length - after for before, after in itertools.pairwise(starts)]
+    fade = min(overlap, *shared) if shared else 0
+    pixels = (torch.arange(length * scale, dtype=torch.float64) + 0.5) / scale
+    spans = []
+    for i, start in enumerate(starts):
+        weights = torch.ones_like(pixels)
+        if i > 0:
+            weights = _faded_in(pixels + start, start + shared[i - 1] / 2, fade)
+        if i + 1 < count:
+            weights = weights - _faded_in(pixels + start, starts[i + 1] + shared[i] / 2, fade)
+        spans.append(Span(start, start + length, weights.float()))
+    return spans
+
+
+def _faded_in(x: Tensor, middle: float, width: int) -> Tensor:
+    """0 before and 1 after a smooth step of ``width`` around ``middle``."""
+    part = ((x - middle) / max(width, 1e-6) + 0.5).clamp(0, 1)
+    return (part * (math.pi / 2)).sin().square()
+
+
+def official_axis(size: int, scale: int = 1) -> list[Span]:
+    """The tiles with which MambaIR's and MambaIRv2's published figures were measured (``MambaIRModel.test``).
+
+    ``size // 200 + 1`` parts of equal length after padding; each tile has a tenth of a part more towards its inner
+    neighbours, and its own part of the result is pasted as it is, without blending.
+    """
+    if size < 1:
+        raise ValueError(f"size: expected a positive number of pixels, got {size}")
+    count = size // OFFICIAL_SIDE + 1
+    part = math.ceil(size / count)
+    more = part // 10
+    spans = []
+    for i in range(count):
+        start = i * part - (more if i > 0 else 0)
+        stop = (i + 1) * part + (more if i + 1 < count else 0)
+        weights = torch.zeros((stop - start) * scale)
+        weights[(i * part - start) * scale : ((i + 1) * part - start) * scale] = 1
+        spans.append(Span(start, stop, weights))
+    return spans
+
+
+def padded_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Image ``(H, W, C)`` continued below and to the right by its mirror image, border pixels not repeated."""
+    missing = height - image.shape[0], width - image.shape[1]
+    if missing == (0, 0):
+        return image
+    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+
+
+def tiled_rows(
+    run: Callable[[Tensor, list[tuple[int, int]]], Tensor],
+    image: np.ndarray,
+    rows: Sequence[Span],
+    columns: Sequence[Span],
+    scale: int = 1,
+    batch: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Tensor]:
+    """Run a function on every tile; gives the result in rows as they are finished, from top to bottom.
+
+    Args:
+        run: From tiles ``(B, C, h, w)`` of the image's dtype and their places (row, column) in the grid, to results
+            ``(B, C', h scale, w scale)``, float32 on the CPU.
+        image: ``(H, W, C)``.
+        rows, columns: From `blended_axis` or `official_axis`, for the image's height and width.
+        scale: Pixels of the result per pixel of the image and axis.
+        batch: Most tiles of one shape to run at once.
+        progress: Is told the share that is done, up to 1, after each batch.
+
+    Yields:
+        Float32 ``(C', rows, W scale)``; together they have ``H scale`` rows.
+    """
+    height, width = image.shape[0] * scale, image.shape[1] * scale
+    image = padded_to(image, max(rows[-1].stop, image.shape[0]), max(columns[-1].stop, image.shape[1]))
+    chunks = list(_chunks(rows, columns, batch))
+    band = torch.empty(0)
+    top = done = 0
+    for i, chunk in enumerate(chunks):
+        tiles = np.stack(
+            [image[rows[r].start : rows[r].stop, columns[c].start : columns[c].stop] for r, c in chunk]
+        )
+        results = run(torch.from_numpy(tiles).permute(0, 3, 1, 2), chunk)
+        band = _lengthened(band, rows[chunk[-1][0]].stop * scale - top, results, image.shape[1] * scale)
+        for (r, c), result in zip(chunk, results, strict=True):
+            row, column = rows[r], columns[c]
+            place = band[:, row.start * scale - top : row.stop * scale - top]
+            place = place[:, :, column.start * scale : column.stop * scale]
+            place.addcmul_(result * row.weights[:, None], column.weights)
+        done += len(chunk)
+        if progress is not None:
+            progress(done / (len(rows) * len(columns)))
+        ready = rows[chunks[i + 1][0][0]].start * scale if i + 1 < len(chunks) else height
+        if ready > top:
+            yield band[:, : min(ready, height) - top, :width]
+            band, top = band[:, ready - top :], ready
+
+
+def _chunks(rows: Sequence[Span], columns: Sequence[Span], batch: int) -> Iterator[list[tuple[int, int]]]:
+    """Places in the grid, row after row, up to ``batch`` neighbours of one shape at a time."""
+    grid = ((r, c) for r in range(len(rows)) for c in range(len(columns)))
+    for _, same in itertools.groupby(grid, lambda place: (rows[place[0]].length, columns[place[1]].length)):
+        while chunk := list(itertools.islice(same, batch)):
+            yield chunk
+
+
+def _lengthened(band: Tensor, needed: int, like: Tensor, width: int) -> Tensor:
+    """The band with rows of zeros added below up to ``needed``."""
+    if band.dim() == 1:
+        return like.new_zeros(like.shape[1], needed, width)
+    return F.pad(band, (0, 0, 0, needed - band.shape[1])) if needed > band.shape[1] else band

@@ -1,0 +1,181 @@
+"""Restore photographs: ``python -m vimzoo.restore INPUT OUTPUT --model NAME | --checkpoint FILE``.
+
+Exit status 0 if every picture was restored or skipped, 1 if one failed, 2 if the request cannot be met, 130 if
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .models.restoration_base import RestorationModel
+    from .restoration import Report
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TILES = ("auto", "none", "official")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    command = argparse.ArgumentParser(
+        prog="python -m vimzoo.restore",
+        description="Restore a picture, or all pictures of a folder: super-resolution, denoising, removal of JPEG "
+        "artefacts, by what the model was trained for.",
+    )
+    command.add_argument("input", type=Path, help="a PNG, JPEG, TIFF or WebP file, or a folder of such files")
+    command.add_argument("output", type=Path, help="a file, or a folder, which gets the tree of the input")
+    weights = command.add_mutually_exclusive_group(required=True)
+    weights.add_argument("--model", metavar="NAME", help="registered model with its authors' weights")
+    weights.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights; the model is told by them")
+    command.add_argument("--ema", action="store_true", help="take the checkpoint's moving average")
+    tiles = command.add_argument_group("tiles")
+    tiles.add_argument(
+        "--tile", metavar="N|auto|none|official", type=_tile, default="auto",
+        help="side of the largest tile in pixels of the input; auto: what fits into memory; none: the whole picture; "
+        "official: as the papers measured (default: auto)",
+    )  # fmt: skip
+    tiles.add_argument(
+        "--overlap", metavar="N", type=_whole_number(0), help="pixels in which neighbours blend (default: 32)"
+    )
+    tiles.add_argument(
+        "--batch", metavar="N", type=_whole_number(1), default=1, help="tiles at once (default: 1)"
+    )
+    quality = command.add_argument_group("result")
+    quality.add_argument(
+        "--self-ensemble", action="store_true", help="average over 8 flips and rotations: 8 times the work"
+    )
+    quality.add_argument("--dtype", choices=DTYPES, default="float32", help="precision (default: float32)")
+    quality.add_argument(
+        "--seed", metavar="N", type=_whole_number(0), default=0, help="of MambaIRv2's routes (default: 0)"
+    )
+    quality.add_argument(
+        "--format", choices=("png", "jpg", "tif", "webp"), help="instead of each picture's own"
+    )
+    quality.add_argument(
+        "--quality", metavar="1..100", type=_whole_number(1, 100), default=95,
+        help="of JPEG and WebP; WebP of 100 is lossless (default: 95)",
+    )  # fmt: skip
+    command.add_argument(
+        "--existing", choices=("skip", "overwrite"), default="skip", help="results that exist (default: skip)"
+    )
+    command.add_argument(
+        "--max-pixels", metavar="N", type=_whole_number(1),
+        help="refuse larger inputs, as a small file may unpack to any size (default: 200 million)",
+    )  # fmt: skip
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    return command
+
+
+def _tile(text: str) -> int | str:
+    if text in TILES:
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of pixels or {', '.join(TILES)}, got {text!r}")
+    return int(text)
+
+
+class _whole_number:
+    """Parses a number from ``low`` to ``high``."""
+
+    def __init__(self, low: int, high: int | None = None) -> None:
+        self.low, self.high = low, high
+
+    def __call__(self, text: str) -> int:
+        number = int(text) if text.isdecimal() else -1
+        if number < self.low or (self.high is not None and number > self.high):
+            limits = f"{self.low} to {self.high}" if self.high is not None else f"at least {self.low}"
+            raise argparse.ArgumentTypeError(f"expected a whole number, {limits}, got {text!r}")
+        return number
+
+
+def load_model(options: argparse.Namespace) -> RestorationModel:
+    """The model that is asked for.
+
+    Raises:
+        ValueError: its weights cannot be had.
+    """
+    from .models import load_restoration
+    from .restoration import restoration_model
+
+    if options.checkpoint is not None:
+        return load_restoration(options.checkpoint, use_ema=options.ema)
+    if options.ema:
+        raise ValueError("--ema: the authors' files have one set of weights; it goes with --checkpoint")
+    return restoration_model(options.model)
+
+
+def run(options: argparse.Namespace) -> Report:
+    """Restore as the parsed arguments say.
+
+    Raises:
+        ValueError: the request cannot be met; nothing has been written.
+    """
+    from .restoration import MAX_PIXELS, Restorer, find_jobs, restore_files
+
+    jobs = find_jobs(options.input, options.output, f".{options.format}" if options.format else None)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # RuntimeError, AssertionError, AcceleratorError: by device and version
+        raise ValueError(f"--device {device}: not available ({str(error).splitlines()[0]})") from error
+    restorer = Restorer(
+        load_model(options),
+        tile=options.tile,
+        overlap=options.overlap,
+        batch=options.batch,
+        self_ensemble=options.self_ensemble,
+        dtype=DTYPES[options.dtype],
+        seed=options.seed,
+        device=device,
+    )
+    return restore_files(
+        jobs,
+        restorer,
+        existing=options.existing,
+        quality=options.quality,
+        max_pixels=options.max_pixels or MAX_PIXELS,
+        quiet=options.quiet,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Restore pictures and print a summary; the exit status is in the module's docstring."""
+    options = parser().parse_args(arguments)
+    try:
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        with logging_redirect_tqdm():
+            report = run(options)
+    except ImportError as error:
+        print(
+            f"error: {error}; install what the command needs with: pip install 'vimzoo[restore]'",
+            file=sys.stderr,
+        )
+        return 2
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "interrupted; what was written is whole, and the same command goes on after it", file=sys.stderr
+        )
+        return 130
+    counts = f"{len(report.restored)} restored"
+    if report.skipped:
+        counts += f", {len(report.skipped)} skipped, as the results exist (--existing overwrite)"
+    print(counts + (f", {len(report.failed)} failed" if report.failed else ""))
+    for job, reason in report.failed:
+        print(f"failed: {job.source}: {reason}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
