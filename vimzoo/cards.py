@@ -8,19 +8,23 @@ registration, measured figures from result files that say where, when and with w
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
+from vimzoo.card_parts import (
+    errors,
+    giga,
+    machine_line,
+    millions,
+    number,
+    read_result,
+    result_table,
+    size_of,
+    table,
+)
 from vimzoo.models.facts import ModelFacts
 from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES
 from vimzoo.models.vmamba import VMAMBA_FACTS
@@ -60,111 +64,6 @@ models, published figures come from the records beside each registration, measur
   gradient norms, relative. "-" where no recording of this very size exists; `benchmarks/parity.py` writes them.
 - **ms**: median time of one image on the CPU, float32, by `benchmarks/each_model.py`.
 """
-
-
-@dataclass(frozen=True)
-class Size:
-    """Counted size of a model: parameters, operations with a multiply-add as 2, and as papers count them."""
-
-    params: int
-    flops: int
-    paper_flops: int
-
-
-def _papers_scan(
-    x: Sequence[int], x_dbl: Any, A: Sequence[int], dt_weight: Sequence[int], *args: Any, **_: Any
-) -> int:
-    """Twice the papers' count of a scan, since all other terms come out doubled too."""
-    directions = len(args[3])
-    return 2 * x[0] * x[1] * x[-1] * directions * (9 * A[-1] + 2 + dt_weight[-1])
-
-
-@cache
-def size_of(name: str) -> Size:
-    """Parameters and operations of a registered model at its own image size, counted without computing anything."""
-    with torch.device("meta"):
-        model: Any = timm.create_model(name).eval()
-        image = torch.empty(1, *model.pretrained_cfg["input_size"])
-    counts = []
-    for mapping in ({}, {torch.ops.vimzoo.scan_paths: _papers_scan}):
-        with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-            model(image)
-        counts.append(counter.get_total_flops())
-    return Size(sum(p.numel() for p in model.parameters()), counts[0], counts[1] // 2)
-
-
-def read_result(folder: Path, name: str) -> dict[str, Any]:
-    """A result file as a dict of ``about``, ``machine`` and ``rows``; all empty where it has not been made."""
-    path = folder / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else {"about": "", "machine": {}, "rows": []}
-
-
-def machine_line(machine: Mapping[str, Any]) -> str:
-    """Where and when a result was obtained, in a line."""
-    parts = [
-        machine.get("processor", "unknown processor"),
-        machine.get("instruction_set") or "no native kernels",
-        f"cores {machine.get('cores', '?')}",
-        *(f"{what} {machine[what]}" for what in ("torch", "timm", "vimzoo") if what in machine),
-        f"commit {machine['commit']}" if machine.get("commit") else "",
-        machine.get("date", ""),
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def number(value: Any) -> str:
-    """A cell: numbers to three significant digits, missing ones as "-"."""
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, float):
-        if 0 < abs(value) < 1e-3:
-            return f"{value:.1e}"
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-    return str(value)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *[[number(cell) for cell in row] for row in rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def result_table(result: Mapping[str, Any], threads: int | None = None, name: str = "") -> str:
-    """Any result file as a table: its single values, what they mean, and the machine.
-
-    Args:
-        threads: keep only rows measured with that many threads.
-        name: of the machine, as its folder is called.
-    """
-    rows = [row for row in result["rows"] if threads in (None, row.get("threads", threads))]
-    if not rows:
-        return "Not measured yet."
-    hidden = {"threads"} if threads is not None else set()
-    plain = [
-        key for key, value in rows[0].items() if key not in hidden and not isinstance(value, (dict, list))
-    ]
-    said = f"{threads} thread{'s' * (threads > 1)}; " if threads is not None else ""
-    about = f"{result['about'][:1].upper()}{result['about'][1:]}"
-    cells = [[row.get(key) for key in plain] for row in rows]
-    titles = [key.replace("_", " ") for key in plain]
-    where = f"{f'`{name}`: ' if name else ''}{machine_line(result['machine'])}"
-    return f"{table(titles, cells)}\n\n{about}. {said}{where}."
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f}"
-
-
-def _giga(count: int) -> str:
-    return number(count / 1e9)
-
-
-def _errors(row: Mapping[str, Any] | None) -> str:
-    return (
-        "-"
-        if row is None
-        else " / ".join(number(row.get(key)) for key in ("output", "intermediate", "gradient"))
-    )
 
 
 def machine_folders(folder: Path) -> list[Path]:
@@ -210,7 +109,7 @@ class Cards:
             size = size_of(name)
             published = None if facts.gflops is None else str(facts.gflops)
             scores = [None if score is None else str(score) for score in (facts.top1, facts.top5)]
-            counted = [_millions(size.params), _giga(size.flops), _giga(size.paper_flops)]
+            counted = [millions(size.params), giga(size.flops), giga(size.paper_flops)]
             link = f"[`{name}`](#{name})"
             rows.append([link, facts.input_size[-1], *counted, published, *scores, self.ms_of(name)])
         return table([*header, ms], rows)
@@ -223,9 +122,7 @@ class Cards:
         lines = [
             f"Input {shape}, {facts.num_classes} classes; `{arguments}`, the rest as `{family}`'s defaults"
         ]
-        lines += [
-            f"{size.params:,} parameters, {_giga(size.flops)} GFLOPs ({_giga(size.paper_flops)} papers')"
-        ]
+        lines += [f"{size.params:,} parameters, {giga(size.flops)} GFLOPs ({giga(size.paper_flops)} papers')"]
         if facts.gflops is not None:
             lines[-1] += f"; published {facts.gflops} ({facts.gflops_source})"
         if facts.top1 is not None:
@@ -243,7 +140,7 @@ class Cards:
             lines.append(f"Training: {facts.recipe}")
         lines.append(f"Source: {facts.origin}, arXiv:{facts.paper}")
         if row := self.parity_of(facts.name):
-            lines.append(f"Parity with `{row['reference']}`, output / inner / gradient: {_errors(row)}")
+            lines.append(f"Parity with `{row['reference']}`, output / inner / gradient: {errors(row)}")
         if self.ms_of(facts.name) != "-":
             lines.append(f"CPU: {self.ms_of(facts.name)} ms an image ({self.threads()})")
         lines += [
@@ -287,7 +184,7 @@ class Cards:
             for name, facts in models.items():
                 size, top1 = size_of(name), None if facts.top1 is None else str(facts.top1)
                 parity = self.parity_of(name)
-                counted = [_millions(size.params), _giga(size.paper_flops), top1]
+                counted = [millions(size.params), giga(size.paper_flops), top1]
                 weights = "yes" if facts.hub_id or facts.url else "-"
                 rows.append([f"`{name}`", weights, *counted, parity and parity["output"], self.ms_of(name)])
         said = f"CPU ms: one image, float32, {self.threads()}; {machine_line(self.speed['machine'])}."

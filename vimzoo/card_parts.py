@@ -1,0 +1,131 @@
+"""What the generated documents are put together from: counted sizes, result files, tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+
+@dataclass(frozen=True)
+class Size:
+    """Counted size of a model: parameters, operations with a multiply-add as 2, and as papers count them."""
+
+    params: int
+    flops: int
+    paper_flops: int
+
+
+def _papers_scan(x: Sequence[int], x_dbl: Any, A: Sequence[int], dt_weight: Sequence[int], *args: Any) -> int:
+    """Twice the papers' count of a scan, since all other terms come out doubled too."""
+    directions = len(args[3])
+    return 2 * x[0] * x[1] * x[-1] * directions * (9 * A[-1] + 2 + dt_weight[-1])
+
+
+@cache
+def size_of(name: str, shape: tuple[int, ...] | None = None) -> Size:
+    """Parameters and operations of a registered model, counted without computing anything.
+
+    Args:
+        shape: Channels, height and width of the image; None is the model's own.
+    """
+    scans = []
+
+    def both(*args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        ours = flop_registry[torch.ops.vimzoo.scan_paths](*args, out_val=out_shape, **kwargs)
+        scans.append((ours, _papers_scan(*args)))
+        return 0
+
+    with torch.device("meta"):
+        model: Any = timm.create_model(name).eval()
+        image = torch.empty(1, *(shape or model.pretrained_cfg["input_size"]))
+    mapping = {torch.ops.vimzoo.scan_paths: both}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
+        model(image)
+    rest = counter.get_total_flops()
+    ours, papers = (sum(kind) for kind in zip(*scans, strict=True))
+    return Size(sum(p.numel() for p in model.parameters()), rest + ours, (rest + papers) // 2)
+
+
+def read_result(folder: Path, name: str) -> dict[str, Any]:
+    """A result file as a dict of ``about``, ``machine`` and ``rows``; all empty where it has not been made."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else {"about": "", "machine": {}, "rows": []}
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """Where and when a result was obtained, in a line."""
+    parts = [
+        machine.get("processor", "unknown processor"),
+        machine.get("instruction_set") or "no native kernels",
+        f"cores {machine.get('cores', '?')}",
+        *(f"{what} {machine[what]}" for what in ("torch", "timm", "vimzoo") if what in machine),
+        f"commit {machine['commit']}" if machine.get("commit") else "",
+        machine.get("date", ""),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def number(value: Any) -> str:
+    """A cell: numbers to three significant digits, missing ones as "-"."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, float):
+        if 0 < abs(value) < 1e-3:
+            return f"{value:.1e}"
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return str(value)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *[[number(cell) for cell in row] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def result_table(result: Mapping[str, Any], threads: int | None = None, name: str = "") -> str:
+    """Any result file as a table: its single values, what they mean, and the machine.
+
+    Args:
+        threads: keep only rows measured with that many threads.
+        name: of the machine, as its folder is called.
+    """
+    rows = [row for row in result["rows"] if threads in (None, row.get("threads", threads))]
+    if not rows:
+        return "Not measured yet."
+    hidden = {"threads"} if threads is not None else set()
+    plain = [
+        key for key, value in rows[0].items() if key not in hidden and not isinstance(value, (dict, list))
+    ]
+    said = f"{threads} thread{'s' * (threads > 1)}; " if threads is not None else ""
+    about = f"{result['about'][:1].upper()}{result['about'][1:]}"
+    cells = [[row.get(key) for key in plain] for row in rows]
+    titles = [key.replace("_", " ") for key in plain]
+    where = f"{f'`{name}`: ' if name else ''}{machine_line(result['machine'])}"
+    return f"{table(titles, cells)}\n\n{about}. {said}{where}."
+
+
+def millions(count: int) -> str:
+    """A count in millions."""
+    return f"{count / 1e6:.2f}"
+
+
+def giga(count: int) -> str:
+    """A count in billions."""
+    return number(count / 1e9)
+
+
+def errors(row: Mapping[str, Any] | None) -> str:
+    """Parity of outputs, inner tensors and gradients in a cell."""
+    return (
+        "-"
+        if row is None
+        else " / ".join(number(row.get(key)) for key in ("output", "intermediate", "gradient"))
+    )
