@@ -31,12 +31,11 @@ class Job:
 
 @dataclass
 class Report:
-    """What became of files: restored, left alone because the result exists, failed and why, not yet done."""
+    """What became of files: restored, left alone because the result exists, failed and why."""
 
     restored: list[Job] = field(default_factory=list)
     skipped: list[Job] = field(default_factory=list)
     failed: list[tuple[Job, str]] = field(default_factory=list)
-    to_do: list[Job] = field(default_factory=list)
 
 
 def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job]:
@@ -127,21 +126,19 @@ def restore_files(
     """
     if existing not in ("skip", "overwrite"):
         raise ValueError(f"existing: expected 'skip' or 'overwrite', got {existing!r}")
-    report = Report()
-    for job in jobs:
-        (report.skipped if existing == "skip" and job.target.exists() else report.to_do).append(job)
-    sizes = [_pixel_count(job.source) for job in report.to_do]
-    with tqdm(total=sum(sizes), unit="px", unit_scale=True, disable=quiet) as bar:
-        for i, (job, size) in enumerate(zip(tuple(report.to_do), sizes, strict=True)):
+    report = Report(skipped=[job for job in jobs if existing == "skip" and job.target.exists()])
+    skipped = set(report.skipped)
+    sizes = {job: _pixel_count(job.source) for job in jobs if job not in skipped}
+    with tqdm(total=sum(sizes.values()), unit="px", unit_scale=True, disable=quiet) as bar:
+        for job, size in sizes.items():
             bar.set_postfix_str(job.source.name, refresh=False)
-            show = functools.partial(_show, bar, sum(sizes[:i]), size)
+            show = functools.partial(_show, bar, bar.n, size)
             try:
                 restore_file(job, restorer, quality=quality, max_pixels=max_pixels, progress=show)
                 report.restored.append(job)
             except Exception as error:  # whatever a damaged file, a full disk or a model makes of one picture
                 report.failed.append((job, reason_of(error)))
                 bar.write(f"failed: {job.source}: {reason_of(error)}", file=sys.stderr)
-            report.to_do.remove(job)
             show(1.0)
     return report
 
@@ -187,7 +184,7 @@ def _pixel_count(path: Path) -> int:
     return max(width * height, 1)
 
 
-def _show(bar: Any, before: int, size: int, share: float) -> None:
+def _show(bar: Any, before: float, size: int, share: float) -> None:
     bar.update(before + share * size - bar.n)
 
 
