@@ -192,12 +192,20 @@ def check_restore(command: str, workplace: Path) -> None:
     assert re.fullmatch(r"\d+ restored\n", said)
 
 
+def check_export(command: str, workplace: Path) -> None:
+    """The file is of a small model and so is its checkpoint; the command is otherwise run as it stands."""
+    torch.save({"model": timm.create_model("test_vim").state_dict()}, workplace / "FILE")
+    said = run(re.sub(r"vimzoo.export \S+", "vimzoo.export test_vim", command), workplace)
+    assert "largest difference" in said
+
+
 CHECKS = {
     "make train": check_make,
     "make test": check_make,
     "pip install": check_install,
     "python -m vimzoo.doctor": check_doctor,
     "python -m vimzoo.cards": check_cards,
+    "python -m vimzoo.export": check_export,
     "python -m vimzoo.restore": check_restore,
     "python train.py": check_training,
 }

@@ -304,7 +304,7 @@ def test_wrong_options_are_named(options: dict, named: str) -> None:
     ids=str,
 )
 def test_wrong_images_are_named(shape: tuple, said: str) -> None:
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(ValueError, match=said):
         small()(torch.randn(shape))
 
 

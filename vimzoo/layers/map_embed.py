@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, _assert, nn
+from torch import Tensor, nn
 
-from .finite import check_finite
+from .images import check_finite, check_image_sizes
 from .linear import Linear
 from .maps import MapConv2d, map_norm
 
@@ -62,18 +62,9 @@ class MapStem(nn.Module):
         """Images ``(B, C, H, W)`` -> map ``(B, h, w, D)``.
 
         Raises:
-            AssertionError: the image has not four axes, other channels, or no whole patch.
+            ValueError: the images have not four axes, other channels, no whole patch, or no finite pixels.
         """
-        _assert(
-            x.dim() == 4,
-            f"x: expected a batch of images (B, {self.in_chans}, H, W), got {x.dim()} dimensions",
-        )
-        channels, height, width = x.shape[1], x.shape[2], x.shape[3]
-        _assert(channels == self.in_chans, f"x: expected {self.in_chans} channels (in_chans), got {channels}")
-        _assert(
-            height >= self.patch_size, f"x: expected a height of at least {self.patch_size}, got {height}"
-        )
-        _assert(width >= self.patch_size, f"x: expected a width of at least {self.patch_size}, got {width}")
+        check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
         if not torch.jit.is_scripting():
             check_finite(x)
         x = self.norm1(self.conv1(x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)))

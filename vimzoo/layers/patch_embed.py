@@ -5,9 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import lecun_normal_, resample_patch_embed, to_2tuple
-from torch import Tensor, _assert, nn
+from torch import Tensor, nn
 
-from .finite import check_finite
+from .images import check_finite, check_image_sizes
 
 
 class PatchEmbed(nn.Module):
@@ -107,35 +107,16 @@ class PatchEmbed(nn.Module):
         self._set_size(self.img_size if img_size is None else img_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` -> tokens ``(B, rows * columns, D)``."""
-        _assert(
-            x.dim() == 4,
-            f"x: expected a batch of images (B, {self.in_chans}, H, W), got {x.dim()} dimensions",
-        )
-        channels, height, width = x.shape[1], x.shape[2], x.shape[3]
-        _assert(channels == self.in_chans, f"x: expected {self.in_chans} channels (in_chans), got {channels}")
-        if self.strict_img_size:
-            _assert(
-                height == self.img_size[0],
-                f"x: expected a height of {self.img_size[0]} (img_size), got {height};"
-                " other sizes need img_size= or dynamic_img_size=True",
-            )
-            _assert(
-                width == self.img_size[1],
-                f"x: expected a width of {self.img_size[1]} (img_size), got {width};"
-                " other sizes need img_size= or dynamic_img_size=True",
-            )
-        _assert(
-            height >= self.patch_size[0],
-            f"x: expected a height of at least one patch, {self.patch_size[0]}, got {height}",
-        )
-        _assert(
-            width >= self.patch_size[1],
-            f"x: expected a width of at least one patch, {self.patch_size[1]}, got {width}",
-        )
+        """Images ``(B, C, H, W)`` -> tokens ``(B, rows * columns, D)``.
+
+        Raises:
+            ValueError: the images have not four axes, other channels, a size that is not taken, or no finite pixels.
+        """
+        check_image_sizes(x, self.in_chans, self.patch_size, self.img_size if self.strict_img_size else None)
         if not torch.jit.is_scripting():
             check_finite(x)
         if self.dynamic_img_pad:
+            height, width = x.shape[2], x.shape[3]
             bottom = (self.patch_size[0] - height) % self.stride[0]
             right = (self.patch_size[1] - width) % self.stride[1]
             x = F.pad(x, (0, right, 0, bottom))

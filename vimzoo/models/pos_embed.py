@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from timm.models import register_notrace_function
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 CLS_TOKENS = {"none": 0, "head": 1, "middle": 1, "double": 2}
 """Number of class tokens for each placement: before the patches, between their halves, at both ends."""
@@ -47,6 +48,13 @@ def cls_tokens(tokens: Tensor, placement: str) -> Tensor:
     return tokens[:, middle : middle + 1]
 
 
+def _surely_equal(a: int, b: int) -> bool:
+    """Whether two sizes are equal; no, if that depends on a size left open in a graph, which a comparison would fix."""
+    if torch.jit.is_scripting():
+        return a == b
+    return statically_known_true(a == b)
+
+
 @register_notrace_function  # sizes decide what happens, which FX cannot follow
 def resize_pos_embed(
     pos_embed: Tensor,
@@ -75,7 +83,7 @@ def resize_pos_embed(
     Raises:
         RuntimeError: the embeddings are not those of ``old_size``.
     """
-    if old_size[0] == new_size[0] and old_size[1] == new_size[1]:
+    if _surely_equal(old_size[0], new_size[0]) and _surely_equal(old_size[1], new_size[1]):
         return pos_embed
     if official:
         extra = pos_embed.shape[1] - old_size[0] * old_size[1]

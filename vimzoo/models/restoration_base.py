@@ -8,7 +8,7 @@ from timm.layers import trunc_normal_
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
-from vimzoo.layers.finite import check_finite
+from vimzoo.layers.images import check_finite
 
 from .checkpoint import CheckpointError, load_into
 from .checkpoint_reader import read_tensors

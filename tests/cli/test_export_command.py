@@ -1,0 +1,130 @@
+"""``python -m vimzoo.export``: the files run without our code, at sizes never seen, and say what they are."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from vimzoo import export, exporters
+
+onnx = pytest.importorskip("onnx", reason="needs the extra vimzoo[export]")
+
+
+def run_onnx(path: Path, images: torch.Tensor) -> torch.Tensor:
+    return exporters.load(path, "onnx")(images)
+
+
+def spread_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    return ((got - want).abs().max() / want.std()).item()
+
+
+def check_onnx(name: str, folder: Path, bound: float, **options: object) -> Path:
+    """Export ``name`` for any size and compare at three others; returns the file."""
+    torch.manual_seed(0)
+    path = folder / f"{name}.onnx"
+    written = export.export(name, "onnx", path, random=True, size="dynamic", **options)[0]  # type: ignore[arg-type]
+    assert written.path == path and written.worst.difference < bound
+    return path
+
+
+def operators(path: Path) -> set[str]:
+    model = onnx.load(path)
+    assert {o.domain for o in model.opset_import} - {f.domain for f in model.functions} <= {"", "ai.onnx"}
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    return {node.op_type for node in nodes if node.domain in ("", "ai.onnx")}
+
+
+def test_onnx_file_of_vim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {}
+    build = export.build
+    monkeypatch.setattr(export, "build", lambda *a: kept.setdefault("model", build(*a)))
+    path = check_onnx("test_vim", tmp_path, 1e-5, int8=True)
+    assert "Scan" in operators(path)
+    facts = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+    assert facts["model"] == "test_vim" and facts["num_classes"] == 1000 and len(facts["mean"]) == 3
+    for shape in ((1, 3, 64, 64), (5, 3, 48, 112), (2, 3, 80, 64)):
+        images = torch.randn(shape)
+        with torch.no_grad():
+            want = kept["model"](images)
+        assert spread_error(run_onnx(path, images), want) < 1e-5
+    small = tmp_path / "test_vim.int8.onnx"
+    assert small.stat().st_size < path.stat().st_size
+    assert (
+        1e-5 < spread_error(run_onnx(small, images), want) < 0.3
+    )  # it is another file, and still this model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_vmamba", "test_mambair"])
+def test_onnx_files_of_the_other_families(name: str, tmp_path: Path) -> None:
+    assert "Scan" in operators(check_onnx(name, tmp_path, 1e-5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["vim_tiny_patch16_224", "vmamba_tiny_s1l8", "mambair_light_x2", "mambairv2_light_x2"]
+)
+def test_onnx_files_of_real_models(name: str, tmp_path: Path) -> None:
+    """The command itself refuses a difference above 3e-5."""
+    export.export(name, "onnx", tmp_path / "model.onnx", random=True)
+
+
+@pytest.mark.parametrize("kind", ["pt2", pytest.param("aoti", marks=pytest.mark.slow)])
+def test_packages_run_where_only_the_ops_are_imported(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model{export.FORMATS[kind]}"
+    export.export("test_vim", kind, path, random=True, size="dynamic")
+    load = "torch._inductor.aoti_load_package" if kind == "aoti" else "torch.export.load"
+    code = (
+        f"import sys, torch, vimzoo.ops; run = {load}(sys.argv[1]); run = getattr(run, 'module', lambda: run)();"
+        "print(*run(torch.zeros(3, 3, 48, 96)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "1000"]
+
+
+def test_torchscript_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.ts"
+    assert export.main(["test_vim", "--format", "torchscript", "--random", "--output", str(path)]) == 0
+    assert "largest difference" in capsys.readouterr().out
+    kept = {exporters.METADATA: ""}
+    assert torch.jit.load(str(path), _extra_files=kept)(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+    assert json.loads(kept[exporters.METADATA])["model"] == "test_vim"
+
+
+def test_a_file_with_other_numbers_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = exporters.load
+    monkeypatch.setattr(exporters, "load", lambda *a: lambda x: load(*a)(x) * 1.001)
+    with pytest.raises(export.ExportError, match=r"differs from PyTorch by .*e-0\d"):
+        export.export("test_vim", "pt2", tmp_path / "model.pt2", random=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    model = timm.create_model("test_vim")
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    path = tmp_path / "model.ts"
+    export.export("test_vim", "torchscript", path, checkpoint=str(tmp_path / "weights.pth"))
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(exporters.load(path, "torchscript")(images), model.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["vim_tiny_patch16"], "MODEL vim_tiny_patch16: no such model; near it: vim_tiny_patch16_"),
+        (["test_vim", "--size", "0"], "--size 0: expected dynamic"),
+        (["test_vim", "--size", "1x2x3"], "--size 1x2x3: expected"),
+        (["test_vim", "--int8", "--format", "pt2"], "--int8: needs --format onnx, got pt2"),
+        (["test_vim", "--output", "nowhere/model.onnx"], "there is no folder nowhere"),
+        (["test_vim", "--checkpoint", "absent.pth"], "absent.pth"),
+    ],
+)
+def test_bad_requests(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export.main(arguments) == 1
+    assert words in capsys.readouterr().err
+    assert not list(Path().glob("unfinished-*"))

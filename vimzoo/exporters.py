@@ -1,0 +1,112 @@
+"""Models as files that run without this package's Python code: ONNX, torch.export, AOTInductor, TorchScript.
+
+ONNX files hold standard operators only: the scan is ONNX's ``Scan``. The other three keep `vimzoo.ops`' operators as
+nodes, so that ``import vimzoo.ops`` is all that a process needs to run them at full speed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from .ops.lowering import DECOMPOSITIONS
+
+METADATA = "model.json"
+"""Name under which a file carries what its user needs to know: input size, normalisation, scale."""
+
+
+def to_program(model: nn.Module, example: Tensor, *, dynamic_size: bool = False) -> ExportedProgram:
+    """``torch.export`` of a model in evaluation mode, for any number of images.
+
+    Args:
+        example: images ``(B, C, H, W)``, B at least 2; no axis that is to stay open may be 1.
+        dynamic_size: leave height and width open too.
+    """
+    axes = {0: Dim.DYNAMIC} | ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic_size else {})
+    model = model.eval().requires_grad_(False)
+    with torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=(axes,))
+
+
+def save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
+    """One ``.onnx`` file of standard operators, input ``images``, output ``output``, metadata beside them.
+
+    Raises:
+        ImportError: onnx or onnxscript is missing.
+    """
+    lowered = program.run_decompositions(DECOMPOSITIONS)
+    written = torch.onnx.export(
+        lowered, dynamo=True, input_names=["images"], output_names=["output"], verbose=False
+    )
+    assert written is not None
+    written.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
+    written.save(path)
+
+
+def save_pt2(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
+    """A ``.pt2`` archive for ``torch.export.load``."""
+    torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
+
+
+def save_aoti(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
+    """A compiled ``.pt2`` package for ``torch._inductor.aoti_load_package``; it runs on this kind of machine only.
+
+    Raises:
+        RuntimeError: there is no C++ compiler, or it fails.
+    """
+    packed = {"aot_inductor.metadata": {key: json.dumps(value) for key, value in metadata.items()}}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=packed)
+
+
+def save_torchscript(model: nn.Module, path: Path, metadata: dict[str, Any]) -> None:
+    """A ``.ts`` file for ``torch.jit.load``, for any number of images and any size that the model takes."""
+    torch.jit.script(model.eval()).save(str(path), _extra_files={METADATA: json.dumps(metadata)})
+
+
+def quantise(path: Path, to: Path) -> None:
+    """An ONNX file with its matrix products' weights in 8 bits, activations quantised as they come.
+
+    Raises:
+        ImportError: onnxruntime is missing.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path)
+    del model.graph.value_info[:]  # shapes of inner tensors, which the quantiser works out anew and may contradict
+    quantize_dynamic(model, to, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+
+
+def load(path: Path, kind: str) -> Callable[[Tensor], Tensor]:
+    """What `save_onnx` and the others wrote, as a function of images ``(B, C, H, W)``.
+
+    Args:
+        kind: ``"onnx"``, ``"pt2"``, ``"aoti"`` or ``"torchscript"``.
+    """
+    if kind == "onnx":
+        return _onnx_session(path)
+    if kind == "pt2":
+        return torch.export.load(path).module()
+    if kind == "aoti":
+        return torch._inductor.aoti_load_package(str(path))
+    return torch.jit.load(str(path))
+
+
+def _onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # of its warnings about shapes none concerns the user
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    return run

@@ -1,0 +1,64 @@
+"""The checks that an image is one, and of a size that a model takes."""
+
+import torch
+from timm.models import register_notrace_function
+from torch import Tensor
+
+from vimzoo.ops.library import is_eager
+
+
+@register_notrace_function  # sizes decide, which FX cannot follow
+def check_image_sizes(
+    x: Tensor, in_chans: int, smallest: tuple[int, int], exact: tuple[int, int] | None = None
+) -> None:
+    """Refuses what is no batch of images ``(B, in_chans, H, W)`` with enough pixels.
+
+    Words are formed only when something is wrong: a size in a message would be fixed in a graph made for any size.
+
+    Args:
+        smallest: Least height and width.
+        exact: The only height and width, of a model made for one size.
+
+    Raises:
+        ValueError: naming what came and what was expected.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"x: expected a batch of images (B, {in_chans}, H, W), got {x.dim()} dimensions")
+    if x.shape[1] != in_chans:
+        raise ValueError(f"x: expected {in_chans} channels (in_chans), got {x.shape[1]}")
+    if exact is not None and (x.shape[2] != exact[0] or x.shape[3] != exact[1]):
+        raise ValueError(
+            f"x: expected a height of {exact[0]} and a width of {exact[1]} (img_size), got {x.shape[2]} and"
+            f" {x.shape[3]}; other sizes need img_size= or dynamic_img_size=True"
+        )
+    if x.shape[2] < smallest[0] or x.shape[3] < smallest[1]:
+        raise ValueError(
+            f"x: expected a height of at least {smallest[0]} and a width of at least {smallest[1]}, one patch,"
+            f" got {x.shape[2]} and {x.shape[3]}"
+        )
+
+
+@register_notrace_function  # values decide, which FX cannot follow
+@torch.jit.ignore
+def check_finite(x: Tensor) -> None:
+    """Refuses images with pixels that are NaN or infinite, which would come out as a confident nothing.
+
+    Only where it costs next to nothing: on the CPU, outside compiled and exported graphs. On a GPU the answer would
+    have to be waited for; there such an image gives NaN, for itself alone.
+
+    Args:
+        x: Images ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: naming the images.
+    """
+    if (
+        not x.is_cpu
+        or not is_eager(x)
+        or not x.numel()
+        or torch.isfinite(x.detach().sum(dtype=torch.float64))
+    ):
+        return
+    bad = (~x.detach().isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"x: expected finite pixels, got NaN or infinity in images {bad[:8]} of {len(x)}")
