@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .models.restoration_base import RestorationModel
     from .restoration import Report
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 TILES = ("auto", "none", "official")
 
 
@@ -51,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     quality.add_argument(
         "--self-ensemble", action="store_true", help="average over 8 flips and rotations: 8 times the work"
     )
-    quality.add_argument("--dtype", choices=DTYPES, default="float32", help="precision (default: float32)")
+    quality.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", metavar="fp32|bf16|fp16", help="precision (default: fp32)"
+    )
     quality.add_argument(
         "--seed", metavar="N", type=_whole_number(0), default=0, help="of MambaIRv2's routes (default: 0)"
     )

@@ -76,7 +76,7 @@ def test_seed(place: Path) -> None:
     assert shown[0] == shown[1] != shown[2]
 
 
-@pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
+@pytest.mark.parametrize("dtype", ("bf16", "float16"))
 def test_reduced_precision(place: Path, dtype: str) -> None:
     assert main(["photo.jpg", "a.png", "--checkpoint", "light_x2.pth", "--quiet"]) == 0
     assert main(["photo.jpg", "b.png", "--checkpoint", "light_x2.pth", "--quiet", "--dtype", dtype]) == 0
