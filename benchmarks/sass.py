@@ -51,16 +51,19 @@ class Compiled:
 
     def instructions(self) -> list[tuple[int, str]]:
         """Address and text of every instruction of an NVIDIA binary."""
-        import triton
+        return disassemble(self.assembly["cubin"])
 
-        tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(self.assembly["cubin"])
-            file.flush()
-            text = subprocess.run(
-                [tool, "-hex", file.name], capture_output=True, text=True, check=True
-            ).stdout
-        return disassembled(text)
+
+def disassemble(cubin: bytes, name: str = "") -> list[tuple[int, str]]:
+    """Address and text of every instruction of the kernel ``name``, or of a binary that holds only one."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-hex", file.name], capture_output=True, text=True, check=True).stdout
+    return disassembled(text[text.index(f".section\t.text.{name}") :].split(".section", 2)[1])
 
 
 def disassembled(text: str) -> list[tuple[int, str]]:
@@ -87,14 +90,20 @@ def operation(code: str) -> str:
     return re.sub(r"^@!?U?P\w+\s+", "", code).split()[0].split(".")[0]
 
 
-def loops(instructions: list[tuple[int, str]]) -> list[list[str]]:
-    """Bodies of the innermost loops: from a backward branch's target to the branch, none within another."""
-    spans = []
+def spans(instructions: list[tuple[int, str]]) -> list[tuple[int, int]]:
+    """Every loop: from a backward branch's target to the branch."""
+    found = []
     for at, code in instructions:
         target = re.search(r"\b0x([0-9a-f]+)\b", code) if operation(code) == "BRA" else None
         if target and int(target[1], 16) < at:
-            spans.append((int(target[1], 16), at))
-    inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
+            found.append((int(target[1], 16), at))
+    return found
+
+
+def loops(instructions: list[tuple[int, str]]) -> list[list[str]]:
+    """Bodies of the innermost loops, none within another."""
+    found = spans(instructions)
+    inner = [s for s in found if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in found)]
     return [[operation(code) for at, code in instructions if first <= at <= last] for first, last in inner]
 
 

@@ -21,11 +21,21 @@ from typing import Any
 import torch
 
 from . import __version__
-from .ops import BIDIRECTIONAL, backends, native, scan_paths, triton_backend
+from .ops import (
+    BIDIRECTIONAL,
+    backends,
+    cuda_backend,
+    mamba_ssm_backend,
+    native,
+    scan_paths,
+    triton_backend,
+)
 
 LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
 ORDINARY_NS = 4.0
 """Nanoseconds per element of a native library on an ordinary core, to compare with where none was built."""
+GPU_BACKENDS = ("triton", "cuda", "mamba_ssm")
+"""Those that need a GPU."""
 TRAINING = ("hydra", "sklearn", "matplotlib", "tqdm")
 """Modules that the extra ``train`` brings."""
 
@@ -59,12 +69,15 @@ def processor() -> str:
 
 def ns_per_element(backend: str, rounds: int = 5) -> float:
     """Nanoseconds per token, channel and direction of Vim-tiny's scan on one core or the GPU, fastest of a few."""
-    device = "cuda" if backend == "triton" else "cpu"
+    device = "cuda" if backend in GPU_BACKENDS else "cpu"
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, LENGTH, CHANNELS, generator=generator).to(device)
     x_dbl = torch.randn(1, LENGTH, 2, RANK + 2 * STATES, generator=generator).to(device)
     A = -torch.rand(2, CHANNELS, STATES, generator=generator).to(device)
-    dt_weight, dt_bias = torch.zeros(2, CHANNELS, RANK, device=device), torch.zeros(2, CHANNELS, device=device)
+    dt_weight, dt_bias = (
+        torch.zeros(2, CHANNELS, RANK, device=device),
+        torch.zeros(2, CHANNELS, device=device),
+    )
     seconds, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():
@@ -78,6 +91,27 @@ def ns_per_element(backend: str, rounds: int = 5) -> float:
     return min(seconds) / (x.numel() * 2) * 1e9
 
 
+def _gpu_detail(name: str) -> tuple[bool, str]:
+    """Whether a GPU backend has all it needs, and what that is or what it lacks."""
+    if name == "triton":
+        modules, detail = triton_backend.load()
+        found, detail = modules is not None, detail if modules is None else f"Triton {detail}"
+    elif name == "cuda":
+        compiler, reason = cuda_backend.load()
+        found, detail = compiler is not None, compiler or reason
+    elif os.environ.get("VIMZOO_BACKEND") == name or importlib.util.find_spec(name) is None:
+        function, detail = mamba_ssm_backend.load_scan()
+        found = function is not None
+    else:  # never imported unless asked for
+        return False, f"installed, not imported: VIMZOO_BACKEND={name} or backend={name!r} asks for it"
+    if found and not torch.cuda.is_available():
+        return False, f"{detail}, but no GPU"
+    if found:
+        detail = f"{detail}, {torch.cuda.get_device_name()}"
+        detail += "" if name in backends.ORDER["cuda"] else f"; only where backend={name!r} asks for it"
+    return found, detail
+
+
 def examine_backends() -> list[Backend]:
     """Every known backend: whether it loads, why not, and how fast it is."""
     found = []
@@ -87,14 +121,11 @@ def examine_backends() -> list[Backend]:
             library, detail = native.load()
             loads = library is not None
             detail = f"native library, instruction set {detail}" if loads else detail
-        elif name == "triton":
-            modules, detail = triton_backend.load()
-            loads = modules is not None and torch.cuda.is_available()
-            if modules is not None:
-                detail = f"Triton {detail}, {torch.cuda.get_device_name() if loads else 'but no GPU'}"
+        elif name in GPU_BACKENDS:
+            loads, detail = _gpu_detail(name)
         try:
             speed = ns_per_element(name) if loads else None
-        except backends.BackendError as error:  # triton finds out at its first launch what it lacks
+        except backends.BackendError as error:  # a GPU backend finds out at its first launch what it lacks
             loads, detail, speed = False, str(error), None
         found.append(Backend(name, loads, detail, speed))
     return found

@@ -155,6 +155,6 @@ print(native.load()[1])
     refusal, isa = done.stdout.splitlines()
     assert (
         refusal
-        == "BackendError VIMZOO_BACKEND: expected one of reference, cpu, triton, mamba_ssm, got 'quick'"
+        == "BackendError VIMZOO_BACKEND: expected one of reference, cpu, triton, cuda, mamba_ssm, got 'quick'"
     )
     assert isa == ("base" if native.load()[0] is not None else NOT_BUILT)

@@ -9,9 +9,10 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 from vimzoo import doctor
-from vimzoo.ops import native
+from vimzoo.ops import cuda_backend, mamba_ssm_backend, native
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -41,6 +42,29 @@ def test_without_a_compiler(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert "install a C compiler" in text
     (cpu,) = (b for b in json.loads(run(capsys, "--json"))["backends"] if b["name"] == "cpu")
     assert cpu["loads"] is False and cpu["ns_per_element"] is None
+
+
+def test_gpu_backends_say_what_they_lack(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line each; mamba_ssm is looked for, and imported only where it is asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cuda_backend, "load", lambda: ("NVRTC 13.2", ""))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: object() if name == "mamba_ssm" else find(name)
+    )
+    report = json.loads(run(capsys, "--json"))
+    details = {b["name"]: b["detail"] for b in report["backends"] if not b["loads"]}
+    assert details["cuda"] == "NVRTC 13.2, but no GPU"
+    assert details["mamba_ssm"].startswith("installed, not imported: VIMZOO_BACKEND=mamba_ssm")
+    assert "triton" in details
+    monkeypatch.setattr(cuda_backend, "load", lambda: (None, "no NVIDIA driver"))
+    monkeypatch.setenv("VIMZOO_BACKEND", "mamba_ssm")
+    monkeypatch.setattr(mamba_ssm_backend, "load_scan", lambda: (None, "mamba-ssm cannot be imported: why"))
+    text = run(capsys)
+    assert re.search(r"backend cuda +does not load +no NVIDIA driver", text)
+    assert re.search(r"backend mamba_ssm +does not load +mamba-ssm cannot be imported: why", text)
 
 
 def test_without_the_training_extra(

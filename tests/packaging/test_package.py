@@ -38,6 +38,12 @@ def python(code: str, *, cwd: Path, path: str = "", **extra: str) -> str:
     return done.stdout.strip()
 
 
+def kernel_sources() -> set[str]:
+    """What is compiled, at install time or at run time, relative to the checkout."""
+    found = (ROOT / "kernels").rglob("*.*")
+    return {str(p.relative_to(ROOT)) for p in found if p.suffix in (".c", ".h", ".cu", ".cuh")}
+
+
 def tracked_files() -> list[Path]:
     """What git tracks, or would at the next commit; skips where there is no git checkout."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -84,7 +90,7 @@ def test_wheel_contents(archives: tuple[Path, Path]) -> None:
     expected = {"vimzoo/py.typed"}
     expected |= {str(p.relative_to(ROOT)) for p in (ROOT / "vimzoo").rglob("*.py")}
     expected |= {f"vimzoo/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
-    expected |= {f"vimzoo/{p.relative_to(ROOT)}" for p in (ROOT / "kernels").rglob("*.[ch]")}
+    expected |= {f"vimzoo/{source}" for source in kernel_sources()}
     assert expected - names == set()
     assert any(name.endswith("licenses/LICENSE") for name in names)
     (info,) = {name.split("/")[0] for name in names} - {"vimzoo"}
@@ -108,7 +114,7 @@ def test_sdist_builds_the_same(archives: tuple[Path, Path]) -> None:
     with tarfile.open(archives[0]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "setup.py", "LICENSE", "README.md", "vimzoo/ops/reference.py"} <= names
-    assert {str(p.relative_to(ROOT)) for p in (ROOT / "kernels").rglob("*.[ch]")} <= names
+    assert kernel_sources() <= names
     assert not [name for name in names if name.endswith((".so", ".pyd", ".o", ".pyc"))]
 
 

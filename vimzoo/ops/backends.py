@@ -20,8 +20,8 @@ _said: set[tuple[str, str, str]] = set()
 
 ORDER: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "reference"), "cuda": ("triton", "reference")}
 """Backends tried per device type, fastest first; other devices have the reference alone."""
-NAMES = ("reference", "cpu", "triton", "mamba_ssm")
-STAND_INS: dict[str, tuple[str, ...]] = {"mamba_ssm": ("triton", "reference")}
+NAMES = ("reference", "cpu", "triton", "cuda", "mamba_ssm")
+STAND_INS: dict[str, tuple[str, ...]] = dict.fromkeys(("cuda", "mamba_ssm"), ("triton", "reference"))
 """Who runs the ops that a backend has no kernels for, when that backend is insisted on: it is about the scan."""
 
 

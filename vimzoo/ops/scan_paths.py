@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import mamba_ssm_backend, native, reference, triton_scans
+from . import cuda_scans, mamba_ssm_backend, native, reference, triton_scans
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -276,12 +276,14 @@ def task_split(batch: int, channels: int) -> tuple[int, int]:
 _FORWARD: dict[str, Callable[..., Any]] = {
     "cpu": _native,
     "triton": triton_scans.scan_paths,
+    "cuda": cuda_scans.scan_paths,
     "mamba_ssm": mamba_ssm_backend.scan_paths,
     "reference": _reference,
 }
 _BACKWARD: dict[str, Callable[..., Any]] = {
     "cpu": _native_backward,
     "triton": triton_scans.scan_paths_backward,
+    "cuda": cuda_scans.scan_paths_backward,
     "mamba_ssm": mamba_ssm_backend.scan_paths_backward,
     "reference": _reference_backward,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import mamba_ssm_backend, native, reference, triton_scans
+from . import cuda_scans, mamba_ssm_backend, native, reference, triton_scans
 from .backends import Unsupported
 from .library import (
     LIBRARY,
@@ -244,12 +244,14 @@ def _native_backward(
 _FORWARD: dict[str, Callable[..., Any]] = {
     "cpu": _native,
     "triton": triton_scans.selective_scan,
+    "cuda": cuda_scans.selective_scan,
     "mamba_ssm": mamba_ssm_backend.selective_scan,
     "reference": _reference,
 }
 _BACKWARD: dict[str, Callable[..., Any]] = {
     "cpu": _native_backward,
     "triton": triton_scans.selective_scan_backward,
+    "cuda": cuda_scans.selective_scan_backward,
     "mamba_ssm": mamba_ssm_backend.selective_scan_backward,
     "reference": _reference_backward,
 }

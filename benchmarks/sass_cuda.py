@@ -1,0 +1,153 @@
+"""What NVRTC makes of the CUDA kernels, without a GPU: ``python benchmarks/sass_cuda.py``.
+
+Like ``sass.py`` for Triton's kernels: the operators run on CPU tensors while each launch is only compiled, for the
+sizes that a GPU would get. Writes ``benchmarks/results/sass_cuda.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from sass import SHAPES, disassemble, inputs, operation, spans
+
+from vimzoo.ops import cuda_backend, nvrtc, scan_paths
+from vimzoo.ops.native import CHUNK
+
+TARGETS = ("sm_80", "sm_90", "sm_100")
+TILE = 8
+"""Steps that the forward scan's loop unrolls, as ``cuda_scan.cu`` has it."""
+LOADS, STORES = ("LD", "LDG"), ("ST", "STG")
+Span = tuple[int, int]
+
+
+@dataclass
+class Compiled:
+    """One kernel as NVRTC compiled it."""
+
+    name: str
+    constants: dict[str, int]
+    code: bytes = field(repr=False)
+
+    def instructions(self) -> list[tuple[int, str]]:
+        """Address and text of every instruction."""
+        return disassemble(self.code, self.name)
+
+    @property
+    def columns(self) -> int:
+        """Of a row."""
+        return self.constants["RANK"] + 2 * self.constants["STATES"]
+
+    @property
+    def steps(self) -> int:
+        """That the innermost loops over steps unroll."""
+        if self.name == "scan_forward":
+            return TILE
+        return 4 if self.constants["STATES"] > 8 else 8
+
+
+@contextlib.contextmanager
+def compiling(target: str) -> Iterator[list[Compiled]]:
+    """Within the block the ``cuda`` backend takes CPU tensors, compiles for ``target`` and launches nothing.
+
+    Yields:
+        the list to which each kernel is added, once for its sizes. What operators return is uninitialised memory.
+    """
+    kernels: list[Compiled] = []
+
+    def compile_only(source: str, name: str, constants: Mapping[str, int], *args: Any) -> None:
+        if not any((name, constants) == (made.name, made.constants) for made in kernels):
+            code = nvrtc.cubin(source, cuda_backend.sources(), target, constants)
+            kernels.append(Compiled(name, dict(constants), code))
+
+    with (
+        mock.patch.object(cuda_backend, "launch", compile_only),
+        mock.patch.object(cuda_backend, "_require_device", lambda device: None),
+    ):
+        yield kernels
+
+
+def within(inner: Span, outer: Span) -> bool:
+    """Whether a loop lies in another one."""
+    return inner != outer and outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def count(made: Compiled) -> dict[str, Any]:
+    """Issue slots per (image, channel, step, direction), and of what kind the instructions of the step loops are.
+
+    Loops with exponentials go over steps: those that hold no other such loop over as many as they unroll, one around
+    them over a chunk. Others move a chunk's rows or a stretch's gradients: as many items at once as they load or store.
+    """
+    code = [(at, operation(text)) for at, text in made.instructions()]
+    found = spans(made.instructions())
+    over_steps = [span for span in found if any(op == "MUFU" for at, op in code if span[0] <= at <= span[1])]
+    slots, kinds = 0.0, Counter[str]()
+    for span in found:
+        own = [op for at, op in code if span[0] <= at <= span[1] and not any(
+            within(inner, span) and inner[0] <= at <= inner[1] for inner in found)]  # fmt: skip
+        if span not in over_steps:
+            slots += len(own) * _share(made, span, own, over_steps)
+        elif any(within(inner, span) for inner in over_steps):
+            slots += len(own) / CHUNK
+        else:
+            slots += len(own) / made.steps
+            kinds.update(own)
+    everything = Counter(op for _, op in code)
+    return {
+        "kernel": made.name,
+        "block": made.constants["BLOCK"],
+        "slots": slots,
+        "mufu": kinds["MUFU"] / made.steps,
+        "shuffles": everything["SHFL"],
+        "local": everything["LDL"] + everything["STL"],
+        "kinds": {kind: round(n / made.steps, 1) for kind, n in kinds.most_common(12)},
+    }
+
+
+def _share(made: Compiled, span: Span, own: list[str], over_steps: list[Span]) -> float:
+    """How often a loop that moves rows runs per step of a thread."""
+    around = [outer for outer in over_steps if within(span, outer)]
+    items = sum(op in LOADS for op in own)
+    if not around or (not items and not any(op in STORES for op in own)):
+        return 0.0  # before or after all steps, or around a loop that moves rows
+    if len(around) > 1:  # in the sweep back over a stretch
+        items = sum(op in STORES for op in own)
+    return made.columns / made.constants["BLOCK"] / max(1, items)
+
+
+def count_shapes(names: list[str], target: str = "sm_90") -> list[dict[str, Any]]:
+    """Rows for the forward scan, as inference runs it, and the backward scan at ``names`` of `sass.SHAPES`."""
+    rows = []
+    for name in names:
+        tensors, settings = inputs(name)
+        with torch.no_grad(), compiling(target) as forward:
+            scan_paths(**tensors, **settings, backend="cuda")  # type: ignore[arg-type]
+        few = {n: t if t is None else t[:1] if n in ("x", "x_dbl", "z") else t for n, t in tensors.items()}
+        with compiling(target) as backward:
+            leaves = {n: None if t is None else t.requires_grad_() for n, t in few.items()}
+            out = scan_paths(**leaves, **settings, backend="cuda")  # type: ignore[arg-type]
+            out.backward(torch.empty_like(out))
+        for made in (forward[0], next(made for made in backward if made.name == "scan_backward")):
+            rows.append({"shape": name, **count(made)})
+    return rows
+
+
+if __name__ == "__main__":
+    from common import table, write
+
+    counted = count_shapes(list(SHAPES))
+    table(counted, ["shape", "kernel", "block", "slots", "mufu", "shuffles", "local"])
+    write(
+        "sass_cuda",
+        counted,
+        f"sm_90, bfloat16, NVRTC {nvrtc.load()[1]}: issue slots per (image, channel, step, direction) of the scan's "
+        "loops over steps and what they bring and take away, counted in the disassembly; mamba_ssm 2.3's CUDA kernels, "
+        "counted alike: 876 forward, 1796 backward (N 16), 131 (N 1). mufu and kinds: per step of the loops over "
+        "steps; shuffles and local: of the whole kernel",
+        timed=False,
+    )

@@ -1,0 +1,103 @@
+"""The ``cuda`` backend: CUDA C++ under ``kernels/``, compiled by NVRTC at first use. Runs only where it is asked for.
+
+Its kernels are checked on the CPU and compiled for several GPUs, but none has been timed: until then Triton's are what
+runs by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+import torch
+from torch import Tensor
+
+from . import cuda_driver, nvrtc
+from .backends import Unsupported
+from .native import DTYPES, Arguments
+
+_STRIDED = {
+    "x": "blkd", "dt": "blkd", "B": "blkgn", "C": "blkgn", "z": "blkd", "out": "blkd", "total": "blkd", "grad": "blkd",
+    "dx": "blkd", "d_dt": "blkd", "dB": "blkgn", "dC": "blkgn", "dz": "blkd",
+}  # fmt: skip
+FIELDS = " ".join([
+    "batch length channels per_group directions steps height width codes",
+    "A W bias D table states last guard grad_last dA dW dbias dD A_k A_d A_n W_k W_d W_r bias_k D_k d_dt_part dB_part",
+    *(" ".join([name, *(f"{name}_{axis}" for axis in axes)]) for name, axes in _STRIDED.items()),
+])  # fmt: skip
+"""What the kernels are told, in the order of their struct: sizes, addresses, strides in items."""
+ScanArguments = Arguments(FIELDS)
+OLDEST = (7, 5)
+"""Compute capability that the current NVRTC still compiles for."""
+
+
+def load() -> tuple[str | None, str]:
+    """What there is, such as ``"NVRTC 13.2"``, or ``None`` and why the backend cannot run."""
+    compiler, detail = nvrtc.load()
+    if compiler is None:
+        return None, detail
+    driver, reason = cuda_driver.load()
+    return (None, reason) if driver is None else (f"NVRTC {detail}", reason)
+
+
+def require(*tensors: Tensor | None) -> None:
+    """Make clear that these activations can be taken.
+
+    Raises:
+        Unsupported: for a dtype other than float32, bfloat16 and float16; for a device that is not an NVIDIA GPU of
+            compute capability 7.5 or more; without NVRTC or the driver.
+    """
+    for tensor in tensors:
+        if tensor is not None:
+            if tensor.dtype not in DTYPES:
+                raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
+            _require_device(tensor.device)
+
+
+def _require_device(device: torch.device) -> None:
+    if device.type != "cuda" or torch.version.hip is not None:
+        raise Unsupported(f"{device.type} tensors: these kernels need an NVIDIA GPU")
+    if torch.cuda.get_device_capability(device) < OLDEST:
+        raise Unsupported(f"{torch.cuda.get_device_name(device)}: needs compute capability 7.5")
+    found, reason = load()
+    if found is None:
+        raise Unsupported(reason)
+
+
+def arguments_header() -> str:
+    """``arguments.cuh``: one struct of 64-bit integers, in the order in which `ScanArguments` packs them."""
+    members = "".join(f"    long long {name};\n" for name in FIELDS.split())
+    return f"#pragma once\nstruct Arguments {{\n{members}}};\n"
+
+
+@cache
+def sources() -> Mapping[str, str]:
+    """Text of the CUDA sources by file name, and of the generated header."""
+    files = resources.files("vimzoo.kernels.selective_scan").iterdir()
+    texts = {
+        file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith((".cu", ".cuh"))
+    }
+    return {**texts, "arguments.cuh": arguments_header()}
+
+
+@cache
+def _kernel(
+    source: str, name: str, constants: tuple[tuple[str, int], ...], device: torch.device, dynamic_shared: int
+) -> cuda_driver.Kernel:
+    major, minor = torch.cuda.get_device_capability(device)
+    code = nvrtc.cubin(source, sources(), f"sm_{major}{minor}", dict(constants))
+    return cuda_driver.Kernel(code, name, device, dynamic_shared)
+
+
+def launch(
+    source: str, name: str, constants: Mapping[str, int], grid: tuple[int, int], arguments: bytes,
+    device: torch.device, dynamic_shared: int = 0,
+) -> None:  # fmt: skip
+    """Run kernel ``name`` of ``source``, compiled with the macros ``constants``, on blocks of ``BLOCK`` threads.
+
+    Raises:
+        Unsupported: if it cannot be compiled or loaded here.
+    """
+    kernel = _kernel(source, name, tuple(sorted(constants.items())), device, dynamic_shared)
+    kernel(grid, constants["BLOCK"], arguments)
