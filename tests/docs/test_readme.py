@@ -199,12 +199,17 @@ def check_export(command: str, workplace: Path) -> None:
     assert "largest difference" in said
 
 
+def check_convert(command: str, workplace: Path) -> None:
+    assert "model.safetensors" in run(command, workplace)
+
+
 CHECKS = {
     "make train": check_make,
     "make test": check_make,
     "pip install": check_install,
     "python -m vimzoo.doctor": check_doctor,
     "python -m vimzoo.cards": check_cards,
+    "python -m vimzoo.convert": check_convert,
     "python -m vimzoo.export": check_export,
     "python -m vimzoo.restore": check_restore,
     "python train.py": check_training,

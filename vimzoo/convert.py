@@ -1,0 +1,241 @@
+"""Turn a checkpoint into a folder as the hub has them: ``python -m vimzoo.convert FILE --model NAME --output DIR``.
+
+The folder has ``model.safetensors``, ``config.json`` and a card, ``README.md``; ``timm.create_model("local-dir:DIR",
+pretrained=True)`` loads it, and so does ``hf-hub:`` once it is uploaded. It is loaded and compared before it gets its
+name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from . import __version__
+from .cards import FAMILIES
+from .models import CheckpointError, load_checkpoint
+from .models._timm import generate_readme
+from .models.checkpoint_reader import read_tensors
+from .models.facts import ModelFacts
+from .models.mambair_facts import MAMBAIR_FACTS, RestorationFacts
+from .models.mambair_infer import restoration_options
+from .models.restoration_base import RestorationModel
+
+Facts = ModelFacts | RestorationFacts
+FACTS: dict[str, Facts] = {
+    **{name: facts for models, _ in FAMILIES.values() for name, facts in models.items()},
+    **MAMBAIR_FACTS,
+}
+"""Registered name -> what is known about the model."""
+
+
+def tags_of(facts: Facts) -> tuple[str, ...]:
+    """Names of the recipes whose weights are known, timm's part after the dot."""
+    return facts.tags if isinstance(facts, RestorationFacts) else (facts.tag,)
+
+
+def full_name(name: str) -> str:
+    """A registered name with a tag of its weights: the one given, or the first.
+
+    Raises:
+        ValueError: there is no such model or tag; the message has what is near it.
+    """
+    architecture, _, tag = name.partition(".")
+    if architecture not in FACTS:
+        near = difflib.get_close_matches(architecture, FACTS, 4, 0.5) or list(FACTS)
+        raise ValueError(f"--model {name}: no such model of this package; there are {', '.join(near)}")
+    tags = tags_of(FACTS[architecture])
+    if tag and tag not in tags:
+        known = ", ".join(f"{architecture}.{known}" for known in tags if known) or architecture
+        raise ValueError(f"--model {name}: no such weights are known; expected {known}")
+    return ".".join(filter(None, (architecture, tag or tags[0])))
+
+
+def build(
+    file: Path, name: str, *, use_ema: bool = False, num_classes: int | None = None
+) -> tuple[nn.Module, Mapping[str, Any]]:
+    """The registered model with the file's weights, on the CPU in evaluation mode.
+
+    A restoration file of another generation or size is given the network that it was made for, as long as it has
+    ``name``'s class, scale and channels.
+
+    Returns:
+        The model, and the options in which it is not the registered one.
+
+    Raises:
+        CheckpointError: the file cannot be read or does not fit.
+    """
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    model = timm.create_model(name, **options).eval()
+    try:
+        load_checkpoint(model, file, use_ema=use_ema)
+        return model, options
+    except CheckpointError:
+        if not isinstance(model, RestorationModel):
+            raise
+    kind, options = restoration_options(read_tensors(file, use_ema=use_ema), str(file))
+    found: Any = kind(**options)
+    wanted, got = (f"{type(m).__name__} x{m.scale} of {m.in_chans} channels" for m in (model, found))
+    if got != wanted:
+        raise CheckpointError(f"{file}: holds a {got}; {name} is a {wanted}")
+    model = timm.create_model(name, **options).eval()
+    load_checkpoint(model, file, use_ema=use_ema)
+    return model, options
+
+
+def published(facts: Facts, tag: str) -> dict[str, Any]:
+    """What the authors report for the weights ``tag``, as lines of a card."""
+    if isinstance(facts, RestorationFacts):
+        scores = [
+            f"{where} {psnr:.2f} dB" + (f" / {ssim:.4f}" if ssim else "")
+            for where, (psnr, ssim) in facts.scores.get(tag, {}).items()
+        ]
+        words = facts.recipes.get(tag)
+        return {"Published PSNR and SSIM": scores, "Training": words and f"`python train.py {words}`"}
+    scores = [f"top-{k} {score} %" for k, score in ((1, facts.top1), (5, facts.top5)) if score is not None]
+    source = [f"as stated at {facts.score_source}"] if scores else []
+    return {"Published accuracy on ImageNet-1k": scores + source, "Training": facts.recipe}
+
+
+def model_card(
+    name: str, model: nn.Module, changed: Mapping[str, Any] | None = None, made: str = ""
+) -> dict[str, Any]:
+    """A card in the form of ``timm.models.push_to_hf_hub(model, ..., model_card=...)``.
+
+    Args:
+        name: Registered name with its tag.
+        model: The model itself, for its size.
+        changed: Options in which it is not the registered one; published scores are then left out.
+        made: How its files came about.
+    """
+    architecture, _, tag = name.partition(".")
+    facts, cfg = FACTS[architecture], timm.get_pretrained_cfg(name)
+    assert cfg is not None
+    hub = f"{cfg.hf_hub_filename} of https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
+    details: dict[str, Any] = {
+        "Task": facts.task if isinstance(facts, RestorationFacts) else f"images to {model.num_classes} classes",
+        "Parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "License": cfg.license,
+        "Authors' code": cfg.origin_url,
+        "Paper": cfg.paper_ids and str(cfg.paper_ids).replace("arXiv:", "https://arxiv.org/abs/"),
+        "Authors' weights": hub,
+    }  # fmt: skip
+    if changed:
+        said = ", ".join(f"{key}={value!r}" for key, value in changed.items())
+        details["Not the registered network"] = f"`{said}`; scores published for {name} are not this one's"
+    else:
+        details |= published(facts, tag)
+        details["Note"] = facts.note
+    details["Made"] = made
+    return {
+        "license": cfg.license,
+        "library_name": "vimzoo",
+        "tags": [task_name(facts), "timm", "vimzoo"],
+        "description": f"`{name}` of vimzoo. Scores are its authors' figures for their weights; none was measured on "
+        "these files.",
+        "details": {key: value for key, value in details.items() if value},
+        "usage": f'```python\nimport timm, vimzoo\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True)'
+        f".eval()  # or hf-hub:OWNER/{architecture}\n```",
+    }
+
+
+def task_name(facts: Facts) -> str:
+    """The hub's word for the task."""
+    return "image-to-image" if isinstance(facts, RestorationFacts) else "image-classification"
+
+
+def same(model: nn.Module, folder: Path) -> bool:
+    """Whether timm loads a model with these very weights from ``folder``."""
+    found = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
+    own = model.state_dict()
+    return found.keys() == own.keys() and all(torch.equal(own[name], found[name]) for name in own)
+
+
+def convert(
+    file: str | os.PathLike[str],
+    name: str,
+    output: str | os.PathLike[str],
+    *,
+    use_ema: bool = False,
+    num_classes: int | None = None,
+) -> Path:
+    """Write a checkpoint as a folder for timm and the hub; whole, or not at all.
+
+    Args:
+        file: The authors' checkpoint or one of our own, as `vimzoo.load_checkpoint` takes it.
+        name: Registered name; the tag (``mambair_dn.sigma25``) decides what the card says.
+        output: The new folder.
+        use_ema: Take the moving average of the weights.
+        num_classes: Classes that the file was trained for, if not the registered ones.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        CheckpointError: the file cannot be read or does not fit.
+        ValueError: there is no such model, it has no classes, or ``output`` exists or cannot be made.
+    """
+    file, output, name = Path(file), Path(output), full_name(name)
+    if num_classes is not None and isinstance(FACTS[name.partition(".")[0]], RestorationFacts):
+        raise ValueError(f"--num-classes {num_classes}: {name} has no classes")
+    if output.exists():
+        raise ValueError(f"--output {output}: exists; expected a new folder")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {output.parent}")
+    model, changed = build(file, name, use_ema=use_ema, num_classes=num_classes)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    which = "the moving average of the weights in" if use_ema else "the weights in"
+    made = f"from {which} {file.name} (sha256 {digest}) by vimzoo {__version__} and timm {timm.__version__}"
+    with TemporaryDirectory(dir=output.absolute().parent, prefix="unfinished-") as place:
+        folder = Path(place) / output.name
+        timm.models.save_for_hf(model, str(folder), safe_serialization=True)
+        card = model_card(name, model, changed, made)
+        task = task_name(FACTS[name.partition(".")[0]])
+        (folder / "README.md").write_text(generate_readme(card, name, task_name=task), encoding="utf-8")
+        if not same(model, folder):
+            raise CheckpointError(
+                f"{file}: what was written for {name} does not load as it was; nothing was kept"
+            )
+        folder.rename(output)
+    return output
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vimzoo.convert", description=(__doc__ or "").partition(":")[0] + "."
+    )
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="torch.save's or safetensors, the authors' names or ours"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", required=True, help="registered name, with or without a tag"
+    )
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    parser.add_argument("--num-classes", metavar="N", type=int, help="of a file that was trained for others")
+    options = parser.parse_args(arguments)
+    try:
+        folder = convert(
+            options.file, options.model, options.output, use_ema=options.ema, num_classes=options.num_classes
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path in sorted(folder.iterdir()):
+        print(f"{path}  {path.stat().st_size:,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
