@@ -246,7 +246,7 @@ def test_out_of_memory_halves_the_micro_batch(capsys):
 def test_one_image_too_large_is_said(capsys):
     state = build_state(small(), build_data(small()), 3)
     state.forward = Hungry(state.model, 0)
-    with pytest.raises(RuntimeError, match="micro-batches of 1: the model and one image do not fit"):
+    with pytest.raises(UsageError, match="micro-batches of 1: the model and one image do not fit"):
         loop_module.train_step(state, torch.rand(4, 1, 8, 8), torch.arange(4))
 
 

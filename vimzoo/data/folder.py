@@ -99,6 +99,8 @@ def _open(root: Path, mode: str, val: float, test: float) -> tuple[Any, Any, Any
         found = "train" if val_dir is None else val_dir.name
         raise UsageError(f"data.root={root}: found {found}/ without its counterpart; expected {LAYOUT}")
     whole, still = _read_train(root, mode), _read(root, mode)
+    if test == 1:
+        return whole, whole, still, still
     labels = np.array([target for _, target in whole.reader.samples])
     try:
         parts = stratified_split(labels, val, test, names=_class_names(whole))
@@ -125,7 +127,8 @@ def image_folder(
         root: DIR.
         img_size: side in pixels; None takes the model's own.
         in_chans: 3 reads colour, 1 reads grey.
-        val_fraction, test_fraction: shares held out where DIR has no train and val folders.
+        val_fraction, test_fraction: shares held out where DIR has no train and val folders; a test_fraction of
+            1 makes all images test images, to evaluate on.
         aug: arguments of timm's ``create_transform`` for training images.
         seed: seeds the augmentation, not the split.
         pretrained_cfg: the model's size, normalisation and interpolation, as timm states them.
@@ -168,4 +171,5 @@ def image_folder(
         input_size=(in_chans, height, width),
         mean=tuple(mean),
         std=tuple(std),
+        crop_pct=sizes["crop_pct"],
     )

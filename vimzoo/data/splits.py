@@ -28,7 +28,8 @@ class Splits:
     All give a normalised float32 image ``(C, H, W)`` and its target: a class number, or the image wanted.
     ``classes`` is empty where there are none; ``eval_batch`` is the number of images evaluated at once where
     it must differ from data.batch_size (1 for whole images of many sizes), ``scale`` the number of target
-    pixels per image pixel and axis.
+    pixels per image pixel and axis, ``crop_pct`` the share of a resized image that its centre crop keeps in
+    evaluation.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Splits:
     std: tuple[float, ...]
     eval_batch: int | None = None
     scale: int = 1
+    crop_pct: float = 1.0
 
 
 def stratified_split(

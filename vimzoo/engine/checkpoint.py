@@ -18,8 +18,6 @@ from .state import State
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 COUNTERS = ("epoch", "batch", "step", "nonfinite", "sums", "best", "history", "accumulate")
-# Settings that say which images a batch holds: they must stay when a run goes on in the middle of an epoch
-ORDER = (("run", "seed"), ("run", "limit_batches"), ("data", "batch_size"))
 
 
 def progress(state: State, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def write(content: dict[str, Any], path: Path) -> None:
         if path.name == LAST and path.exists():
             path.replace(path.with_name(PREVIOUS))
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OSError(f"{path}: cannot be written ({reason}); the checkpoint before it is whole") from error
@@ -96,7 +94,7 @@ def keep_best(out: Path) -> None:
     temporary.replace(out / BEST)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable where the system allows opening a folder."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
@@ -128,7 +126,7 @@ def read(path: str | Path) -> dict[str, Any]:
     ) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise UsageError(f"resume={path}: not a readable checkpoint ({reason})") from e
-    missing = {"model", "optimizer", "epoch", "step"} - set(content if isinstance(content, dict) else ())
+    missing = {"model", "epoch", "step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise UsageError(f"resume={path}: not a training checkpoint, it lacks {', '.join(sorted(missing))}")
     return content
@@ -147,70 +145,23 @@ def read_or_previous(path: Path) -> dict[str, Any]:
         return content
 
 
-def load_averaged(state: State, path: Path) -> None:
-    """Take the weights that are evaluated from a checkpoint of this run."""
-    content = read(path)
-    load_weights(state.averaged, content.get("model_ema", content["model"]), path)
-
-
 def load_training(state: State, content: dict[str, Any], path: str | Path) -> None:
-    """Weights, averages, moments and the loss scale of a checkpoint."""
+    """Take weights, average and moments of a checkpoint.
+
+    Raises:
+        UsageError: it is of another model or optimizer.
+    """
+    if "optimizer" not in content:
+        raise UsageError(
+            f"resume={path}: weights of a sharded run; expected its {LAST.replace('.pt', '.dcp')}"
+        )
     load_weights(state.model, content["model"], path)
     if state.ema is not None:
         load_weights(state.ema.module, content.get("model_ema", content["model"]), path)
-        if "ema_rounding" in content:
-            state.ema._sr_generator.set_state(content["ema_rounding"])
     try:
         state.optimizer.load_state_dict(content["optimizer"])
     except (ValueError, KeyError) as error:
         raise UsageError(f"resume={path}: its optimizer does not fit optim of this run ({error})") from error
-    if state.scaler.is_enabled() and content.get("scaler"):
-        state.scaler.load_state_dict(content["scaler"])
-
-
-def restore(state: State, path: str | Path, config: dict[str, Any] | None = None) -> None:
-    """Continue ``state`` from a checkpoint, in the middle of an epoch if it was written there.
-
-    Raises:
-        UsageError: see ``read``; also when the file is of another model or another kind of run.
-    """
-    content = read_or_previous(Path(path))
-    load_training(state, content, path)
-    given = state.accumulate
-    for name in COUNTERS:
-        setattr(state, name, content.get(name, getattr(state, name)))
-    state.accumulate = max(given, state.accumulate)  # memory that ran out once would do so again
-    if state.epoch >= state.epochs:
-        raise UsageError(
-            f"resume={path}: {state.epoch} epochs are finished; "
-            f"expected run.epochs above that, not {state.epochs}"
-        )
-    if state.batch:
-        _check_order(content["config"], config or {}, path, state.epoch + 1)
-    if state.scheduler is not None:
-        # The schedule is a function of the step, so a longer run.epochs may continue a shorter run.
-        state.scheduler.step(state.epoch)
-        state.scheduler.step_update(state.step)
-        if content.get("plateau"):
-            state.scheduler.lr_scheduler.load_state_dict(content["plateau"])  # type: ignore[attr-defined]
-
-
-def _check_order(old: dict[str, Any], new: dict[str, Any], path: str | Path, epoch: int) -> None:
-    """In the middle of an epoch, its batches must stay what they were."""
-    for group, key in ORDER if old and new else ():
-        if old[group][key] != new[group][key]:
-            raise UsageError(
-                f"resume={path}: it stands in the middle of epoch {epoch}, which needs "
-                f"{group}.{key}={old[group][key]}, not {new[group][key]}"
-            )
-
-
-def roll_back(state: State, out: Path) -> int:
-    """Take weights, averages, moments and loss scale of the last checkpoint; returns its step."""
-    path = out / LAST
-    content = read_or_previous(path)
-    load_training(state, content, path)
-    return content["step"]
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:

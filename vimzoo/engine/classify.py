@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class Scores:
     top5: Tensor | float = 0.0
     count: int = 0
     predictions: list[Tensor] = field(default_factory=list)
+    confidences: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
 
     def add(self, output: Tensor, target: Tensor) -> None:
@@ -78,6 +80,7 @@ class Scores:
         self.top5 = self.top5 + hits.sum()
         self.count += len(target)
         self.predictions.append(ranked[:, 0])
+        self.confidences.append(logits.softmax(dim=1).amax(dim=1))
         self.targets.append(target)
 
     def summary(self) -> dict[str, float]:
@@ -92,6 +95,53 @@ class Scores:
         """Counts (C, C): rows are true classes, columns predicted ones."""
         pairs = torch.cat(self.targets) * classes + torch.cat(self.predictions)
         return pairs.bincount(minlength=classes * classes).view(classes, classes)
+
+
+def calibration_error(confidences: Tensor, hits: Tensor, bins: int = 15) -> float:
+    """How far stated confidence is from accuracy: the expected calibration error, in percent.
+
+    Guo et al., On calibration of modern neural networks (ICML 2017), section 3: mean over equal bins of
+    confidence, weighted by their images, of the distance between mean confidence and accuracy.
+
+    Args:
+        confidences: probability of the predicted class, (N,). hits: whether it is the right one, (N,).
+    """
+    place = (confidences * bins).ceil().long().clamp(1, bins) - 1
+    off = torch.zeros(bins, dtype=torch.float64).index_add(0, place, confidences.double() - hits.double())
+    return 100 * float(off.abs().sum()) / len(confidences)
+
+
+def details(scores: Scores, data: Splits, out: Path) -> dict[str, Any]:
+    """Calibration error; ``confusion.png``, and ``classes.csv`` with precision and recall of every class."""
+    truth, guesses = (torch.cat(part).cpu() for part in (scores.targets, scores.predictions))
+    counts = scores.confusion(len(data.classes)).cpu()
+    right, images, guessed = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    with (out / "classes.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "images", "recall", "precision", "most taken for"])
+        for index, name in enumerate(data.classes):
+            others = counts[index].clone()
+            others[index] = 0
+            taken = data.classes[int(others.argmax())] if others.sum() else ""
+            shares = (float(right[index] / max(1, int(n[index]))) for n in (images, guessed))
+            writer.writerow([name, int(images[index]), *(f"{share:.4f}" for share in shares), taken])
+    confusion_picture(counts, data.classes, out / "confusion.png")
+    return {"calibration_error": calibration_error(torch.cat(scores.confidences).cpu(), guesses == truth)}
+
+
+def confusion_picture(counts: Tensor, classes: tuple[str, ...], path: Path) -> None:
+    """Share of each true class (rows) that was taken for each class (columns), named up to 50 classes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    figure.colorbar(axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1), label="share of the true class")
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= 50:
+        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def pictures(model: nn.Module, images: Images, scores: Scores, data: Splits, out: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ import torch
 import yaml
 
 from ..data import Splits, UsageError, eval_loader, train_loader
-from . import checkpoint, report
+from . import export, report, resume
 from .build import build_data, build_state, check_run
 from .loop import evaluate, fit, seed_everything
-from .parallel import World
+from .parallel import World, joined, started_elsewhere
 from .saver import Saver
+from .spawn import spawn
 from .state import State
+from .track import open_tracker
 
 
 def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> float:
@@ -40,49 +41,50 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> flo
         OSError: a checkpoint cannot be written.
     """
     check_run(cfg)
-    with deterministic(cfg["deterministic"]):
-        return work(cfg, out, overrides, World())
+    if started_elsewhere():
+        size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+        with joined(rank, size, int(os.environ.get("LOCAL_RANK", rank)), "env://") as world:
+            return work(cfg, Path(world.gather(str(out))[0]), overrides, world)
+    if cfg["devices"] > 1:
+        return spawn(work, cfg, out, overrides)
+    return work(cfg, out, overrides, World())
 
 
 def work(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
-    """What each process of a run does."""
+    """What each process of a run does; see ``launch``."""
+    with deterministic(cfg["deterministic"]):
+        return train(cfg, out, overrides, world)
+
+
+def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
+    """Build, train, finish."""
     run, batch_size, workers = cfg["run"], cfg["data"]["batch_size"], cfg["data"]["workers"]
     shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
     data = build_data(cfg)
     seed_everything(run["seed"])
-    train = train_loader(data, batch_size, run["seed"], **shared)
+    batches = train_loader(data, batch_size, run["seed"], **shared)
     val = eval_loader(data.val, data.eval_batch or batch_size, **shared)
-    state = build_state(cfg, data, len(train), world)
-    resume = find_resume(cfg["resume"], out)
-    if resume:
-        checkpoint.restore(state, resume, cfg)
+    state = build_state(cfg, data, len(batches), world)
+    begun = resume.find(cfg["resume"], out)
+    if begun:
+        resume.restore(state, begun, cfg)
 
+    tracker = open_tracker(run["tracker"], out, cfg, state.step, world.main)
     if world.main:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False))
         (out / "about.json").write_text(json.dumps(report.about(state), indent=2) + "\n")
-        if resume:
-            _carry_best(resume, out)
+        if begun:
+            resume.carry_best(begun, out)
         report.header(state, data, cfg, out)
     every = run["save_every"] or {}
-    fit(state, data, train, val, Saver(out, cfg, every.get("steps"), every.get("minutes")))
+    saver = Saver(out, cfg, every.get("steps"), every.get("minutes"))
+    try:
+        fit(state, data, batches, val, saver, tracker)
+    finally:
+        tracker.close()
     finish(state, data, cfg, out, overrides)
     return state.best
-
-
-def find_resume(asked: str | None, out: Path) -> Path | None:
-    """The checkpoint to continue from; ``auto`` is this run folder's own, if a job before has left one."""
-    if asked != "auto":
-        return Path(asked) if asked else None
-    left = [out / name for name in (checkpoint.LAST, checkpoint.PREVIOUS)]
-    return left[0] if any(path.exists() for path in left) else None
-
-
-def _carry_best(resumed: Path, out: Path) -> None:
-    """A resumed run may never beat the best epoch of the first one; its file then stays the answer."""
-    best = resumed.with_name(checkpoint.BEST)
-    if best.is_file() and best.resolve() != (out / checkpoint.BEST).resolve():
-        shutil.copyfile(best, out / checkpoint.BEST)
 
 
 @contextlib.contextmanager
@@ -109,7 +111,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> None:
     """Evaluate the best weights once on the test images, write the reports, say where they are."""
-    checkpoint.load_averaged(state, out / checkpoint.BEST)
+    resume.load_best(state, out)
     split = "validation" if data.test is None else "test"
     images = data.val if data.test is None else data.test
     loader = eval_loader(
@@ -120,8 +122,9 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides
         state.world.rank,
         state.world.size,
     )
-    task, model, scores = state.task, state.averaged.eval(), state.task.scores(data)
-    metrics = evaluate(model, loader, scores, state.device, state.amp, state.world)
+    task, scores = state.task, state.task.scores(data)
+    metrics = evaluate(state.averaged, loader, scores, state.device, state.amp, state.world)
+    model = export.whole_model(state, cfg, data)
     if not state.world.main:
         return
     summary = {
@@ -132,6 +135,7 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides
         "versions": report.versions(),
     }
     (out / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
+    export.save(model, data, out / "model")
     report.write_csv(state.history, out / "metrics.csv")
     report.curves(state.history, task, out / "curves.png")
     task.pictures(model, images, scores, data, out)

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import Splits
-from . import checkpoint, recover, report
+from . import recover, report
 from .parallel import World, sync_gradients, whole
 from .saver import Saver
 from .state import State, no_sums
 from .tasks import Scores
+from .track import Tracker
+
+NO_TRACKER = Tracker()
 
 
 def seed_everything(seed: int, step: int = 0, rank: int = 0) -> None:
@@ -80,7 +83,9 @@ def advance(state: State) -> None:
         state.scheduler.step_update(state.step)
 
 
-def train_epoch(state: State, loader: DataLoader, saver: Saver) -> dict[str, float]:
+def train_epoch(
+    state: State, loader: DataLoader, saver: Saver, tracker: Tracker = NO_TRACKER
+) -> dict[str, float]:
     """What is left of the epoch under way; returns mean loss, last learning rate, images per second.
 
     Raises:
@@ -104,6 +109,7 @@ def train_epoch(state: State, loader: DataLoader, saver: Saver) -> dict[str, flo
             advance(state)
         state.batch += 1
         sums["seconds"], clock = sums["seconds"] + time.perf_counter() - clock, time.perf_counter()
+        tracker.step(state)
         saver.after_step(state)
     return {
         "lr": state.lr,
@@ -148,7 +154,14 @@ def evaluate(
     return scores.summary()
 
 
-def fit(state: State, data: Splits, train: DataLoader, val: DataLoader, saver: Saver) -> None:
+def fit(
+    state: State,
+    data: Splits,
+    train: DataLoader,
+    val: DataLoader,
+    saver: Saver,
+    tracker: Tracker = NO_TRACKER,
+) -> None:
     """Train from where ``state`` stands to ``state.epochs``; after each epoch validate, save, report.
 
     ``best.pt`` is the last of the epochs with the highest validation score: many epochs tie on a small
@@ -158,17 +171,18 @@ def fit(state: State, data: Splits, train: DataLoader, val: DataLoader, saver: S
         Stopped, FloatingPointError: see ``train_epoch``.
     """
     with saver:
-        if state.on_nonfinite == "rollback" and not (saver.out / checkpoint.LAST).exists():
+        if state.on_nonfinite == "rollback" and not saver.last(state).exists():
             saver.save(state)
         while state.epoch < state.epochs:
             start = time.perf_counter() - state.sums["seconds"]
-            row = {"epoch": state.epoch + 1, **train_epoch(state, train, saver), "step": state.step}
+            row = {"epoch": state.epoch + 1, **train_epoch(state, train, saver, tracker), "step": state.step}
             seed_everything(state.seed, state.step, state.world.rank)  # for models that draw in evaluation
             scores = state.task.scores(data)
             metrics = evaluate(state.averaged, val, scores, state.device, state.amp, state.world)
             row |= {f"val_{name}": value for name, value in metrics.items()}
             row["seconds"] = time.perf_counter() - start
             end_epoch(state, row, saver)
+            tracker.epoch(row, state.step)
 
 
 def end_epoch(state: State, row: dict[str, float], saver: Saver) -> None:

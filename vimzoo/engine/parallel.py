@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+
+from ..data import UsageError
 
 KINDS = ("ddp", "fsdp")
 
@@ -46,9 +49,14 @@ class World:
         """Each number: the largest that a process has."""
         if self.size == 1:
             return list(values)
-        votes = torch.tensor(values, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        votes = torch.tensor(values)
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return votes.tolist()
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
 
     def gather(self, value: Any) -> list[Any]:
         """What every process holds, by rank; tensors come on the CPU."""
@@ -64,6 +72,41 @@ class World:
             parts = self.gather(vars(sums))
             for name in vars(sums):
                 setattr(sums, name, reduce(operator.add, (part[name] for part in parts)))
+
+
+def started_elsewhere() -> bool:
+    """Whether torchrun, or SLURM through submitit, has started this process as one of several.
+
+    Raises:
+        UsageError: it has, but did not say how to find the others.
+    """
+    if "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ:
+        import submitit
+
+        if submitit.JobEnvironment().num_tasks > 1:
+            submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    if "RANK" not in os.environ:
+        return False
+    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"RANK={os.environ['RANK']} is set without {', '.join(missing)}; torchrun sets them all"
+        )
+    return True
+
+
+@contextlib.contextmanager
+def joined(rank: int, size: int, local_rank: int, meet: str) -> Iterator[World]:
+    """This process among the others, which meet at ``meet``: ``env://`` or ``file://PATH``."""
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, init_method=meet, rank=rank, world_size=size)
+    try:
+        yield World(rank, size, local_rank)
+    finally:
+        dist.destroy_process_group()
 
 
 def _on_cpu(value: Any) -> Any:

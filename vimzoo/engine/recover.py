@@ -10,11 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import checkpoint
+from ..data import UsageError
+from . import resume
 from .state import State
 
 ON_NONFINITE = ("stop", "skip", "rollback")
 PATIENCE = 10  # updates left out in a row before the run stops all the same
+
+
+class OutOfMemory(RuntimeError):
+    """The update does not fit, and this process alone cannot make it fit."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -30,8 +35,9 @@ def guarded(
     Where bad updates are left out, buffers (running statistics) are kept, because a forward pass changes them.
 
     Raises:
-        RuntimeError: out of memory with one image at a time, or in a run of several processes, where the
-            others wait for this one's gradients and cannot try again with it.
+        UsageError: it does not fit with one image at a time.
+        OutOfMemory: in a run of several processes, where the others wait for this one's gradients and cannot
+            try again with it.
     """
     if state.on_nonfinite != "stop":
         state.buffers = [buffer.clone() for buffer in state.model.buffers()]
@@ -43,10 +49,12 @@ def guarded(
                 raise
             size = math.ceil(len(images) / state.accumulate)
             advice = f"out of memory at step {state.step + 1} with micro-batches of {size}"
-            if state.world.size > 1:
-                raise RuntimeError(f"{advice}; try run.accumulate={2 * state.accumulate}") from error
             if size == 1:
-                raise RuntimeError(f"{advice}: the model and one image do not fit") from error
+                raise UsageError(
+                    f"{advice}: the model and one image do not fit; try a smaller model or image"
+                ) from error
+            if state.world.size > 1:
+                raise OutOfMemory(f"{advice}; try run.accumulate={2 * state.accumulate}") from error
         # Outside the handler, so that the failed pass is no longer held by its traceback
         state.accumulate *= 2
         state.optimizer.zero_grad(set_to_none=True)
@@ -93,7 +101,7 @@ def leave_out(state: State, error: FloatingPointError, out: Path) -> None:
         raise error
     done = "left out"
     if state.on_nonfinite == "rollback":
-        step = checkpoint.roll_back(state, out)
+        step = resume.roll_back(state, out)
         done = f"left out, weights of step {step}"
     if state.world.main:
         what = str(error).split(";")[0]

@@ -174,7 +174,10 @@ def curves(history: list[dict[str, float]], task: Task, path: Path) -> None:
 FILES = {
     "best.pt": "weights of the best epoch, as the validation images judge",
     "last.pt": "everything needed to continue",
+    "last.dcp": "everything needed to continue, in one part per process",
     "previous.pt": "the one before it, used where last.pt is damaged",
+    "previous.dcp": "the one before it, used where last.dcp is damaged",
+    "model": "the best weights for timm.create_model('local-dir:...')",
     "metrics.csv": "one row per epoch",
     "metrics.json": "the same with the final result, configuration and versions",
     "curves.png": "learning curves",
@@ -191,7 +194,7 @@ def closing(state: State, out: Path, overrides: Sequence[str], split: str, score
     )
     print(f"\nfiles in {_shown(out)}")
     for name, meaning in {**FILES, **task.files}.items():
-        if (out / name).is_file():
+        if (out / name).exists():
             print(f"  {name:16s} {meaning}")
     print("\ntry next")
     for command, effect in _suggestions(state, out, overrides):

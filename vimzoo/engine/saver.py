@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
+from . import checkpoint, sharded
 from .state import State
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
@@ -19,8 +19,11 @@ class Stopped(Exception):
     """A signal stopped the run; ``last.pt`` holds everything. ``number`` is the signal's."""
 
     def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
+        super().__init__(message, number)
         self.number = number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass
@@ -70,8 +73,12 @@ class Saver:
             self.stop(state)
 
     def save(self, state: State, best: bool = False) -> None:
-        """Write last.pt, and best.pt too if it is the best so far."""
-        if state.world.main:
+        """Write last.pt (a sharded run: last.dcp), and best.pt too if it is the best so far."""
+        if state.sharded:
+            sharded.save(state, self.out / sharded.LAST, self.config)
+            if best:
+                sharded.save_best(state, self.out / checkpoint.BEST, self.config)
+        elif state.world.main:
             checkpoint.save(state, self.out / checkpoint.LAST, self.config)
             if best:
                 checkpoint.keep_best(self.out)
@@ -84,10 +91,14 @@ class Saver:
         if self.heard and state.epoch < state.epochs:
             self.stop(state)
 
+    def last(self, state: State) -> Path:
+        """The checkpoint that everything can go on from."""
+        return self.out / (sharded.LAST if state.sharded else checkpoint.LAST)
+
     def stop(self, state: State) -> None:
         """Raise ``Stopped``, saying how to go on."""
         raise Stopped(
             f"stopped by {signal.Signals(self.heard).name} after step {state.step} (epoch {state.epoch + 1}, "
-            f"batch {state.batch}); go on with resume={self.out / checkpoint.LAST}",
+            f"batch {state.batch}); go on with resume={self.last(state)}",
             self.heard,
         )

@@ -10,6 +10,7 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from .parallel import World
 from .tasks import Mixer, Task
@@ -59,6 +60,11 @@ class State:
     def averaged(self) -> nn.Module:
         """The weights that are evaluated: the moving average if there is one."""
         return self.model if self.ema is None else self.ema.module
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds only a part of the weights."""
+        return isinstance(self.model, FSDPModule)
 
     @property
     def lr(self) -> float:

@@ -45,6 +45,8 @@ class Task:
         scores: data -> empty sums.
         pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
             evaluation mode on its device, ``images`` the evaluated split and ``scores`` what was counted on it.
+        details: (scores, data, out) -> further numbers of an evaluation; tables and pictures go into ``out``.
+        as_measured: the model on its device -> what published figures were obtained with, for ``vimzoo.eval``.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Task:
     build_loss: Callable[[dict[str, Any], Splits], tuple[Mixer | None, nn.Module]]
     scores: Callable[[Splits], Scores]
     pictures: Callable[[nn.Module, Images, Any, Splits, Path], None]
+    details: Callable[[Any, Splits, Path], dict[str, Any]] = lambda scores, data, out: {}
+    as_measured: Callable[[nn.Module], nn.Module] = lambda model: model
 
     def text(self, value: float) -> str:
         """A score with its unit: ``98.6 %``."""
@@ -80,6 +84,7 @@ TASKS: dict[str, Task] = {
         build_loss=classify.build_loss,
         scores=lambda data: classify.Scores(),
         pictures=classify.pictures,
+        details=classify.details,
     ),
     "restore": Task(
         name="restore",
@@ -96,6 +101,8 @@ TASKS: dict[str, Task] = {
         build_loss=restore_task.build_loss,
         scores=restore_task.scores,
         pictures=restore_task.pictures,
+        details=restore_task.details,
+        as_measured=restore_task.PapersTiles,
     ),
 }
 

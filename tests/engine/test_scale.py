@@ -1,0 +1,214 @@
+"""Several processes equal one; sharded checkpoints; what a finished run hands on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from trainer_helpers import same_tensors, small
+
+from vimzoo.data import EpochBatches, UsageError, bundled_digits, eval_loader
+from vimzoo.engine import checkpoint, classify, launch, parallel, report
+from vimzoo.engine.build import set_grad_checkpointing
+from vimzoo.engine.launch import work
+from vimzoo.engine.recover import OutOfMemory
+from vimzoo.engine.spawn import spawn
+
+# No batch norm and no random numbers, whose draws differ between processes
+PLAIN = [
+    "model.model_name=test_vit",
+    "data.img_size=16",
+    "run.epochs=2",
+    "run.ema.decay=0.5",
+    "run.accumulate=2",
+]
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "metrics.json").read_text())["epochs"]
+
+
+def all_kinds(cfg, out, overrides, world):
+    """What both processes do: DDP, FSDP2, and FSDP2 from the checkpoint of its first epoch."""
+    classify.prediction_sheet = report.curves = lambda *_: None
+    fsdp = {**cfg, "run": {**cfg["run"], "parallel": "fsdp"}}
+    work(cfg, out / "ddp", overrides, world)
+    work(fsdp, out / "fsdp", overrides, world)
+    return work({**fsdp, "resume": str(out / "fsdp/previous.dcp")}, out / "resumed", overrides, world)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same training in one process and in two; the folder of all."""
+    out = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classify, "prediction_sheet", lambda *_: None)
+        patch.setattr(report, "curves", lambda *_: None)
+        launch(small(*PLAIN), out / "one")
+    spawn(all_kinds, small(*PLAIN, "devices=2"), out, [])
+    return out
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_equal_one(kind, runs):
+    for one, two in zip(rows(runs / "one"), rows(runs / kind), strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-6)
+        assert one["val_loss"] == pytest.approx(two["val_loss"], abs=1e-6)
+        assert one["val_top1"] == two["val_top1"] and one["step"] == two["step"]
+    one, two = (load_file(runs / name / "model/model.safetensors") for name in ("one", kind))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5)
+
+
+def test_a_sharded_run_resumes_bitwise(runs):
+    whole, resumed = (load_file(runs / name / "model/model.safetensors") for name in ("fsdp", "resumed"))
+    assert same_tensors(whole, resumed)
+    assert [row["train_loss"] for row in rows(runs / "fsdp")] == [
+        row["train_loss"] for row in rows(runs / "resumed")
+    ]
+
+
+def test_each_process_wrote_its_part(runs):
+    assert {path.name for path in (runs / "fsdp/last.dcp").iterdir()} >= {"__0_0.distcp", "__1_0.distcp"}
+
+
+def test_a_sharded_checkpoint_goes_on_in_one_process(runs, tmp_path, monkeypatch, capsys):
+    """Here from the one before, because a part of the last has lost its end."""
+    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(report, "curves", lambda *_: None)
+    part = runs / "fsdp/last.dcp/__1_0.distcp"
+    part.write_bytes(part.read_bytes()[:-1])
+    launch(small(*PLAIN, f"resume={runs / 'fsdp/last.dcp'}"), tmp_path)
+    assert "shorter than the" in (said := capsys.readouterr().err) and "previous.dcp, step 3" in said
+    assert rows(tmp_path)[1]["train_loss"] == pytest.approx(rows(runs / "one")[1]["train_loss"], abs=1e-6)
+
+
+def test_a_finished_model_is_read_by_timm(runs):
+    folder = runs / "one/model"
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    best = checkpoint.read(runs / "one/best.pt")["model_ema"]
+    assert same_tensors(dict(model.state_dict()), dict(best))
+    cfg, data = model.pretrained_cfg, bundled_digits(img_size=16)
+    assert tuple(cfg["label_names"]) == data.classes and tuple(cfg["input_size"]) == data.input_size
+    assert tuple(cfg["mean"]) == pytest.approx(data.mean) and tuple(cfg["std"]) == pytest.approx(data.std)
+
+
+def test_processes_share_every_batch_and_every_image():
+    whole = list(EpochBatches(50, 12, seed=3))
+    parts = [list(EpochBatches(50, 12, seed=3, rank=rank, world=3)) for rank in range(3)]
+    assert [[*chain(*step)] for step in zip(*parts, strict=True)] == whole and len(parts[0][0]) == 4
+    images = torch.arange(11)
+    seen = [batch.tolist() for rank in range(4) for batch in eval_loader(images, 2, 0, None, rank, 4)]
+    assert [*chain(*seen)] == list(range(11))
+    with pytest.raises(
+        UsageError, match=r"data.batch_size=10 of 50 images: expected a multiple of devices=4"
+    ):
+        EpochBatches(50, 10, seed=3, rank=0, world=4)
+    with pytest.raises(UsageError, match="devices=4: more than the 3 images"):
+        eval_loader(images[:3], 2, 0, None, 0, 4)
+
+
+class Blocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(2, 2)
+        self.stages = nn.Sequential(*(nn.Sequential(Block(), Block()) for _ in range(2)))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 2))
+
+
+def test_repeated_blocks_are_sharded_inner_first(monkeypatch):
+    order = []
+    monkeypatch.setattr(parallel, "fully_shard", lambda module: order.append(type(module).__name__))
+    parallel.shard(Blocks())
+    assert order == ["Block"] * 4 + ["Sequential"] * 2 + ["Blocks"]
+
+
+def test_impossible_processes_are_named(monkeypatch, tmp_path):
+    with pytest.raises(UsageError, match=r"devices=0: expected at least 1"):
+        launch(small("devices=0"), tmp_path / "out")
+    with pytest.raises(UsageError, match=r"run.parallel=tensor: expected one of ddp, fsdp"):
+        launch(small("run.parallel=tensor"), tmp_path / "out")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UsageError, match="RANK=1 is set without WORLD_SIZE, MASTER_ADDR, MASTER_PORT"):
+        launch(small(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("option", ["run.grad_checkpointing=true", "run.compile=true", "run.amp=bf16"])
+def test_options_run_and_learn_the_same(option, tmp_path, monkeypatch):
+    """Checkpointing, compilation and half precision change the numbers little or not at all."""
+    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(report, "curves", lambda *_: None)
+    if "compile" in option:  # the request, without a compiler's minute
+        compiled = []
+        monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    short = [*PLAIN, "run.epochs=1", "run.limit_batches=2"]
+    launch(small(*short), tmp_path / "plain")
+    launch(small(*short, option), tmp_path / "other")
+    loss, other = (rows(tmp_path / name)[0]["train_loss"] for name in ("plain", "other"))
+    assert other == pytest.approx(loss, rel=2e-2 if "bf16" in option else 1e-6)
+    assert "compile" not in option or len(compiled) == 1
+
+
+def test_a_model_without_checkpointing_is_named():
+    with pytest.raises(UsageError, match=r"run.grad_checkpointing=true: Blocks has no such mode"):
+        set_grad_checkpointing(Blocks())
+
+
+def starve(cfg, out, overrides, world):
+    """Out of memory in the second process until there are four micro-batches."""
+    if cfg["run"]["accumulate"] < 4:
+        if world.rank == 1:
+            raise OutOfMemory("out of memory at step 7")
+        world.wait()  # for a process that never comes
+    return float(cfg["run"]["accumulate"])
+
+
+@pytest.mark.slow
+def test_processes_start_again_with_more_micro_batches(tmp_path, capfd):
+    assert spawn(starve, small("devices=2"), tmp_path, []) == 4.0
+    assert "all processes start again with run.accumulate=4" in capfd.readouterr().err
+
+
+QUICK = [
+    "model=timm", "model.model_name=test_vit", "data.batch_size=16", "run.device=cpu", "run.limit_batches=2",
+]  # fmt: skip
+TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_same_command(tmp_path):
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(TRAIN)]
+    done = subprocess.run(
+        [*words, *QUICK, "run.epochs=1"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("test accuracy") for line in done.stdout.splitlines()) == 1
+    (folder,) = (tmp_path / "outputs").glob("*/*")
+    assert json.loads((folder / "about.json").read_text())["machine"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_parent_saves_and_stops_all(tmp_path):
+    words = [sys.executable, str(TRAIN), *QUICK, "run.epochs=1000", "devices=2", "hydra.run.dir=out"]
+    run = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out/metrics.csv").exists():
+        assert run.poll() is None
+        time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM and "go on with resume=" in said
+    assert checkpoint.read(tmp_path / "out/last.pt")["step"] > 1

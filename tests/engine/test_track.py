@@ -1,0 +1,63 @@
+"""TensorBoard and Weights & Biases get the numbers that metrics.csv has."""
+
+import csv
+import json
+
+import pytest
+from trainer_helpers import small
+
+from vimzoo.data import UsageError
+from vimzoo.engine import classify, launch, report, track
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(report, "curves", lambda *_: None)
+    monkeypatch.setattr(track.Tracker, "__init__", _every_step(track.Tracker.__init__))
+
+
+def _every_step(init):
+    return lambda self, *args: init(self, *args, **({} if len(args) > 2 else {"every": 1}))
+
+
+def losses(out):
+    return [float(row["train_loss"]) for row in csv.DictReader((out / "metrics.csv").open())]
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    launch(small("run.tracker=tensorboard", "run.epochs=2"), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.value for e in events.Scalars("epoch/train_loss")] == pytest.approx(losses(tmp_path))
+    assert [e.step for e in events.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
+    assert {"step/lr", "step/grad_norm", "epoch/val_top1"} <= set(events.Tags()["scalars"])
+
+
+def test_wandb_without_a_network(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    launch(small("run.tracker=wandb"), tmp_path)
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert list(run.glob("*.wandb"))
+    summary = run / "files/wandb-summary.json"
+    if summary.exists():
+        assert json.loads(summary.read_text())["epoch/train_loss"] == pytest.approx(losses(tmp_path)[-1])
+
+
+def test_an_unknown_tracker_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"run.tracker=paper: expected null, tensorboard or wandb"):
+        launch(small("run.tracker=paper"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_run_folder_explains_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "run.seed=3", "data.root=my photos"])
+    launch(small("run.limit_batches=1"), tmp_path)
+    about = json.loads((tmp_path / "about.json").read_text())
+    assert about["command"] == "train.py run.seed=3 'data.root=my photos'"
+    assert len(about["git"].split(",")[0]) == 40 and set(about["versions"]) >= {"torch", "timm", "vimzoo"}
+    assert about["machine"]["processes"] == 1 and about["first_step"] == 1

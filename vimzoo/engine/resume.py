@@ -1,0 +1,103 @@
+"""Going on from a checkpoint, whichever way it was written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..data import UsageError
+from . import checkpoint, sharded
+from .state import State
+
+# Settings that say which images a batch holds: they must stay when a run goes on in the middle of an epoch
+ORDER = (("run", "seed"), ("run", "limit_batches"), ("data", "batch_size"))
+
+
+def find(asked: str | None, out: Path) -> Path | None:
+    """The checkpoint to go on from; ``auto`` is this run folder's own, if a job before has left one."""
+    if asked != "auto":
+        return Path(asked) if asked else None
+    for last, previous in ((checkpoint.LAST, checkpoint.PREVIOUS), (sharded.LAST, sharded.PREVIOUS)):
+        if (out / last).exists() or (out / previous).exists():
+            return out / last
+    return None
+
+
+def load(state: State, path: Path) -> dict[str, Any]:
+    """Take weights, average, moments and loss scale of a checkpoint; returns all that it holds besides.
+
+    Raises:
+        UsageError: it is missing, damaged, or of another model or kind of run.
+    """
+    if path.is_dir() or path.suffix == ".dcp":
+        content = sharded.restore(state, path)
+    elif state.sharded:
+        raise UsageError(f"resume={path}: written by a run that was not sharded; expected run.parallel=ddp")
+    else:
+        content = checkpoint.read_or_previous(path)
+        checkpoint.load_training(state, content, path)
+    if state.ema is not None and "ema_rounding" in content:
+        state.ema._sr_generator.set_state(content["ema_rounding"])
+    if state.scaler.is_enabled() and content.get("scaler"):
+        state.scaler.load_state_dict(content["scaler"])
+    return content
+
+
+def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> None:
+    """Continue ``state`` from a checkpoint, in the middle of an epoch if it was written there.
+
+    Raises:
+        UsageError: see ``load``; also when nothing is left to do, or the batches of the epoch would change.
+    """
+    content = load(state, path)
+    given = state.accumulate
+    for name in checkpoint.COUNTERS:
+        setattr(state, name, content.get(name, getattr(state, name)))
+    state.accumulate = max(given, state.accumulate)  # memory that ran out once would do so again
+    if state.epoch >= state.epochs:
+        raise UsageError(
+            f"resume={path}: {state.epoch} epochs are finished; "
+            f"expected run.epochs above that, not {state.epochs}"
+        )
+    if state.batch:
+        _check_order(content["config"], config or {}, path, state.epoch + 1)
+    if state.scheduler is not None:
+        # The schedule is a function of the step, so a longer run.epochs may continue a shorter run.
+        state.scheduler.step(state.epoch)
+        state.scheduler.step_update(state.step)
+        if content.get("plateau"):
+            state.scheduler.lr_scheduler.load_state_dict(content["plateau"])  # type: ignore[attr-defined]
+
+
+def _check_order(old: dict[str, Any], new: dict[str, Any], path: Path, epoch: int) -> None:
+    """In the middle of an epoch, its batches must stay what they were."""
+    for group, key in ORDER if old and new else ():
+        if old[group][key] != new[group][key]:
+            raise UsageError(
+                f"resume={path}: it stands in the middle of epoch {epoch}, which needs "
+                f"{group}.{key}={old[group][key]}, not {new[group][key]}"
+            )
+
+
+def roll_back(state: State, out: Path) -> int:
+    """Take weights, average, moments and loss scale of the last checkpoint; returns its step."""
+    return load(state, out / (sharded.LAST if state.sharded else checkpoint.LAST))["step"]
+
+
+def load_best(state: State, out: Path) -> None:
+    """Take the weights that are evaluated from best.pt of this run."""
+    path = out / checkpoint.BEST
+    content = checkpoint.read(path)
+    weights = content.get("model_ema", content["model"])
+    if state.sharded:
+        sharded.load_whole(state.averaged, weights)
+    else:
+        checkpoint.load_weights(state.averaged, weights, path)
+
+
+def carry_best(resumed: Path, out: Path) -> None:
+    """A resumed run may never beat the best epoch of the first one; its file then stays the answer."""
+    best = resumed.with_name(checkpoint.BEST)
+    if best.is_file() and best.resolve() != (out / checkpoint.BEST).resolve():
+        shutil.copyfile(best, out / checkpoint.BEST)

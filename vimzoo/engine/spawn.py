@@ -1,0 +1,109 @@
+"""One process per device, started from here; torchrun and SLURM start their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import multiprocessing
+
+from ..data import UsageError
+from . import resume
+from .parallel import World, joined
+from .recover import OutOfMemory
+from .saver import Stopped
+
+EXPECTED = (UsageError, FloatingPointError, Stopped, OutOfMemory, OSError)  # come back as they are
+Work = Callable[[dict[str, Any], Path, Sequence[str], World], float]
+
+
+def spawn(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) -> float:
+    """``work(cfg, out, overrides, world)`` in ``cfg["devices"]`` processes; returns what the first one does.
+
+    If memory runs out in one of them, all start again from the last checkpoint with twice the micro-batches.
+
+    Raises:
+        What ``work`` raises.
+    """
+    while True:
+        try:
+            return _once(work, cfg, out, overrides)
+        except OutOfMemory as error:
+            accumulate = 2 * cfg["run"]["accumulate"]
+            cfg = {**cfg, "run": {**cfg["run"], "accumulate": accumulate}}
+            if resume.find("auto", out):
+                cfg["resume"] = "auto"
+            print(f"{error}: all processes start again with run.accumulate={accumulate}", file=sys.stderr)
+
+
+def _once(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) -> float:
+    answers = multiprocessing.get_context("spawn").SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (work, cfg, out, overrides, f"file://{folder}/meet", answers)
+        processes = multiprocessing.start_processes(
+            _child, arguments, nprocs=cfg["devices"], join=False, start_method="spawn"
+        )
+        with _passing_signals_on(processes.pids()[0]):
+            try:
+                while not processes.join():
+                    pass
+            except multiprocessing.ProcessExitedException:
+                if answers.empty():
+                    raise
+    answer = answers.get()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _child(
+    rank: int,
+    work: Work,
+    cfg: dict[str, Any],
+    out: Path,
+    overrides: Sequence[str],
+    meet: str,
+    answers: multiprocessing.SimpleQueue,
+) -> None:
+    """One process: its result, or the error that a user should read, goes into ``answers``."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, torch.get_num_threads() // cfg["devices"]))
+    try:
+        with joined(rank, cfg["devices"], rank, meet) as world:
+            best = work(cfg, out, overrides, world)
+        if rank == 0:
+            answers.put(best)
+    except EXPECTED as error:
+        answers.put(error)
+        sys.stdout.flush()
+        os._exit(1)  # at once: the others may be waiting for this one, and are ended by the parent
+
+
+@contextlib.contextmanager
+def _passing_signals_on(pid: int) -> Iterator[None]:
+    """Hand SIGTERM and SIGUSR1 to the first process; a terminal's Ctrl-C reaches all of them by itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: pass_on, signal.SIGINT: lambda *_: None}
+    if hasattr(signal, "SIGUSR1"):
+        handlers[signal.SIGUSR1] = pass_on
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""Evaluate a trained or a published model: ``python -m vimzoo.eval [RUN] [key=value ...]``.
+
+Exit status 0, or 2 if the request cannot be met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .data import UsageError, eval_loader
+from .engine import evaluate
+from .engine.build import AMP, build_data, check_run, pick_device
+from .engine.finished import best_model, composed_settings, newest_run, run_settings
+from .engine.loop import seed_everything
+from .engine.tasks import find_task
+
+EXAMPLES = """examples:
+  python -m vimzoo.eval                                     the newest run below outputs/, on its test images
+  python -m vimzoo.eval outputs/DATE/TIME data.img_size=32 run.device=cpu
+  python -m vimzoo.eval model=vim_tiny_patch16_224 model.pretrained=true data=folder data.root=DIR \\
+    data.test_fraction=1                                    every image of DIR/CLASS/*.jpg
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    command = argparse.ArgumentParser(
+        prog="python -m vimzoo.eval",
+        description="Scores of a run's best weights, or of any model that train.py could begin with.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("words", nargs="*", metavar="RUN | key=value", help="a run folder; settings")
+    command.add_argument("--split", choices=("test", "val"), help="default: test where there is one")
+    command.add_argument(
+        "--out", type=Path, help="folder for pictures and tables (default: RUN/eval, or eval)"
+    )
+    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    return command
+
+
+def evaluation(words: Sequence[str], split: str | None = None, out: Path | None = None) -> dict[str, Any]:
+    """What the command does; returns the numbers that it prints and leaves in ``out/eval.json``.
+
+    Raises:
+        UsageError: no such run, setting, model or data.
+    """
+    folders = [word for word in words if "=" not in word]
+    settings = [word for word in words if "=" in word]
+    if len(folders) > 1:
+        raise UsageError(f"one run folder at a time, not {', '.join(folders)}")
+    run = Path(folders[0]) if folders else None if settings else newest_run()
+    cfg = run_settings(run, settings) if run else composed_settings(settings)
+    check_run(cfg)
+    data, task = build_data(cfg), find_task(cfg["task"])
+    split = split or ("val" if data.test is None else "test")
+    images = getattr(data, split)
+    if images is None:
+        raise UsageError(f"--split={split}: {data.name} has no such images")
+    device, amp = pick_device(cfg["run"]["device"]), AMP[cfg["run"]["amp"]]
+    model = (best_model(run, cfg, data) if run else task.build_model(cfg, data)).to(device).eval()
+    model = task.as_measured(model)
+    batch_size = data.eval_batch or cfg["data"]["batch_size"]
+    loader = eval_loader(images, batch_size, cfg["data"]["workers"], cfg["run"]["limit_batches"])
+    seed_everything(cfg["run"]["seed"])
+    scores = task.scores(data)
+    begin = time.perf_counter()
+    numbers: dict[str, Any] = {"split": split, "images": len(images)}
+    numbers |= evaluate(model, loader, scores, device, amp)
+    numbers["images_per_s"] = len(images) / (time.perf_counter() - begin)
+    numbers["model_images_per_s"] = throughput(model, loader, device, amp)
+    out = out or (run or Path()) / "eval"
+    out.mkdir(parents=True, exist_ok=True)
+    numbers |= task.details(scores, data, out)
+    task.pictures(model, images, scores, data, out)
+    (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    return numbers | {"folder": str(out)}
+
+
+@torch.inference_mode()
+def throughput(
+    model: nn.Module, loader: DataLoader, device: torch.device, amp: torch.dtype | None, seconds: float = 1.0
+) -> float:
+    """Images per second of the model alone, on the loader's first batch, again and again for ``seconds``."""
+    images = next(iter(loader))[0].to(device)
+
+    def forward() -> None:
+        with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            model(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    forward()
+    begin, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begin) < seconds:
+        forward()
+        count += len(images)
+    return count / spent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    asked = parser().parse_args(arguments)
+    try:
+        numbers = evaluation(asked.words, asked.split, asked.out)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if asked.json:
+        print(json.dumps(numbers, indent=2))
+    else:
+        for name, value in numbers.items():
+            print(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Name what is on images: ``python -m vimzoo.predict IMAGE_OR_FOLDER ... [--model RUN_OR_NAME]``.
+
+Exit status 0, 1 if an image could not be read, 2 if the request cannot be met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from timm.data.readers.img_extensions import get_img_extensions
+from torch import nn
+
+from .data import UsageError
+from .engine.build import pick_device
+from .engine.create import create_model
+from .engine.finished import newest_run
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    command = argparse.ArgumentParser(
+        prog="python -m vimzoo.predict", description="The likeliest classes of images."
+    )
+    command.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="folders with all below them"
+    )
+    command.add_argument(
+        "--model", help="a run folder or a model's name (default: the newest run below outputs/)"
+    )
+    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights for a model's name")
+    command.add_argument("--top", type=int, default=5, help="classes for each image (default: 5)")
+    command.add_argument("--batch", type=int, default=32, help="images at once (default: 32)")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    command.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    return command
+
+
+def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
+    """The model of a run folder, or a registered one with published weights or those of a file.
+
+    Raises:
+        UsageError: there is no such run or model.
+    """
+    if name is None or Path(name).is_dir():
+        folder = (newest_run() if name is None else Path(name)) / "model"
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"{folder}: no config.json; expected the folder of a finished run")
+        return create_model({"model_name": f"local-dir:{folder}", "pretrained": True})
+    if ":" not in name and not timm.is_model(name):
+        raise UsageError(f"--model={name}: neither a folder nor a model; timm.list_models() names all models")
+    overlay = {"pretrained_cfg_overlay": {"file": str(checkpoint)}} if checkpoint else {}
+    return create_model({"model_name": name, "pretrained": True, **overlay})
+
+
+def class_names(model: Any) -> list[str]:
+    """By class number: what the weights say, ImageNet's names for 1000 classes, else numbers."""
+    if names := model.pretrained_cfg.get("label_names"):
+        return list(names)
+    if model.num_classes == 1000:
+        info = ImageNetInfo()
+        return [info.index_to_description(index) for index in range(1000)]
+    return [str(index) for index in range(model.num_classes)]
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, and every image below folders.
+
+    Raises:
+        UsageError: one does not exist, or no image is found.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder")
+        inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in get_img_extensions())
+        files += inside if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"no images under {', '.join(map(str, paths))}")
+    return files
+
+
+@torch.inference_mode()
+def predictions(
+    model: nn.Module, files: Sequence[Path], top: int = 5, batch: int = 32, device: torch.device | str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """For each file ``{"file", "classes": [{"class", "probability"}, ...]}``, or ``{"file", "error"}``.
+
+    Images are prepared as the model's weights want them.
+    """
+    names, inputs = class_names(model), resolve_model_data_config(model)
+    transform = create_transform(**inputs, is_training=False)
+    mode = "L" if inputs["input_size"][0] == 1 else "RGB"
+    model = model.to(device).eval()
+    for first in range(0, len(files), batch):
+        answers: list[dict[str, Any]] = [{"file": str(file)} for file in files[first : first + batch]]
+        images = []
+        for answer in answers:
+            try:
+                with Image.open(answer["file"]) as image:
+                    images.append(transform(image.convert(mode)))
+            except OSError as error:
+                answer["error"] = str(error)
+        if images:
+            ranked = model(torch.stack(images).to(device)).float().softmax(dim=1).topk(min(top, len(names)))
+            rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
+            for answer in answers:
+                if "error" not in answer:
+                    pairs = zip(*next(rows), strict=True)
+                    answer["classes"] = [{"class": names[i], "probability": p} for p, i in pairs]
+        yield from answers
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    asked, failed = parser().parse_args(arguments), 0
+    try:
+        if min(asked.top, asked.batch) < 1:
+            raise UsageError(f"--top={asked.top} --batch={asked.batch}: expected at least 1")
+        files, device = image_files(asked.images), pick_device(asked.device)
+        model = load_model(asked.model, asked.checkpoint)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for answer in predictions(model, files, asked.top, asked.batch, device):
+        failed += "error" in answer
+        if asked.json:
+            print(json.dumps(answer))
+        elif "error" in answer:
+            print(f"{answer['file']}: {answer['error']}", file=sys.stderr)
+        else:
+            said = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in answer["classes"])
+            print(f"{answer['file']}  {said}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
