@@ -15,16 +15,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 
 from vimzoo.layers import SelectiveSSM
 from vimzoo.ops import BIDIRECTIONAL, CROSS, ScanPath
 from vimzoo.ops.scan_path import ATROUS, SNAKES, pad_paths, path_arguments
+from vimzoo.plots import draw_path
 
 HERE = Path(__file__).parent
-TIME = plt.get_cmap("plasma")
-LATEST = 0.9  # of the colour map: its last colours are too pale on white
 COLUMN = ScanPath("column")
 PATHS = {
     'ScanPath("row")': ScanPath("row"),
@@ -57,29 +54,6 @@ SETS: dict[str, Sequence[ScanPath]] = {
         for moved in (path, path.reversed())
     ],
 }
-
-
-def draw_path(axes: Axes, path: ScanPath, height: int, width: int) -> None:
-    """One path: a dot per token, an arrow head per step, coloured by time; a pad interrupts the line."""
-    steps = path.walk(height, width)
-    grid = np.stack(np.divmod(np.arange(height * width), width)[::-1], 1)
-    axes.scatter(*grid.T, s=10, color="0.85", zorder=1)
-    cells = grid[steps].astype(float)
-    ages = LATEST * np.arange(len(steps)) / max(len(steps) - 1, 1)
-    real = steps >= 0
-    joined = real[1:] & real[:-1]
-    lines = np.stack([cells[:-1], cells[1:]], 1)[joined]
-    axes.add_collection(LineCollection(list(lines), colors=TIME(ages[:-1][joined]), linewidths=1.6, zorder=2))
-    along = lines[:, 1] - lines[:, 0]
-    along = 0.36 * along / np.linalg.norm(along, axis=1, keepdims=True)
-    axes.quiver(
-        *lines.mean(1).T, *along.T, color=TIME(ages[:-1][joined]), pivot="mid", zorder=3,
-        angles="xy", scale_units="xy", units="xy", scale=1, width=0.06, headwidth=5, headlength=6, headaxislength=6,
-    )  # fmt: skip
-    axes.scatter(*cells[real].T, s=14, c=TIME(ages[real]), zorder=4)
-    axes.scatter(*cells[real][0], s=70, facecolors="none", edgecolors=TIME(0.0), linewidths=1.5, zorder=5)
-    axes.set(xlim=(-0.7, width - 0.3), ylim=(height - 0.3, -0.7), aspect="equal")
-    axes.axis("off")
 
 
 def scan_paths_figure() -> None:

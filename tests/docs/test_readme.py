@@ -203,6 +203,11 @@ def check_convert(command: str, workplace: Path) -> None:
     assert "model.safetensors" in run(command, workplace)
 
 
+def check_demo(command: str, workplace: Path) -> None:
+    """It would serve until it is interrupted; tests/cli/test_demo.py opens the page in a browser."""
+    assert "usage: python -m vimzoo.demo" in run(f"{command} --help", workplace)
+
+
 CHECKS = {
     "make train": check_make,
     "make test": check_make,
@@ -210,6 +215,7 @@ CHECKS = {
     "python -m vimzoo.doctor": check_doctor,
     "python -m vimzoo.cards": check_cards,
     "python -m vimzoo.convert": check_convert,
+    "python -m vimzoo.demo": check_demo,
     "python -m vimzoo.export": check_export,
     "python -m vimzoo.restore": check_restore,
     "python train.py": check_training,

@@ -1,0 +1,285 @@
+"""A page to try the models: ``python -m vimzoo.demo`` opens it in the browser.
+
+Two tabs: what is in a picture, with the paths by which the model reads it and the places that its answer hangs on; and
+a picture restored, before and after. Everything runs on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from .models import load_restoration
+from .ops import BIDIRECTIONAL, ScanPath
+from .restoration import PictureError, Restorer, read_picture, restoration_model
+
+MOST_PIXELS = 50_000_000
+"""Pictures with more pixels are refused: the page is for one person who waits."""
+FILE_LABEL = "File of weights (or empty: the published ones)"
+GRID = 8
+"""Tokens along each side of the grid on which scan paths are drawn, coarser than any model's."""
+
+
+class DemoError(Exception):
+    """Something the person at the page, or at the command line, can put right; the message says how."""
+
+
+@lru_cache(maxsize=4)
+def classifier(name: str, checkpoint: str = "") -> nn.Module:
+    """A classifier in evaluation mode by its name, with the weights of a file or, if none is named, the published ones.
+
+    Raises:
+        DemoError: there is no such classifier, or its weights cannot be had.
+    """
+    if ":" not in name and not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(module=["vim", "vmamba"]), 3, 0.4))
+        raise DemoError(f"There is no model {name!r}; near it: {near or 'none'}")
+    overlay = {"pretrained": True, "pretrained_cfg_overlay": {"file": checkpoint}} if checkpoint else {}
+    try:
+        if not overlay and (":" in name or timm.get_pretrained_cfg(name).has_weights):  # type: ignore[union-attr]
+            overlay = {"pretrained": True}
+        return timm.create_model(name, **overlay).eval()
+    except Exception as error:  # whatever the network, the hub and its cache raise
+        raise DemoError(f"{name}: {_first_line(error)}. A file of weights can be named instead.") from error
+
+
+@lru_cache(maxsize=4)
+def restorer(name: str, checkpoint: str = "") -> Restorer:
+    """A restorer by the name of its model, or of a file from which the model is told.
+
+    Raises:
+        DemoError: neither is given, or the weights cannot be had.
+    """
+    if not name and not checkpoint:
+        raise DemoError("Name a model, or a file of weights.")
+    try:
+        return Restorer(load_restoration(checkpoint) if checkpoint else restoration_model(name))
+    except (ValueError, OSError) as error:  # CheckpointError is a ValueError
+        raise DemoError(_first_line(error)) from error
+
+
+def read_pixels(path: str | None) -> np.ndarray:
+    """The pixels of an uploaded file, ``(H, W, channels)``, turned upright as its EXIF data say.
+
+    Raises:
+        DemoError: no file, or none that can be read as a picture.
+    """
+    if path is None:
+        raise DemoError("Choose a picture first.")
+    try:
+        picture = read_picture(Path(path), max_pixels=MOST_PIXELS)
+    except (PictureError, OSError) as error:
+        raise DemoError(f"This file cannot be read as a picture: {_first_line(error)}") from error
+    return _upright(picture.pixels, picture.exif)
+
+
+def _upright(pixels: np.ndarray, exif: bytes | None) -> np.ndarray:
+    from PIL import Image
+
+    data = Image.Exif()
+    data.load(exif or b"")
+    turns = {3: 2, 6: 3, 8: 1, 4: 2, 5: 3, 7: 1}  # quarter turns to the left
+    orientation = data.get(0x0112, 1)
+    turned = np.rot90(pixels, turns.get(orientation, 0))
+    return turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned
+
+
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Any picture as ``(H, W, 3)`` uint8, alpha left out."""
+    eight = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    colour = eight[..., :1] if eight.shape[2] < 3 else eight[..., :3]
+    return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+
+
+def class_names(model: nn.Module) -> Callable[[int], str]:
+    """Class number to name: the model's own names, ImageNet's for 1000 classes, else the number."""
+    own = getattr(model, "pretrained_cfg", {}).get("label_names")
+    if own:
+        return lambda index: own[index]
+    if getattr(model, "num_classes", 0) == 1000:
+        return ImageNetInfo().index_to_description
+    return lambda index: f"class {index}"
+
+
+def scan_paths_of(model: nn.Module) -> Sequence[ScanPath]:
+    """The paths along which a model's first mixer reads its map; Vim's, a sequence both ways, if it says nothing."""
+    found = (module.paths for module in model.modules() if hasattr(module, "paths"))
+    return next(found, BIDIRECTIONAL)  # type: ignore[return-value]
+
+
+def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[str, float], Any, Any]:
+    """Probabilities of the five likeliest classes, the attribution over the picture, and the paths over the picture.
+
+    Raises:
+        DemoError: the picture or the model cannot be had.
+    """
+    from PIL import Image
+
+    from .plots import attribution
+
+    pixels = as_rgb(read_pixels(path))
+    model = classifier(name.strip(), checkpoint.strip())
+    config = resolve_model_data_config(model)
+    image: Tensor = create_transform(**config)(Image.fromarray(pixels)).unsqueeze(0)  # type: ignore[operator,union-attr]
+    with torch.no_grad():
+        probabilities = model(image)[0].softmax(-1)
+    best = probabilities.topk(min(5, len(probabilities)))
+    names = class_names(model)
+    scores = {names(index): p for p, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
+    heat = attribution(model, image, best.indices[:1])[0]
+    mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    seen = (image[0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+    return scores, draw_heat(seen, heat.numpy()), draw_paths(seen, scan_paths_of(model))
+
+
+def _figure_image(figure: Any) -> Any:
+    """A figure as an array ``(H, W, 3)``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def draw_heat(seen: np.ndarray, heat: np.ndarray) -> Any:
+    """What the model sees ``(H, W, 3)`` in 0..1 with the attribution ``(H, W)`` over it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(seen)
+    axes.imshow(heat, cmap="inferno", alpha=0.55)
+    axes.axis("off")
+    return _figure_image(figure)
+
+
+def draw_paths(seen: np.ndarray, paths: Sequence[ScanPath]) -> Any:
+    """Every different path on a coarse grid over what the model sees."""
+    from matplotlib.figure import Figure
+
+    from .plots import draw_path
+
+    different = list(dict.fromkeys(paths))
+    figure = Figure(figsize=(3 * min(4, len(different)), 3 * -(-len(different) // 4)), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(-(-len(different) // 4), min(4, len(different)))).ravel()
+    for axes, path in zip(panels, different, strict=False):
+        draw_path(axes, path, GRID, GRID)
+        axes.imshow(seen, extent=(-0.5, GRID - 0.5, GRID - 0.5, -0.5), alpha=0.45, zorder=0)
+    return _figure_image(figure)
+
+
+def restore(
+    path: str | None, name: str, checkpoint: str = "", progress: Callable[[float], None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A picture before, enlarged to the size of the result without any art, and after; both ``(H, W, 3)`` uint8.
+
+    Raises:
+        DemoError: the picture or the model cannot be had, or there is too little memory.
+    """
+    from PIL import Image
+
+    pixels = as_rgb(read_pixels(path))
+    run = restorer(name.strip(), checkpoint.strip())
+    try:
+        after = run(pixels, progress)
+    except (RuntimeError, MemoryError, FloatingPointError) as error:
+        raise DemoError(_first_line(error)) from error
+    size = (pixels.shape[1] * run.scale, pixels.shape[0] * run.scale)
+    before = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
+    return before, after
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def page(options: argparse.Namespace) -> Any:
+    """The page as a ``gradio.Blocks``.
+
+    Raises:
+        ImportError: gradio is missing.
+    """
+    import gradio as gr
+
+    def shown(function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` with its errors as messages on the page."""
+
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except DemoError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+
+        return call
+
+    def restore_with_progress(path: str | None, name: str, checkpoint: str, bar: Any = gr.Progress()) -> Any:  # noqa: B008
+        return shown(restore)(path, name, checkpoint, lambda share: bar(share, desc="restoring"))
+
+    with gr.Blocks(title="vimzoo") as blocks:
+        gr.Markdown("# vimzoo\nVision state-space models on this machine.")
+        with gr.Tab("Classify"):
+            with gr.Row():
+                with gr.Column():
+                    picture = gr.File(label="Picture", type="filepath", elem_id="classify-file")
+                    name = gr.Textbox(options.model, label="Model")
+                    file = gr.Textbox(options.checkpoint, label=FILE_LABEL)
+                    button = gr.Button("Classify", variant="primary", elem_id="classify-button")
+                scores = gr.Label(label="Classes", elem_id="classify-result")
+            heat = gr.Image(label="What the first of them hangs on", elem_id="classify-heat")
+            paths = gr.Image(
+                label="How the model reads it (drawn on a coarse grid)", elem_id="classify-paths"
+            )
+            button.click(shown(classify), [picture, name, file], [scores, heat, paths])
+        with gr.Tab("Restore"):
+            with gr.Row():
+                with gr.Column():
+                    picture = gr.File(label="Picture", type="filepath", elem_id="restore-file")
+                    name = gr.Textbox(options.restore_model, label="Model")
+                    file = gr.Textbox(options.restore_checkpoint, label=FILE_LABEL)
+                    button = gr.Button("Restore", variant="primary", elem_id="restore-button")
+                slider = gr.ImageSlider(label="Before and after", elem_id="restore-result")
+            button.click(restore_with_progress, [picture, name, file], slider)
+    return blocks
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; serves until it is interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vimzoo.demo", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--model", default="vim_tiny_patch16_224", help="classifier (default: %(default)s)")
+    parser.add_argument("--checkpoint", default="", metavar="FILE", help="its weights; default: published")
+    parser.add_argument(
+        "--restore-model", default="mambairv2_light_x2", help="restorer (default: %(default)s)"
+    )
+    parser.add_argument("--restore-checkpoint", default="", metavar="FILE", help="its weights")
+    parser.add_argument("--port", type=int, default=7860, help="on this machine (default: %(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="only serve the page")
+    options = parser.parse_args(arguments)
+    try:
+        blocks = page(options)
+    except ImportError as error:
+        print(f"error: {error}; pip install 'vimzoo[demo]' brings what is missing", file=sys.stderr)
+        return 1
+    try:
+        blocks.launch(server_port=options.port, inbrowser=not options.no_browser)
+    except OSError as error:
+        print(f"error: --port {options.port}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
