@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from common import measure, run_parts, table, thread_counts, write
+from compositions import layer_inputs, unfused
 from torch import Tensor
 
 import vimzoo
@@ -95,48 +96,6 @@ def scan_row(name: str, what: str, threads: int, elements: int, times: dict[str,
     return row | {"times": times}
 
 
-def unfused_bidirectional(
-    x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor, bias: Tensor, D: Tensor, z: Tensor
-) -> Tensor:
-    """Vim's layer as its authors compose it, on our own native scan: flips, transposes, a dt product, two scans."""
-    rank, states = dt_weight.shape[-1], A.shape[-1]
-    outputs = []
-    for k in range(2):
-        u, row, gate = x[:, :, k].transpose(1, 2), rows[:, :, k], z.transpose(1, 2)
-        if k:
-            u, row, gate = u.flip(-1), row.flip(1), gate.flip(-1)
-        low, B, C = row.split([rank, states, states], -1)
-        delta = (low @ dt_weight[k].T).transpose(1, 2)
-        B, C = B.transpose(1, 2).contiguous(), C.transpose(1, 2).contiguous()
-        y = selective_scan(
-            u.contiguous(), delta.contiguous(), A[k], B, C, D[k], gate.contiguous(), bias[k], True
-        )
-        outputs.append(y.flip(-1) if k else y)
-    return (outputs[0] + outputs[1]).transpose(1, 2)
-
-
-def unfused_cross(
-    x: Tensor, rows: Tensor, A: Tensor, dt_weight: Tensor, bias: Tensor, D: Tensor, z: None, grid: tuple
-) -> Tensor:
-    """SS2D as its authors compose it, on our own native scan: four copies of the map, grouped scan, merge."""
-    height, width = grid
-    rank, states = dt_weight.shape[-1], A.shape[-1]
-
-    def cross(tokens: Tensor) -> Tensor:
-        row = tokens.transpose(1, 2)
-        column = row.unflatten(2, grid).transpose(2, 3).flatten(2)
-        return torch.stack([row, column, row.flip(-1), column.flip(-1)], 1)
-
-    low = torch.stack([cross(rows[:, :, k])[:, k] for k in range(4)], 1)
-    low, B, C = low.split([rank, states, states], 2)
-    delta = torch.einsum("bkrl,kdr->bkdl", low, dt_weight)
-    y = selective_scan(cross(x).flatten(1, 2), delta.flatten(1, 2).contiguous(), A.flatten(0, 1), B.contiguous(),
-                       C.contiguous(), D.flatten(), None, bias.flatten(), True).unflatten(1, (4, -1))  # fmt: skip
-    y = y[:, :2] + y[:, 2:].flip(-1)
-    column = y[:, 1].unflatten(2, (width, height)).transpose(2, 3).flatten(2)
-    return (y[:, 0] + column).transpose(1, 2)
-
-
 # name: batch, channels, states, rank, grid (Vim's sequences are one row)
 PATHS = {
     "Vim-T 224 px, B 8": (8, 384, 16, 12, (1, 197)),
@@ -167,23 +126,12 @@ def bench_paths(quick: bool) -> None:
     """The fused op against the same work composed around our native `selective_scan`."""
     rows = []
     for name, (batch, channels, states, rank, grid) in PATHS.items():
-        torch.manual_seed(0)
+        inputs = layer_inputs(batch, channels, states, rank, grid)
         length, K = grid[0] * grid[1], 2 if grid[0] == 1 else 4
-        x = torch.randn(batch, length, channels)
-        if K == 2:
-            x = torch.randn(K, batch, length, channels).permute(1, 2, 0, 3)
-        x_dbl = torch.randn(K, batch, length, rank + 2 * states).permute(1, 2, 0, 3)
-        A = -torch.rand(K, channels, states) * 4
-        bias, skip = torch.full((K, channels), -4.0), torch.ones(K, channels)
-        parameters = (A, 0.3 * torch.randn(K, channels, rank), bias, skip)
-        z = torch.randn(batch, length, 2 * channels)[..., channels:] if K == 2 else None
         paths = BIDIRECTIONAL if K == 2 else CROSS
-        inputs = (x, x_dbl, *parameters, z)
         calls = {
             "fused": lambda i=inputs, p=paths, g=grid: scan_paths(*i, paths=p, grid=g),
-            "unfused": lambda i=inputs, k=K, g=grid: (
-                unfused_bidirectional(*i) if k == 2 else unfused_cross(*i, g)
-            ),
+            "unfused": lambda i=inputs, g=grid: unfused(i, g),
         }
         with torch.inference_mode():
             difference = (calls["fused"]() - calls["unfused"]()).abs().max().item() / calls[

@@ -19,7 +19,7 @@ from typing import Any
 import timm
 import torch
 from common import measure, run_parts, table, thread_counts, write
-from cpu import unfused_cross
+from compositions import unfused_cross
 from torch import Tensor
 
 import vimzoo  # noqa: F401  registers the models

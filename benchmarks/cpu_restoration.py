@@ -19,7 +19,7 @@ from typing import Any
 import timm
 import torch
 from common import measure, run_parts, table, thread_counts, write
-from cpu import unfused_cross
+from compositions import unfused_cross
 from cpu_models import peak_growth
 from torch import Tensor, nn
 
