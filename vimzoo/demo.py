@@ -45,7 +45,9 @@ def classifier(name: str, checkpoint: str = "") -> nn.Module:
     if ":" not in name and not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(module=["vim", "vmamba"]), 3, 0.4))
         raise DemoError(f"There is no model {name!r}; near it: {near or 'none'}")
-    overlay = {"pretrained": True, "pretrained_cfg_overlay": {"file": checkpoint}} if checkpoint else {}
+    overlay: dict[str, Any] = {}
+    if checkpoint:
+        overlay = {"pretrained": True, "pretrained_cfg_overlay": {"file": checkpoint}}
     try:
         if not overlay and (":" in name or timm.get_pretrained_cfg(name).has_weights):  # type: ignore[union-attr]
             overlay = {"pretrained": True}
@@ -114,8 +116,8 @@ def class_names(model: nn.Module) -> Callable[[int], str]:
 
 def scan_paths_of(model: nn.Module) -> Sequence[ScanPath]:
     """The paths along which a model's first mixer reads its map; Vim's, a sequence both ways, if it says nothing."""
-    found = (module.paths for module in model.modules() if hasattr(module, "paths"))
-    return next(found, BIDIRECTIONAL)  # type: ignore[return-value]
+    found: Any = (module.paths for module in model.modules() if hasattr(module, "paths"))
+    return next(found, BIDIRECTIONAL)
 
 
 def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[str, float], Any, Any]:

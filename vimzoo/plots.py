@@ -31,7 +31,7 @@ def draw_path(axes: Axes, path: ScanPath, height: int, width: int) -> None:
     time = plt.get_cmap("plasma")
     steps = path.walk(height, width)
     grid = np.stack(np.divmod(np.arange(height * width), width)[::-1], 1)
-    axes.scatter(*grid.T, s=10, color="0.85", zorder=1)
+    axes.scatter(grid[:, 0], grid[:, 1], s=10, color="0.85", zorder=1)
     cells = grid[steps].astype(float)
     ages = LATEST * np.arange(len(steps)) / max(len(steps) - 1, 1)
     real = steps >= 0
@@ -44,8 +44,9 @@ def draw_path(axes: Axes, path: ScanPath, height: int, width: int) -> None:
         *lines.mean(1).T, *along.T, color=time(ages[:-1][joined]), pivot="mid", zorder=3,
         angles="xy", scale_units="xy", units="xy", scale=1, width=0.06, headwidth=5, headlength=6, headaxislength=6,
     )  # fmt: skip
-    axes.scatter(*cells[real].T, s=14, c=time(ages[real]), zorder=4)
-    axes.scatter(*cells[real][0], s=70, facecolors="none", edgecolors=time(0.0), linewidths=1.5, zorder=5)
+    axes.scatter(cells[real, 0], cells[real, 1], s=14, c=time(ages[real]), zorder=4)
+    start = cells[real][0]
+    axes.scatter(start[0], start[1], s=70, facecolors="none", edgecolors=time(0.0), linewidths=1.5, zorder=5)
     axes.set(xlim=(-0.7, width - 0.3), ylim=(height - 0.3, -0.7), aspect="equal")
     axes.axis("off")
 
