@@ -170,7 +170,7 @@ def test_evaluation_is_whole_and_repeatable(clean: Path) -> None:
     low, high = data.test[0]
     assert [side * 3 for side in low.shape[1:]] == list(high.shape[1:]) and high.shape[1] % 3 == 0
     assert all(map(torch.equal, data.test[0], data.test[0]))
-    cut = degraded_folder(str(clean), sigma=25, scale=3, crop=15, eval_crop=12).test[0]
+    cut = degraded_folder(str(clean), sigma=25, scale=3, crop=15, eval_crop=14).test[0]
     assert cut[0].shape == (3, 4, 4) and cut[1].shape == (3, 12, 12)
 
 

@@ -6,21 +6,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from trainer_helpers import composed
 
 from vimzoo.data import UsageError, bundled_photos
+from vimzoo.data.degradations import to_image
 from vimzoo.engine import TASKS, checkpoint, launch, report
 from vimzoo.engine.build import build_data, build_state
 from vimzoo.engine.cli import config_dir
-from vimzoo.engine.restore_task import CharbonnierLoss, PairMixup, build_loss, build_model, measured, scores
+from vimzoo.engine.restore_task import (
+    CharbonnierLoss,
+    PairMixup,
+    PapersTiles,
+    build_loss,
+    build_model,
+    measured,
+    scores,
+)
+from vimzoo.eval import evaluation
 from vimzoo.metrics import psnr, ssim
+from vimzoo.restoration import Restorer
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
-RESTORATION = [name for name in EXPERIMENTS if composed(f"experiment={name}")["task"] == "restore"]
-PHOTOS = [name for name in RESTORATION if name.startswith("photos_")]
-RECIPES = [name for name in RESTORATION if name not in PHOTOS]
+PHOTOS = [name for name in EXPERIMENTS if name.startswith("photos_")]
+RECIPES = [name for name in EXPERIMENTS if name.startswith("mambair")]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +146,9 @@ def test_a_recipe_starts_from_another_models_file(tmp_path: Path, capsys: pytest
     cfg = composed(*small)
     double = build_model(cfg, build_data(cfg))
     torch.save({"params": double.state_dict()}, tmp_path / "x2.pth")
-    cfg = composed(*small, "+model.scale=3", "data.scale=3", f"model.start={tmp_path / 'x2.pth'}")
+    cfg = composed(
+        *small, "+model.scale=3", "data.scale=3", "data.crop=81", f"model.start={tmp_path / 'x2.pth'}"
+    )
     triple = build_model(cfg, build_data(cfg))
     same = {
         name for name, tensor in triple.state_dict().items() if torch.equal(tensor, double.state_dict()[name])
@@ -171,3 +184,53 @@ def test_published_hyperparameters(photographs: Path) -> None:
         state.scheduler.step_update(step)
         rates.append(group["lr"])
     assert rates == pytest.approx([2e-4, 1e-4, 5e-5, 2.5e-5, 1.25e-5, 1.25e-5])
+
+
+@pytest.fixture
+def benchmark_sets(tmp_path: Path) -> Path:
+    """Pairs at scale 2 in two data sets; one image is above 199 pixels wide."""
+    for name, width in (("Set5/a", 24), ("Set5/b", 210), ("Set14/c", 32)):
+        pixels = np.random.RandomState(width).randint(0, 256, (10, width // 4, 3), dtype=np.uint8)
+        for kind, scale in (("low", 1), ("high", 2)):
+            path = tmp_path / "sets" / kind / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).resize((width * scale, 24 * scale), Image.Resampling.BICUBIC).save(path)
+    return tmp_path / "sets"
+
+
+def test_evaluation_prints_the_papers_table(benchmark_sets: Path, tmp_path: Path) -> None:
+    """By the command's own function; the same by hand, image by image, in the papers' tiles."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_mambair").eval()
+    file = tmp_path / "test.pth"
+    torch.save({"params": model.state_dict()}, file)
+    words = [
+        "task=restore", "model=restoration", "model.model_name=test_mambair", f"model.start={file}", "data=paired",
+        f"data.root={benchmark_sets}", "data.test_fraction=1", "data.eval_crop=null", "data.workers=0",
+    ]  # fmt: skip
+    numbers = evaluation([*words, "run.device=cpu"], out=tmp_path / "eval")
+    found, restore = {}, Restorer(model, tile="official")
+    for high in sorted(benchmark_sets.glob("high/*/*.png")):
+        low = np.asarray(Image.open(benchmark_sets / "low" / high.parent.name / high.name))
+        restored = to_image(restore(low))
+        found.setdefault(high.parent.name, []).append(
+            measured(restored, to_image(np.asarray(Image.open(high))), 2)
+        )
+    cells = [
+        f"{psnr:.2f} / {ssim:.4f}"
+        for psnr, ssim in (np.mean(found[name], axis=0) for name in ("Set14", "Set5"))
+    ]
+    assert numbers["table"].splitlines()[1:] == [
+        "| Set14 | Set5 |",
+        "| --- | --- |",
+        f"| {' | '.join(cells)} |",
+    ]
+    assert numbers["psnr"] == pytest.approx(
+        np.mean([psnr for rows in found.values() for psnr, _ in rows]), abs=1e-3
+    )
+    rows = (tmp_path / "eval" / "images.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["Set14", "c"], ["Set5", "a"], ["Set5", "b"]]
+    low = np.asarray(Image.open(benchmark_sets / "low" / "Set5" / "b.png"))
+    with torch.inference_mode():
+        whole = model(to_image(low)[None])[0]
+    assert not torch.equal(whole, PapersTiles(model)(to_image(low)[None])[0])  # tiles do matter

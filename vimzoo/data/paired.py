@@ -77,8 +77,10 @@ def _folders(root: str | None, layout: str) -> list[Path]:
 
 
 def _split(files: Files, val: float, test: float, root: Path) -> list[Files]:
-    """A fixed random split of all images into training, validation and test."""
+    """A fixed random split of all images into training, validation and test; all of them everywhere if test is 1."""
     low, high = files
+    if test == 1:
+        return [files] * 3
     try:
         parts = stratified_split(np.zeros(len(high), dtype=int), val, test, names=[root.name])
     except UsageError as error:
@@ -112,12 +114,15 @@ def restoration_splits(
         )
     if in_chans not in MODES:
         raise UsageError(f"data.in_chans={in_chans}: expected 1 (grey) or 3 (colour)")
-    for key, value in (("crop", crop), ("eval_crop", scale if eval_crop is None else eval_crop)):
-        if value < scale or value % scale:
-            raise UsageError(f"data.{key}={value}: expected a positive multiple of the scale, {scale}")
+    if crop < scale or crop % scale:
+        raise UsageError(f"data.crop={crop}: expected a positive multiple of the scale, {scale}")
+    if eval_crop is not None and eval_crop < scale:
+        raise UsageError(
+            f"data.eval_crop={eval_crop}: expected at least the scale, {scale}, or null for whole images"
+        )
     if crops < 1:
         raise UsageError(f"data.crops={crops}: expected at least 1")
-    for path in parts[0][1]:
+    for path in parts[0][1] if parts[0] is not parts[-1] else ():
         if min(size := image_size(path)) < crop:
             raise UsageError(f"data.crop={crop}: {path} is only {size[0]} x {size[1]} pixels")
     cache = PixelCache(int(cache_mb * 2**20))
@@ -138,7 +143,7 @@ def restoration_splits(
 
 def paired_folder(
     root: str | None = None,
-    crop: int = 128,
+    crop: int | None = None,
     crops: int = 16000,
     in_chans: int = 3,
     eval_crop: int | None = 512,
@@ -157,11 +162,12 @@ def paired_folder(
 
     Args:
         root: DIR.
-        crop: Side of the clean crops to train on, in pixels.
+        crop: Side of the clean crops to train on, in pixels; None is 128, or 126 at scale 3.
         crops: Crops per epoch.
         in_chans: 3 reads colour, 1 grey.
         eval_crop: At most so many clean pixels per axis, from the middle, in evaluation; None takes whole images.
-        val_fraction, test_fraction: Shares held out where DIR has no train and val folders.
+        val_fraction, test_fraction: Shares held out where DIR has no train and val folders; a test_fraction of 1 makes
+            all images test images, to evaluate on.
         cache_mb: Decoded images kept in memory by every process that loads.
         aug: ``flip`` (left and right exchanged) and ``rotate`` (also turned by quarters), each for half the crops.
         seed: Seeds the crops, not the split.
@@ -181,6 +187,7 @@ def paired_folder(
     parts: list[Files] = [(low, high) for low, high, _ in found]
     if len(parts) == 1:
         parts = _split(parts[0], val_fraction, test_fraction, folders[0])
+    crop = crop or 128 // scales[0] * scales[0]
     return restoration_splits(
         str(root), parts, degradation=None, scale=scales[0], crop=crop, crops=crops, in_chans=in_chans,
         eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
 import numpy as np
@@ -106,26 +109,24 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[PairMixup | None, nn.
 
 @dataclass
 class Scores:
-    """Sums over images, measured by the papers' rule for ``scale``: see `measured`."""
+    """PSNR and SSIM of every image, measured by the papers' rule for ``scale``: see `measured`."""
 
     scale: ClassVar[int] = 1  # of the class: what an object holds is added up over processes
-    l1: float = 0.0
-    psnr: float = 0.0
-    ssim: float = 0.0
-    count: int = 0
+    l1: list[float] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
 
     def add(self, output: Tensor, target: Tensor) -> None:
         """Count one batch of restored images (B, C, H, W) and originals, in 0..1."""
         for restored, original in zip(output.float(), target, strict=True):
             decibel, similarity = measured(restored, original, self.scale)
-            self.l1 += F.l1_loss(restored, original).item()
-            self.psnr += decibel
-            self.ssim += similarity
-            self.count += 1
+            self.l1.append(F.l1_loss(restored, original).item())
+            self.psnr.append(decibel)
+            self.ssim.append(similarity)
 
     def summary(self) -> dict[str, float]:
         """Mean absolute difference, PSNR in dB and SSIM, each the mean of the images' own."""
-        return {"loss": self.l1 / self.count, "psnr": self.psnr / self.count, "ssim": self.ssim / self.count}
+        return {"loss": fmean(self.l1), "psnr": fmean(self.psnr), "ssim": fmean(self.ssim)}
 
 
 def scores(data: Splits) -> Scores:
@@ -141,12 +142,68 @@ def measured(restored: Tensor, original: Tensor, scale: int) -> tuple[float, flo
     return psnr(restored, original, crop, y=scale > 1), ssim(restored, original, crop, y=scale > 1)
 
 
+class PapersTiles(nn.Module):
+    """A model as the papers' figures were obtained: images above 199 pixels in tiles, each on its own.
+
+    Args:
+        model: A restoration model; one that takes multiples of some size only runs on whole images.
+        self_ensemble: Average over eight positions of every tile, as the papers' "+" rows.
+
+    Raises:
+        UsageError: a package for restoring pictures is missing.
+    """
+
+    def __init__(self, model: Any, self_ensemble: bool = False) -> None:
+        super().__init__()
+        try:
+            from ..restoration import Restorer
+        except ImportError as error:
+            raise UsageError(
+                f"task=restore: evaluation needs {error.name}; pip install 'vimzoo[restore]'"
+            ) from error
+        self.model = model
+        tile = "official" if model.multiple_of == 1 else "none"
+        self.restore = Restorer(model, tile=tile, self_ensemble=self_ensemble)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in 0..1 -> restored ones, not clipped, on the same device."""
+        done = [self.restore(image.permute(1, 2, 0).float().cpu().numpy()) for image in x]
+        return torch.stack([torch.from_numpy(pixels).permute(2, 0, 1) for pixels in done]).to(x.device)
+
+
+def details(scores: Scores, data: Splits, out: Path) -> dict[str, Any]:
+    """The papers' table, one column a data set; ``images.csv`` in the folder ``out`` has every image.
+
+    Images of different folders are different data sets.
+    """
+    images: Any = data.val if data.test is None else data.test
+    files = [Path(path) for path in images.pairs.high[: len(scores.psnr)]]
+    rows = list(zip(files, scores.psnr, scores.ssim, strict=True))
+    with (out / "images.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["data set", "image", "psnr", "ssim"])
+        writer.writerows([path.parent.name, path.stem, f"{p:.4f}", f"{s:.6f}"] for path, p, s in rows)
+    sets = {path.parent.name: [row[1:] for row in rows if row[0].parent == path.parent] for path in files}
+    return {"table": "\n" + papers_table({name: _means(pairs) for name, pairs in sets.items()})}
+
+
+def _means(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean PSNR and SSIM."""
+    return fmean(psnr for psnr, _ in pairs), fmean(ssim for _, ssim in pairs)
+
+
+def papers_table(scores: Mapping[str, tuple[float, float]]) -> str:
+    """PSNR / SSIM by data set as a Markdown table."""
+    cells = [f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in scores.values()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (list(scores), ["---"] * len(cells), cells))
+
+
 @torch.inference_mode()
 def pictures(model: nn.Module, images: Images, scores: Scores, data: Splits, out: Path) -> None:
     """``restored.png`` in the folder ``out``: parts of the first photographs degraded, restored and as they were."""
     from matplotlib.figure import Figure
 
-    count = min(SHEET_IMAGES, scores.count)
+    count = min(SHEET_IMAGES, len(scores.psnr))
     figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
     device = next(model.parameters()).device
     for row in range(count):
