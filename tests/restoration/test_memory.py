@@ -1,14 +1,18 @@
 """What memory there is, by every limit that may hold, and what a model takes of it."""
 
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vimzoo.compat import mambair
 from vimzoo.restoration import memory
 from vimzoo.restoration.memory import automatic_tile, available_bytes, bytes_per_pixel, is_out_of_memory
 
@@ -102,6 +106,31 @@ def test_the_tile_follows_the_memory(small, monkeypatch: pytest.MonkeyPatch) -> 
         sides.append(tile)
     assert sides == sorted(sides) and sides[0] == min(memory.TILES) and sides[-1] == memory.LARGEST_ON_CPU
     assert automatic_tile(model, torch.device("cuda")) == max(memory.TILES)
+
+
+LIMITED = """
+import resource, sys
+import imagecodecs, psutil, tifffile, timm, torch
+import vimzoo.restoration
+from vimzoo.restore import main
+room = int(sys.argv[1]) + psutil.Process().memory_info().vms
+resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="address-space limits are Linux's")
+@pytest.mark.parametrize("kind", ("light_x2", "v2", "unet"))
+def test_the_command_goes_on_where_memory_is_really_short(small, kind: str, tmp_path: Path) -> None:
+    torch.save({"params": mambair.official_state_dict(small(kind))}, tmp_path / "model.pth")
+    Image.effect_noise((640, 600), 60).convert("RGB").save(tmp_path / "in.png")
+    words = [str(GB // 2), "in.png", "out.png", "--checkpoint", "model.pth", "--tile", "640", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "out of memory with tiles of 640 pixels" in done.stderr and done.stdout.strip() == "1 restored"
 
 
 def test_real_lack_of_memory_is_recognised() -> None:

@@ -24,7 +24,11 @@ SHARE = 0.25
 """Of the available memory, what one batch of tiles is reckoned to take: the count knows tensors only, not what
 libraries need besides, and other programs want memory too."""
 PROBE_SIDE = 128
-_OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough memory", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|(can't|cannot) allocate memory|not enough memory"
+    r"|could not create a (primitive|memory)",  # oneDNN's words for it
+    re.IGNORECASE,
+)
 
 
 def available_bytes(device: torch.device) -> int:
