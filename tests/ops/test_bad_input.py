@@ -15,6 +15,7 @@ from vimzoo.ops import (
     ScanPath,
     add_norm,
     causal_conv1d,
+    native,
     scan_paths,
     selective_scan,
 )
@@ -120,3 +121,20 @@ def test_checks_hold_while_autocasting() -> None:
         pytest.raises(ValueError, match=r"^z: expected the dtype of x"),
     ):
         scan_paths(**tensors, paths=BIDIRECTIONAL)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "bias"])
+def test_what_is_no_tensor_is_named(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name}: expected a tensor, got 3.5 of type float"):
+        causal_conv1d(**conv_inputs(2, 7, 5, 1, 4) | {name: 3.5})
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_tensors_elsewhere_are_named(name: str) -> None:
+    """A pointer to nowhere must not reach C, whichever way the operator is called."""
+    inputs = conv_inputs(2, 7, 5, 1, 4)
+    inputs[name] = inputs[name].to("meta")
+    with pytest.raises(ValueError, match=rf"{name}: expected a tensor on the device of x, cpu, got one on meta"):
+        causal_conv1d(**inputs)
+    with pytest.raises(ValueError, match="expected all on cpu, got one on meta"):
+        native.address(inputs[name])

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from . import native, reference, triton_rows
 from .backends import Unsupported
-from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
+from .library import (
+    LIBRARY,
+    autocast_activations,
+    check,
+    check_tensors,
+    empty,
+    flop_formula,
+    gradients_of,
+    implement,
+)
 from .reference import residual_dtype
 
 LIBRARY.define(
@@ -53,8 +62,10 @@ def add_norm(
         the norm in x's dtype, and the stream.
 
     Raises:
+        TypeError: naming what is no tensor.
         ValueError: naming the argument that does not fit.
     """
+    check_tensors(("residual", "bias"), x=x, residual=residual, weight=weight, bias=bias)
     check(x.dim() >= 1 and x.is_floating_point(), "x", "floating point (..., D)", x)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:

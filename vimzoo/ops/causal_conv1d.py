@@ -11,7 +11,16 @@ from torch import Tensor
 
 from . import mamba_ssm_backend, native, reference, triton_rows
 from .backends import Unsupported
-from .library import LIBRARY, autocast_activations, check, empty, flop_formula, gradients_of, implement
+from .library import (
+    LIBRARY,
+    autocast_activations,
+    check,
+    check_tensors,
+    empty,
+    flop_formula,
+    gradients_of,
+    implement,
+)
 from .scan_paths import task_split
 
 MOST_TAPS = 16
@@ -53,8 +62,10 @@ def causal_conv1d(
         ``(B, L, K, D)`` in x's dtype; in memory K comes first, so each direction is a dense matrix.
 
     Raises:
+        TypeError: naming what is no tensor.
         ValueError: naming the argument that does not fit.
     """
+    check_tensors(("bias",), x=x, weight=weight, bias=bias)
     check(x.dim() == 3 and x.is_floating_point(), "x", "floating point (B, L, D)", x)
     fits = weight.dim() == 3 and weight.shape[1] == x.shape[2] and weight.shape[2] > 0
     check(fits, "weight", "(K, {}, W) with W > 0", weight, x.shape[2])

@@ -42,6 +42,28 @@ def check(ok: bool, name: str, expected: str, tensor: Tensor, *values: Any) -> N
         raise ValueError(f"{name}: expected {expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
 
 
+def check_tensors(optional: Sequence[str] = (), /, **tensors: Any) -> None:
+    """See that these are tensors, or ``None`` where that is ``optional``, all on the device of the first.
+
+    Raises:
+        TypeError: naming what is none.
+        ValueError: naming what is elsewhere.
+    """
+    device = None
+    for name, tensor in tensors.items():
+        if tensor is None and name in optional:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {tensor!r} of type {type(tensor).__name__}")
+        if device is None:
+            device = tensor.device
+        elif tensor.device != device:
+            first = next(iter(tensors))
+            raise ValueError(
+                f"{name}: expected a tensor on the device of {first}, {device}, got one on {tensor.device}"
+            )
+
+
 def is_eager(*tensors: Tensor) -> bool:
     """Whether these are tensors with values, under no tracer, compiler or function transform."""
     return (

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .library import LIBRARY, check, is_eager
+from .library import LIBRARY, check, check_tensors, is_eager
 
 LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 
@@ -30,8 +30,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ``(..., O)``, or ``(B, L, K, O)`` whose memory is K-major, each direction dense.
 
     Raises:
+        TypeError: naming what is no tensor.
         ValueError: naming the argument whose rank or size does not fit.
     """
+    check_tensors(("bias",), x=x, weight=weight, bias=bias)
     check(weight.dim() in (2, 3), "weight", "(O, I) or (K, O, I)", weight)
     check(
         x.dim() > 0 and x.shape[-1] == weight.shape[-1],

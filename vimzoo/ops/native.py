@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import os
 import struct
+import sys
 from functools import cache
 from types import SimpleNamespace
 
@@ -79,9 +80,13 @@ def _open(level: str) -> ctypes.CDLL | None:
 @cache
 def load() -> tuple[SimpleNamespace | None, str]:
     """The native entry points and the instruction set they use, or ``None`` and why there are none."""
-    base = _open("base")
+    try:
+        base = _open("base")
+    except OSError as error:  # such as a runtime library of the compiler that this machine lacks
+        return None, f"the native library does not load: {error}"
     if base is None:
-        return None, "the native library was not built (no C compiler at install time?)"
+        why = "there is none for Windows" if sys.platform == "win32" else "no C compiler at install time?"
+        return None, f"the native library was not built ({why})"
     best = int(base.vimzoo_cpu_level())
     wanted = os.environ.get("VIMZOO_ISA")
     if wanted is not None and (wanted not in LEVELS or LEVELS.index(wanted) > best):
@@ -128,8 +133,18 @@ def require_states(states: Tensor, grad: Tensor) -> None:
 
 
 def address(tensor: Tensor | None) -> int:
-    """Where a tensor's first item lies; 0 for ``None``."""
-    return 0 if tensor is None else tensor.data_ptr()
+    """Where a tensor's first item lies; 0 for ``None``.
+
+    Raises:
+        ValueError: it is not in this process's memory, so that C would read whatever lies there.
+    """
+    if tensor is None:
+        return 0
+    if not tensor.is_cpu:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)}: expected all on cpu, got one on {tensor.device}"
+        )
+    return tensor.data_ptr()
 
 
 def float_parameter(tensor: Tensor | None) -> Tensor | None:

@@ -15,6 +15,7 @@ from .library import (
     autocast_activations,
     check,
     check_same_dtype,
+    check_tensors,
     empty,
     flop_formula,
     gradients_of,
@@ -72,9 +73,11 @@ def scan_paths(
         ``(B, L, D)`` if ``merge``, else ``(B, K, T, D)`` with T the paths' number of steps; dtype of x.
 
     Raises:
+        TypeError: naming what is no tensor.
         ValueError: naming the argument whose rank, size or dtype does not fit.
         backends.BackendError: if a forced backend cannot run it.
     """
+    check_tensors(("D", "z"), x=x, x_dbl=x_dbl, A=A, dt_weight=dt_weight, dt_bias=dt_bias, D=D, z=z)
     paths = tuple(paths)
     grid = (1, x.shape[1]) if grid is None and x.dim() > 1 else grid
     _check_arguments(x, x_dbl, A, dt_weight, dt_bias, D, z, paths, grid, merge)

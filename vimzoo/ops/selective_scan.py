@@ -15,6 +15,7 @@ from .library import (
     autocast_activations,
     check,
     check_same_dtype,
+    check_tensors,
     empty,
     flop_formula,
     gradients_of,
@@ -67,6 +68,7 @@ def selective_scan(
         y ``(B, D, L)`` in u's dtype, and the last state ``(B, D, N)`` in float32 (float64, complex) if asked for.
 
     Raises:
+        TypeError: naming what is no tensor.
         ValueError: naming the argument whose rank, size or dtype does not fit.
         vimzoo.ops.BackendError: if a forced backend cannot run it.
     """
@@ -87,6 +89,7 @@ def _check_arguments(
     z: Tensor | None,
     bias: Tensor | None,
 ) -> None:
+    check_tensors(("D", "z", "delta_bias"), u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=bias)
     check(u.dim() == 3 and u.is_floating_point(), "u", "floating point (B, D, L)", u)
     batch, channels, length = u.shape
     check(A.dim() == 2 and A.shape[0] == channels, "A", "({}, N)", A, channels)
