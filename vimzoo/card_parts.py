@@ -30,11 +30,12 @@ def _papers_scan(x: Sequence[int], x_dbl: Any, A: Sequence[int], dt_weight: Sequ
 
 
 @cache
-def size_of(name: str, shape: tuple[int, ...] | None = None) -> Size:
+def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> Size:
     """Parameters and operations of a registered model, counted without computing anything.
 
     Args:
         shape: Channels, height and width of the image; None is the model's own.
+        options: Of the model.
     """
     scans = []
 
@@ -44,7 +45,7 @@ def size_of(name: str, shape: tuple[int, ...] | None = None) -> Size:
         return 0
 
     with torch.device("meta"):
-        model: Any = timm.create_model(name).eval()
+        model: Any = timm.create_model(name, **options).eval()
         image = torch.empty(1, *(shape or model.pretrained_cfg["input_size"]))
     mapping = {torch.ops.vimzoo.scan_paths: both}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vimzoo import restoration_cards
 from vimzoo.card_parts import (
     errors,
     giga,
@@ -42,6 +43,11 @@ README_RESULTS = (
     "cpu_vmamba_memory",
     "cpu_scan_paths",
     "cpu_selective_scan",
+    "cpu_restoration",
+    "cpu_restoration_core",
+    "cpu_restoration_memory",
+    "photos_denoise",
+    "photos_sr_x2",
 )
 """Result files whose tables README.md shows, for every machine that they were made on."""
 
@@ -169,6 +175,7 @@ class Cards:
             if self.speed["machine"]:
                 parts.append(f"Times: {machine_line(self.speed['machine'])}.\n")
             parts += [self.card(family, facts, long_names) + "\n" for facts in models.values()]
+        parts += [restoration_cards.section(self.parity_of)]
         parts += ["## Parity\n", self.parity_section() + "\n", "## Speed\n"]
         for machine in self.machines:
             for path in sorted(machine.glob("*.json")):
@@ -195,7 +202,13 @@ class Cards:
             if (machine / f"{name}.json").is_file()
         ]
         return {
-            "models": table(header, rows) + (f"\n\n{said}" if self.speed["rows"] else ""),
+            "models": "\n\n".join(
+                [
+                    table(header, rows),
+                    *([said] if self.speed["rows"] else []),
+                    restoration_cards.readme_table(self.parity_of),
+                ]
+            ),
             "speed": "\n\n".join(speed),
         }
 

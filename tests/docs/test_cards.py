@@ -3,13 +3,24 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from vimzoo import cards
+from vimzoo import cards, restoration_cards
+from vimzoo.engine.cli import config_dir
+from vimzoo.models.mambair_facts import MAMBAIR_FACTS
 
 FACTS = {name: facts for models, _ in cards.FAMILIES.values() for name, facts in models.items()}
+
+
+def composed(*overrides: str) -> Any:
+    """The training configuration that these command-line words give."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+        return OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
 
 
 @pytest.fixture
@@ -41,8 +52,8 @@ def test_documents_are_up_to_date() -> None:
 
 def test_every_registered_model_has_a_card() -> None:
     text = (cards.ROOT / "MODEL_CARDS.md").read_text()
-    names = timm.list_models(module=["vim", "vmamba"])
-    assert set(names) == set(FACTS)
+    names = timm.list_models(module=["vim", "vmamba", "mambair"])
+    assert set(names) == {*FACTS, *MAMBAIR_FACTS}
     for name in names:
         assert f"\n### {name}\n" in text
 
@@ -52,6 +63,43 @@ def test_counted_sizes(name: str) -> None:
     size = cards.size_of(name)
     assert size.params == FACTS[name].params
     assert size.flops / 2 < size.paper_flops < size.flops
+
+
+@pytest.mark.parametrize("name", MAMBAIR_FACTS)
+def test_counted_sizes_of_restoration_models(name: str) -> None:
+    """Counted from a block of each kind; as published, but for rounding and norms, which count nothing here."""
+    size, facts = restoration_cards.counted(name), MAMBAIR_FACTS[name]
+    assert size.params == facts.params
+    assert size.flops / 2 < size.paper_flops < size.flops
+    if facts.gmacs is not None:
+        assert size.paper_flops / 1e9 == pytest.approx(facts.gmacs, rel=0.04)
+
+
+def test_sizes_from_blocks_are_those_of_the_whole() -> None:
+    whole = cards.size_of("mambair_light_x4", (3, 180, 320))
+    assert restoration_cards.counted("mambair_light_x4") == whole
+
+
+def test_published_scores_are_shown() -> None:
+    """Rows of the papers' tables, whole."""
+    text = restoration_cards.score_tables()
+    assert (
+        "| [`mambair_light_x4`](#mambair_light_x4) | 32.42 / 0.8977 | 28.74 / 0.7847 | 27.68 / 0.7400 |"
+        in text
+    )
+    assert "| [`mambair_dn`](#mambair_dn), 8x | 28.64 | 29.87 | 30.32 | 30.06 |" in text
+    assert "| [`mambairv2_car`](#mambairv2_car) | 33.81 / 0.8970 | 33.73 / 0.9179 |" in text
+
+
+@pytest.mark.parametrize("name", [name for name, facts in MAMBAIR_FACTS.items() if facts.recipes])
+def test_recipes_on_cards_train_their_model(name: str) -> None:
+    for tag, words in MAMBAIR_FACTS[name].recipes.items():
+        cfg = composed(*words.split())
+        data, scale = cfg["data"], MAMBAIR_FACTS[name].args.get("scale", 1)
+        assert cfg["model"]["model_name"] == name and data.get("scale", 1) == scale
+        level = {"sigma": data.get("sigma"), "q": data.get("quality")}.get(tag.rstrip("0123456789"))
+        assert level is None or tag.endswith(str(int(level)))
+        assert data.get("in_chans", 3) == MAMBAIR_FACTS[name].input_size[0]
 
 
 def test_flops_by_hand() -> None:
