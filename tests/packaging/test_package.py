@@ -203,7 +203,8 @@ def test_no_paths_of_a_machine_nor_registry_hosts() -> None:
 def public_members() -> list[tuple[str, object]]:
     """Everything that the public modules offer by ``__all__``, by place, and the public methods of its classes."""
     found: list[tuple[str, object]] = []
-    for name in ("vimzoo", "vimzoo.ops", "vimzoo.layers", "vimzoo.models", "vimzoo.data", "vimzoo.engine"):
+    public = ("ops", "layers", "models", "data", "engine", "restoration")
+    for name in ("vimzoo", *(f"vimzoo.{package}" for package in public)):
         module = importlib.import_module(name)
         found.append((name, module))
         for item in getattr(module, "__all__", []):
@@ -225,7 +226,7 @@ def test_everything_public_has_a_docstring() -> None:
     assert [name for name, value in public_members() if not inspect.getdoc(value)] == []
 
 
-@pytest.mark.parametrize("folder", ["vimzoo/ops", "vimzoo/doctor.py", "setup.py"])
+@pytest.mark.parametrize("folder", ["vimzoo/ops", "vimzoo/restoration", "vimzoo/restore.py", "vimzoo/doctor.py", "setup.py"])
 def test_public_functions_of_the_ops_are_documented_and_typed(folder: str) -> None:
     """By source, so that helpers outside ``__all__`` count too."""
     path = ROOT / folder
