@@ -226,7 +226,9 @@ def test_everything_public_has_a_docstring() -> None:
     assert [name for name, value in public_members() if not inspect.getdoc(value)] == []
 
 
-@pytest.mark.parametrize("folder", ["vimzoo/ops", "vimzoo/restoration", "vimzoo/restore.py", "vimzoo/doctor.py", "setup.py"])
+@pytest.mark.parametrize(
+    "folder", ["vimzoo/ops", "vimzoo/restoration", "vimzoo/restore.py", "vimzoo/doctor.py", "setup.py"]
+)
 def test_public_functions_of_the_ops_are_documented_and_typed(folder: str) -> None:
     """By source, so that helpers outside ``__all__`` count too."""
     path = ROOT / folder
