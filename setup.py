@@ -1,12 +1,19 @@
 """Builds the native CPU kernels as optional shared libraries; without a C compiler the package installs all the same.
 
+| system | compiler | what is built |
+| --- | --- | --- |
+| Linux, x86-64 | GCC or Clang | SSE2, AVX2 and AVX-512 libraries; OpenMP where its header and library are found |
+| Linux, other | GCC or Clang | one library of portable vectors; OpenMP likewise |
+| macOS | Clang | the same without OpenMP, so one thread |
+| Windows | any | nothing: the sources need GCC's vector extensions and POSIX |
+
 The libraries use neither Python's nor torch's headers (they are loaded with ctypes), so one wheel serves every
 Python >= 3.11 and every torch. One source is compiled once per instruction set; the best one is chosen at run time.
 """
 
-import platform
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -27,13 +34,14 @@ X86_64 = {
     "avx512": ["-DVIMZOO_VL=16", "-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
 PORTABLE = {"base": ["-DVIMZOO_VL=4"]}
+OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
 def extensions() -> list[Extension]:
-    """One optional extension per instruction set that this kind of machine may have."""
+    """One optional extension per instruction set that the machine built for, which may be another one, may have."""
     sources = sorted(str(path) for path in Path("kernels").glob("*/*.c"))
     depends = sorted(str(path) for path in Path("kernels").glob("*/*.h"))
-    levels = X86_64 if platform.machine().lower() in ("x86_64", "amd64") else PORTABLE
+    levels = X86_64 if sysconfig.get_platform().endswith("x86_64") else PORTABLE
     return [
         Extension(
             f"vimzoo.kernels._cpu_{level}",
@@ -53,7 +61,10 @@ class BuildNative(build_ext):
     build_temp: str
 
     def build_extensions(self) -> None:
-        openmp = ["-fopenmp"] if self._compiles("-fopenmp") else []
+        if sys.platform == "win32" or self.compiler.compiler_type == "msvc":
+            self.announce("vimzoo: no native CPU kernels on Windows; the reference serves instead", level=3)
+            return
+        openmp = ["-fopenmp"] if self._openmp_works() else []
         for extension in self.extensions:
             extension.extra_compile_args = extension.extra_compile_args + openmp
             extension.extra_link_args = extension.extra_link_args + openmp
@@ -69,14 +80,17 @@ class BuildNative(build_ext):
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return ext.export_symbols
 
-    def _compiles(self, flag: str) -> bool:
-        compiler = getattr(self.compiler, "compiler_so", None)
-        if sys.platform == "win32" or not compiler:
+    def _openmp_works(self) -> bool:
+        """Whether a program with OpenMP compiles and links; not tried on macOS.
+
+        There Apple's compiler lacks it, and another's runtime stops the process when it meets the one inside torch.
+        """
+        if sys.platform == "darwin":
             return False
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "probe.c"
-            source.write_text("int main(void) { return 0; }\n")
-            command = [compiler[0], flag, str(source), "-o", str(Path(folder) / "probe")]
+            source.write_text(OPENMP_PROBE)
+            command = [*self.compiler.compiler_so, "-fopenmp", str(source), "-o", str(Path(folder) / "probe")]
             try:
                 return subprocess.run(command, capture_output=True, check=False).returncode == 0
             except OSError:

@@ -149,6 +149,7 @@ def examine_missing(found: Sequence[Backend]) -> list[Missing]:
                 f"{ORDINARY_NS:g} ns that a native library with AVX2 is reckoned to take"
             )
             remedy = "install a C compiler (gcc or clang) and reinstall vimzoo"
+            remedy = "use WSL, where the Linux library runs" if sys.platform == "win32" else remedy
             remedy = "unset VIMZOO_ISA" if "VIMZOO_ISA" in os.environ else remedy
             missing.append(Missing(f"native CPU library: {backend.detail}", cost, remedy))
     absent = [module for module in TRAINING if importlib.util.find_spec(module) is None]

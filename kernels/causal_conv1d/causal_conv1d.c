@@ -40,7 +40,6 @@ INLINE void convolve_token(const causal_conv1d_args *a, int64_t k, int64_t b, in
     const float *bias = a->bias ? a->bias + k * a->channels : NULL;
     EACH_VECTOR(a->channels, {
         vf sum = load_floats(bias ? bias + c : NULL, lanes);
-#pragma GCC unroll 4
         for (int j = from; j < to; j++) sum += w[j] * load_row(x + j * step + c * size, dtype, lanes);
         if (a->silu) sum *= sigmoid_vf(sum);
         store_row(out + c * size, dtype, lanes, sum);
