@@ -119,7 +119,7 @@ def restore_files(
         existing: ``"skip"`` results that exist already, or ``"overwrite"`` them.
         quality: As in `write_picture`.
         max_pixels: As in `read_picture`.
-        quiet: Show no progress bar.
+        quiet: Show nothing: neither the bar nor failures as they come.
 
     Raises:
         ValueError: ``existing`` has no such value.
@@ -138,7 +138,8 @@ def restore_files(
                 report.restored.append(job)
             except Exception as error:  # whatever a damaged file, a full disk or a model makes of one picture
                 report.failed.append((job, reason_of(error)))
-                bar.write(f"failed: {job.source}: {reason_of(error)}", file=sys.stderr)
+                if not quiet:
+                    bar.write(f"failed: {job.source}: {reason_of(error)}", file=sys.stderr)
             show(1.0)
     return report
 
