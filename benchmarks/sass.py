@@ -36,6 +36,7 @@ SHAPES = {
     "Vim-T 224, 64 images": (64, (1, 197), 384, 16, 12, True),
     "Vim-T 224, 1 image": (1, (1, 197), 384, 16, 12, True),
     "VMamba-T stage 1, 128 images": (128, (56, 56), 192, 1, 6, False),
+    "VMamba-T stage 1, 1 image": (1, (56, 56), 192, 1, 6, False),
     "MambaIR light 64x64, 1 image": (1, (64, 64), 120, 10, 4, False),
 }
 
@@ -63,7 +64,9 @@ def disassemble(cubin: bytes, name: str = "") -> list[tuple[int, str]]:
         file.write(cubin)
         file.flush()
         text = subprocess.run([tool, "-hex", file.name], capture_output=True, text=True, check=True).stdout
-    return disassembled(text[text.index(f".section\t.text.{name}") :].split(".section", 2)[1])
+    return disassembled(
+        re.split(r"\.section\s", text[text.index(f".section\t.text.{name}") :], maxsplit=2)[1]
+    )
 
 
 def disassembled(text: str) -> list[tuple[int, str]]:

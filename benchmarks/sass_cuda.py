@@ -20,6 +20,8 @@ from vimzoo.ops import cuda_backend, nvrtc, scan_paths
 from vimzoo.ops.native import CHUNK
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
+SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
+"""Bytes of shared memory that a block of these may have."""
 TILE = 8
 """Steps that the forward scan's loop unrolls, as ``cuda_scan.cu`` has it."""
 LOADS, STORES = ("LD", "LDG"), ("ST", "STG")
@@ -68,6 +70,7 @@ def compiling(target: str) -> Iterator[list[Compiled]]:
     with (
         mock.patch.object(cuda_backend, "launch", compile_only),
         mock.patch.object(cuda_backend, "_require_device", lambda device: None),
+        mock.patch.object(cuda_backend, "shared_limit", lambda device: SHARED[target]),
     ):
         yield kernels
 
@@ -78,46 +81,55 @@ def within(inner: Span, outer: Span) -> bool:
 
 
 def count(made: Compiled) -> dict[str, Any]:
-    """Issue slots per (image, channel, step, direction), and of what kind the instructions of the step loops are.
-
-    Loops with exponentials go over steps: those that hold no other such loop over as many as they unroll, one around
-    them over a chunk. Others move a chunk's rows or a stretch's gradients: as many items at once as they load or store.
-    """
-    code = [(at, operation(text)) for at, text in made.instructions()]
-    found = spans(made.instructions())
-    over_steps = [span for span in found if any(op == "MUFU" for at, op in code if span[0] <= at <= span[1])]
+    """Issue slots per (image, channel, step, direction), and of what kind the instructions of the step loops are."""
+    instructions = made.instructions()
+    code, found = [(at, operation(text)) for at, text in instructions], spans(instructions)
     slots, kinds = 0.0, Counter[str]()
     for span in found:
         own = [op for at, op in code if span[0] <= at <= span[1] and not any(
             within(inner, span) and inner[0] <= at <= inner[1] for inner in found)]  # fmt: skip
-        if span not in over_steps:
-            slots += len(own) * _share(made, span, own, over_steps)
-        elif any(within(inner, span) for inner in over_steps):
-            slots += len(own) / CHUNK
-        else:
-            slots += len(own) / made.steps
-            kinds.update(own)
+        share, over_steps = _share(made, span, own, found, code)
+        slots += len(own) * share
+        if over_steps:
+            kinds.update({op: n * share for op, n in Counter(own).items()})
     everything = Counter(op for _, op in code)
     return {
         "kernel": made.name,
         "block": made.constants["BLOCK"],
         "slots": slots,
-        "mufu": kinds["MUFU"] / made.steps,
+        "mufu": kinds["MUFU"],
         "shuffles": everything["SHFL"],
         "local": everything["LDL"] + everything["STL"],
-        "kinds": {kind: round(n / made.steps, 1) for kind, n in kinds.most_common(12)},
+        "kinds": {kind: round(n, 1) for kind, n in kinds.most_common(12)},
     }
 
 
-def _share(made: Compiled, span: Span, own: list[str], over_steps: list[Span]) -> float:
-    """How often a loop that moves rows runs per step of a thread."""
-    around = [outer for outer in over_steps if within(span, outer)]
-    items = sum(op in LOADS for op in own)
-    if not around or (not items and not any(op in STORES for op in own)):
-        return 0.0  # before or after all steps, or around a loop that moves rows
-    if len(around) > 1:  # in the sweep back over a stretch
-        items = sum(op in STORES for op in own)
-    return made.columns / made.constants["BLOCK"] / max(1, items)
+def _share(
+    made: Compiled, span: Span, own: list[str], found: list[Span], code: list[tuple[int, str]]
+) -> tuple[float, bool]:
+    """How often a loop's own instructions run per step of a thread, and whether it is a loop over steps.
+
+    Loops with exponentials go over steps, unless they hold another such loop: then over chunks, or a tile's directions.
+    Others move a chunk's rows, or a stretch's gradients: as many items at once as they load, or store.
+    """
+    exponentials = [s for s in found if any(op == "MUFU" for at, op in code if s[0] <= at <= s[1])]
+    around = [outer for outer in exponentials if within(span, outer)]
+    loads, stores = (sum(op in kind for op in own) for kind in (LOADS, STORES))
+    states, rows = made.constants["STATES"], made.columns / made.constants["BLOCK"]
+    if span not in exponentials:
+        items = stores if len(around) > 1 else loads  # of a stretch in the sweep back, of a chunk before it
+        return (rows / items, False) if around and items else (0.0, False)
+    if made.name == "scan_tile":
+        steps = made.constants["SPAN"]
+        if any(within(inner, span) for inner in exponentials):
+            return 1 / steps, False
+        if not loads:  # what came before a chunk: half of the chunks on average
+            chunks = made.constants["BLOCK"] / made.constants["LANES"]
+            return chunks / 2 / steps * states / own.count("MUFU"), False
+        return (1 + states) / own.count("MUFU"), True  # unrolled so often
+    if any(within(inner, span) for inner in exponentials):
+        return 1 / CHUNK, False
+    return 1 / made.steps, True
 
 
 def count_shapes(names: list[str], target: str = "sm_90") -> list[dict[str, Any]]:

@@ -19,6 +19,8 @@ from vimzoo.ops import cuda_backend
 
 HERE = Path(__file__).resolve().parent
 COMPILER = next((found for name in ("g++", "clang++", "c++") if (found := shutil.which(name))), None)
+SHARED = 227 * 1024
+"""Bytes of shared memory of an H100's block; the shim has a little more."""
 WRAPPER = """
 #include "cuda_on_cpu.h"
 #include "{source}"
@@ -85,5 +87,6 @@ def on_cpu(folder: Path) -> Iterator[Runner]:
     with (
         mock.patch.object(cuda_backend, "launch", runner),
         mock.patch.object(cuda_backend, "_require_device", lambda device: None),
+        mock.patch.object(cuda_backend, "shared_limit", lambda device: SHARED),
     ):
         yield runner

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_runner import COMPILER, Runner, on_cpu
+from cuda_runner import COMPILER, SHARED, Runner, on_cpu
 from gpu_cases import ACTIVATIONS, PATHS, SCANS, SHORT_SCANS, TABLE, assert_restores_states, far_apart
 from ops_helpers import (
     HALF_TOLERANCE,
@@ -28,6 +28,7 @@ from vimzoo.ops import (
     cuda_backend,
     cuda_scans,
     gpu_scans,
+    path_arguments,
     scan_paths,
     selective_scan,
 )
@@ -76,10 +77,93 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("tile", [True, False])
 @pytest.mark.parametrize("name", MODELS)
-def test_layers(name: str) -> None:
+def test_layers(name: str, tile: bool, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of the forward scan, where a layer has two."""
     sizes, settings = MODELS[name]
+    if not tile:
+        monkeypatch.setattr(cuda_scans, "tile_of", lambda walk, limit: None)
+    elif sizes.get("own"):
+        pytest.skip("each direction has its own x, which no tile holds")
     assert_matches_reference(scan_paths, path_inputs(**sizes), backend="cuda", **settings)
+    assert ("scan_tile" in {name for name, _ in runner.launched}) == tile
+
+
+TILES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "over spans, gated": (
+        dict(batch=1, length=99, channels=33, states=3, rank=5, directions=4),
+        dict(paths=CROSS, grid=(9, 11)),
+    ),
+    "two of one x": (dict(length=33, states=2, rank=4, optional="z"), dict(paths=BIDIRECTIONAL)),
+    "shared parameters": (
+        dict(length=12, states=1, directions=4, shared="x_dbl A dt_weight dt_bias D", optional="D"),
+        dict(paths=CROSS, grid=(3, 4)),
+    ),
+}
+
+
+@pytest.mark.parametrize("limit", [40_000, 8_000])
+@pytest.mark.parametrize("name", TILES)
+def test_tiles(name: str, limit: int, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 channels, or as few as the shared memory at hand holds; saved states serve the backward pass."""
+    monkeypatch.setattr(cuda_backend, "shared_limit", lambda device: limit)
+    sizes, settings = TILES[name]
+    tensors = path_inputs(**sizes)
+    assert_matches_reference(scan_paths, tensors, backend="cuda", **settings)
+    tiles = [constants for kernel, constants in runner.launched if kernel == "scan_tile"]
+    assert tiles and all(constants["SHARED_BYTES"] <= limit for constants in tiles)
+    if sizes["length"] == 99:
+        assert {constants["LANES"] for constants in tiles} == ({32} if limit == 40_000 else {8})
+    runner.last_first = True
+    expected = run_with_gradients(scan_paths, tensors, backend="cuda", **settings)
+    runner.last_first = False
+    found = run_with_gradients(scan_paths, tensors, backend="cuda", **settings)
+    for values, truths in zip(found, expected, strict=True):
+        assert all(torch.equal(value, truths[key]) for key, value in values.items())
+
+
+def test_longer_spans(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where threads are too few for 32 steps each."""
+    monkeypatch.setattr(cuda_scans, "MOST_TILE_THREADS", 64)
+    tensors = path_inputs(batch=1, length=150, channels=5, states=1, directions=4, optional="")
+    assert_matches_reference(scan_paths, tensors, backend="cuda", paths=CROSS, grid=(10, 15))
+    (tile,) = [constants for kernel, constants in runner.launched if kernel == "scan_tile"]
+    assert (tile["SPAN"], tile["BLOCK"]) == (128, 64)
+
+
+@pytest.mark.parametrize(("rank", "load"), [(6, 16), (4, 4), (3, 2)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tile_loads(rank: int, load: int, dtype: torch.dtype, runner: Runner) -> None:
+    """Rows of half precision are read 16 bytes, 4 bytes or one value at a time, as they lie."""
+    tensors = path_inputs(length=35, states=1, rank=rank, directions=4, optional="D")
+    tensors = with_dtype(tensors, dtype, ACTIVATIONS)
+    tolerances = (HALF_TOLERANCE, HALF_TOLERANCE)
+    settings: dict[str, Any] = dict(backend="cuda", tolerances=tolerances, paths=CROSS, grid=(5, 7))
+    assert_matches_reference(scan_paths, tensors, **settings)
+    assert runner.launched[0][1]["LOAD"] == load
+
+
+def test_tile_of_rows_that_lie_askew(runner: Runner) -> None:
+    tensors = with_layout(path_inputs(length=12, states=1, rank=6, directions=4, optional="D"), "offset")
+    assert_matches_reference(scan_paths, tensors, backend="cuda", paths=CROSS, grid=(3, 4))
+    assert runner.launched[0][0] == "scan_tile" and runner.launched[0][1]["LOAD"] == 4
+
+
+def test_tiles_are_for_few_images() -> None:
+    """Many images keep a GPU busy without working everything out twice."""
+
+    def tile(batch: int, side: int = 7, channels: int = 768) -> cuda_scans.Tile | None:
+        t = path_inputs(batch=batch, length=side * side, channels=channels, directions=4, states=1)
+        names = ("x", "x_dbl", "A", "dt_weight", "dt_bias", "D")
+        codes, table = path_arguments(CROSS, side, side)
+        walk = gpu_scans._paths(*(t[name] for name in names), codes, table, side, side)  # type: ignore[arg-type]
+        return cuda_scans.tile_of(walk, SHARED)
+
+    few = tile(1)
+    assert few is not None and (few.lanes, few.span, few.threads) == (32, 32, 64)
+    assert tile(16) is None
+    assert tile(1, side=128, channels=8) is None  # does not fit
 
 
 def test_blocks_of_two_warps(monkeypatch: pytest.MonkeyPatch, runner: Runner) -> None:

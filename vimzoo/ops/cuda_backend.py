@@ -65,6 +65,12 @@ def _require_device(device: torch.device) -> None:
         raise Unsupported(reason)
 
 
+def shared_limit(device: torch.device) -> int:
+    """Bytes of shared memory that a block may ask for."""
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", 48 * 1024)
+
+
 def arguments_header() -> str:
     """``arguments.cuh``: one struct of 64-bit integers, in the order in which `ScanArguments` packs them."""
     members = "".join(f"    long long {name};\n" for name in FIELDS.split())

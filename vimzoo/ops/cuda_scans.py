@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,8 @@ from .native import CHUNK, DTYPES, address, float_parameter
 
 MOST_STATES, MOST_RANK = 16, 64
 """What the registers of one thread hold."""
+MOST_TILE_THREADS = 512
+"""Of the form that holds a map in shared memory: with more, registers would not hold 16 states."""
 MOST_STRIDE = 2**32
 """Bytes from one token to the next, which the kernels multiply in 32 bits; offsets have 64."""
 MOST_SHARED = 64 * 1024
@@ -48,17 +51,62 @@ def backward_shared(states: int, rank: int, block: int) -> int:
     return 4 * (-(-size // 4) * 4)  # as aligned as its first member
 
 
+def crowded(walk: Walk) -> bool:
+    """Whether a thread for each channel and path is enough to keep a GPU busy."""
+    each = walk.channels // walk.groups
+    return walk.batch * walk.directions * walk.groups * -(-each // 32) >= ENOUGH_WARPS
+
+
 def forward_block(walk: Walk) -> int:
     """Channels, and threads, of a block of the forward scan."""
-    each = walk.channels // walk.groups
-    warps = walk.batch * walk.directions * walk.groups * -(-each // 32)
-    return 64 if each > 32 and warps >= ENOUGH_WARPS else 32
+    return 64 if walk.channels // walk.groups > 32 and crowded(walk) else 32
 
 
 def backward_block(walk: Walk) -> int:
     """Channels, and threads, of a block of the backward scan: as many as shared memory is for, up to 64."""
     wide = walk.channels // walk.groups > 32
     return 64 if wide and backward_shared(walk.states, walk.rank, 64) <= MOST_SHARED else 32
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A block of ``cuda_tile.cu``: a map of so many channels in shared memory, so many steps to a thread."""
+
+    lanes: int
+    span: int
+    threads: int
+    shared: int
+
+
+def tile_of(walk: Walk, limit: int) -> Tile | None:
+    """The block that holds ``walk``'s map within ``limit`` bytes, if its tile form exists and pays.
+
+    That form takes several closed-form paths over one x. It works everything out twice, but cuts paths into chunks, so
+    it is for images too few to fill a GPU otherwise. Small maps are held for 32 channels, so that a warp reads whole
+    rows of shared memory, larger ones for 16 or 8.
+    """
+    if walk.table is not None or "k" in walk.x_axes or walk.directions < 2 or crowded(walk):
+        return None
+    for lanes in (32, 16, 8):
+        span = CHUNK
+        while lanes * -(-walk.steps // span) > MOST_TILE_THREADS:
+            span *= 2
+        chunks = -(-walk.steps // span)
+        items = (walk.steps + chunks) * lanes
+        shared = items * (4 + walk.x.element_size()) + chunks * lanes * (1 + walk.states) * 4
+        if shared <= limit:
+            return Tile(lanes, span, -(-chunks * lanes // 32) * 32, shared)
+    return None
+
+
+def load_width(rows: Tensor) -> int:
+    """Bytes, 16, 4 or one item, that divide the rows ``(B, L, K, R + 2 N)``, their strides and their address."""
+    item = rows.element_size()
+    strides = [stride for stride, size in zip(rows.stride()[:-1], rows.shape[:-1], strict=True) if size > 1]
+    for width in (16, 4):
+        if rows.data_ptr() % width == 0 and all(n * item % width == 0 for n in (rows.shape[-1], *strides)):
+            return width
+    return item
 
 
 def _blocks(walk: Walk, block: int) -> int:
@@ -162,6 +210,23 @@ class CudaKernels(Kernels):
         if room.total is not None:
             constants["GATED"] = THEIR_SUM
         self._launch("cuda_scan_backward.cu", "scan_backward", constants, grid, fields, walk.x.device)
+        del alive
+
+    def merged(self, walk: Walk, z: Tensor | None, out: Tensor, states: Tensor | None) -> None:
+        """Scan all directions, add them up and gate: in one launch where a map fits shared memory."""
+        _check(walk)
+        tile = tile_of(walk, backend.shared_limit(walk.x.device))
+        if tile is None:
+            super().merged(walk, z, out, states)
+            return
+        fields, alive = _inputs(walk, z, "bld")
+        fields |= _tensor("out", out, "bld") | dict(states=address(states), length=walk.x.shape[1])
+        constants = _constants(walk, z, tile.threads, BY_TOKEN) | dict(
+            LANES=tile.lanes, SPAN=tile.span, LOAD=load_width(walk.dt), SAVING=int(states is not None),
+            SHARED_BYTES=tile.shared,
+        )  # fmt: skip
+        grid = (walk.batch * -(-walk.channels // tile.lanes), 1)
+        self._launch("cuda_tile.cu", "scan_tile", constants, grid, fields, walk.x.device)
         del alive
 
     def finish_merged(self, slots: Tensor, z: Tensor | None, out: Tensor) -> None:

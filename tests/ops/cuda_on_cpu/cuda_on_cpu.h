@@ -21,6 +21,9 @@
 struct uint3 {
     unsigned x, y, z;
 };
+struct uint4 {
+    unsigned x, y, z, w;
+};
 static uint3 blockIdx, blockDim, gridDim;
 
 namespace cuda_on_cpu {
