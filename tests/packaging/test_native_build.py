@@ -114,7 +114,8 @@ def test_openmp_is_tried_before_it_is_used(
     """With its header; not on macOS, where a second runtime would stop the process."""
     works: Callable[[], bool] = command._openmp_works
     asks_header = compiler_script(
-        tmp_path, '#!/bin/sh\nfor word; do case "$word" in *.c) grep -q omp.h "$word" || exit 1;; esac; done\n'
+        tmp_path,
+        '#!/bin/sh\nfor word; do case "$word" in *.c) grep -q omp.h "$word" || exit 1;; esac; done\n',
     )
     command.compiler = SimpleNamespace(compiler_type="unix", compiler_so=[asks_header])
     assert works()
