@@ -229,12 +229,16 @@ def fill_sections(text: str, sections: Mapping[str, str]) -> str:
 
 def documents(root: Path = ROOT) -> dict[Path, str]:
     """Every generated document of the checkout ``root`` -> the text that it should have."""
-    cards = Cards(root / "benchmarks" / "results")
-    readme = root / "README.md"
-    return {
-        root / "MODEL_CARDS.md": cards.document(),
-        readme: fill_sections(readme.read_text(), cards.readme_sections()),
+    results = root / "benchmarks" / "results"
+    cards = Cards(results)
+    sections = {
+        root / "README.md": cards.readme_sections(),
+        root / "docs" / "reliability.md": {"reliability": result_table(read_result(results, "reliability"))},
     }
+    filled = {
+        path: fill_sections(path.read_text(), parts) for path, parts in sections.items() if path.is_file()
+    }
+    return {root / "MODEL_CARDS.md": cards.document(), **filled}
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:

@@ -49,10 +49,22 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     (MPO: with a depth map, or of two views) the first is read.
 
     Raises:
-        OSError: the file is missing, damaged or of another format.
-        ValueError: a `PictureError`, or from a decoder: its pixels are of another kind, damaged, or too many; or it
-            holds several pictures.
+        OSError: the file cannot be opened.
+        PictureError: it is damaged, of another format, or its pixels are of another kind or too many; or it holds
+            several pictures.
     """
+    try:
+        return _read(path, max_pixels)
+    except (PictureError, MemoryError):
+        raise
+    except Exception as error:  # on damaged files the decoders raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PictureError(f"damaged: {text}") from error
+
+
+def _read(path: Path, max_pixels: int) -> Picture:
     if deep.is_deep_tiff(path):
         width, height = deep.tiff_size(path)
         if width * height > max_pixels:
