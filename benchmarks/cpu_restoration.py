@@ -159,16 +159,17 @@ def bench_core(quick: bool) -> None:
             handle.remove()
             for threads in thread_counts():
                 torch.set_num_threads(threads)
-                calls = {
-                    way: partial(_in_way, WAYS[way], layer, seen[0]) for way in ("fused", "materialised")
-                }
+                calls = {way: partial(_in_way, WAYS[way], layer, seen[0]) for way in WAYS}
+                reference = calls.pop("reference")
                 times = measure(calls, 5 if quick else 15, 20)
-                row = {"px": size, "threads": threads}
-                row |= {f"{way}_ms": time["median"] * 1e3 for way, time in times.items()}
-                rows.append(
-                    row | {"x_materialised": row["materialised_ms"] / row["fused_ms"], "times": times}
-                )
-    table(rows, ["px", "threads", "fused_ms", "materialised_ms", "x_materialised"])
+                if size in REFERENCE_SIZES:
+                    times |= measure({"reference": reference}, 2, 0)
+                row: dict[str, Any] = {"px": size, "threads": threads}
+                row |= {f"{way}_ms": times[way]["median"] * 1e3 if way in times else None for way in WAYS}
+                for way in ("materialised", "reference"):
+                    row[f"x_{way}"] = row[f"{way}_ms"] and row[f"{way}_ms"] / row["fused_ms"]
+                rows.append(row | {"times": times})
+    table(rows, [key for key in rows[0] if key != "times"])
     about = f"one scan layer of {OURS} with its projections on a map of px x px, float32; x: times as fast"
     write("cpu_restoration_core", rows, about)
 

@@ -17,25 +17,16 @@ from typing import Any
 
 import torch
 from common import table, write
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from vimzoo.data.degradations import imresize
 from vimzoo.data.photos import PHOTOS
-from vimzoo.engine import TASKS, launch
+from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
-from vimzoo.engine.cli import config_dir
+from vimzoo.engine.finished import best_model, composed_settings
 from vimzoo.engine.restore_task import measured
 
 Restore = Callable[[Tensor], Tensor]
-
-
-def settings(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The experiment as the command line composes it."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-        cfg = compose("train", overrides=[f"experiment=photos_{name}", *overrides])
-        return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
 def non_local_means(sigma: float, strength: float) -> Restore:
@@ -75,9 +66,7 @@ def classical(name: str, cfg: dict[str, Any], low: Tensor, high: Tensor) -> tupl
 def compare(name: str, cfg: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Every held-out photograph by the trained model and by the classical method."""
     data = build_data(cfg)
-    model = TASKS["restore"].build_model(cfg, data).eval()
-    content = torch.load(folder / "best.pt", weights_only=True)
-    model.load_state_dict(content.get("model_ema", content["model"]))
+    model = best_model(folder, cfg, data)
     rows = []
     assert data.test is not None
     for index, file in enumerate(PHOTOS["test"]):
@@ -99,7 +88,7 @@ def compare(name: str, cfg: dict[str, Any], folder: Path) -> list[dict[str, Any]
 
 def bench(name: str, overrides: Sequence[str], out: Path) -> None:
     """Train, compare, store."""
-    cfg = settings(name, overrides)
+    cfg = composed_settings([f"experiment=photos_{name}", *overrides])
     start = time.perf_counter()
     launch(cfg, out)
     seconds = time.perf_counter() - start
