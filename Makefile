@@ -4,9 +4,13 @@ ARGS ?=
 BIN := .venv/bin
 # One process per core, one thread per process: tests of threading ask for theirs.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+# Modules of the API reference; the first brings vimzoo.models and vimzoo.ops along.
+DOCUMENTED := vimzoo vimzoo.ops.reference vimzoo.layers vimzoo.compat.vim vimzoo.compat.vmamba \
+	vimzoo.compat.mambair vimzoo.compat.mamba_ssm vimzoo.restoration vimzoo.metrics vimzoo.convert vimzoo.export \
+	vimzoo.exporters vimzoo.data vimzoo.engine vimzoo.restore vimzoo.eval vimzoo.predict vimzoo.demo vimzoo.plots vimzoo.doctor
 SOURCES := $(wildcard kernels/*/*.c kernels/*/*.h)
 
-.PHONY: help .venv train test test-all bench cards lint clean
+.PHONY: help .venv train test test-all bench cards docs lint clean
 
 help:
 	@echo "make train [ARGS=...]   train a small Vim on the bundled digits, or what ARGS says (Hydra overrides)"
@@ -14,6 +18,7 @@ help:
 	@echo "make test-all           every test; GPU tests skip themselves where there is no GPU"
 	@echo "make bench              measure this machine: benchmarks/results/MACHINE/*.json and tables"
 	@echo "make cards              write MODEL_CARDS.md anew"
+	@echo "make docs               the API reference in build/docs, from the docstrings"
 	@echo "make lint               ruff and mypy"
 	@echo "make .venv              only the environment that all of these use (PYTHON=python3.12 picks another Python)"
 	@echo "make clean              remove build products; the environment stays (rm -r .venv removes it)"
@@ -34,6 +39,9 @@ bench: .venv
 
 cards: .venv
 	$(BIN)/python -m vimzoo.cards $(ARGS)
+
+docs: .venv
+	$(BIN)/python -m pdoc --docformat google --output-directory build/docs $(DOCUMENTED)
 
 lint: .venv
 	$(BIN)/ruff check .
