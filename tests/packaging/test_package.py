@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -267,3 +268,13 @@ def test_public_functions_of_the_ops_are_documented_and_typed(folder: str) -> No
                 if not typed or not ast.get_docstring(node):
                     bare.append(f"{file.name}:{node.lineno} {node.name}")
     assert bare == []
+
+
+def test_extras_are_explained() -> None:
+    """docs/install.md has a row for each, and the lower bounds of the package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "docs" / "install.md").read_text()
+    rows = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.M))
+    assert set(project["optional-dependencies"]) <= rows
+    for name, version in re.findall(r"(torch|timm)>=([\d.]+)", " ".join(project["dependencies"])):
+        assert f"{name} {version} or newer" in text
