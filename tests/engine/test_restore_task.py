@@ -13,7 +13,7 @@ from trainer_helpers import composed
 
 from vimzoo.data import UsageError, bundled_photos
 from vimzoo.data.degradations import to_image
-from vimzoo.engine import TASKS, checkpoint, launch, report
+from vimzoo.engine import TASKS, checkpoint, classify, launch, report
 from vimzoo.engine.build import build_data, build_state
 from vimzoo.engine.cli import config_dir
 from vimzoo.engine.restore_task import (
@@ -160,6 +160,15 @@ def test_a_recipe_starts_from_another_models_file(tmp_path: Path, capsys: pytest
         build_model(cfg, build_data(cfg))
     cfg = composed(*small, "model.start=nowhere.pth")
     with pytest.raises(UsageError, match=r"model.start: .*nowhere.pth"):
+        build_model(cfg, build_data(cfg))
+
+
+def test_data_of_another_task() -> None:
+    cfg = composed("experiment=photos_denoise", "task=classify")
+    with pytest.raises(UsageError, match=r"task=classify: the data \(photographs.*\) have no classes"):
+        classify.build_model(cfg, build_data(cfg))
+    cfg = composed("task=restore")
+    with pytest.raises(UsageError, match=r"task=restore: the data \(digits.*\) have classes"):
         build_model(cfg, build_data(cfg))
 
 

@@ -67,9 +67,13 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     """``timm.create_model(**model)`` with the channels of the data; ``model.start`` is a file to begin from.
 
     Raises:
-        UsageError: it is no restoration model, enlarges by another factor than the data, or refuses an argument;
-            the file does not fit.
+        UsageError: the data have nothing to restore; it is no restoration model, enlarges by another factor than the
+            data, or refuses an argument; the file does not fit.
     """
+    if data.classes:
+        raise UsageError(
+            f"task=restore: the data ({data.name}) have classes; expected data=photos, paired or degraded_folder"
+        )
     options = {key: value for key, value in cfg["model"].items() if key not in ("num_classes", "start")}
     options.setdefault("in_chans", data.input_size[0])
     model: Any = create_model(options)
