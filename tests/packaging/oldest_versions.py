@@ -15,15 +15,16 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("numpy<2.4", "pytest", "hypothesis", "pillow")
+TOOLS = ("numpy<2.4", "pytest", "hypothesis")
 TESTS = ("tests/ops", "tests/models", "tests/parity")
 
 
-def oldest() -> list[str]:
-    """Requirements that fix each lower bound of the package's own dependencies."""
+def requirements() -> list[str]:
+    """What fixes each lower bound of the package's own dependencies, and what some tests need besides."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = [re.fullmatch(r"(\w+)>=([\d.]+)", text) for text in project["dependencies"]]
-    return [f"{match[1]}=={match[2]}" for match in found if match]
+    fixed = [f"{match[1]}=={match[2]}" for match in found if match]
+    return [*fixed, *project["optional-dependencies"]["restore"], *TOOLS]
 
 
 def main() -> int:
@@ -36,7 +37,7 @@ def main() -> int:
         python = str(folder / "bin" / "python")
         if not Path(python).exists():
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *oldest(), *TOOLS], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements()], check=True)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         chosen = [*TESTS, "-m", "not slow and not gpu", *arguments]
         command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]

@@ -278,3 +278,14 @@ def test_extras_are_explained() -> None:
     assert set(project["optional-dependencies"]) <= rows
     for name, version in re.findall(r"(torch|timm)>=([\d.]+)", " ".join(project["dependencies"])):
         assert f"{name} {version} or newer" in text
+
+
+def test_images_are_built_from_what_a_build_needs() -> None:
+    """The container engine is sent these and nothing else; the files in docker/ copy all of it."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    folders = {name.split("/")[0] for name in packaged(ROOT)}
+    assert "*" in lines and sent == {*folders, "pyproject.toml", "setup.py", "LICENSE", "README.md"}
+    for path in (ROOT / "docker").glob("*.Dockerfile"):
+        assert "\nCOPY . .\n" in path.read_text(), path
+        assert f"docker/{path.name}" in (ROOT / "docs" / "install.md").read_text()
