@@ -37,6 +37,7 @@ SHAPES = {
     "Vim-T 224, 1 image": (1, (1, 197), 384, 16, 12, True),
     "VMamba-T stage 1, 128 images": (128, (56, 56), 192, 1, 6, False),
     "VMamba-T stage 1, 1 image": (1, (56, 56), 192, 1, 6, False),
+    "MambaIR 64x64, 8 images": (8, (64, 64), 360, 16, 12, False),
     "MambaIR light 64x64, 1 image": (1, (64, 64), 120, 10, 4, False),
 }
 

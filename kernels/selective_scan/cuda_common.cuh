@@ -22,8 +22,14 @@ enum {
     NOTHING,      // only states are wanted
     BY_DIRECTION, // float32 (B, K, L, D), to be added up
     BY_TOKEN,     // finished, in the order of the tokens
-    BY_STEP       // finished, in the order of the path
+    BY_STEP,      // finished, in the order of the path
+    PAIR          // finished, of a path and its reverse, which share a block
 };
+constexpr bool PAIRED = OUTPUT == PAIR;
+
+// Which of a direction's BLOCK threads this is.
+__device__ __forceinline__ int thread_of_direction() { return PAIRED ? threadIdx.x % BLOCK : threadIdx.x; }
+
 
 struct bf16 {
     unsigned short bits;
@@ -149,10 +155,10 @@ struct Place {
 
     __device__ __forceinline__ explicit Place(const Arguments& a) {
         const int parts = (a.per_group + BLOCK - 1) / BLOCK, blocks = a.channels / a.per_group * parts;
-        const int block = blockIdx.x % blocks, inside = block % parts * BLOCK + threadIdx.x;
+        const int block = blockIdx.x % blocks, inside = block % parts * BLOCK + thread_of_direction();
         b = blockIdx.x / blocks;
         g = block / parts;
-        k = blockIdx.y;
+        k = PAIRED ? threadIdx.x / BLOCK : blockIdx.y;
         part = block % parts;
         exists = inside < a.per_group;
         channel = g * a.per_group + (exists ? inside : 0);

@@ -20,6 +20,7 @@ struct Room {
     alignas(16) float rows[CHUNK * ROW];
     int tokens[CHUNK];
     float saved[CHUNK / STRETCH][N][BLOCK];
+    float pre[STRETCH][BLOCK];  // of a thread's own steps, before softplus
     alignas(16) float values[WARPS][32][SPREAD];
     float sums[2][WARPS][STRETCH][COLUMNS];  // twice, so that a stretch can be summed while the next one is swept
     float w[W_SHARED ? R : 1][BLOCK], sum_w[W_SHARED ? R : 1][BLOCK];
@@ -80,7 +81,7 @@ __device__ __forceinline__ void write_rows(
 
 // What the sweep needs of a stretch's steps.
 struct Stretch {
-    float h[STRETCH + 1][N], u[STRETCH], pre[STRETCH], delta[STRETCH], dy[STRETCH], gate[GATED ? STRETCH : 1];
+    float h[STRETCH + 1][N], u[STRETCH], delta[STRETCH], dy[STRETCH], gate[GATED ? STRETCH : 1];
 };
 
 // Gradients that a thread gathers over all steps.
@@ -174,9 +175,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK) scan_backward(const __grid_c
 #pragma unroll
             for (int i = 0; i < STRETCH; i++) {
                 const float* row = room.rows + (s * STRETCH + i) * ROW;
-                of.pre[i] = before_softplus(row, widened(in.delta_at(a, tokens[i])));
+                const float pre = before_softplus(row, widened(in.delta_at(a, tokens[i])));
+                room.pre[i][thread] = pre;
                 // a step past the end has no size and leaves the state as it is
-                of.delta[i] = s * STRETCH + i < count ? step_size(of.pre[i]) : 0.0f;
+                of.delta[i] = s * STRETCH + i < count ? step_size(pre) : 0.0f;
 #pragma unroll
                 for (int n = 0; n < N; n++) of.h[i + 1][n] = of.h[i][n];
                 p.advance(of.h[i + 1], of.delta[i], of.u[i], row);
@@ -217,7 +219,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) scan_backward(const __grid_c
                     totals.A[n] += through * delta;
                 }
                 float d_pre = d_delta * LN2 + d_input * u;
-                if (SOFTPLUS) d_pre *= sigmoid(of.pre[i]);
+                if (SOFTPLUS) d_pre *= sigmoid(room.pre[i][thread]);
                 d_pre = s * STRETCH + i < count ? d_pre : 0.0f;
                 totals.bias += d_pre;
                 totals.skip += dy * u;

@@ -45,7 +45,8 @@ class Runner:
         """Compile, if need be, and run; fails if threads wait for each other for ever."""
         self.launched.append((name, dict(constants)))
         library = self._library(source, name, constants)
-        code = library.run(ctypes.c_char_p(arguments), *grid, constants["BLOCK"], int(self.last_first))
+        threads = constants.get("THREADS", constants["BLOCK"])
+        code = library.run(ctypes.c_char_p(arguments), *grid, threads, int(self.last_first))
         assert code == 0, f"{name}: some threads wait at a barrier that others never reach"
 
     def _library(self, source: str, name: str, constants: Mapping[str, int]) -> ctypes.CDLL:

@@ -34,12 +34,17 @@ needs_disassembler = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton, which brings a disassembler, is not installed"
 )
 KERNELS = {"scan_forward", "scan_tile", "finish_merged", "scan_backward", "gate_backward"}
-SLOTS, BACKWARD_SLOTS = 172, 800
-"""Issue slots per element of Vim-tiny's scan: 165 and 768 counted; Triton's 244 and 826, upstream's 876 and 1796."""
-TILE_SLOTS_ONE_STATE = 132
-"""Of VMamba's in the form that holds a map in shared memory and works everything out twice: 125 counted."""
-SLOTS_ONE_STATE, BACKWARD_SLOTS_ONE_STATE = 62, 200
-"""Of VMamba's, with one state: 58 and 186 counted, Triton's 80 and 341, upstream's CUDA 131 forward."""
+SLOTS = {
+    "Vim-T 224, 64 images: scan_forward": 235,
+    "Vim-T 224, 64 images: scan_backward": 800,
+    "MambaIR 64x64, 8 images: scan_forward": 172,
+    "VMamba-T stage 1, 128 images: scan_forward": 62,
+    "VMamba-T stage 1, 128 images: scan_backward": 200,
+    "VMamba-T stage 1, 1 image: scan_tile": 132,
+}
+"""Issue slots per element that a kernel may take: a few more than were counted. Triton's take 244 and 826 with 16
+states, 80 and 341 with one, upstream's CUDA 876, 1796 and 131. Of Vim's pair of paths three endings are counted, of
+which a tile runs one."""
 
 
 @pytest.fixture(autouse=True)
@@ -103,31 +108,27 @@ def test_compiles_everywhere(sass_cuda: Any, target: str, dtype: torch.dtype) ->
 @pytest.fixture(scope="module")
 def counted(sass_cuda: Any) -> dict[str, dict[str, Any]]:
     """Counts of Vim-tiny's and VMamba's layer for sm_90, by shape and kernel."""
-    shapes = ["Vim-T 224, 64 images", "VMamba-T stage 1, 128 images", "VMamba-T stage 1, 1 image"]
-    rows = sass_cuda.count_shapes(shapes)
+    rows = sass_cuda.count_shapes(list(dict.fromkeys(name.split(":")[0] for name in SLOTS)))
     return {f"{row['shape']}: {row['kernel']}": row for row in rows}
 
 
 @needs_nvrtc
 @needs_disassembler
 def test_states_stay_in_registers(counted: dict[str, dict[str, Any]]) -> None:
-    """A thread is a channel: the forward scan needs no other lane, and nothing spills from its loops."""
+    """A thread is a channel: the forward scan needs no other lane; nothing spills but a few of the backward's sums."""
     for name, row in counted.items():
         if "scan_backward" not in name:
             assert (row["shuffles"], row["local"]) == (0, 0), name
         else:
-            assert row["local"] <= 16, name  # an address, and two sums once every four steps
+            assert row["local"] <= (40 if "MambaIR" in name else 0), name  # six sums, once every four steps
 
 
 @needs_nvrtc
 @needs_disassembler
 def test_issue_slots(counted: dict[str, dict[str, Any]]) -> None:
     """A regression in the loops over steps shows without a GPU."""
-    assert counted["Vim-T 224, 64 images: scan_forward"]["slots"] <= SLOTS
-    assert counted["Vim-T 224, 64 images: scan_backward"]["slots"] <= BACKWARD_SLOTS
-    assert counted["VMamba-T stage 1, 128 images: scan_forward"]["slots"] <= SLOTS_ONE_STATE
-    assert counted["VMamba-T stage 1, 128 images: scan_backward"]["slots"] <= BACKWARD_SLOTS_ONE_STATE
-    assert counted["VMamba-T stage 1, 1 image: scan_tile"]["slots"] <= TILE_SLOTS_ONE_STATE
+    for name, most in SLOTS.items():
+        assert counted[name]["slots"] <= most, name
 
 
 @needs_nvrtc
@@ -236,7 +237,7 @@ def test_numbers_that_two_languages_share() -> None:
     names = re.search(r"enum \{(.*?)\};", common, re.DOTALL)
     assert names is not None
     orders = re.findall(r"^\s+(\w+)", names[1], re.MULTILINE)
-    assert [getattr(cuda_scans, name) for name in orders] == [0, 1, 2, 3]
+    assert [getattr(cuda_scans, name) for name in orders] == [0, 1, 2, 3, 4]
     assert f"constexpr int CHUNK = {cuda_scans.CHUNK};" in common
     assert "constexpr int TILE = 8;" in forward
 

@@ -123,6 +123,23 @@ def test_tiles(name: str, limit: int, runner: Runner, monkeypatch: pytest.Monkey
         assert all(torch.equal(value, truths[key]) for key, value in values.items())
 
 
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33])
+@pytest.mark.parametrize("paths", [BIDIRECTIONAL, CROSS[1::2]])
+def test_pairs(length: int, paths: tuple[ScanPath, ...], runner: Runner) -> None:
+    """A path and its reverse meet in the middle, in one tile of 8 steps or between two; either may be the first."""
+    gated = "D z" if length % 2 else "D"
+    tensors = path_inputs(batch=1, length=length, channels=37, states=2, own=True, optional=gated)
+    settings: dict[str, Any] = dict(paths=paths, grid=(length, 1))
+    truth = scan_paths(**tensors, backend="reference", **settings)  # type: ignore[arg-type]
+    found = scan_paths(**tensors, backend="cuda", **settings)  # type: ignore[arg-type]
+    assert [name for name, _ in runner.launched] == ["scan_forward"] and runner.launched[0][1][
+        "THREADS"
+    ] == 64
+    torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)
+    runner.last_first = True
+    assert torch.equal(scan_paths(**tensors, backend="cuda", **settings), found)  # type: ignore[arg-type]
+
+
 def test_longer_spans(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where threads are too few for 32 steps each."""
     monkeypatch.setattr(cuda_scans, "MOST_TILE_THREADS", 64)

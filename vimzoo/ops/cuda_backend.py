@@ -100,10 +100,11 @@ def launch(
     source: str, name: str, constants: Mapping[str, int], grid: tuple[int, int], arguments: bytes,
     device: torch.device, dynamic_shared: int = 0,
 ) -> None:  # fmt: skip
-    """Run kernel ``name`` of ``source``, compiled with the macros ``constants``, on blocks of ``BLOCK`` threads.
+    """Run kernel ``name`` of ``source``, compiled with the macros ``constants``, on blocks of ``BLOCK`` threads
+    (``THREADS``, where that is said).
 
     Raises:
         Unsupported: if it cannot be compiled or loaded here.
     """
     kernel = _kernel(source, name, tuple(sorted(constants.items())), device, dynamic_shared)
-    kernel(grid, constants["BLOCK"], arguments)
+    kernel(grid, constants.get("THREADS", constants["BLOCK"]), arguments)

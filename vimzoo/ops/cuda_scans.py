@@ -27,7 +27,7 @@ ENOUGH_WARPS = 1056
 """Two for each scheduler of an H100; with fewer, blocks are one warp, so that they spread over more processors."""
 
 
-NOTHING, BY_DIRECTION, BY_TOKEN, BY_STEP = range(4)
+NOTHING, BY_DIRECTION, BY_TOKEN, BY_STEP, PAIR = range(5)
 """What the forward scan writes, as ``cuda_common.cuh`` numbers it."""
 
 THEIR_SUM = 2
@@ -43,7 +43,7 @@ def backward_shared(states: int, rank: int, block: int) -> int:
     stretch = 4 if states > 8 else 8
     columns = rank + 2 * states
     row = -(-columns // 4) * 4
-    saved = CHUNK // stretch * states * block
+    saved = (CHUNK // stretch * states + stretch) * block
     values = block * (row if row % 8 else row + 4)
     sums = 2 * (block // 32) * stretch * columns
     weights = 2 * (rank if rank > 16 else 1) * block
@@ -97,6 +97,11 @@ def tile_of(walk: Walk, limit: int) -> Tile | None:
         if shared <= limit:
             return Tile(lanes, span, -(-chunks * lanes // 32) * 32, shared)
     return None
+
+
+def is_pair(walk: Walk) -> bool:
+    """Whether the paths are a closed form and its reverse: then one block walks both and adds them up."""
+    return walk.table is None and walk.directions == 2 and (walk.packed ^ walk.packed >> 4) & 15 == 1
 
 
 def load_width(rows: Tensor) -> int:
@@ -181,8 +186,13 @@ class CudaKernels(Kernels):
         fields |= _tensor("out", out, out_axes.replace("t", "l")) | _tensor("total", total, "bkld")
         fields |= dict(states=address(states), last=address(last), guard=address(guard))
         grid = (walk.batch * walk.groups * _blocks(walk, block), walk.directions)
-        finished = NOTHING if out is None else _order(out_axes)
-        constants = _constants(walk, z, block, finished if total is None else BY_DIRECTION)
+        if total is not None:
+            output = BY_DIRECTION if out is None else PAIR
+        else:
+            output = NOTHING if out is None else _order(out_axes)
+        constants = _constants(walk, z, block, output)
+        if output == PAIR:
+            grid, constants["THREADS"] = (grid[0], 1), 2 * block
         self._launch("cuda_scan.cu", "scan_forward", constants, grid, fields, walk.x.device)
         del alive
 
@@ -216,6 +226,11 @@ class CudaKernels(Kernels):
         """Scan all directions, add them up and gate: in one launch where a map fits shared memory."""
         _check(walk)
         tile = tile_of(walk, backend.shared_limit(walk.x.device))
+        if tile is None and is_pair(walk):
+            shape = (walk.batch, 1, walk.x.shape[1], walk.channels)
+            first_visits = walk.x.new_empty(shape, dtype=torch.float32)
+            self.forward(walk, out=out, z=z, total=first_visits, states=states)
+            return
         if tile is None:
             super().merged(walk, z, out, states)
             return
