@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -132,20 +132,25 @@ def _share(
     return 1 / made.steps, True
 
 
-def count_shapes(names: list[str], target: str = "sm_90") -> list[dict[str, Any]]:
+def count_shapes(
+    names: list[str], target: str = "sm_90", without_backward: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Rows for the forward scan, as inference runs it, and the backward scan at ``names`` of `sass.SHAPES`."""
     rows = []
     for name in names:
         tensors, settings = inputs(name)
         with torch.no_grad(), compiling(target) as forward:
             scan_paths(**tensors, **settings, backend="cuda")  # type: ignore[arg-type]
+        rows.append({"shape": name, **count(forward[0])})
+        if name in without_backward:
+            continue
         few = {n: t if t is None else t[:1] if n in ("x", "x_dbl", "z") else t for n, t in tensors.items()}
         with compiling(target) as backward:
             leaves = {n: None if t is None else t.requires_grad_() for n, t in few.items()}
             out = scan_paths(**leaves, **settings, backend="cuda")  # type: ignore[arg-type]
             out.backward(torch.empty_like(out))
-        for made in (forward[0], next(made for made in backward if made.name == "scan_backward")):
-            rows.append({"shape": name, **count(made)})
+        made = next(made for made in backward if made.name == "scan_backward")
+        rows.append({"shape": name, **count(made)})
     return rows
 
 
