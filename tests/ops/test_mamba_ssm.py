@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from vimzoo.ops import (
     CROSS,
     BackendError,
     ScanPath,
+    backends,
     causal_conv1d,
     mamba_ssm_backend,
     scan_paths,
@@ -252,6 +254,15 @@ def test_refuses_what_the_packages_cannot_do(install: Install) -> None:
     for reason, call in refusals:
         with pytest.raises(BackendError, match=reason):
             call()
+
+
+def test_obeys_deterministic_mode() -> None:
+    """The tests of the ops run in it."""
+    on_a_gpu: Any = SimpleNamespace(is_cuda=True)
+    with pytest.raises(backends.Unsupported, match="not deterministic"):
+        mamba_ssm_backend._require_no_determinism(on_a_gpu)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    mamba_ssm_backend._require_no_determinism(on_a_gpu)
 
 
 def test_never_imported_unless_asked_for(install: Install, tmp_path: Path) -> None:

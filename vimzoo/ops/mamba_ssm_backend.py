@@ -2,7 +2,8 @@
 
 Neither package is imported before this backend is asked for by name. Only two public functions are called, by keyword,
 whose meaning has not changed from release 1.2 on: ``selective_scan_fn`` and ``causal_conv1d_fn``. A backward pass runs
-the forward pass again, for what these functions keep for it differs from release to release and stays their own.
+the forward pass again, for what these functions keep for it differs from release to release and stays their own. That
+of the scan adds with atomics, so it refuses where ``torch.use_deterministic_algorithms`` is on.
 
 `scan_paths` is what those packages' users write around them: tokens are copied into path order, dt is projected, the
 scan runs over the directions as groups of channels, and its outputs, rounded to the input's dtype, are added up.
@@ -84,6 +85,15 @@ def _require_scan(A: Tensor, *tensors: Tensor | None) -> Callable[..., Any]:
     return scan
 
 
+def _require_no_determinism(grad: Tensor) -> None:
+    strict = (
+        torch.are_deterministic_algorithms_enabled()
+        and not torch.is_deterministic_algorithms_warn_only_enabled()
+    )
+    if grad.is_cuda and strict:
+        raise Unsupported("mamba_ssm's backward pass is not deterministic, which torch was told to insist on")
+
+
 def _float(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.float().contiguous()
 
@@ -128,6 +138,7 @@ def selective_scan_backward(
     if not grad.numel():
         _require_scan(args[2], grad)
         return _zeros(args[:8])
+    _require_no_determinism(grad)
     return gradients_of(lambda *inputs: _scan(*inputs)[0], args, 8, grad)
 
 
@@ -182,6 +193,7 @@ def scan_paths_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tenso
     if not grad.numel():
         _require_scan(args[2], grad)
         return _zeros(args[:7])
+    _require_no_determinism(grad)
     return gradients_of(_paths, args, 7, grad)
 
 
