@@ -32,7 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHECKPOINT = VIM_FACTS["vim_tiny_patch16_224"].hub_file
 RESTORATION = "mambairv2_lightSR_x2.pth"
-SHORT_RUN = "run.epochs=1 data.img_size=32 data.batch_size=4 data.workers=0 +model.depth=2"
+SHORT_RUN = (
+    "run.epochs=1 run.limit_batches=3 data.img_size=32 data.batch_size=4 data.workers=0 ++model.depth=2"
+)
 
 
 def blocks(language: str) -> list:
@@ -47,13 +49,13 @@ def blocks(language: str) -> list:
 
 
 def commands() -> list:
-    """Lines of all bash blocks, without their comments."""
-    return [
-        pytest.param(command, id=f"{block.id}: {command}")
-        for block in blocks("bash")
-        for line in block.values[0].splitlines()
-        if (command := " ".join(shlex.split(line, comments=True)))
-    ]
+    """Lines of all bash blocks, without their comments, each once."""
+    places: dict[str, str] = {}
+    for block in blocks("bash"):
+        for line in block.values[0].splitlines():
+            if command := " ".join(shlex.split(line, comments=True)):
+                places.setdefault(command, f"{block.id}: {command}")
+    return [pytest.param(command, id=place) for command, place in places.items()]
 
 
 def official_file(path: Path) -> None:
