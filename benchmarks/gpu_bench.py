@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from gpu_shapes import Ceilings
 from vimzoo.ops import backends, cuda_backend, mamba_ssm_backend, triton_backend
 
 Calls = dict[str, Callable[[], Any]]
+Row = dict[str, Any]
 FLUSH_BYTES = 512 * 2**20
 """Written before each measured call: no cache keeps inputs from the call before, and launches queue up meanwhile."""
 
@@ -47,7 +48,7 @@ class Bench:
         """
         found: dict[str, dict[str, Any]] = {}
         for name, call in calls.items():
-            reason = failure(call)
+            _, reason = attempt(call)  # compiles, too
             if reason is not None:
                 found[name] = {"failed": reason}
         times: dict[str, list[float]] = {name: [] for name in calls if name not in found}
@@ -75,17 +76,27 @@ class Bench:
         )
 
 
-def failure(call: Callable[[], Any]) -> str | None:
-    """Run once, which also compiles; the first line of what goes wrong, or ``None``."""
+def attempt(call: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What a call returns, or ``None`` and the first line of what goes wrong."""
     try:
-        call()
+        return call(), None
     except Exception as error:  # out of memory, a kernel that is missing, a rival's own trouble
         text = str(error).strip() or type(error).__name__
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return "out of memory" if isinstance(error, torch.OutOfMemoryError) else text.splitlines()[0]
-    return None
+        out_of_memory = isinstance(error, torch.OutOfMemoryError)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None, "out of memory" if out_of_memory else text.splitlines()[0]
+
+
+def without_gradients(call: Callable[..., Any], inputs: Sequence[Any]) -> Callable[[], Any]:
+    """As inference runs it."""
+
+    def run() -> Any:
+        with torch.no_grad():
+            return call(*inputs)
+
+    return run
 
 
 def cuda_bench(minutes: float) -> Bench:

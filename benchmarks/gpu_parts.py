@@ -1,25 +1,20 @@
-"""The parts of ``gpu.py``: correctness, the operators, whole models. Each gives rows, ready for JSON and tables."""
+"""Parts of ``gpu.py``: correctness and the operators. Each gives rows, ready for JSON and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
-import timm
 import torch
-import torch.nn.functional as F
 from compositions import Inputs, unfused
-from gpu_bench import Bench, Calls, failure, our_backends
-from gpu_shapes import IMAGES, MODELS, SIZED, Ceilings, Layer, counted_slots
+from gpu_bench import Bench, Calls, Row, attempt, our_backends, without_gradients
+from gpu_shapes import Ceilings, Layer, counted_slots
 from torch import Tensor
 
-import vimzoo  # noqa: F401  registers the models
 from vimzoo.ops import causal_conv1d, mamba_ssm_backend, scan_paths
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Of the largest true value, for outputs and every gradient."""
-Row = dict[str, Any]
 
 
 def gradients(
@@ -43,7 +38,10 @@ def largest_error(found: Iterable[Tensor], truths: Iterable[Tensor]) -> float:
 
 
 def check(bench: Bench, shapes: list[Layer]) -> list[Row]:
-    """Every kernel that will be timed against the float64 reference, on a few tokens of one image of each family."""
+    """Every kernel that will be timed against the float64 reference, on a few tokens of one image of each family.
+
+    One that does not run is absent from then on.
+    """
     rows = []
     smallest = {layer.family: layer.small() for layer in reversed(shapes)}
     for layer in smallest.values():
@@ -57,10 +55,15 @@ def check(bench: Bench, shapes: list[Layer]) -> list[Row]:
             calls = {name: partial(fused, backend=name) for name in our_backends(bench)}
             calls |= compositions(bench, layer)
             for name, call in calls.items():
-                out, found = gradients(call, inputs, grad)
                 # composed around a bare scan, dt and each direction's output are rounded on the way
                 allowed = tolerance * (2 if name.startswith("unfused") else 1)
                 row = {"shape": layer.name, "dtype": str(dtype).removeprefix("torch."), "kernel": name}
+                result, reason = attempt(partial(gradients, call, inputs, grad))
+                if reason is not None:
+                    bench.absent.setdefault(name, reason)
+                    rows.append(row | {"failed": reason})
+                    continue
+                out, found = result
                 row |= {"forward": largest_error([out], [truth]), "backward": largest_error(found, slopes)}
                 rows.append(row | {"right": max(row["forward"], row["backward"]) <= allowed})
     return rows
@@ -99,16 +102,6 @@ def scan_calls(bench: Bench, layer: Layer) -> Calls:
     return found
 
 
-def without_gradients(call: Callable[..., Tensor], inputs: Inputs) -> Callable[[], Tensor]:
-    """As inference runs it."""
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return call(*inputs)
-
-    return run
-
-
 def ready(layer: Layer, bench: Bench) -> Inputs:
     """What mamba_ssm's kernel takes for all directions at once: u, delta, A, B, C, D, z, delta_bias."""
     x, _, A, _, bias, D, z = layer.inputs(bench.device, bench.dtype)
@@ -139,7 +132,7 @@ def scans(bench: Bench, shapes: list[Layer], ceilings: Ceilings) -> list[Row]:
         if bench.over:
             rows.append({"shape": layer.name, "failed": "no time left"})
             continue
-        reason = failure(lambda layer=layer: layer.inputs(bench.device, bench.dtype))  # type: ignore[misc]
+        _, reason = attempt(partial(layer.inputs, bench.device, bench.dtype))
         times = {"inputs: forward": {"failed": reason}} if reason else bench.measure(scan_calls(bench, layer))
         for name, time in times.items():
             kernel, _, way = name.rpartition(": ")
@@ -173,79 +166,3 @@ def convolutions(bench: Bench, shapes: list[Layer]) -> list[Row]:
         for name, time in bench.measure(calls).items():
             rows.append({"shape": layer.name, "pass": "forward", "kernel": name.split(":")[0], **time})
     return rows
-
-
-def made(name: str, px: int, bench: Bench) -> torch.nn.Module:
-    """A model without weights of anyone's, for images of this size."""
-    timm_name = MODELS.get(name, name)
-    size = {"img_size": px} if any(word in timm_name for word in SIZED) else {}
-    return timm.create_model(timm_name, **size).to(bench.device)
-
-
-def inference(model: torch.nn.Module, images: Tensor) -> Callable[[], Tensor]:
-    """The forward pass of the model in the images' dtype."""
-    model = model.eval().to(images.dtype)
-    return without_gradients(model, (images,))
-
-
-def training(model: torch.nn.Module, images: Tensor, compiled: bool = False) -> Callable[[], None]:
-    """Forward under autocast, backward, and a step of AdamW on float32 weights."""
-    model = model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=images.is_cuda)
-    labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    run: Any = torch.compile(model) if compiled else model
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(images.device.type, torch.bfloat16):
-            loss = F.cross_entropy(run(images.float()).float(), labels)
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def model_call(name: str, px: int, images: int, way: str, compiled: bool, bench: Bench) -> Callable[[], Any]:
-    """One call of ``way``, "inference" or "training"."""
-    model = made(name, px, bench)
-    batch = torch.randn(images, 3, px, px, device=bench.device, dtype=bench.dtype)
-    if way == "training":
-        return training(model, batch, compiled)
-    call = inference(model, batch)
-    if not compiled:
-        return call
-    return without_gradients(torch.compile(model), (batch,))
-
-
-def models(bench: Bench, names: Iterable[str], sizes: Iterable[int]) -> list[Row]:
-    """Images per second and peak memory: all in eager mode first, then compiled where time is left.
-
-    Compiling takes up to a minute, so compiled models come last, smallest images first.
-    """
-    rows: list[Row] = []
-    plan = [
-        (px, way, compiled) for compiled in (False, True) for px in sizes for way in ("inference", "training")
-    ]
-    for px, way, compiled in plan:
-        for name in names:
-            images = IMAGES.get(px, 2)
-            mode = "compiled" if compiled else "eager"
-            row: Row = {"px": px, "images": images, "pass": way, "mode": mode, "model": name}
-            if bench.over:
-                rows.append(row | {"failed": "no time left"})
-                continue
-            rows.append(row | one_model(bench, name, px, images, way, compiled))
-    return rows
-
-
-def one_model(bench: Bench, name: str, px: int, images: int, way: str, compiled: bool) -> Row:
-    """Speed and memory of one model, which is gone afterwards."""
-    made_call: list[Callable[[], Any]] = []
-    reason = failure(lambda: made_call.append(model_call(name, px, images, way, compiled, bench)))
-    if reason is not None:
-        return {"failed": reason}
-    (time,) = bench.measure({name: made_call[0]}, rounds=7, budget=2.0).values()
-    if "failed" in time:
-        return time
-    per_second = images / time["median"]
-    return {**time, "images_per_second": per_second, "peak_MB": bench.peak_of(made_call[0]) / 2**20}

@@ -26,7 +26,16 @@ def scripts() -> Iterator[SimpleNamespace]:
     """The benchmark's modules."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        names = ("common", "compositions", "gpu", "gpu_bench", "gpu_charts", "gpu_parts", "gpu_shapes")
+        names = (
+            "common",
+            "compositions",
+            "gpu",
+            "gpu_bench",
+            "gpu_charts",
+            "gpu_models",
+            "gpu_parts",
+            "gpu_shapes",
+        )
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     finally:
         sys.path.remove(str(BENCHMARKS))
@@ -106,6 +115,24 @@ def test_what_is_wrong_is_not_timed(
     assert {path.name for path in results.iterdir()} == {"gpu_check.json"}
 
 
+def test_what_does_not_run_is_absent(scripts: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = scripts.gpu_parts.scan_paths
+
+    def broken(*args: Any, backend: str | None = None, **settings: Any) -> Any:
+        if backend == "cpu":
+            raise RuntimeError("no kernel image\nand more")
+        return fused(*args, backend=backend, **settings)
+
+    monkeypatch.setattr(scripts.gpu_parts, "scan_paths", broken)
+    bench = made_up(scripts)
+    rows = scripts.gpu_parts.check(bench, tiny(scripts)[:1])
+    assert {(row["kernel"], row.get("failed")) for row in rows} == {
+        ("cpu", "no kernel image"),
+        ("unfused", None),
+    }
+    assert bench.absent["cpu"] == "no kernel image" and scripts.gpu_bench.our_backends(bench) == []
+
+
 def test_errors(scripts: SimpleNamespace) -> None:
     truth = torch.tensor([1.0, -4.0], dtype=torch.float64)
     assert scripts.gpu_parts.largest_error([torch.tensor([1.1, -4.0])], [truth]) == pytest.approx(0.1 / 4)
@@ -129,7 +156,7 @@ def test_time_is_kept(scripts: SimpleNamespace) -> None:
     bench = made_up(scripts, until=time.monotonic() - 1)
     shapes = tiny(scripts)
     ceilings = scripts.gpu_shapes.Ceilings(1e9, 1e9, None)
-    rows = scripts.gpu_parts.scans(bench, shapes, ceilings) + scripts.gpu_parts.models(
+    rows = scripts.gpu_parts.scans(bench, shapes, ceilings) + scripts.gpu_models.models(
         bench, ["test_vim"], [160]
     )
     assert len(rows) == 2 + 4 and all(row["failed"] == "no time left" for row in rows)
