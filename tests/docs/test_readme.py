@@ -210,6 +210,10 @@ def check_demo(command: str, workplace: Path) -> None:
     assert "usage: python -m vimzoo.demo" in run(f"{command} --help", workplace)
 
 
+def check_predict(command: str, workplace: Path) -> None:
+    assert run(command, workplace).count(".jpg  ") == 24
+
+
 CHECKS = {
     "make bench": check_make,
     "make docs": check_make,
@@ -221,6 +225,7 @@ CHECKS = {
     "python -m vimzoo.convert": check_convert,
     "python -m vimzoo.demo": check_demo,
     "python -m vimzoo.export": check_export,
+    "python -m vimzoo.predict": check_predict,
     "python -m vimzoo.restore": check_restore,
     "python train.py": check_training,
 }
