@@ -57,7 +57,7 @@ def classical(name: str, cfg: dict[str, Any], low: Tensor, high: Tensor) -> tupl
     sigma = cfg["data"]["sigma"]
     tried = [
         (*measured(non_local_means(sigma, h)(low), high, 1), f"non-local means, h {h} sigma")
-        for h in (0.6, 0.7, 0.8)
+        for h in (0.7, 0.75, 0.8)
     ]
     return max(tried)
 

@@ -22,11 +22,12 @@ SIDE = 150
 
 
 @torch.inference_mode()
-def restore_figure(run: Path) -> None:
+def restore_figure(run: Path, path: Path) -> None:
     """Noisy, restored and original, with the PSNR and SSIM of the whole photograph.
 
     Args:
         run: Folder of a finished training.
+        path: What to write.
     """
     cfg = run_settings(run)
     data = build_data(cfg)
@@ -43,10 +44,10 @@ def restore_figure(run: Path) -> None:
             psnr, ssim = measured(image, high, data.scale)
             axes.set_title(name if image is high else f"{name}: {psnr:.2f} dB, SSIM {ssim:.3f}", fontsize=10)
             axes.axis("off")
-    figure.savefig(HERE / "restore.png", dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run of experiment=photos_denoise")
-    restore_figure(parser.parse_args().run)
+    restore_figure(parser.parse_args().run, HERE / "restore.png")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vimzoo.engine import launch
+from vimzoo.engine.finished import composed_settings
 from vimzoo.ops import BIDIRECTIONAL
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
@@ -23,7 +25,11 @@ def test_every_path_is_drawn(script: dict[str, Any], tmp_path: Path) -> None:
     script["scan_paths_figure"].__globals__["HERE"] = tmp_path
     script["scan_paths_figure"]()
     assert (tmp_path / "scan_paths.png").stat().st_size > 10_000
-    assert {path.name for path in FIGURES.glob("*.png")} == {"scan_paths.png", "receptive_field.png"}
+    assert {path.name for path in FIGURES.glob("*.png")} == {
+        "scan_paths.png",
+        "receptive_field.png",
+        "restore.png",
+    }
 
 
 def test_receptive_field(script: dict[str, Any]) -> None:
@@ -32,3 +38,19 @@ def test_receptive_field(script: dict[str, Any]) -> None:
     assert both.argmax() == 40 and (both > 0).all() and both[4].sum() > 2 * both[:, 4].sum() - both[4, 4]
     forward = script["receptive_field"](BIDIRECTIONAL[:1], 9, rounds=1).ravel()
     assert np.array_equal(forward > 0, np.arange(81) <= 40)
+
+
+@pytest.mark.slow
+def test_restored_photographs(tmp_path: Path) -> None:
+    """Of a run as short as can be."""
+    words = [
+        "data.eval_crop=300",
+        "model.depths=[1]",
+        "run.epochs=1",
+        "run.limit_batches=1",
+        "run.device=cpu",
+    ]
+    launch(composed_settings(["experiment=photos_denoise", *words]), tmp_path)
+    script = runpy.run_path(str(FIGURES / "draw_restore.py"), run_name="figures")
+    script["restore_figure"](tmp_path, tmp_path / "restore.png")
+    assert (tmp_path / "restore.png").stat().st_size > 10_000
