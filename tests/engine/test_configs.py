@@ -13,8 +13,10 @@ from vimzoo.data import SOURCES
 from vimzoo.engine.build import check_run
 from vimzoo.engine.cli import config_dir
 
-OPTIONS = sorted(
-    f"{path.parent.name}={path.stem}" for path in config_dir().glob("*/*.yaml") if path.stem != "timm"
+OPTIONS = sorted(  # but model=timm, which wants a name, and sweeps, which want a plugin
+    f"{path.parent.name}={path.stem}"
+    for path in config_dir().glob("*/*.yaml")
+    if path.stem != "timm" and path.parent.name != "sweep"
 )
 
 
@@ -44,7 +46,13 @@ def test_keys_are_arguments(option):
     if group in feeds:
         keys = set(cfg["aug"]["mixup"] if group == "aug" else cfg[group])
         accepted = set(inspect.signature(feeds[group]).parameters)
-        elsewhere = {"source", "batch_size", "workers", "betas"}  # the loader's and the optimizer's own
+        elsewhere = {
+            "source",
+            "batch_size",
+            "workers",
+            "repeats",
+            "betas",
+        }  # the loader's and the optimizer's own
         assert keys <= accepted | elsewhere
     if group == "aug" and option not in ("aug=digits", "aug=flips"):
         create_transform(32, is_training=True, **cfg["aug"]["transform"])

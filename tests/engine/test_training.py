@@ -99,7 +99,8 @@ def test_a_resumed_run_keeps_the_earlier_best(finished, tmp_path):
     "option", ["run.ema=null", "run.amp=bf16", "sched=constant", "optim=sgd", "loss=bce"]
 )
 def test_options_run(option, tmp_path):
-    launch(small(option, "run.limit_batches=1"), tmp_path)
+    # Convolutions of maps of one pixel give NaN gradients in bfloat16 on the CPU (torch 2.15), so no test_resnet
+    launch(small("model.model_name=test_vit", "data.img_size=16", option, "run.limit_batches=1"), tmp_path)
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 1
 
 
@@ -139,6 +140,7 @@ def test_non_finite_loss_names_the_step():
         (["run.amp=bf17"], "run.amp=bf17: expected one of none, bf16, fp16"),
         (["run.device=tpu9"], "run.device=tpu9: .*expected auto, cpu"),
         (["run.epochs=0"], "run.epochs=0: expected at least 1"),
+        (["sched.num_epochs=3"], "run.epochs=1, but sched .* lasts 3"),
         (["data.batch_size=0"], "data.batch_size=0: expected at least 1"),
         (["data.batch_size=31", "aug.mixup.mixup_alpha=1"], "data.batch_size=31: mixup"),
         (["loss=l1"], "loss=l1: task=classify takes cross_entropy or bce"),
@@ -217,6 +219,7 @@ def test_suggested_commands_repeat_the_request(tmp_path, monkeypatch, capsys):
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert f"vimzoo-train run.seed=3 model=timm resume={tmp_path / 'last.pt'} run.epochs=2" in lines
     assert "vimzoo-train model=vim_tiny_patch16_224 data=folder data.root=DIR" in lines
+    assert f"python -m vimzoo.eval {tmp_path}" in lines
 
 
 def test_confusion_rows_are_true_classes():

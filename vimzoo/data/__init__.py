@@ -4,14 +4,18 @@ from collections.abc import Callable
 
 from .digits import bundled_digits
 from .folder import image_folder
+from .hub import hub_dataset
 from .loader import EpochBatches, eval_loader, train_loader
 from .paired import degraded_folder, paired_folder
 from .photos import bundled_photos
+from .shards import shards
 from .splits import Images, Splits, UsageError, stratified_split
 
 SOURCES: dict[str, Callable[..., Splits]] = {
     "digits": bundled_digits,
     "folder": image_folder,
+    "shards": shards,
+    "hub": hub_dataset,
     "photos": bundled_photos,
     "paired": paired_folder,
     "degraded_folder": degraded_folder,
@@ -27,8 +31,10 @@ __all__ = [
     "bundled_photos",
     "degraded_folder",
     "eval_loader",
+    "hub_dataset",
     "image_folder",
     "paired_folder",
+    "shards",
     "stratified_split",
     "train_loader",
 ]

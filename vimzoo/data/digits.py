@@ -41,13 +41,13 @@ class AugmentedDigits(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+    def __getitems__(self, keys: list[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
         draws = [np.random.default_rng([self.seed, *key]).uniform(-1, 1, 4) for key in keys]
         angle, dx, dy, scale = (torch.tensor(np.array(draws), dtype=torch.float32) * self.amounts).unbind(1)
-        index = torch.tensor([index for _, index in keys])
+        index = torch.tensor([key[1] for key in keys])
         images = warp(self.images[index], self.size, angle, torch.stack([dx, dy], dim=1), scale.exp())
         return list(zip((images - self.norm[0]) / self.norm[1], self.labels[index], strict=True))
 

@@ -1,53 +1,24 @@
 """Any folder of images, one sub-folder per class, read and transformed by timm.data."""
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from timm.data import ImageDataset, create_transform, resolve_data_config
-from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from timm.data.readers import create_reader
+from torch.utils.data import Subset
 
-from .splits import Images, Splits, UsageError, stratified_split
+from .reading import ReadImages, image_mode, prepared
+from .splits import Splits, UsageError, stratified_split
 
 VAL_NAMES = ("val", "validation", "valid")
 LAYOUT = "DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg (and DIR/test/...), or DIR/CLASS/*.jpg"
 
 
-class SeededImages(Dataset):
-    """Training images indexed by (epoch, index), each transformed under random numbers of its own.
-
-    timm's transforms draw from Python's, NumPy's and torch's global generators; all three are seeded for the
-    sample and put back, so neither the number of workers nor the model's dropout changes what is drawn.
-    """
-
-    def __init__(self, dataset: Images, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        seed = int(np.random.SeedSequence([self.seed, *key]).generate_state(1)[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
-        try:
-            return self.dataset[key[1]]
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
-            torch.set_rng_state(before[2])
-
-
 def _read(path: Path, mode: str, class_map: dict[str, int] | None = None) -> Any:
     """An image folder as timm reads it, with errors that name the folder."""
     try:
-        dataset = ImageDataset(str(path), class_map=class_map, input_img_mode=mode)
+        dataset = ReadImages(create_reader("", root=str(path), class_map=class_map), mode)
     except RuntimeError as error:
         raise UsageError(f"data.root: no images under {path}; expected {LAYOUT}") from error
     if "" in dataset.reader.class_to_idx:
@@ -116,6 +87,7 @@ def image_folder(
     in_chans: int = 3,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    max_unreadable: float = 0.01,
     *,
     aug: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -129,6 +101,7 @@ def image_folder(
         in_chans: 3 reads colour, 1 reads grey.
         val_fraction, test_fraction: shares held out where DIR has no train and val folders; a test_fraction of
             1 makes all images test images, to evaluate on.
+        max_unreadable: share of the images that may be unreadable before the run stops.
         aug: arguments of timm's ``create_transform`` for training images.
         seed: seeds the augmentation, not the split.
         pretrained_cfg: the model's size, normalisation and interpolation, as timm states them.
@@ -141,35 +114,8 @@ def image_folder(
     path = Path(root).expanduser()
     if not path.is_dir():
         raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
-    modes = {1: "L", 3: "RGB"}
-    if in_chans not in modes:
-        raise UsageError(f"data.in_chans={in_chans}: expected 1 (grey) or 3 (colour)")
-    classes_of, train, val, test = _open(path, modes[in_chans], val_fraction, test_fraction)
-
-    sizes = resolve_data_config({"img_size": img_size}, pretrained_cfg=dict(pretrained_cfg or {}))
-    height, width = sizes["input_size"][-2:]
-    mean, std = sizes["mean"], sizes["std"]
-    if in_chans == 1:
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    shared = dict(
-        input_size=(in_chans, height, width), mean=mean, std=std, interpolation=sizes["interpolation"]
-    )
-    still = create_transform(**shared, crop_pct=sizes["crop_pct"], crop_mode=sizes["crop_mode"])
-    for dataset, transform in ((train, None), (val, still), (test, still)):
-        if dataset is not None:
-            base: Any = dataset.dataset if isinstance(dataset, Subset) else dataset
-            try:
-                base.transform = transform or create_transform(**shared, is_training=True, **(aug or {}))
-            except TypeError as error:
-                raise UsageError(f"aug.transform={dict(aug or {})}: {error}") from error
-    return Splits(
-        name=str(path),
-        train=SeededImages(train, seed),
-        val=val,
-        test=test,
-        classes=tuple(_class_names(classes_of)),
-        input_size=(in_chans, height, width),
-        mean=tuple(mean),
-        std=tuple(std),
-        crop_pct=sizes["crop_pct"],
-    )
+    classes_of, train, val, test = _open(path, image_mode(in_chans), val_fraction, test_fraction)
+    return prepared(
+        str(path), (train, val, test), tuple(_class_names(classes_of)), img_size, in_chans, aug, seed,
+        pretrained_cfg, max_unreadable,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from .splits import Images, Splits, UsageError
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
+class EpochBatches(Sampler[list[tuple[int, ...]]]):
     """Shuffled full batches of keys (epoch, index), of which each process takes its part.
 
     Set ``epoch``, and ``start`` where batches of it are done already, before iterating.
@@ -19,6 +19,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     Args:
         size: images in the split. batch_size: of all processes together.
         seed: of the order. limit: batches per epoch.
+        repeats: times that an image comes in a batch, with keys (epoch, index, repeat); an epoch is as long as
+            without, so it sees a share of the images (repeated augmentation, Hoffer et al., CVPR 2020).
         rank, world: which part of every batch, of how many.
 
     Raises:
@@ -26,26 +28,40 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, limit: int | None = None, rank: int = 0, world: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        limit: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
     ) -> None:
-        self.size, self.batch_size, self.seed = size, min(batch_size, size), seed
+        self.size, self.batch_size, self.seed, self.repeats = size, min(batch_size, size), seed, repeats
         self.rank, self.world, self.epoch, self.start = rank, world, 0, 0
         self.count = min(size // self.batch_size, limit or size)
         if self.batch_size % world:
             raise UsageError(
                 f"data.batch_size={batch_size} of {size} images: expected a multiple of devices={world}"
             )
+        if repeats < 1:
+            raise UsageError(f"data.repeats={repeats}: expected at least 1")
 
     def __len__(self) -> int:
         """Batches of a whole epoch, whatever ``start``."""
         return self.count
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
         part = self.batch_size // self.world
         for batch in range(self.start, self.count):
             first = batch * self.batch_size + self.rank * part
-            yield [(self.epoch, int(index)) for index in order[first : first + part]]
+            yield [self._key(order, place) for place in range(first, first + part)]
+
+    def _key(self, order: np.ndarray, place: int) -> tuple[int, ...]:
+        """Epoch and index, and which repeat of the image it is if there are several."""
+        index, repeat = int(order[place // self.repeats]), place % self.repeats
+        return (self.epoch, index) if self.repeats == 1 else (self.epoch, index, repeat)
 
 
 def _workers(workers: int | None) -> int:
@@ -64,6 +80,7 @@ def train_loader(
     limit: int | None = None,
     rank: int = 0,
     world: int = 1,
+    repeats: int = 1,
 ) -> DataLoader:
     """Batches of (images (B, C, H, W), class numbers (B,)); the last incomplete batch is left out.
 
@@ -73,14 +90,15 @@ def train_loader(
         workers: processes that load; None is one per core, eight at most.
         limit: batches per epoch, for a quick look.
         rank, world: which process this is, of how many.
+        repeats: see ``EpochBatches``.
 
     Raises:
-        UsageError: batch_size below one, or not a multiple of the processes.
+        UsageError: batch_size or repeats below one, or batch_size not a multiple of the processes.
     """
     if batch_size < 1:
         raise UsageError(f"data.batch_size={batch_size}: expected at least 1")
     count = _workers(workers)
-    batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world)
+    batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world, repeats)
     return DataLoader(
         cast(Dataset, data.train),
         batch_sampler=batches,

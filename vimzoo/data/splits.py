@@ -1,6 +1,6 @@
 """What the engine knows of a data set: three splits, class names, input size and normalisation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,13 +23,15 @@ class Images(Protocol):
 class Splits:
     """Three splits of one data set.
 
-    ``train`` is indexed by ``(epoch, index)``, so that an augmented sample depends on nothing but the seed,
-    the epoch and the index (never on the number of workers); ``val`` and ``test`` are indexed by ``index``.
-    All give a normalised float32 image ``(C, H, W)`` and its target: a class number, or the image wanted.
-    ``classes`` is empty where there are none; ``eval_batch`` is the number of images evaluated at once where
-    it must differ from data.batch_size (1 for whole images of many sizes), ``scale`` the number of target
-    pixels per image pixel and axis, ``crop_pct`` the share of a resized image that its centre crop keeps in
-    evaluation.
+    ``train`` is indexed by ``(epoch, index)``, or ``(epoch, index, repeat)`` under repeated augmentation, so that
+    an augmented sample depends on nothing but the seed and its key (never on the number of workers); ``val``
+    and ``test`` are indexed by ``index``. All give a normalised float32 image ``(C, H, W)`` and its target: a
+    class number, or the image wanted. ``classes`` is empty where there are none.
+
+    ``eval_batch`` is the number of images evaluated at once where it must differ from data.batch_size (1 for
+    whole images of many sizes), ``scale`` the number of target pixels per image pixel and axis, ``crop_pct`` the
+    share of a resized image that its centre crop keeps in evaluation. ``unreadable()`` names the images that
+    could not be read so far, in whichever process, and raises ``UsageError`` when they are too many.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Splits:
     eval_batch: int | None = None
     scale: int = 1
     crop_pct: float = 1.0
+    unreadable: Callable[[], list[str]] = list
 
 
 def stratified_split(

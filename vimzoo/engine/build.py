@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from .state import State
 from .tasks import find_task
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-LOADER_KEYS = ("source", "batch_size", "workers")  # of the data group; the rest goes to the source
+LOADER_KEYS = ("source", "batch_size", "workers", "repeats")  # of the data group; the rest goes to the source
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -96,6 +97,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     device, amp = pick_device(run["device"], world.local_rank), AMP[run["amp"]]
     model = task.build_model(cfg, data).to(device)
     mixup, criterion = task.build_loss(cfg, data)
+    frozen = freeze(model, run["freeze"]) if run["freeze"] else []
     if run["grad_checkpointing"]:
         set_grad_checkpointing(model)
     ema = ModelEmaV3(model, **run["ema"]) if run["ema"] else None
@@ -107,6 +109,11 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     scheduler, epochs = _checked(
         "sched", cfg["sched"], create_scheduler_v2, optimizer, updates_per_epoch=steps_per_epoch
     )
+    if epochs != run["epochs"]:
+        raise UsageError(
+            f"run.epochs={run['epochs']}, but sched {cfg['sched']} lasts {epochs}, with what comes before and after "
+            "its num_epochs; set both"
+        )
     return State(
         task=task,
         model=model,
@@ -125,7 +132,40 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         on_nonfinite=run["on_nonfinite"],
         world=world,
         accumulate=run["accumulate"],
+        frozen=frozen,
     )
+
+
+def freeze(model: nn.Module, what: str | list[str]) -> list[nn.Module]:
+    """Leave parameters as they are: all but the classifier's (``backbone``), or those that match a pattern.
+
+    Returns:
+        The outermost modules without a parameter left to train; they stay in evaluation mode.
+
+    Raises:
+        UsageError: a pattern that matches nothing, nothing left to train, or no classifier.
+    """
+    patterns = ["*"] if what == "backbone" else [what] if isinstance(what, str) else what
+    for pattern in patterns:
+        matching = [p for name, p in model.named_parameters() if fnmatch.fnmatch(name, pattern)]
+        if not matching:
+            raise UsageError(f"run.freeze: {pattern} matches no parameter of {type(model).__name__}")
+        for parameter in matching:
+            parameter.requires_grad_(False)
+    if what == "backbone":
+        if not isinstance(head := getattr(model, "get_classifier", lambda: None)(), nn.Module):
+            raise UsageError(f"run.freeze=backbone: {type(model).__name__} has no classifier to train")
+        head.requires_grad_(True)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError(f"run.freeze={what}: nothing is left to train")
+    return _outermost_frozen(model)
+
+
+def _outermost_frozen(module: nn.Module) -> list[nn.Module]:
+    parameters = list(module.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        return [module]
+    return [found for child in module.children() for found in _outermost_frozen(child)]
 
 
 def set_grad_checkpointing(model: nn.Module) -> None:

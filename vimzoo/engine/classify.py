@@ -20,11 +20,13 @@ from .create import create_model, model_cfg
 
 def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     """``timm.create_model(**model)`` with the classes and channels of the data, and its size if the model is
-    made for one size.
+    made for one size; ``model.start`` is a file of weights to begin from.
 
     Raises:
         UsageError: the class count does not fit the data, or the model refuses an argument.
     """
+    if not data.classes:
+        raise UsageError(f"task=classify: the data ({data.name}) have no classes; to restore images, task=restore")
     options = dict(cfg["model"])
     asked = options.pop("num_classes", None)
     if asked is not None and asked != len(data.classes):
@@ -36,6 +38,8 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     options.setdefault("in_chans", data.input_size[0])
     if model_cfg(options["model_name"]).get("fixed_input_size"):
         options.setdefault("img_size", data.input_size[1:])
+    if start := options.pop("start", None):
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": start}}
     return create_model({**options, "num_classes": len(data.classes)})
 
 
@@ -136,7 +140,9 @@ def confusion_picture(counts: Tensor, classes: tuple[str, ...], path: Path) -> N
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    figure.colorbar(axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1), label="share of the true class")
+    figure.colorbar(
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1), label="share of the true class"
+    )
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= 50:
         axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)

@@ -35,5 +35,5 @@ def create_model(options: dict[str, Any]) -> nn.Module:
     """
     try:
         return timm.create_model(**options)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, OSError) as error:
         raise UsageError(f"model {options}: {error}") from error

@@ -62,7 +62,7 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
     shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
     data = build_data(cfg)
     seed_everything(run["seed"])
-    batches = train_loader(data, batch_size, run["seed"], **shared)
+    batches = train_loader(data, batch_size, run["seed"], repeats=cfg["data"].get("repeats", 1), **shared)
     val = eval_loader(data.val, data.eval_batch or batch_size, **shared)
     state = build_state(cfg, data, len(batches), world)
     begun = resume.find(cfg["resume"], out)

@@ -95,6 +95,8 @@ def train_epoch(
     sampler, sums = loader.batch_sampler, state.sums
     sampler.epoch, sampler.start = state.epoch, state.batch  # type: ignore[union-attr]
     state.model.train()
+    for module in state.frozen:
+        module.eval()
     clock = time.perf_counter()
     for images, targets in report.progress(loader, state):
         images = images.to(state.device, non_blocking=True)
@@ -181,6 +183,8 @@ def fit(
             metrics = evaluate(state.averaged, val, scores, state.device, state.amp, state.world)
             row |= {f"val_{name}": value for name, value in metrics.items()}
             row["seconds"] = time.perf_counter() - start
+            if state.world.main:
+                report.unreadable(data, saver.out)
             end_epoch(state, row, saver)
             tracker.epoch(row, state.step)
 

@@ -151,6 +151,18 @@ def write_csv(history: list[dict[str, float]], path: Path) -> None:
     temporary.replace(path)
 
 
+def unreadable(data: Splits, out: Path) -> None:
+    """List the images that could not be read in ``unreadable.txt``, and say so when there are more than before.
+
+    Raises:
+        UsageError: they are too many.
+    """
+    names, path = data.unreadable(), out / "unreadable.txt"
+    if names and (not path.exists() or len(names) > len(path.read_text().splitlines())):
+        path.write_text("\n".join(names) + "\n")
+        print(f"{len(names)} images cannot be read and are left out, listed in {_shown(path)}", flush=True)
+
+
 def curves(history: list[dict[str, float]], task: Task, path: Path) -> None:
     """Learning curves: loss (train, validation) and the task's validation score over epochs."""
     from matplotlib.figure import Figure
@@ -181,6 +193,7 @@ FILES = {
     "metrics.csv": "one row per epoch",
     "metrics.json": "the same with the final result, configuration and versions",
     "curves.png": "learning curves",
+    "unreadable.txt": "images that could not be read",
     "config.yaml": "what was asked for",
     "about.json": "command, code, versions and machine",
 }
@@ -209,6 +222,10 @@ def _suggestions(state: State, out: Path, overrides: Sequence[str]) -> list[tupl
     said = [word for word in overrides if not word.startswith(("resume=", "run.epochs="))]
     longer = [*said, f"resume={_shown(out / 'last.pt')}", f"run.epochs={2 * state.epochs}"]
     suggestions = [
+        (
+            f"python -m vimzoo.eval {shlex.quote(_shown(out))}",
+            "all scores, pictures and speed of the best weights",
+        ),
         (f"{name} {shlex.join(longer)}", "train on from here"),
         (f"{name} --help", "everything else"),
     ]

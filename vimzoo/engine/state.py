@@ -45,6 +45,7 @@ class State:
     on_nonfinite: str = "stop"
     world: World = field(default_factory=World)
     accumulate: int = 1  # micro-batches that a process makes of its share of a batch
+    frozen: list[nn.Module] = field(default_factory=list)  # modules that stay in evaluation mode
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the epoch under way that are done
     step: int = 0  # updates finished
@@ -72,4 +73,5 @@ class State:
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def autocast(self) -> torch.autocast:
+        """The context of mixed precision as ``run.amp`` has it; of no effect without."""
         return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)

@@ -1,0 +1,132 @@
+"""WebDataset shards, Hugging Face data sets, and images that cannot be read."""
+
+import io
+import tarfile
+
+import pytest
+import torch
+from trainer_helpers import composed, make_images
+
+from vimzoo.data import UsageError, hub_dataset, image_folder, shards, train_loader
+from vimzoo.data.reading import TRIES
+from vimzoo.engine import classify, launch, report
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_images(tmp_path / "folder", {f"{s}/{c}": 4 for s in ("train", "val") for c in ("cat", "dog")})
+
+
+@pytest.fixture
+def packed(folder, tmp_path):
+    """The folder's images as two training shards and one for validation, and the names of the classes."""
+    root = tmp_path / "packed"
+    root.mkdir()
+    for split, count in (("train", 2), ("val", 1)):
+        files = sorted((folder / split).glob("*/*.jpg"))
+        for number in range(count):
+            with tarfile.open(root / f"{split}-{number:04}.tar", "w") as archive:
+                for place, path in enumerate(files[number::count]):
+                    label = str(["cat", "dog"].index(path.parent.name)).encode()
+                    for name, content in ((f"{place:03}.jpg", path.read_bytes()), (f"{place:03}.cls", label)):
+                        info = tarfile.TarInfo(name)
+                        info.size = len(content)
+                        archive.addfile(info, io.BytesIO(content))
+    (root / "classes.txt").write_text("cat\ndog\n")
+    return root
+
+
+def total(images):
+    """Sum over (image, class number), which does not depend on their order."""
+    return sum(float(image.double().sum()) + 1000 * label for image, label in images)
+
+
+def test_shards_hold_what_the_folder_holds(folder, packed):
+    loose, tight = image_folder(str(folder), img_size=16), shards(str(packed), img_size=16)
+    assert tight.classes == loose.classes and len(tight.train) == len(loose.train) == 8 and tight.test is None
+    assert total(tight.val[i] for i in range(8)) == pytest.approx(total(loose.val[i] for i in range(8)))
+    assert {label for _, label in (tight.train[0, i] for i in range(8))} == {0, 1}
+
+
+def test_workers_read_shards_alike(packed):
+    data = shards(str(packed), img_size=16)
+    alone, helped = (list(train_loader(data, 4, seed=1, workers=n)) for n in (0, 2))
+    assert all(
+        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(alone, helped, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "val-0000.tar").unlink(), "no shards for val; expected DIR/"),
+        (
+            lambda root: (root / "train-0001.tar").write_bytes(b"x" * 2000),
+            "train-0001.tar: no readable shard",
+        ),
+        (
+            lambda root: (root / "classes.txt").write_text("cat\n"),
+            "classes.txt: 1 names, but the shards have class 1",
+        ),
+    ],
+)
+def test_unusable_shards_are_named(packed, spoil, message):
+    spoil(packed)
+    with pytest.raises(UsageError, match=message):
+        shards(str(packed))
+
+
+def test_a_sample_without_a_class_is_named(tmp_path):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("a/5.jpg"), io.BytesIO())
+    (tmp_path / "val-0.tar").write_bytes((tmp_path / "train-0.tar").read_bytes())
+    with pytest.raises(
+        UsageError, match=r"1 samples lack an image or a class, such as a/5; expected KEY.jpg"
+    ):
+        shards(str(tmp_path))
+    with pytest.raises(UsageError, match=r"data.root=None: no such folder"):
+        shards()
+
+
+def test_hugging_face_data_set(folder, tmp_path):
+    """The library's own reader of image folders, by timm, without a network."""
+    pytest.importorskip("datasets")
+    data = hub_dataset(str(folder), cache=str(tmp_path / "cache"), img_size=16)
+    loose = image_folder(str(folder), img_size=16)
+    assert data.classes == ("cat", "dog") and len(data.train) == 8
+    assert total(data.val[i] for i in range(8)) == pytest.approx(total(loose.val[i] for i in range(8)))
+    with pytest.raises(UsageError, match=r"data.name="):
+        hub_dataset(str(folder), val_split="nothing", cache=str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match=r"data.name is not set"):
+        hub_dataset()
+
+
+def test_unreadable_images_are_replaced_counted_and_listed(folder, tmp_path, monkeypatch, capsys):
+    """Also when worker processes come upon them; above the stated share the run stops."""
+    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(report, "curves", lambda *_: None)
+    (folder / "train/cat/1.jpg").write_bytes(b"\xff\xd8torn")
+    (folder / "train/dog/2.jpg").write_bytes(b"")
+    words = [
+        "model=timm",
+        "model.model_name=test_vit",
+        "data=folder",
+        f"data.root={folder}",
+        "data.img_size=16",
+    ]
+    words += ["+model.img_size=16", "data.batch_size=4", "run.epochs=1", "run.device=cpu", "data.workers=1"]
+    launch(composed(*words, "data.max_unreadable=0.3"), tmp_path / "out")
+    listed = (tmp_path / "out/unreadable.txt").read_text().split()
+    assert listed == ["cat/1.jpg", "dog/2.jpg"] and "2 images cannot be read" in capsys.readouterr().out
+    with pytest.raises(
+        UsageError, match=r"2 of 8 images cannot be read, such as cat/1.jpg; .*max_unreadable=0.2"
+    ):
+        launch(composed(*words, "data.max_unreadable=0.2"), tmp_path / "none")
+
+
+def test_nothing_readable_stops_at_once(folder):
+    data = image_folder(str(folder), img_size=16)
+    for path in (folder / "val").rglob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(OSError, match=f"{TRIES} images in a row cannot be read, from cat/3.jpg on"):
+        data.val[3]
