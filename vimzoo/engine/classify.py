@@ -26,7 +26,9 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
         UsageError: the class count does not fit the data, or the model refuses an argument.
     """
     if not data.classes:
-        raise UsageError(f"task=classify: the data ({data.name}) have no classes; to restore images, task=restore")
+        raise UsageError(
+            f"task=classify: the data ({data.name}) have no classes; to restore images, task=restore"
+        )
     options = dict(cfg["model"])
     asked = options.pop("num_classes", None)
     if asked is not None and asked != len(data.classes):
