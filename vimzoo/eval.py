@@ -75,9 +75,10 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     seed_everything(cfg["run"]["seed"])
     scores = task.scores(data)
     begin = time.perf_counter()
-    numbers: dict[str, Any] = {"split": split, "images": len(images)}
+    count = len(loader.dataset)  # type: ignore[arg-type]  # fewer under run.limit_batches
+    numbers: dict[str, Any] = {"split": split, "images": count}
     numbers |= evaluate(model, loader, scores, device, amp)
-    numbers["images_per_s"] = len(images) / (time.perf_counter() - begin)
+    numbers["images_per_s"] = count / (time.perf_counter() - begin)
     numbers["model_images_per_s"] = throughput(model, loader, device, amp)
     out = out or (run or Path()) / "eval"
     out.mkdir(parents=True, exist_ok=True)
