@@ -83,6 +83,7 @@ def cubin(name: str, sources: Mapping[str, str], arch: str, constants: Mapping[s
     options = [
         f"--gpu-architecture={arch}",
         "--std=c++17",
+        "--device-as-default-execution-space",  # else NVRTC of CUDA 12 takes lambdas for the host
         *(f"-D{k}={v}" for k, v in sorted(constants.items())),
     ]
     texts = [text for item in sorted(sources.items()) for text in item]
