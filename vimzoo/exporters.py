@@ -79,7 +79,9 @@ def quantise(path: Path, to: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(path)
-    del model.graph.value_info[:]  # shapes of inner tensors, which the quantiser works out anew and may contradict
+    del model.graph.value_info[
+        :
+    ]  # shapes of inner tensors, which the quantiser works out anew and may contradict
     quantize_dynamic(model, to, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
 
 

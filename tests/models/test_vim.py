@@ -172,7 +172,11 @@ def test_bad_options_are_named(options: dict, error: type, words: str) -> None:
     [
         ((3, 32, 32), False, "x: expected a batch"),
         ((1, 4, 32, 32), False, "x: expected 3 channels.*got 4"),
-        ((1, 3, 40, 32), False, "x: expected a height of 32 and a width of 32.*got 40 and 32.*dynamic_img_size"),
+        (
+            (1, 3, 40, 32),
+            False,
+            "x: expected a height of 32 and a width of 32.*got 40 and 32.*dynamic_img_size",
+        ),
         ((1, 3, 7, 32), True, "height of at least 8 .*width of at least 8.*got 7 and 32"),
         ((1, 3, 32, 7), True, "height of at least 8 .*width of at least 8.*got 32 and 7"),
     ],

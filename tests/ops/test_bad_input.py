@@ -134,7 +134,9 @@ def test_tensors_elsewhere_are_named(name: str) -> None:
     """A pointer to nowhere must not reach C, whichever way the operator is called."""
     inputs = conv_inputs(2, 7, 5, 1, 4)
     inputs[name] = inputs[name].to("meta")
-    with pytest.raises(ValueError, match=rf"{name}: expected a tensor on the device of x, cpu, got one on meta"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: expected a tensor on the device of x, cpu, got one on meta"
+    ):
         causal_conv1d(**inputs)
     with pytest.raises(ValueError, match="expected all on cpu, got one on meta"):
         native.address(inputs[name])
