@@ -102,9 +102,8 @@ def result_table(result: Mapping[str, Any], threads: int | None = None, name: st
     if not rows:
         return "Not measured yet."
     hidden = {"threads"} if threads is not None else set()
-    plain = [
-        key for key, value in rows[0].items() if key not in hidden and not isinstance(value, (dict, list))
-    ]
+    shown = {key: None for row in rows for key, value in row.items() if not isinstance(value, (dict, list))}
+    plain = [key for key in shown if key not in hidden]
     said = f"{threads} thread{'s' * (threads > 1)}; " if threads is not None else ""
     about = f"{result['about'][:1].upper()}{result['about'][1:]}"
     cells = [[row.get(key) for key in plain] for row in rows]
