@@ -229,30 +229,31 @@ def page(options: argparse.Namespace) -> Any:
     def restore_with_progress(path: str | None, name: str, checkpoint: str, bar: Any = gr.Progress()) -> Any:  # noqa: B008
         return shown(restore)(path, name, checkpoint, lambda share: bar(share, desc="restoring"))
 
+    def asked(what: str, model: str, checkpoint: str) -> tuple[list[Any], Any]:
+        """What both tabs ask for, and the button below it."""
+        with gr.Column():
+            picture = gr.File(label="Picture", type="filepath", elem_id=f"{what.lower()}-file")
+            name = gr.Textbox(model, label="Model")
+            file = gr.Textbox(checkpoint, label=FILE_LABEL)
+            button = gr.Button(what, variant="primary", elem_id=f"{what.lower()}-button")
+        return [picture, name, file], button
+
     with gr.Blocks(title="vimzoo") as blocks:
         gr.Markdown("# vimzoo\nVision state-space models on this machine.")
         with gr.Tab("Classify"):
             with gr.Row():
-                with gr.Column():
-                    picture = gr.File(label="Picture", type="filepath", elem_id="classify-file")
-                    name = gr.Textbox(options.model, label="Model")
-                    file = gr.Textbox(options.checkpoint, label=FILE_LABEL)
-                    button = gr.Button("Classify", variant="primary", elem_id="classify-button")
+                inputs, button = asked("Classify", options.model, options.checkpoint)
                 scores = gr.Label(label="Classes", elem_id="classify-result")
             heat = gr.Image(label="What the first of them hangs on", elem_id="classify-heat")
             paths = gr.Image(
                 label="How the model reads it (drawn on a coarse grid)", elem_id="classify-paths"
             )
-            button.click(shown(classify), [picture, name, file], [scores, heat, paths])
+            button.click(shown(classify), inputs, [scores, heat, paths])
         with gr.Tab("Restore"):
             with gr.Row():
-                with gr.Column():
-                    picture = gr.File(label="Picture", type="filepath", elem_id="restore-file")
-                    name = gr.Textbox(options.restore_model, label="Model")
-                    file = gr.Textbox(options.restore_checkpoint, label=FILE_LABEL)
-                    button = gr.Button("Restore", variant="primary", elem_id="restore-button")
+                inputs, button = asked("Restore", options.restore_model, options.restore_checkpoint)
                 slider = gr.ImageSlider(label="Before and after", elem_id="restore-result")
-            button.click(restore_with_progress, [picture, name, file], slider)
+            button.click(restore_with_progress, inputs, slider)
     return blocks
 
 
