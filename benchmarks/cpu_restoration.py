@@ -1,34 +1,46 @@
-"""Light super-resolution x2 on the CPU: ``python benchmarks/cpu_restoration.py [models|core|memory]``.
+"""Light super-resolution x2 on the CPU: ``python benchmarks/cpu_restoration.py [models|core|memory|photograph]``.
 
 MambaIR light against itself with the four scan directions materialised as its authors do, against itself on the plain
 loop (backend ``reference``), and against like networks of ``pip install spandrel``, random weights.
 Writes ``benchmarks/results/MACHINE/cpu_restoration*.json``; everything that is compared takes turns in one run.
+``photograph`` takes most of an hour and runs only if named: a large photograph through the command, as a user does it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import resource
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from common import measure, run_parts, table, thread_counts, write
 from compositions import unfused_cross
 from cpu_models import peak_growth
+from PIL import Image
 from torch import Tensor, nn
 
+from vimzoo.compat import mambair
+from vimzoo.data.photos import photo_files
 from vimzoo.layers.ssm import SelectiveSSM, decay_rates
 from vimzoo.ops import use_backend
 
 OURS = "mambair_light_x2"
 SIZES = (64, 128, 256)
 REFERENCE_SIZES = (64,)  # the loop takes a minute for more
+PHOTOGRAPH = (4000, 3000)  # width and height
+MEMORY_LIMIT = 4 * 10**9
 
 
 def swinir_light() -> nn.Module:
@@ -203,19 +215,65 @@ def report_memory(name: str, size: int) -> None:
         print(peak_growth(lambda: call(x)))
 
 
-PARTS = {"models": bench_models, "core": bench_core, "memory": bench_memory}
+def photograph(size: tuple[int, int]) -> Image.Image:
+    """A photograph of ``size``: a smaller one enlarged, with noise for the detail that it lacks."""
+    with Image.open(photo_files("test")[-1]) as small:
+        large = np.asarray(small.convert("RGB").resize(size, Image.Resampling.LANCZOS), np.float32)
+    noise = np.random.default_rng(0).normal(0, 8, large.shape)
+    return Image.fromarray((large + noise).clip(0, 255).astype(np.uint8))
+
+
+def bench_photograph(quick: bool) -> None:
+    """A large photograph through the command, with 4 GB of memory to be had."""
+    width, height = (side // (10 if quick else 1) for side in PHOTOGRAPH)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in").mkdir()
+        photograph((width, height)).save(folder / "in" / "photograph.jpg", quality=95)
+        torch.manual_seed(0)
+        torch.save({"params": mambair.official_state_dict(timm.create_model(OURS))}, folder / f"{OURS}.pth")
+        words = [sys.executable, "-m", "vimzoo.restore", "in", "out", "--checkpoint", f"{OURS}.pth"]
+        start = time.perf_counter()
+        command = subprocess.Popen([*words, "--device", "cpu"], cwd=folder, preexec_fn=_limit_memory)
+        _, status, used = os.wait4(command.pid, 0)
+        seconds = time.perf_counter() - start
+        command.returncode = os.waitstatus_to_exitcode(status)
+        assert command.returncode == 0, f"the command ended with {command.returncode}"
+        with Image.open(folder / "out" / "photograph.jpg") as result:
+            restored = result.size
+    row = {
+        "pixels": f"{width} x {height}", "result": "{} x {}".format(*restored), "threads": torch.get_num_threads(),
+        "seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_gb": used.ru_maxrss * 1024 / 1e9, "limit_gb": MEMORY_LIMIT / 1e9,
+    }  # fmt: skip
+    table([row], list(row))
+    about = (
+        f"`python -m vimzoo.restore` with weights of {OURS}'s shapes on a JPEG photograph, all defaults, from start to "
+        "end; peak: highest resident size of the process; limit: of its data, allocations beyond it fail"
+    )
+    write("cpu_restoration_photograph", [row], about)
+
+
+def _limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+
+
+PARTS = {"models": bench_models, "core": bench_core, "memory": bench_memory, "photograph": bench_photograph}
+USUAL = [part for part in PARTS if part != "photograph"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to run; everything if not given")
+    parser.add_argument(
+        "parts", nargs="*", choices=[*PARTS, []], help="what to run; all but photograph if not given"
+    )
     parser.add_argument("--quick", action="store_true", help="the smallest size, fewer rounds")
     parser.add_argument("--memory", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         report_memory(options.memory[0], int(options.memory[1]))
         return
-    run_parts(PARTS, options.parts, options.quick)
+    run_parts(PARTS, options.parts or USUAL, options.quick)
 
 
 if __name__ == "__main__":
