@@ -208,6 +208,23 @@ def test_recomputed_gradients_are_the_same(kind: str) -> None:
         assert torch.allclose(plain, recomputed, rtol=1e-4, atol=1e-5)
 
 
+def test_drop_rate_is_dropout_of_the_embedding() -> None:
+    """The authors' ``pos_drop``: between the patch embedding and the first block, in training only."""
+    torch.manual_seed(0)
+    model = mambair.MambaIR(**MICRO, upscale=1, drop_rate=0.25)
+    image, seen = image_for(model, 16, 16), {}
+    model.stem_norm.register_forward_hook(lambda *args: seen.update(before=args[2]))
+    model.groups[0].register_forward_pre_hook(lambda _, args: seen.update(after=args[0]))
+    model.train()(image)
+    kept = seen["after"] != 0
+    assert 0.7 < kept.float().mean() < 0.8
+    torch.testing.assert_close(seen["after"], torch.where(kept, seen["before"] / 0.75, 0.0))
+    model.eval()(image)
+    assert torch.equal(seen["after"], seen["before"])
+    with pytest.raises(ValueError, match=r"1\.5"):
+        mambair.MambaIR(**MICRO, drop_rate=1.5)
+
+
 def test_registry() -> None:
     assert set(timm.list_models(module="mambair")) == set(MAMBAIR_FACTS)
     model = timm.create_model("test_mambair")

@@ -247,7 +247,7 @@ class MambaIR(mambair_model.MambaIR):
         _check_norm(norm_layer)
         super().__init__(
             in_chans, embed_dim, depths, d_state, mlp_ratio, upscale, upsampler, resi_connection=resi_connection,
-            img_range=img_range, stem_norm=patch_norm, drop_path_rate=drop_path_rate,
+            img_range=img_range, stem_norm=patch_norm, drop_path_rate=drop_path_rate, drop_rate=drop_rate,
         )  # fmt: skip
         self.upscale = upscale
         self.set_grad_checkpointing(use_checkpoint)

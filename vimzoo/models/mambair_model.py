@@ -60,6 +60,7 @@ class MambaIR(RestorationModel):
         img_range: Images are multiplied by it on the way in and divided at the end.
         stem_norm: Normalise the first map (``patch_norm``).
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0; the authors train with 0.1.
+        drop_rate: Dropout of the first map, after its norm; the long skip goes around it.
 
     Raises:
         ValueError: an option has no such value, or a size is not positive.
@@ -79,6 +80,7 @@ class MambaIR(RestorationModel):
         img_range: float = 1.0,
         stem_norm: bool = True,
         drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -100,6 +102,7 @@ class MambaIR(RestorationModel):
         self._keep_mean(in_chans, **dd)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1, **dd)
         self.stem_norm = nn.LayerNorm(embed_dim, **dd) if stem_norm else nn.Identity()
+        self.stem_drop = nn.Dropout(drop_rate)
         form = cab or ("light" if upsampler == "pixelshuffledirect" else "conv")
         rates: Any = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         self.groups = nn.ModuleList(
@@ -119,7 +122,7 @@ class MambaIR(RestorationModel):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """First map ``(B, H, W, C)`` -> deep features of the same shape."""
-        y = self.stem_norm(x)
+        y = self.stem_drop(self.stem_norm(x))
         for group in self.groups:
             y = group(y, self.grad_checkpointing)
         return self.conv_body(self.norm(y)) + x
