@@ -3,8 +3,10 @@
 import io
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -236,6 +238,18 @@ def test_files_that_are_no_plain_photographs(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(UsageError, match=r"deep.png: expected 8 bits a channel"):
         read_pixels(tmp_path / "deep.png")
+    pixels = np.full((4, 5, 3), 40000, dtype=np.uint16)
+    (tmp_path / "deep_colour.png").write_bytes(imagecodecs.png_encode(pixels))
+    tifffile.imwrite(tmp_path / "deep_colour.tif", pixels, photometric="rgb")
+    for name in ("deep_colour.png", "deep_colour.tif"):  # Pillow would give their upper 8 bits
+        with pytest.raises(UsageError, match=rf"{name}: expected 8 bits a channel, got RGB;16"):
+            read_pixels(tmp_path / name)
+    make_photo(tmp_path / "cut.png", 30, 30)
+    whole = (tmp_path / "cut.png").read_bytes()
+    for length in range(30, len(whole) - 12, 97):
+        (tmp_path / "cut.png").write_bytes(whole[:length] + bytes(8))
+        with pytest.raises(UsageError, match=r"cut.png: not a readable image"):
+            read_pixels(tmp_path / "cut.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no images under"):
         degraded_folder(str(tmp_path / "empty"), sigma=1)

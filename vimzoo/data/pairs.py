@@ -29,12 +29,21 @@ def read_pixels(path: Path, channels: int = 3) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
-            if file.mode.startswith(DEEP_MODES):
-                raise UsageError(f"{path}: expected 8 bits a channel, got mode {file.mode}")
+            if deep := _deep_layout(file):
+                raise UsageError(f"{path}: expected 8 bits a channel, got {deep}")
             pixels = np.asarray(ImageOps.exif_transpose(file).convert(MODES[channels]))
-    except OSError as error:
+    except UsageError:
+        raise
+    except Exception as error:  # on damaged files the decoders raise nearly anything
         raise UsageError(f"{path}: not a readable image ({error})") from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _deep_layout(file: Image.Image) -> str | None:
+    """What tells that a file has more than 8 bits a channel: its mode, or how Pillow would cut its pixels to 8."""
+    layouts = (tile[3] for tile in getattr(file, "tile", ()))  # a name, or a tuple that begins with it
+    names = file.mode, *(str(layout[0] if isinstance(layout, tuple) else layout) for layout in layouts)
+    return next((name for name in names if name.startswith(DEEP_MODES) or ";16" in name), None)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -47,7 +56,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as file:
             width, height = file.size
             turned = file.getexif().get(0x0112) in TURNED
-    except OSError as error:
+    except Exception as error:
         raise UsageError(f"{path}: not a readable image ({error})") from error
     return (width, height) if turned else (height, width)
 
