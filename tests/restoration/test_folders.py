@@ -1,6 +1,7 @@
 """Which files become which, and runs that no file stops."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,46 @@ def test_a_folder_becomes_a_folder_of_the_same_tree(tree: Path) -> None:
 def test_results_inside_the_input_are_not_taken_again(tree: Path) -> None:
     photo(tree / "out" / "a.png")
     assert not [job for job in find_jobs(tree, tree / "out") if "out" in job.source.relative_to(tree).parts]
+
+
+def test_the_input_may_lie_in_the_output(tree: Path) -> None:
+    jobs = find_jobs(tree, tree.parent)
+    assert names(jobs, tree.parent)[:2] == [("in/a.PNG", "a.PNG"), ("in/b.jpg", "b.jpg")] and len(jobs) == 4
+    photo(tree / "in" / "b.jpg")
+    with pytest.raises(ValueError, match=r"in/b\.jpg: the result would replace a picture"):
+        find_jobs(tree, tree.parent)
+
+
+def test_links(tree: Path) -> None:
+    """Of files, of folders, in circles, to nowhere; a pipe is no picture."""
+    base = tree.parent
+    photo(base / "elsewhere" / "photo.png")
+    for name, leads in (
+        ("file.png", base / "elsewhere/photo.png"), ("folder", base / "elsewhere"), ("up", base),
+        ("circle.png", tree / "circle.png"), ("nowhere.png", base / "missing.png"),
+    ):  # fmt: skip
+        (tree / name).symlink_to(leads)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tree / "pipe.png")
+    found = {job.source.name for job in find_jobs(tree, base / "out")}
+    assert found == {"a.PNG", "b.jpg", "c.webp", "d.tiff", "file.png", "circle.png", "nowhere.png"}
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    closed = "er"
+    found = [job.source.name for job in find_jobs(tree, tree.parent / "out")]
+    assert found == ["a.PNG", "b.jpg", "d.tiff", "er"]
+    closed = "in"
+    with pytest.raises(ValueError, match=r"in: cannot be listed \(Permission denied\)"):
+        find_jobs(tree, tree.parent / "out")
 
 
 def test_a_file_becomes_a_file_or_goes_into_a_folder(tree: Path) -> None:
@@ -140,9 +181,34 @@ def test_a_result_too_large_for_the_memory_is_refused(
     assert len(report.failed) == 4 and "result of 20 x 16 pixels" in report.failed[0][1]
 
 
+def test_where_nothing_can_be_written_no_work_is_done(
+    small, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tree.parent / "out"
+    (out / "a.PNG").mkdir(parents=True)
+    (out / "deep").write_text("a file where a folder is needed")
+    real = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: denied() if dir == out else real(dir=dir))
+
+    def denied() -> None:
+        raise OSError(30, "Read-only file system")
+
+    def work(*_: object) -> None:
+        raise AssertionError("work was done in vain")
+
+    monkeypatch.setattr(Restorer, "__call__", work)
+    report = restore_files(find_jobs(tree, out), Restorer(small("light_x2")), quiet=True)
+    assert [reason.removeprefix(str(out)) for _, reason in report.failed] == [
+        "/a.PNG: there is a folder of this name",
+        ": cannot be written (Read-only file system)",
+        "/deep: cannot be written (File exists)",
+        "/deep/er: cannot be written (Not a directory)",
+    ]
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_is_a_reason(small, tree: Path) -> None:
     out = tree.parent / "out"
     out.mkdir(mode=0o500)
     report = restore_files(find_jobs(tree, out), Restorer(small("light_x2")), quiet=True)
-    assert {reason for _, reason in report.failed} == {"Permission denied"}
+    assert {reason for _, reason in report.failed} == {f"{out}: cannot be written (Permission denied)"}

@@ -1,8 +1,10 @@
 """Many pictures in a row: which files become which, and a run that no single file stops."""
 
 import functools
+import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,9 +44,10 @@ def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job
     """The files to restore, in order of their names, and where to.
 
     Args:
-        source: A picture, or a folder, whose pictures at any depth are taken; hidden ones are not.
+        source: A picture, or a folder, whose pictures at any depth are taken; hidden ones and what links to folders
+            lead to are not. Links that lead nowhere and folders that cannot be listed are, so that they are told.
         target: For a picture a name with a known suffix, or a folder; for a folder a folder, which gets the same tree.
-            Pictures in it are never taken as input.
+            Where it lies within the input, its pictures are never taken as input.
         suffix: ``".png"`` and so on: the format of the results, instead of each picture's own.
 
     Raises:
@@ -60,11 +63,10 @@ def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job
     else:
         raise ValueError(f"{source}: no such file or folder")
     first: dict[Path, Path] = {}
+    read = {_real(job.source) for job in jobs}
     for job in jobs:
-        if job.target.resolve() == job.source.resolve():
-            raise ValueError(
-                f"{job.target}: the result would replace the picture itself; choose another place"
-            )
+        if _real(job.target) in read:
+            raise ValueError(f"{job.target}: the result would replace a picture; choose another place")
         if (other := first.setdefault(job.target, job.source)) != job.source:
             raise ValueError(f"{other} and {job.source} would both become {job.target}")
     return jobs
@@ -73,19 +75,40 @@ def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job
 def _folder_jobs(source: Path, target: Path, suffix: str | None) -> list[Job]:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: expected a folder, as {source} is one")
-    own = target.resolve()
-    if own == source.resolve():
+    own, whole = _real(target), _real(source)
+    if own == whole:
         raise ValueError(f"{target}: the results would replace the pictures; choose another folder")
     jobs = []
-    for path in sorted(source.rglob("*")):
-        place = path.relative_to(source)
-        hidden = any(part.startswith(".") for part in place.parts)
-        wanted = path.suffix.lower() in FORMATS and not hidden and path.is_file()
-        if wanted and not path.resolve().is_relative_to(own):
+    for path in sorted(_pictures(source)):
+        if not (own.is_relative_to(whole) and _real(path).is_relative_to(own)):
+            place = path.relative_to(source)
             jobs.append(Job(path, target / (place.with_suffix(suffix) if suffix else place)))
     if not jobs:
         raise ValueError(f"{source}: no pictures in it; expected files ending in {', '.join(FORMATS)}")
     return jobs
+
+
+def _real(path: Path) -> Path:
+    """Where links lead; links in a circle, at which Path.resolve fails, stay."""
+    return Path(os.path.realpath(path))
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    """Files at any depth that are named as pictures, and folders that cannot be listed."""
+    closed: list[Path] = []
+
+    def note(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise ValueError(f"{folder}: cannot be listed ({error.strerror})") from error
+        closed.append(Path(error.filename))
+
+    for place, below, files in os.walk(folder, onerror=note):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for path in (Path(place, name) for name in files if not name.startswith(".")):
+            usable = path.is_file() or not path.exists()  # no pipes, which would be waited for
+            if usable and path.suffix.lower() in FORMATS:
+                yield path
+    yield from closed
 
 
 def _single_job(source: Path, target: Path, suffix: str | None) -> Job:
@@ -126,7 +149,7 @@ def restore_files(
     """
     if existing not in ("skip", "overwrite"):
         raise ValueError(f"existing: expected 'skip' or 'overwrite', got {existing!r}")
-    report = Report(skipped=[job for job in jobs if existing == "skip" and job.target.exists()])
+    report = Report(skipped=[job for job in jobs if existing == "skip" and job.target.is_file()])
     skipped = set(report.skipped)
     sizes = {job: _pixel_count(job.source) for job in jobs if job not in skipped}
     with tqdm(total=sum(sizes.values()), unit="px", unit_scale=True, disable=quiet) as bar:
@@ -163,9 +186,21 @@ def restore_file(
     scale = restorer.scale
     check_fits(format_of(job.target), width * scale, height * scale, channels)
     _check_memory(picture.pixels.nbytes * scale**2, width * scale, height * scale)
-    job.target.parent.mkdir(parents=True, exist_ok=True)
+    _check_place(job.target)
     restored = replace(picture, pixels=restorer(picture.pixels, progress))
     write_picture(restored, job.target, quality=quality)
+
+
+def _check_place(target: Path) -> None:
+    """Make the folder for a result and see that files can be written there, before the work rather than after it."""
+    if target.is_dir():
+        raise PictureError(f"{target}: there is a folder of this name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise PictureError(f"{target.parent}: cannot be written ({error.strerror})") from error
 
 
 def _check_memory(size: int, width: int, height: int) -> None:
