@@ -236,8 +236,9 @@ def test_a_phone_picture_of_several_is_its_first(tmp_path: Path) -> None:
     ("name", "shape", "says"),
     (
         ("a.jpg", (4, 4, 4), "no alpha"),
-        ("a.jpg", (1, 65_536, 1), "65535"),
-        ("a.webp", (16_384, 1, 3), "16383"),
+        ("a.jpg", (1, 65_501, 1), "ends at 65500; choose PNG or TIFF"),
+        ("a.webp", (16_384, 1, 3), "ends at 16383; choose PNG or TIFF"),
+        ("a.png", (1, 1_000_001, 1), "ends at 1000000; choose TIFF"),
         ("a.bmp", (4, 4, 3), "expected a name ending"),
     ),
 )
@@ -245,6 +246,14 @@ def test_what_a_format_cannot_hold_is_refused(name: str, shape: tuple, says: str
     with pytest.raises(PictureError, match=says):
         write_picture(Picture(np.zeros(shape, np.uint8)), tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", (np.uint8, np.uint16))
+@pytest.mark.parametrize(("name", "side"), (("a.jpg", 65_500), ("a.webp", 16_383), ("a.png", 1_000_000)))
+def test_the_longest_sides_are_written(name: str, side: int, dtype: type, tmp_path: Path) -> None:
+    for shape in ((1, side, 1), (side, 1, 1)):
+        write_picture(Picture(np.full(shape, 7, dtype)), tmp_path / name)
+        assert read_picture(tmp_path / name).pixels.shape[:2] == shape[:2]
 
 
 def test_16_bits_become_the_nearest_8(tmp_path: Path) -> None:

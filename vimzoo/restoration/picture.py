@@ -1,5 +1,6 @@
 """A picture in memory, and what each file format can hold."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP",
 }  # fmt: skip
 """Formats by file name suffix, in lower case."""
-LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
+LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500, "PNG": 1_000_000}
+"""In pixels; of WebP the format's own, of the others what libjpeg and libpng agree to."""
 
 
 class PictureError(ValueError):
@@ -54,8 +56,11 @@ def check_fits(form: str, width: int, height: int, channels: int) -> None:
     """
     longest = LONGEST_SIDE.get(form)
     if longest and max(width, height) > longest:
+        larger = " or ".join(
+            name for name in ("PNG", "TIFF") if LONGEST_SIDE.get(name, math.inf) >= max(width, height)
+        )
         raise PictureError(
-            f"{width} x {height} pixels do not fit into {form}, which ends at {longest}; choose PNG or TIFF"
+            f"{width} x {height} pixels do not fit into {form}, which ends at {longest}; choose {larger}"
         )
     if form == "JPEG" and channels in (2, 4):
         raise PictureError("JPEG has no alpha; choose PNG, TIFF or WebP")
