@@ -69,14 +69,16 @@ def _room(folder: Path, limit: str, usage: str, cache: str) -> int | None:
 
 
 def _process_room() -> Iterator[int]:
-    """What a limit of the address space (``ulimit -v``) leaves."""
+    """What limits of the address space (``ulimit -v``) and, on Linux, of data (``ulimit -d``) leave."""
     try:
         import resource
     except ImportError:  # Windows
         return
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        yield limit - psutil.Process().memory_info().vms
+    used = psutil.Process().memory_info()
+    for kind, taken in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", None))):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY and taken is not None:
+            yield limit - taken
 
 
 class _PeakBytes(TorchDispatchMode):
