@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   python -m vimzoo.eval outputs/DATE/TIME data.img_size=32 run.device=cpu
   python -m vimzoo.eval model=vim_tiny_patch16_224 model.pretrained=true data=folder data.root=DIR \\
     data.test_fraction=1                                    every image of DIR/CLASS/*.jpg
+  python -m vimzoo.eval RUN --sizes 224 288 384             the scores at each of these sizes
 """
 
 
@@ -45,8 +46,27 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--out", type=Path, help="folder for pictures and tables (default: RUN/eval, or eval)"
     )
+    command.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="evaluate at each data.img_size, one folder each",
+    )
     command.add_argument("--json", action="store_true", help="print the numbers as JSON")
     return command
+
+
+def by_size(
+    words: Sequence[str], sizes: Sequence[int], split: str | None = None, out: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """What `evaluation` tells at each image size, by size: how a model does away from the size that it learnt."""
+    words = words or [str(newest_run())]
+    folders = [word for word in words if "=" not in word]
+    out = out or Path(*folders[:1]) / "eval"
+    return {
+        str(size): evaluation([*words, f"data.img_size={size}"], split, out / f"{size}px") for size in sizes
+    }
 
 
 def evaluation(words: Sequence[str], split: str | None = None, out: Path | None = None) -> dict[str, Any]:
@@ -109,16 +129,29 @@ def throughput(
     return count / spent
 
 
+def show_sizes(rows: dict[str, dict[str, Any]]) -> None:
+    """One line a size."""
+    names = [name for name, value in next(iter(rows.values())).items() if isinstance(value, float)]
+    print("  ".join(["  px", *names]))
+    for size, numbers in rows.items():
+        print("  ".join([f"{size:>4s}", *(f"{numbers[name]:{len(name)}.3f}" for name in names)]))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     asked = parser().parse_args(arguments)
     try:
-        numbers = evaluation(asked.words, asked.split, asked.out)
+        if asked.sizes:
+            numbers = by_size(asked.words, asked.sizes, asked.split, asked.out)
+        else:
+            numbers = evaluation(asked.words, asked.split, asked.out)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if asked.json:
         print(json.dumps(numbers, indent=2))
+    elif asked.sizes:
+        show_sizes(numbers)
     else:
         for name, value in numbers.items():
             print(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")

@@ -143,3 +143,16 @@ def test_calibration_error_by_hand():
 def test_settings_of_a_run_keep_their_types(run):
     cfg = run_settings(run, ["optim.lr=0.5", "run.ema=null", "data.workers=2"])
     assert (cfg["optim"]["lr"], cfg["run"]["ema"], cfg["data"]["workers"]) == (0.5, None, 2)
+
+
+def test_eval_at_several_sizes(run, tmp_path, capsys):
+    """The run's own size gives the run's own score; every size has its folder."""
+    assert eval_command.main([str(run), "--sizes", "16", "32", "--json", "--out", str(tmp_path)]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["16"]["top1"] == json.loads((run / "metrics.json").read_text())["test"]["top1"]
+    assert numbers["32"]["top1"] != numbers["16"]["top1"]
+    assert (tmp_path / "16px/eval.json").exists() and (tmp_path / "32px/eval.json").exists()
+    eval_command.main([str(run), "--sizes", "16", "--out", str(tmp_path)])
+    assert "top1" in (said := capsys.readouterr().out).splitlines()[0] and said.splitlines()[1].startswith(
+        "  16"
+    )

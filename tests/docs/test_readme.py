@@ -35,6 +35,7 @@ RESTORATION = "mambairv2_lightSR_x2.pth"
 SHORT_RUN = (
     "run.epochs=1 run.limit_batches=3 data.img_size=32 data.batch_size=4 data.workers=0 ++model.depth=2"
 )
+SHORT_RESTORATION = "run.epochs=1 run.limit_batches=3 data.workers=0 data.crops=12 model.depths=[1]"
 
 
 def blocks(language: str) -> list:
@@ -88,6 +89,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.effect_noise((40, 40), 20 + 10 * i).convert("RGB").save(
                 folder / "photos" / place / f"{i}.jpg"
             )
+    for place, side in (("sets/low/Set5", 20), ("sets/high/Set5", 40), ("pairs/low", 40), ("pairs/high", 40)):
+        (folder / place).mkdir(parents=True)
+        for i in range(5):
+            Image.effect_noise((side, side), 50).convert("RGB").save(folder / place / f"{i}.png")
     return folder
 
 
@@ -150,7 +155,17 @@ def check_training(command: str, workplace: Path) -> None:
     script = workplace / "train.py"
     if not script.exists():
         script.symlink_to(ROOT / "train.py")
-    assert "test accuracy" in run(f"{command} {SHORT_RUN}", workplace)
+    budget = (
+        "data.tokens=2000" if "data.sides" in command else ""
+    )  # four images do not fill a batch of the largest
+    assert "test accuracy" in run(f"{command} {SHORT_RUN} {budget}", workplace)
+
+
+def check_eval(command: str, workplace: Path) -> None:
+    """Of the newest run below the folder."""
+    if not list(workplace.glob("outputs/*/*/metrics.json")):
+        check_training("python train.py model=vim_tiny_patch16_224 data=folder data.root=photos", workplace)
+    assert "top1" in run(command, workplace).splitlines()[0]
 
 
 def check_doctor(command: str, workplace: Path) -> None:
@@ -214,6 +229,13 @@ def check_predict(command: str, workplace: Path) -> None:
     assert run(command, workplace).count(".jpg  ") == 24
 
 
+def check_eval(command: str, workplace: Path) -> None:
+    """The file made here is of a smaller network than the one that is named."""
+    small = "+model.embed_dim=32 +model.depths=[1] +model.d_state=4 +model.window=8 +model.rank=6"
+    said = run(f"{command} {small} +model.num_tokens=10 data.workers=0", workplace)
+    assert re.search(r"\| Set5 \|\n\| --- \|\n\| \d+\.\d\d / \d\.\d{4} \|", said)
+
+
 CHECKS = {
     "make bench": check_make,
     "make docs": check_make,
@@ -224,6 +246,8 @@ CHECKS = {
     "python -m vimzoo.cards": check_cards,
     "python -m vimzoo.convert": check_convert,
     "python -m vimzoo.demo": check_demo,
+    "python -m vimzoo.eval": check_eval,
+    "python -m vimzoo.eval": check_eval,
     "python -m vimzoo.export": check_export,
     "python -m vimzoo.predict": check_predict,
     "python -m vimzoo.restore": check_restore,

@@ -10,7 +10,8 @@ from timm.scheduler import create_scheduler_v2
 from trainer_helpers import composed
 
 from vimzoo.data import SOURCES
-from vimzoo.engine.build import check_run
+from vimzoo.data.reading import ImageSettings
+from vimzoo.engine.build import LOADER_KEYS, check_run
 from vimzoo.engine.cli import config_dir
 
 OPTIONS = sorted(  # but model=timm, which wants a name, and sweeps, which want a plugin
@@ -46,14 +47,9 @@ def test_keys_are_arguments(option):
     if group in feeds:
         keys = set(cfg["aug"]["mixup"] if group == "aug" else cfg[group])
         accepted = set(inspect.signature(feeds[group]).parameters)
-        elsewhere = {
-            "source",
-            "batch_size",
-            "workers",
-            "repeats",
-            "betas",
-        }  # the loader's and the optimizer's own
-        assert keys <= accepted | elsewhere
+        if "options" in accepted:
+            accepted |= set(inspect.signature(ImageSettings).parameters)
+        assert keys <= accepted | {*LOADER_KEYS, "betas"}  # the optimizer's own
     if group == "aug" and option not in ("aug=digits", "aug=flips"):
         create_transform(32, is_training=True, **cfg["aug"]["transform"])
 

@@ -154,7 +154,7 @@ def test_options_run_and_learn_the_same(option, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "curves", lambda *_: None)
     if "compile" in option:  # the request, without a compiler's minute
         compiled = []
-        monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+        monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
     short = [*PLAIN, "run.epochs=1", "run.limit_batches=2"]
     launch(small(*short), tmp_path / "plain")
     launch(small(*short, option), tmp_path / "other")

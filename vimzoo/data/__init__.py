@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from .buckets import BucketBatches, Shapes
 from .digits import bundled_digits
 from .folder import image_folder
 from .hub import hub_dataset
@@ -23,8 +24,10 @@ SOURCES: dict[str, Callable[..., Splits]] = {
 
 __all__ = [
     "SOURCES",
+    "BucketBatches",
     "EpochBatches",
     "Images",
+    "Shapes",
     "Splits",
     "UsageError",
     "bundled_digits",

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from .buckets import BucketBatches, ShapeBatches
 from .splits import Images, Splits, UsageError
 
 
@@ -81,8 +82,11 @@ def train_loader(
     rank: int = 0,
     world: int = 1,
     repeats: int = 1,
+    tokens: int | None = None,
 ) -> DataLoader:
     """Batches of (images (B, C, H, W), class numbers (B,)); the last incomplete batch is left out.
+
+    Where images come in many sizes (``data.shapes``), those of a batch have one, and their number differs.
 
     Args:
         batch_size: images per step, of all processes together, at most the whole split.
@@ -91,14 +95,25 @@ def train_loader(
         limit: batches per epoch, for a quick look.
         rank, world: which process this is, of how many.
         repeats: see ``EpochBatches``.
+        tokens: in a batch of images of many sizes; None is those of ``batch_size`` images of ``data.input_size``.
 
     Raises:
-        UsageError: batch_size or repeats below one, or batch_size not a multiple of the processes.
+        UsageError: batch_size or repeats below one, or batch_size not a multiple of the processes; see also
+            ``BucketBatches``.
     """
     if batch_size < 1:
         raise UsageError(f"data.batch_size={batch_size}: expected at least 1")
     count = _workers(workers)
-    batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world, repeats)
+    batches: EpochBatches | BucketBatches
+    if data.shapes is None or data.kinds is None:
+        if tokens is not None:
+            raise UsageError(f"data.tokens={tokens}: expected null without data.sides")
+        batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world, repeats)
+    else:
+        if repeats != 1:
+            raise UsageError(f"data.repeats={repeats}: expected 1 with data.sides")
+        budget = tokens or batch_size * data.shapes.tokens(data.input_size[1:])
+        batches = BucketBatches(data.shapes, data.kinds, budget, seed, limit, rank, world)
     return DataLoader(
         cast(Dataset, data.train),
         batch_sampler=batches,
@@ -118,6 +133,8 @@ def eval_loader(
 ) -> DataLoader:
     """All images in order, the last incomplete batch included; a process gets a contiguous part of them.
 
+    Images whose sizes differ, as their ``shapes`` tell, are in batches of one size.
+
     Args: as in ``train_loader``.
 
     Raises:
@@ -128,8 +145,11 @@ def eval_loader(
         count = min(count, limit * batch_size)
     if count < world:
         raise UsageError(f"devices={world}: more than the {count} images to evaluate; expected at most those")
-    if count < len(dataset) or world > 1:
-        images = Subset(images, range(count * rank // world, count * (rank + 1) // world))
-    return DataLoader(
-        images, batch_size=batch_size, num_workers=_workers(workers), pin_memory=torch.cuda.is_available()
-    )
+    part = range(count * rank // world, count * (rank + 1) // world)
+    if len(part) < len(dataset):
+        images = Subset(images, part)
+    shapes = getattr(dataset, "shapes", None)
+    batches: dict[str, Any] = {"batch_size": batch_size}
+    if shapes is not None:
+        batches = {"batch_sampler": ShapeBatches(shapes[part.start : part.stop], batch_size)}
+    return DataLoader(images, **batches, num_workers=_workers(workers), pin_memory=torch.cuda.is_available())

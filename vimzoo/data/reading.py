@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,53 +15,88 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
-from .splits import Images, Splits, UsageError
+from .buckets import Shape, Shapes
+from .splits import Splits, UsageError
 
 TRIES = 50  # unreadable images in a row before reading gives up
+MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
+READERS = 16  # threads that read headers
+# What Pillow's decoders raise
+DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+ASPECTS = (3 / 4, 4 / 3)  # of random crops, as timm has them by default
 
 
 class ReadImages(Dataset):
     """Images and class numbers of a timm reader, transformed.
 
     In place of an image that cannot be read comes the next one, as in ``timm.data.ImageDataset``; but here it is
-    marked in ``unreadable`` (N,), which all loader processes share.
+    marked in ``unreadable``, which all parts and all loader processes share.
 
-    Args:
+    Attributes:
         reader: gives (file, class number, ...) by index; has ``class_to_idx`` and ``filename(index)``.
+        indices: which of the reader's images these are.
+        unreadable: of the reader's images, (N,).
         mode: of the image: RGB, or L for grey.
-        transform: from an image to a tensor; may be set later.
+        transform: from an image, and a height and width or None, to a tensor; None leaves images as they are.
+        shapes: height and width of each image after the transform where they differ, else None.
     """
 
-    def __init__(
-        self, reader: Any, mode: str, transform: Callable[[Image.Image], Tensor] | None = None
-    ) -> None:
-        self.reader, self.mode, self.transform = reader, mode, transform
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+        self.indices = np.arange(len(reader))
         self.unreadable = torch.zeros(len(reader), dtype=torch.bool).share_memory_()
+        self.mode = "RGB"
+        self.transform: Callable[[Image.Image, Shape | None], Tensor] | None = None
+        self.shapes: list[Shape] | None = None
+
+    def part(self, places: np.ndarray) -> ReadImages:
+        """Some of the images, in the order of ``places``."""
+        chosen = copy.copy(self)
+        chosen.indices = self.indices[places]
+        return chosen
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.read(index, None if self.shapes is None else self.shapes[index])
+
+    def read(self, index: int, shape: Shape | None = None) -> tuple[Any, int]:
+        """An image, of that height and width if one is given, and its class number.
+
+        Raises:
+            IndexError: there is no such image. OSError: neither it nor any of the next can be read.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} images")  # it also ends a loop over the images
-        for place in range(index, index + TRIES):
-            file, target, *_ = self.reader[place % len(self)]
+        for place in self.indices[np.arange(index, index + TRIES) % len(self)].tolist():
+            file, target, *_ = self.reader[place]
             try:
                 with Image.open(file) as image:
                     picture = image.convert(self.mode)
                 break
-            except (
-                OSError,
-                SyntaxError,
-                ValueError,
-                Image.DecompressionBombError,
-            ):  # what Pillow's decoders raise
-                self.unreadable[place % len(self)] = True
+            except DAMAGED:
+                self.unreadable[place] = True
         else:
-            raise OSError(f"{TRIES} images in a row cannot be read, from {self.reader.filename(index)} on")
-        return picture if self.transform is None else self.transform(picture), int(target)
+            raise OSError(
+                f"{TRIES} images in a row cannot be read, from {self.reader.filename(self.indices[index])} on"
+            )
+        return picture if self.transform is None else self.transform(picture, shape), int(target)
+
+    def sizes(self) -> np.ndarray:
+        """Heights and widths in pixels of the files, (N, 2), from their headers; 1 x 1 where there is none."""
+
+        def size(index: int) -> Shape:
+            try:
+                with Image.open(self.reader[index][0]) as image:
+                    return image.height, image.width
+            except DAMAGED:
+                return 1, 1
+
+        with ThreadPoolExecutor(READERS) as pool:  # headers wait for the disk, not for the processor
+            return np.array(list(pool.map(size, self.indices.tolist())), dtype=np.int64).reshape(-1, 2)
 
     def unreadable_names(self) -> list[str]:
         """Files that could not be read so far, by name."""
@@ -65,17 +104,17 @@ class ReadImages(Dataset):
 
 
 class SeededImages(Dataset):
-    """Training images indexed by (epoch, index), each transformed under random numbers of its own.
+    """Training images by key, each transformed under random numbers of its own; see ``Splits.train`` for the keys.
 
     timm's transforms draw from Python's, NumPy's and torch's global generators; all three are seeded for the
     sample and put back, so neither the number of workers nor the model's dropout changes what is drawn.
     """
 
-    def __init__(self, dataset: Images, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, images: ReadImages, seed: int) -> None:
+        self.images, self.seed = images, seed
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.images)
 
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, int]:
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -84,76 +123,131 @@ class SeededImages(Dataset):
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
         try:
-            return self.dataset[key[1]]
+            return self.images.read(key[1], (key[2], key[3]) if len(key) == 4 else None)
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
             torch.set_rng_state(before[2])
 
 
-def image_mode(in_chans: int) -> str:
-    """Pillow's mode for that many channels.
-
-    Raises:
-        UsageError: neither 1 nor 3.
-    """
-    modes = {1: "L", 3: "RGB"}
-    if in_chans not in modes:
-        raise UsageError(f"data.in_chans={in_chans}: expected 1 (grey) or 3 (colour)")
-    return modes[in_chans]
-
-
-def prepared(
-    name: str,
-    parts: tuple[Any, Any, Any],
-    classes: tuple[str, ...],
-    img_size: int | None,
-    in_chans: int,
-    aug: Mapping[str, Any] | None,
-    seed: int,
-    pretrained_cfg: Mapping[str, Any] | None,
-    max_unreadable: float,
-) -> Splits:
-    """Splits of images that are read, with timm's transforms for training and evaluation.
+class Transforms:
+    """timm's transform, one for every size that is asked for.
 
     Args:
-        parts: ``ReadImages``, or a ``Subset`` of one, for training, validation and test (which may be None).
-        img_size: side in pixels; None takes the model's own.
-        aug: arguments of timm's ``create_transform`` for training images.
-        pretrained_cfg: the model's size, normalisation and interpolation, as timm states them.
-        max_unreadable: share of the images that may be unreadable.
+        size: height and width where none is asked for.
+        options: of ``timm.data.create_transform``.
 
     Raises:
-        UsageError: ``create_transform`` refuses an argument.
+        TypeError: it refuses an option.
     """
-    sizes = resolve_data_config({"img_size": img_size}, pretrained_cfg=dict(pretrained_cfg or {}))
-    mean, std = tuple(sizes["mean"]), tuple(sizes["std"])
-    if in_chans == 1:
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    input_size = (in_chans, *sizes["input_size"][-2:])
-    shared = dict(input_size=input_size, mean=mean, std=std, interpolation=sizes["interpolation"])
-    try:
-        training = create_transform(**shared, is_training=True, **(aug or {}))
-    except TypeError as error:
-        raise UsageError(f"aug.transform={dict(aug or {})}: {error}") from error
-    still = create_transform(**shared, crop_pct=sizes["crop_pct"], crop_mode=sizes["crop_mode"])
-    read: list[Any] = [
-        part.dataset if isinstance(part, Subset) else part for part in parts if part is not None
-    ]
-    for place, images in enumerate(read):
-        images.transform = still if place else training
-    return Splits(
-        name=name,
-        train=SeededImages(parts[0], seed),
-        val=parts[1],
-        test=parts[2],
-        classes=classes,
-        input_size=input_size,
-        mean=mean,
-        std=std,
-        crop_pct=sizes["crop_pct"],
-        unreadable=lambda: unreadable(read, max_unreadable),
-    )
+
+    def __init__(self, size: Shape, **options: Any) -> None:
+        self.size, self.options = size, options
+        self.made = {size: create_transform(size, **options)}
+
+    def __call__(self, image: Image.Image, shape: Shape | None = None) -> Tensor:
+        shape = shape or self.size
+        if shape not in self.made:
+            self.made[shape] = create_transform(shape, **self._fitting(shape))
+        return self.made[shape](image)
+
+    def _fitting(self, shape: Shape) -> dict[str, Any]:
+        """Random crops are as oblong as the shape, so that they are stretched no more than square ones are."""
+        if not self.options.get("is_training") or self.options.get("train_crop_mode") in ("rkrc", "rkrr"):
+            return self.options
+        wider = shape[1] * self.size[0] / (shape[0] * self.size[1])
+        return self.options | {
+            "ratio": tuple(wider * ratio for ratio in self.options.get("ratio") or ASPECTS)
+        }
+
+
+@dataclass
+class ImageSettings:
+    """How the images of a data set are prepared for a model, by timm's transforms; checked before any is read.
+
+    Attributes:
+        img_size: side in pixels; None takes the model's own.
+        in_chans: 3 reads colour, 1 reads grey.
+        max_unreadable: share of the images that may be unreadable before the run stops.
+        sides: None makes all images squares of ``img_size``. Otherwise training images come in squares of these
+            sides and oblong shapes of the same areas, each image in shapes near its own; evaluation keeps the shape
+            of an image too, at the area of ``img_size``.
+        step, max_aspect: see `Shapes`.
+        aug: arguments of timm's ``create_transform`` for training images.
+        seed: seeds the augmentation, not the split.
+        pretrained_cfg: the model's size, normalisation and interpolation, as timm states them.
+
+    Raises:
+        UsageError: ``create_transform`` refuses an argument, or an option is out of range.
+    """
+
+    img_size: int | None = None
+    in_chans: int = 3
+    max_unreadable: float = 0.01
+    sides: Sequence[int] | None = None
+    step: int = 16
+    max_aspect: float = 2.0
+    aug: Mapping[str, Any] | None = None
+    seed: int = 0
+    pretrained_cfg: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.in_chans not in MODES:
+            raise UsageError(f"data.in_chans={self.in_chans}: expected 1 (grey) or 3 (colour)")
+        self.shapes = None if self.sides is None else Shapes(tuple(self.sides), self.step, self.max_aspect)
+        known = resolve_data_config(
+            {"img_size": self.img_size}, pretrained_cfg=dict(self.pretrained_cfg or {})
+        )
+        self.mean, self.std = tuple(known["mean"]), tuple(known["std"])
+        if self.in_chans == 1:
+            self.mean, self.std = (sum(self.mean) / len(self.mean),), (sum(self.std) / len(self.std),)
+        self.size: Shape = tuple(known["input_size"][-2:])
+        self.crop_pct = known["crop_pct"]
+        shared = dict(mean=self.mean, std=self.std, interpolation=known["interpolation"])
+        try:
+            self.training = Transforms(self.size, **shared, is_training=True, **(self.aug or {}))
+        except TypeError as error:
+            raise UsageError(f"aug.transform={dict(self.aug or {})}: {error}") from error
+        self.still = Transforms(self.size, **shared, crop_pct=self.crop_pct, crop_mode=known["crop_mode"])
+
+    def splits(
+        self, name: str, train: ReadImages, val: ReadImages, test: ReadImages | None, classes: Sequence[str]
+    ) -> Splits:
+        """The data set of that name, from the images of its parts."""
+        read = [part for part in (train, val, test) if part is not None]
+        for part in read:
+            part.mode, part.transform = MODES[self.in_chans], self.still
+        train.transform = self.training
+        val, test = self._by_shape(val), test and self._by_shape(test)
+        return Splits(
+            name=name,
+            train=SeededImages(train, self.seed),
+            val=val,
+            test=test,
+            classes=tuple(classes),
+            input_size=(self.in_chans, *self.size),
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+            shapes=self.shapes,
+            kinds=None if self.shapes is None else _kinds(train, self.shapes),
+            unreadable=lambda: unreadable(read, self.max_unreadable),
+        )
+
+    def _by_shape(self, images: ReadImages) -> ReadImages:
+        """Images for evaluation; where they keep shapes of their own, those of one shape stand together."""
+        if self.shapes is None:
+            return images
+        kinds, side = _kinds(images, self.shapes), round(math.sqrt(math.prod(self.size)))
+        order = np.argsort(kinds, kind="stable")
+        images = images.part(order)
+        images.shapes = [self.shapes.shape(kind, side) for kind in kinds[order].tolist()]
+        return images
+
+
+def _kinds(images: ReadImages, shapes: Shapes) -> np.ndarray:
+    """The kind of shape of every image; where all are squares, files need not be opened for that."""
+    return shapes.kinds(images.sizes() if shapes.oblong else np.ones((len(images), 2)))
 
 
 def unreadable(parts: list[ReadImages], share: float) -> list[str]:
@@ -164,9 +258,9 @@ def unreadable(parts: list[ReadImages], share: float) -> list[str]:
     """
     for images in parts:
         names = images.unreadable_names()
-        if len(names) > share * len(images):
+        if len(names) > share * len(images.unreadable):
             raise UsageError(
-                f"{len(names)} of {len(images)} images cannot be read, such as {names[0]}; expected at most the "
-                f"share data.max_unreadable={share}"
+                f"{len(names)} of {len(images.unreadable)} images cannot be read, such as {names[0]}; "
+                f"expected at most the share data.max_unreadable={share}"
             )
     return sorted({name for images in parts for name in images.unreadable_names()})

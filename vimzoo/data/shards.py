@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from timm.data.readers.img_extensions import get_img_extensions
 
-from .reading import ReadImages, image_mode, prepared
+from .reading import ImageSettings, ReadImages
 from .splits import Splits, UsageError
 
 LAYOUT = "DIR/{train,val}-*.tar, and test-*.tar if there is a test set, or those in folders DIR/train, ..."
@@ -86,19 +85,12 @@ def class_names(root: Path, reader: Any) -> tuple[str, ...]:
     return names
 
 
-def shards(
-    root: str | None = None,
-    img_size: int | None = None,
-    in_chans: int = 3,
-    max_unreadable: float = 0.01,
-    *,
-    aug: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    pretrained_cfg: Mapping[str, Any] | None = None,
-) -> Splits:
+def shards(root: str | None = None, **options: Any) -> Splits:
     """WebDataset shards: DIR/train-*.tar, DIR/val-*.tar [, DIR/test-*.tar] or DIR/train/*.tar, ...
 
-    Arguments as for ``image_folder``; names of the classes may stand in DIR/classes.txt, one a line.
+    Args:
+        root: DIR; names of the classes may stand in DIR/classes.txt, one a line.
+        options: of `ImageSettings`.
 
     Raises:
         UsageError: shards are missing, or one cannot be used.
@@ -114,10 +106,7 @@ def shards(
         raise UsageError(
             f"data.root={root}: no shards for {'val' if found['train'] else 'train'}; expected {LAYOUT}"
         )
-    mode = image_mode(in_chans)
-    train, val, test = (ReadImages(ShardReader(files), mode) if files else None for files in found.values())
-    assert train is not None
-    return prepared(
-        str(path), (train, val, test), class_names(path, train.reader), img_size, in_chans, aug, seed,
-        pretrained_cfg, max_unreadable,
-    )  # fmt: skip
+    settings = ImageSettings(**options)
+    train, val = (ReadImages(ShardReader(found[part])) for part in ("train", "val"))
+    test = ReadImages(ShardReader(found["test"])) if found["test"] else None
+    return settings.splits(str(path), train, val, test, class_names(path, train.reader))

@@ -1,10 +1,15 @@
 """What the engine knows of a data set: three splits, class names, input size and normalisation."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .buckets import Shapes
 
 
 class UsageError(ValueError):
@@ -23,15 +28,18 @@ class Images(Protocol):
 class Splits:
     """Three splits of one data set.
 
-    ``train`` is indexed by ``(epoch, index)``, or ``(epoch, index, repeat)`` under repeated augmentation, so that
-    an augmented sample depends on nothing but the seed and its key (never on the number of workers); ``val``
-    and ``test`` are indexed by ``index``. All give a normalised float32 image ``(C, H, W)`` and its target: a
-    class number, or the image wanted. ``classes`` is empty where there are none.
+    ``train`` is indexed by ``(epoch, index)``, ``(epoch, index, repeat)`` under repeated augmentation, or
+    ``(epoch, index, height, width)`` where images come in many sizes, so that an augmented sample depends on
+    nothing but the seed and its key (never on the number of workers); ``val`` and ``test`` are indexed by
+    ``index``. All give a normalised float32 image ``(C, H, W)`` and its target: a class number, or the image
+    wanted. ``classes`` is empty where there are none.
 
     ``eval_batch`` is the number of images evaluated at once where it must differ from data.batch_size (1 for
     whole images of many sizes), ``scale`` the number of target pixels per image pixel and axis, ``crop_pct`` the
-    share of a resized image that its centre crop keeps in evaluation. ``unreadable()`` names the images that
-    could not be read so far, in whichever process, and raises ``UsageError`` when they are too many.
+    share of a resized image that its centre crop keeps in evaluation. Where training images come in many sizes,
+    ``shapes`` are those and ``kinds`` (N,) the kind of shape of each image; the held-out data sets then tell the
+    size of each of their images in ``shapes``. ``unreadable()`` names the images that could not be read so far, in
+    whichever process, and raises ``UsageError`` when they are too many.
     """
 
     name: str
@@ -45,6 +53,8 @@ class Splits:
     eval_batch: int | None = None
     scale: int = 1
     crop_pct: float = 1.0
+    shapes: Shapes | None = None
+    kinds: np.ndarray | None = None
     unreadable: Callable[[], list[str]] = list
 
 

@@ -20,7 +20,8 @@ from .state import State
 from .tasks import find_task
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-LOADER_KEYS = ("source", "batch_size", "workers", "repeats")  # of the data group; the rest goes to the source
+# Of the data group; the rest goes to the source
+LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens")
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -117,7 +118,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     return State(
         task=task,
         model=model,
-        forward=torch.compile(forward) if run["compile"] else forward,
+        forward=torch.compile(forward, dynamic=True if data.shapes else None) if run["compile"] else forward,
         ema=ema,
         optimizer=optimizer,
         scheduler=scheduler,

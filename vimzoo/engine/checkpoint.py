@@ -17,7 +17,7 @@ from ..data import UsageError
 from .state import State
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-COUNTERS = ("epoch", "batch", "step", "nonfinite", "sums", "best", "history", "accumulate")
+COUNTERS = ("epoch", "batch", "step", "nonfinite", "sums", "best", "history", "accumulate", "sizes")
 
 
 def progress(state: State, config: dict[str, Any] | None = None) -> dict[str, Any]:

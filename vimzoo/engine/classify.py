@@ -40,6 +40,8 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     options.setdefault("in_chans", data.input_size[0])
     if model_cfg(options["model_name"]).get("fixed_input_size"):
         options.setdefault("img_size", data.input_size[1:])
+        if data.shapes is not None:
+            options.setdefault("dynamic_img_size", True)
     if start := options.pop("start", None):
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": start}}
     return create_model({**options, "num_classes": len(data.classes)})

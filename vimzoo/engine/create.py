@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import UsageError
 
@@ -37,3 +38,13 @@ def create_model(options: dict[str, Any]) -> nn.Module:
         return timm.create_model(**options)
     except (TypeError, ValueError, AssertionError, OSError) as error:
         raise UsageError(f"model {options}: {error}") from error
+
+
+def resized(name: str, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of another image size, such as position embeddings, as timm's filter for that model resizes them."""
+    own = model.state_dict()
+    if ":" in name or all(own[key].shape == weight.shape for key, weight in weights.items() if key in own):
+        return weights
+    module = sys.modules[timm.model_entrypoint(name).__module__]
+    fit = getattr(module, "checkpoint_filter_fn", None)  # timm's convention
+    return weights if fit is None else fit(weights, model)

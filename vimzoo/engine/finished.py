@@ -13,6 +13,7 @@ from torch import nn
 from ..data import Splits, UsageError
 from . import checkpoint
 from .cli import config_dir
+from .create import resized
 from .tasks import find_task
 
 
@@ -72,11 +73,15 @@ def composed_settings(words: Sequence[str]) -> dict[str, Any]:
 
 
 def best_model(run: Path, cfg: dict[str, Any], data: Splits) -> nn.Module:
-    """The model of a run with the weights of ``best.pt``, on the CPU, in evaluation mode."""
+    """The model of a run with the weights of ``best.pt``, on the CPU, in evaluation mode.
+
+    Where the data have another image size than the run, weights are resized to it as timm does.
+    """
     content = checkpoint.read(run / checkpoint.BEST)
     # The weights come from the run itself; what it started from may be gone
     without_start = {**cfg, "model": {**cfg["model"], "pretrained": False}}
     without_start["model"].pop("start", None)
     model = find_task(cfg["task"]).build_model(without_start, data)
-    checkpoint.load_weights(model, content.get("model_ema", content["model"]), run / checkpoint.BEST)
+    weights = resized(cfg["model"]["model_name"], model, content.get("model_ema", content["model"]))
+    checkpoint.load_weights(model, weights, run / checkpoint.BEST)
     return model.eval()

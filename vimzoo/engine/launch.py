@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from ..data import Splits, UsageError, eval_loader, train_loader
+from ..data import BucketBatches, Splits, UsageError, eval_loader, train_loader
 from . import export, report, resume
 from .build import build_data, build_state, check_run
 from .loop import evaluate, fit, seed_everything
@@ -62,7 +62,8 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
     shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
     data = build_data(cfg)
     seed_everything(run["seed"])
-    batches = train_loader(data, batch_size, run["seed"], repeats=cfg["data"].get("repeats", 1), **shared)
+    asked = {key: cfg["data"][key] for key in ("repeats", "tokens") if key in cfg["data"]}
+    batches = train_loader(data, batch_size, run["seed"], **asked, **shared)
     val = eval_loader(data.val, data.eval_batch or batch_size, **shared)
     state = build_state(cfg, data, len(batches), world)
     begun = resume.find(cfg["resume"], out)
@@ -77,6 +78,8 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
         if begun:
             resume.carry_best(begun, out)
         report.header(state, data, cfg, out)
+        if isinstance(batches.batch_sampler, BucketBatches):
+            print(f"sizes  {batches.batch_sampler.summary()}", flush=True)
     every = run["save_every"] or {}
     saver = Saver(out, cfg, every.get("steps"), every.get("minutes"))
     try:

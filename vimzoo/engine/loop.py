@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import Splits
-from . import recover, report
+from . import recover, report, sizes
 from .parallel import World, sync_gradients, whole
 from .saver import Saver
 from .state import State, no_sums
@@ -110,6 +110,7 @@ def train_epoch(
             recover.leave_out(state, error, saver.out)
             advance(state)
         state.batch += 1
+        sizes.count(state, images)
         sums["seconds"], clock = sums["seconds"] + time.perf_counter() - clock, time.perf_counter()
         tracker.step(state)
         saver.after_step(state)
@@ -182,6 +183,10 @@ def fit(
             scores = state.task.scores(data)
             metrics = evaluate(state.averaged, val, scores, state.device, state.amp, state.world)
             row |= {f"val_{name}": value for name, value in metrics.items()}
+            if data.shapes is not None:
+                row |= sizes.row(state)
+                if state.world.main:
+                    sizes.write(state, data.shapes, saver.out / "sizes.csv")
             row["seconds"] = time.perf_counter() - start
             if state.world.main:
                 report.unreadable(data, saver.out)

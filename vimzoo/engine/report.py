@@ -193,6 +193,7 @@ FILES = {
     "metrics.csv": "one row per epoch",
     "metrics.json": "the same with the final result, configuration and versions",
     "curves.png": "learning curves",
+    "sizes.csv": "sizes of images and batches, and how many of each",
     "unreadable.txt": "images that could not be read",
     "config.yaml": "what was asked for",
     "about.json": "command, code, versions and machine",

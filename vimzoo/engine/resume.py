@@ -11,7 +11,8 @@ from . import checkpoint, sharded
 from .state import State
 
 # Settings that say which images a batch holds: they must stay when a run goes on in the middle of an epoch
-ORDER = (("run", "seed"), ("run", "limit_batches"), ("data", "batch_size"))
+ORDER = [("run", "seed"), ("run", "limit_batches")]
+ORDER += [("data", key) for key in ("batch_size", "tokens", "sides", "step", "max_aspect")]
 
 
 def find(asked: str | None, out: Path) -> Path | None:
@@ -73,10 +74,11 @@ def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> N
 def _check_order(old: dict[str, Any], new: dict[str, Any], path: Path, epoch: int) -> None:
     """In the middle of an epoch, its batches must stay what they were."""
     for group, key in ORDER if old and new else ():
-        if old[group][key] != new[group][key]:
+        before, now = old[group].get(key), new[group].get(key)
+        if before != now:
             raise UsageError(
                 f"resume={path}: it stands in the middle of epoch {epoch}, which needs "
-                f"{group}.{key}={old[group][key]}, not {new[group][key]}"
+                f"{group}.{key}={before}, not {now}"
             )
 
 

@@ -51,6 +51,7 @@ class State:
     step: int = 0  # updates finished
     nonfinite: int = 0  # updates left out in a row
     sums: dict[str, float] = field(default_factory=no_sums)  # over the epoch under way
+    sizes: dict[str, int] = field(default_factory=dict)  # batches by "images x height x width"
     buffers: list[Tensor] = field(default_factory=list)  # before the step, where it may be left out
     loss: float = math.nan  # of the last step
     norm: float = math.nan  # of its gradient, before clipping
