@@ -7,7 +7,7 @@ import timm
 import torch
 
 import vimzoo  # noqa: F401  registers the models
-from vimzoo.models.pos_embed import cls_tokens, insert_cls, patch_tokens, resize_pos_embed
+from vimzoo.models.tokens import cls_tokens, insert_cls, patch_tokens, resize_pos_embed
 from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES, Vim, checkpoint_filter_fn
 
 SMALL = dict(img_size=32, patch_size=8, embed_dim=16, depth=2, num_classes=5, d_state=4)

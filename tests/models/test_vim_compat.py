@@ -9,7 +9,7 @@ from torch import nn
 
 import vimzoo
 from vimzoo.compat import mamba_ssm, vim
-from vimzoo.models.pos_embed import patch_tokens, resize_pos_embed
+from vimzoo.models.tokens import patch_tokens, resize_pos_embed
 from vimzoo.models.vim import VIM_LONG_NAMES, Vim
 
 SMALL = dict(img_size=32, patch_size=8, stride=8, embed_dim=16, depth=2, num_classes=5)

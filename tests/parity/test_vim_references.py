@@ -9,7 +9,7 @@ import timm
 import torch
 
 from vimzoo.compat import mamba_ssm, vim
-from vimzoo.models.pos_embed import resize_pos_embed
+from vimzoo.models.tokens import resize_pos_embed
 
 REFERENCES = Path(__file__).parent / "references" / "vim"
 OUTPUT_TOLERANCE = 3e-5  # of the reference's standard deviation

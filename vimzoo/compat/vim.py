@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vimzoo.layers import Add, BiMambaBlock
-from vimzoo.models.pos_embed import resize_pos_embed
+from vimzoo.models.tokens import resize_pos_embed
 from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES, Vim
 from vimzoo.models.vim_dense import VimDense
 
@@ -297,7 +297,7 @@ def create_block(
 def interpolate_pos_embed(model: Any, state_dict: dict[str, Tensor]) -> None:
     """The authors' resize of ``state_dict["pos_embed"]`` to the model's grid, in place, shift and all.
 
-    `vimzoo.models.pos_embed.resize_pos_embed` says what is wrong with it for a middle class token.
+    `vimzoo.models.tokens.resize_pos_embed` says what is wrong with it for a middle class token.
     """
     rows, patches = state_dict["pos_embed"].shape[1], model.patch_embed.num_patches
     extra = model.pos_embed.shape[1] - patches

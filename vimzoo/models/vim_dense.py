@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .checkpoint import load_into
-from .pos_embed import patch_tokens
+from .tokens import patch_tokens
 from .vim_model import Vim
 from .vim_names import VIM, checkpoint_filter_fn
 

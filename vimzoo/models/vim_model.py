@@ -15,12 +15,19 @@ from vimzoo.layers import Add, AddNorm, BiMambaBlock, GridRope, PatchEmbed
 
 from ._timm import feature_take_indices, update_model_input_size
 from .checkpoint import load_into
-from .pos_embed import CLS_TOKENS, cls_tokens, insert_cls, patch_tokens, resize_pos_embed
+from .tokens import (
+    CLS_TOKENS,
+    checked_pool,
+    cls_tokens,
+    insert_cls,
+    patch_tokens,
+    pooled,
+    resize_pos_embed,
+    to_format,
+)  # fmt: skip
 from .vim_names import checkpoint_filter_fn
 
 __all__ = ["Vim", "checkpoint_filter_fn"]
-
-POOLS = ("", "token", "last", "avg", "max")
 
 
 class Vim(nn.Module):
@@ -125,7 +132,7 @@ class Vim(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.cls_position = cls_token
         self.num_prefix_tokens = CLS_TOKENS[cls_token]
-        self.global_pool = self._checked_pool(global_pool)
+        self.global_pool = checked_pool(global_pool, self.cls_position)
         self.dynamic_img_size = dynamic_img_size
         self.paired = paired
         self.rope_residual = rope_residual
@@ -199,14 +206,6 @@ class Vim(nn.Module):
             trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 
-    def _checked_pool(self, global_pool: str | None) -> str:
-        if global_pool is None:
-            return "token" if self.num_prefix_tokens else "avg"
-        assert global_pool in POOLS, f"global_pool: expected one of {POOLS}, got {global_pool!r}"
-        needs_token = global_pool == "token" and not self.num_prefix_tokens
-        assert not needs_token, "global_pool: 'token' needs a class token, got cls_token='none'"
-        return global_pool
-
     @torch.jit.ignore
     def load_pretrained(
         self,
@@ -258,7 +257,7 @@ class Vim(nn.Module):
         if num_classes < 0:
             raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
         if global_pool is not None:
-            self.global_pool = self._checked_pool(global_pool)
+            self.global_pool = checked_pool(global_pool, self.cls_position)
         self.num_classes = num_classes
         dd = get_device_dtype(self)
         self.head = nn.Linear(self.embed_dim, num_classes, **dd) if num_classes > 0 else nn.Identity()
@@ -377,15 +376,7 @@ class Vim(nn.Module):
 
     def pool(self, x: Tensor) -> Tensor:
         """Tokens ``(B, L, D)`` -> ``(B, D)``; all of them with ``global_pool=""``."""
-        if self.global_pool == "token":
-            return cls_tokens(x, self.cls_position).mean(1)
-        if self.global_pool == "last":
-            return x[:, -1]
-        if self.global_pool == "avg":
-            return patch_tokens(x, self.cls_position).mean(1)
-        if self.global_pool == "max":
-            return patch_tokens(x, self.cls_position).amax(1)
-        return x
+        return pooled(x, self.global_pool, self.cls_position)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens ``(B, L, D)`` -> logits ``(B, classes)``, or with ``pre_logits`` the pooled tokens.
@@ -443,7 +434,7 @@ class Vim(nn.Module):
         for out, stream in taps:
             tokens = self.norm(out, stream)[0] if norm else (stream + out).to(out.dtype)
             tokens = tokens.flip(1) if flipped else tokens
-            intermediates.append(_to_format(patch_tokens(tokens, self.cls_position), grid, output_fmt))
+            intermediates.append(to_format(patch_tokens(tokens, self.cls_position), grid, output_fmt))
             prefixes.append(cls_tokens(tokens, self.cls_position))
         if not torch.jit.is_scripting() and output_dict:
             result: dict[str, Any] = {"image_intermediates": intermediates}
@@ -469,11 +460,3 @@ class Vim(nn.Module):
         if prune_head:
             self.reset_classifier(0, "")
         return take
-
-
-def _to_format(patches: Tensor, grid: tuple[int, int], output_fmt: str) -> Tensor:
-    """Patch tokens ``(B, H * W, D)`` as a map, or as they are for ``"NLC"``."""
-    if output_fmt == "NLC":
-        return patches
-    maps = patches.reshape(patches.shape[0], grid[0], grid[1], patches.shape[2])
-    return maps.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else maps

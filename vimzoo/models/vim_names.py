@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vimzoo.layers import BiMamba
 
 from .names import Dialect, Slot
-from .pos_embed import resize_pos_embed
+from .tokens import resize_pos_embed
 
 _STACKED = {
     "ssm.A_log": ("A_log", "A_b_log"),

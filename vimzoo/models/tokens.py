@@ -1,4 +1,4 @@
-"""Class tokens inside a sequence of patches, and position embeddings resized with them in mind."""
+"""Class tokens inside a sequence of patches: put in, taken out, pooled; position embeddings resized around them."""
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,44 @@ def cls_tokens(tokens: Tensor, placement: str) -> Tensor:
         return torch.cat([tokens[:, :1], tokens[:, -1:]], dim=1)
     middle = (tokens.shape[1] - 1) // 2
     return tokens[:, middle : middle + 1]
+
+
+POOLS = ("", "token", "last", "avg", "max")
+
+
+def checked_pool(pool: str | None, cls_token: str) -> str:
+    """The pooling asked for, by default the class token's if there is one, else the patches' mean.
+
+    Raises:
+        AssertionError: an unknown pooling, or one that needs a class token where there is none.
+    """
+    if pool is None:
+        return "token" if CLS_TOKENS[cls_token] else "avg"
+    assert pool in POOLS, f"global_pool: expected one of {POOLS}, got {pool!r}"
+    needs_token = pool == "token" and not CLS_TOKENS[cls_token]
+    assert not needs_token, "global_pool: 'token' needs a class token, got cls_token='none'"
+    return pool
+
+
+def pooled(tokens: Tensor, pool: str, placement: str) -> Tensor:
+    """A sequence ``(B, M + T, D)`` -> ``(B, D)``; all of it for ``pool=""``."""
+    if pool == "token":
+        return cls_tokens(tokens, placement).mean(1)
+    if pool == "last":
+        return tokens[:, -1]
+    if pool == "avg":
+        return patch_tokens(tokens, placement).mean(1)
+    if pool == "max":
+        return patch_tokens(tokens, placement).amax(1)
+    return tokens
+
+
+def to_format(patches: Tensor, grid: tuple[int, int], output_fmt: str) -> Tensor:
+    """Patch tokens ``(B, H * W, D)`` as a map ``"NCHW"`` or ``"NHWC"``, or as they are for ``"NLC"``."""
+    if output_fmt == "NLC":
+        return patches
+    maps = patches.reshape(patches.shape[0], grid[0], grid[1], patches.shape[2])
+    return maps.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else maps
 
 
 def _surely_equal(a: int, b: int) -> bool:
