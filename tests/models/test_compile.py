@@ -7,7 +7,7 @@ import timm
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import vimzoo  # noqa: F401  registers the models
+from vimzoo.layers import SS2D
 
 # name: options, first height and width, pixels from one size to the next
 MODELS = {
@@ -42,6 +42,20 @@ def test_ten_sizes_take_two_compilations(name: str) -> None:
             got.square().mean().backward()
     assert counter.frame_count <= 2
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_maps_of_one_chunk_are_no_case_of_their_own() -> None:
+    """Of 32 steps and fewer no state but the first is saved; the compiler must not count how many are."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    mixer = SS2D(16)
+    compiled = torch.compile(mixer, fullgraph=True, dynamic=True, backend=counter)
+    for height, width in ((7, 9), (3, 5), (8, 4), (11, 3), (2, 7), (12, 20)):
+        x = torch.randn(2, height, width, 16)
+        got = compiled(x)
+        torch.testing.assert_close(got, mixer(x))
+        got.square().mean().backward()
+    assert counter.frame_count <= 2
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .backends import Unsupported
 from .library import empty
-from .native import CHUNK
+from .native import CHUNK, states_size
 from .scan_path import tokens_from_codes
 
 MOST_PACKED = 7
@@ -105,9 +105,9 @@ class Walk:
         """Channels."""
         return self.x.shape[self.x_axes.index("d")]
 
-    def states_shape(self) -> tuple[int, ...]:
-        """Of the saved states, ``(B, K, chunks, N, D)``."""
-        return (self.batch, self.directions, -(-self.steps // CHUNK), self.states, self.channels)
+    def states_size(self) -> int:
+        """Floats in the saved states."""
+        return states_size(self.batch, self.directions, self.steps, self.states, self.channels)
 
     def images(self, first: int, last: int) -> Walk:
         """The same for a part of the images."""
@@ -162,7 +162,7 @@ class Kernels(ABC):
         if states.numel():
             self.forward(walk, states=states, guard=states.flatten()[:1].clone())
             return states
-        states = walk.x.new_empty(walk.states_shape(), dtype=torch.float32)
+        states = walk.x.new_empty(walk.states_size(), dtype=torch.float32)
         self.forward(walk, states=states)
         return states
 
@@ -189,6 +189,11 @@ def _paths(
     )  # fmt: skip
 
 
+def _by_image(states: Tensor, batch: int) -> Tensor:
+    """Saved states ``(B, floats)``."""
+    return states.view(batch, states.numel() // batch)
+
+
 def _slots(walk: Walk) -> Tensor:
     """Float32 memory for each direction's output by token, ``(B, K, L, D)``; zero where it will be added to."""
     new = walk.x.new_empty if walk.table is None else walk.x.new_zeros
@@ -204,13 +209,13 @@ def scan_paths(
     walk = _paths(x, x_dbl, A, dt_weight, dt_bias, D, codes, table, height, width)
     batch, length, channels, K = x.shape[0], x.shape[1], x.shape[-1], walk.directions
     out = x.new_empty((batch, length, channels) if merge else (batch, K, walk.steps, channels))
-    states = x.new_empty(walk.states_shape() if save_states else (0,), dtype=torch.float32)
+    states = x.new_empty(walk.states_size() if save_states else 0, dtype=torch.float32)
     if not out.numel():
         return out, states
     sums = merge and (K > 1 or walk.table is not None)
     for first, last in image_slices(batch, K * length * channels * 4 if sums else 0):
         part, gate = walk.images(first, last), None if z is None else z[first:last]
-        kept = states[first:last] if save_states else None
+        kept = _by_image(states, batch)[first:last] if save_states else None
         if sums:
             kernels.merged(part, gate, out[first:last], kept)
         else:
@@ -239,7 +244,7 @@ def scan_paths_backward(
     per_image = 4 * K * (length * (2 * channels + parts * columns) + channels * walk.states * CHUNK)
     slices = image_slices(batch, per_image)
     if grad.numel():
-        states = kernels.restored_states(walk, states)
+        states = _by_image(kernels.restored_states(walk, states), batch)
     else:
         slices = []
         dx.zero_(), dx_dbl.zero_(), dz.zero_()
@@ -313,8 +318,7 @@ def selective_scan(
     walk = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
     out = u.new_empty(u.shape)
     last = u.new_zeros((u.shape[0], u.shape[1], A.shape[1]), dtype=torch.float32)
-    shape = walk.states_shape()
-    states = u.new_empty((shape[0], *shape[2:]) if save_states else (0,), dtype=torch.float32)
+    states = u.new_empty(walk.states_size() if save_states else 0, dtype=torch.float32)
     if out.numel():
         kept = states if save_states else None
         kernels.forward(walk, out=out, out_axes="bdl", z=z, z_axes="bdl", states=kept, last=last)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .backends import Unsupported
 from .library import empty, gradients_of
-from .native import CHUNK, DTYPES
+from .native import DTYPES, states_size
 from .reference import along_paths, merged
 from .scan_path import tokens_from_codes
 
@@ -98,9 +98,9 @@ def _float(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.float().contiguous()
 
 
-def _no_states(like: Tensor, shape: tuple[int, ...], save: bool) -> Tensor:
+def _no_states(like: Tensor, size: int, save: bool) -> Tensor:
     """Ones tell a backward pass that needs states that there are none, as after the reference."""
-    return like.new_ones(shape if save else (0,), dtype=torch.float32)
+    return like.new_ones(size if save else 0, dtype=torch.float32)
 
 
 def _scan(
@@ -121,7 +121,7 @@ def _scan(
 def selective_scan(u: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`vimzoo.ops.selective_scan`: y, the last state, and ones in place of states."""
     *inputs, save = args
-    states = _no_states(u, (u.shape[0], -(-u.shape[2] // CHUNK), args[1].shape[1], u.shape[1]), save)
+    states = _no_states(u, states_size(u.shape[0], 1, u.shape[2], args[1].shape[1], u.shape[1]), save)
     if not u.numel():
         _require_scan(args[1], u)
         return torch.empty_like(u), u.new_zeros((*u.shape[:2], args[1].shape[1]), dtype=torch.float32), states
@@ -180,7 +180,7 @@ def scan_paths(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     *inputs, save = args
     A, codes, table, (height, width), merge = args[1], args[6], args[7], args[8:10], args[10]
     K, steps = len(codes), height * width if table is None else table.shape[1]
-    states = _no_states(x, (x.shape[0], K, -(-steps // CHUNK), A.shape[-1], x.shape[-1]), save)
+    states = _no_states(x, states_size(x.shape[0], K, steps, A.shape[-1], x.shape[-1]), save)
     if not x.numel():
         _require_scan(A, x)
         shape = (x.shape[0], x.shape[1]) if merge else (x.shape[0], K, steps)

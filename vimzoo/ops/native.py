@@ -119,6 +119,14 @@ def require(*tensors: Tensor | None) -> SimpleNamespace:
     return library
 
 
+def states_size(batch: int, directions: int, steps: int, states: int, channels: int) -> int:
+    """Floats that a forward pass saves: the states before every `CHUNK` steps, ``(B, K, chunks, N, D)``, in one row.
+
+    With an axis of chunks the compiler would take maps of a single chunk for a case of their own.
+    """
+    return batch * directions * ((steps + CHUNK - 1) // CHUNK) * states * channels
+
+
 def require_states(states: Tensor, grad: Tensor) -> None:
     """Check that a backward pass has the states which a native forward pass saves.
 

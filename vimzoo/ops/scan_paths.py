@@ -157,19 +157,17 @@ def _output_shape(
     return (x.shape[0], len(codes), _steps(codes, table, height, width), x.shape[-1])
 
 
-def _states_shape(x: Tensor, A: Tensor, codes: list[int], steps: int, save: bool) -> tuple:
-    """Float32 states before every `native.CHUNK` steps, ``(B, K, chunks, N, D)``; empty unless saved."""
-    if not save:
-        return (0,)
-    return (x.shape[0], len(codes), (steps + native.CHUNK - 1) // native.CHUNK, A.shape[-1], x.shape[-1])
+def _states_size(x: Tensor, A: Tensor, codes: list[int], steps: int, save: bool) -> int:
+    """`native.states_size`; 0 unless saved."""
+    return native.states_size(x.shape[0], len(codes), steps, A.shape[-1], x.shape[-1]) if save else 0
 
 
 def _reference(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     *inputs, save_states = args
     codes, table, height, width = inputs[6:10]
-    shape = _states_shape(x, args[1], codes, _steps(codes, table, height, width), save_states)
+    size = _states_size(x, args[1], codes, _steps(codes, table, height, width), save_states)
     # the reference's backward pass starts afresh; ones tell a native one, which needs states, that there are none
-    return reference.scan_paths(x, *inputs).contiguous(), x.new_ones(shape, dtype=torch.float32)
+    return reference.scan_paths(x, *inputs).contiguous(), x.new_ones(size, dtype=torch.float32)
 
 
 def _native_arguments(
@@ -218,7 +216,7 @@ def _native(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     library = native.require(x, x_dbl, z)
     steps = _steps(codes, table, height, width)
     out = x.new_empty(_output_shape(x, codes, table, height, width, merge))
-    states = torch.empty(_states_shape(x, A, codes, steps, save_states), dtype=torch.float32)
+    states = torch.empty(_states_size(x, A, codes, steps, save_states), dtype=torch.float32)
     if out.numel():
         fields, alive = _native_arguments(x, *args[:11])
         kept = native.address(states) if save_states else 0
@@ -299,7 +297,7 @@ implement("scan_paths_backward", _BACKWARD, inputs=14)
 @torch.library.register_fake("vimzoo::scan_paths")
 def _(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, save_states, backend=None):  # type: ignore
     steps = _steps(codes, table, height, width)
-    states = x.new_empty(_states_shape(x, A, codes, steps, save_states), dtype=torch.float32)
+    states = x.new_empty(_states_size(x, A, codes, steps, save_states), dtype=torch.float32)
     return x.new_empty(_output_shape(x, codes, table, height, width, merge)), states
 
 

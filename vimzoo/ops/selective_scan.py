@@ -121,10 +121,9 @@ def _check_arguments(
             check(tensor.shape == (channels,), name, "({},)", tensor, channels)
 
 
-def _states_shape(u: Tensor, A: Tensor, save: bool) -> tuple[int, ...]:
-    """States before every `native.CHUNK` steps, ``(B, chunks, N, D)``; empty unless saved."""
-    chunks = (u.shape[2] + native.CHUNK - 1) // native.CHUNK
-    return (u.shape[0], chunks, A.shape[1], u.shape[1]) if save else (0,)
+def _states_size(u: Tensor, A: Tensor, save: bool) -> int:
+    """`native.states_size`; 0 unless saved."""
+    return native.states_size(u.shape[0], 1, u.shape[2], A.shape[1], u.shape[1]) if save else 0
 
 
 def _state_dtype(u: Tensor, A: Tensor) -> torch.dtype:
@@ -136,7 +135,7 @@ def _reference(u: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, save = args
     out, last_state = reference.selective_scan(u, *inputs)
     # the reference's backward pass starts afresh; ones tell a native one, which needs states, that there are none
-    states = torch.ones(_states_shape(u, args[1], save), dtype=torch.float32, device=u.device)
+    states = torch.ones(_states_size(u, args[1], save), dtype=torch.float32, device=u.device)
     return out.contiguous(), last_state.contiguous().to(_state_dtype(u, args[1])), states
 
 
@@ -191,7 +190,7 @@ def _native(u: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     library = _require(u, *args[1:4])
     out = torch.empty(u.shape, dtype=u.dtype)
     last_state = torch.zeros(u.shape[0], u.shape[1], args[1].shape[1])
-    states = torch.empty(_states_shape(u, args[1], save))
+    states = torch.empty(_states_size(u, args[1], save))
     if out.numel():
         fields, alive = _fields(u, *inputs)
         library.selective_scan_forward(native.SelectiveScanArgs(
@@ -268,7 +267,7 @@ def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, save_states, backend=
     return (
         u.new_empty(u.shape),
         last_state,
-        u.new_empty(_states_shape(u, A, save_states), dtype=torch.float32),
+        u.new_empty(_states_size(u, A, save_states), dtype=torch.float32),
     )
 
 
