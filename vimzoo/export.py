@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import statistics
 import sys
 import time
@@ -73,11 +74,37 @@ def parse_size(text: str) -> tuple[int, int] | str:
     return int(parts[0]), int(parts[-1])
 
 
+def locate(name: str) -> tuple[str, str]:
+    """What ``timm.create_model`` takes for ``name``, and the registered name behind it.
+
+    Args:
+        name: a registered one, or a folder with ``config.json``, as timm and finished runs (in ``model/``) save models.
+
+    Raises:
+        ExportError: neither, or a folder without such a file.
+    """
+    if timm.is_model(name):
+        return name, name
+    given = Path(name.removeprefix("local-dir:"))
+    folder = given if (given / "config.json").is_file() else given / "model"
+    if given.is_dir():
+        try:
+            return f"local-dir:{folder}", json.loads((folder / "config.json").read_text())["architecture"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            expected = "expected a finished run's folder, or one that timm saved a model in"
+            raise ExportError(f"MODEL {name}: no config.json that names a model; {expected}") from error
+    known = timm.list_models(module=["vim", "vmamba", "mambair"])
+    near = difflib.get_close_matches(name, known, 4, 0.4) or difflib.get_close_matches(
+        name, timm.list_models(), 4
+    )
+    raise ExportError(f"MODEL {name}: no such model or folder; near it: {', '.join(near) or 'none'}")
+
+
 def build(name: str, checkpoint: str | None, random: bool, size: tuple[int, int] | str | None) -> nn.Module:
     """The model to be written, in evaluation mode.
 
     Args:
-        name: as timm knows it.
+        name: as `locate` takes it; a folder brings its weights.
         checkpoint: a file of weights; without it the published ones, or none where none were published.
         random: initial weights instead.
         size: what `parse_size` returns; None is the model's own way.
@@ -85,26 +112,25 @@ def build(name: str, checkpoint: str | None, random: bool, size: tuple[int, int]
     Raises:
         ExportError: no such model, weights that cannot be had, or a size that it does not take.
     """
-    if not timm.is_model(name):
-        known = timm.list_models(module=["vim", "vmamba", "mambair"])
-        near = difflib.get_close_matches(name, known, 4, 0.4) or difflib.get_close_matches(
-            name, timm.list_models(), 4
-        )
-        raise ExportError(f"MODEL {name}: no such model; near it: {', '.join(near) or 'none'}")
-    cfg = timm.get_pretrained_cfg(name)
+    source, architecture = locate(name)
+    own = source != architecture
+    if own and (checkpoint is not None or random):
+        given = "--random" if random else f"--checkpoint {checkpoint}"
+        raise ExportError(f"{given}: {name} is a folder and brings its weights; expected neither option")
+    cfg = timm.get_pretrained_cfg(architecture)
     options: dict[str, Any] = {}
     if cfg is not None and cfg.fixed_input_size and size is not None:
         options |= {"dynamic_img_size": True} if size == "dynamic" else {"img_size": size}
-    if "mambairv2" in name:
+    if "mambairv2" in architecture:
         options["routing"] = "argmax"  # a file draws no random numbers
     if checkpoint is not None:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": checkpoint}}
-    elif not random and cfg is not None and cfg.has_weights:
+    elif own or (not random and cfg is not None and cfg.has_weights):
         options["pretrained"] = True
     try:
-        return timm.create_model(name, **options).eval()
+        return timm.create_model(source, **options).eval()
     except Exception as error:  # a hub's errors have no common ancestor
-        hint = "" if checkpoint else "; --checkpoint FILE takes a file, --random initial weights"
+        hint = "" if checkpoint or own else "; --checkpoint FILE takes a file, --random initial weights"
         raise ExportError(f"MODEL {name}: {error}{hint}") from error
 
 
@@ -121,10 +147,10 @@ def image_shapes(model: nn.Module, size: tuple[int, int] | str | None) -> list[t
 
 
 def describe(name: str, model: nn.Module) -> dict[str, Any]:
-    """What goes into the file beside the weights: timm's facts on the input, classes or scale."""
+    """What goes into the file beside the weights: timm's facts on the input, classes and their names, or scale."""
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-    facts = {"model": name, **{key: cfg[key] for key in kept if key in cfg}}
+    kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
+    facts = {"model": name, **{key: cfg[key] for key in kept if cfg.get(key) is not None}}
     return facts | {key: getattr(model, key) for key in ("num_classes", "scale") if hasattr(model, key)}
 
 
@@ -177,9 +203,9 @@ def export(
     """Write a model and check the file against PyTorch before it gets its name.
 
     Args:
-        name: the model as timm knows it.
+        name: the model as timm knows it, or a folder; see `locate`.
         kind: one of `FORMATS`.
-        output: where to; by default the model's name in the current folder.
+        output: where to; by default the model's registered name in the current folder.
         checkpoint, random, size: see `build`. By default a model that takes any size is written for any.
         int8: write a second ONNX file with 8-bit weights.
 
@@ -193,7 +219,8 @@ def export(
         raise ExportError(f"--format {kind}: expected one of {', '.join(FORMATS)}")
     if int8 and kind != "onnx":
         raise ExportError(f"--int8: needs --format onnx, got {kind}")
-    path = output or Path(name + FORMATS[kind])
+    architecture = locate(name)[1]
+    path = output or Path(architecture + FORMATS[kind])
     if not path.parent.is_dir():
         raise ExportError(f"--output {path}: there is no folder {path.parent}")
     model = build(name, checkpoint, random, size)
@@ -203,7 +230,7 @@ def export(
     shapes = image_shapes(model, size)
     unfinished = path.with_name("unfinished-" + path.name)  # the suffix says what it is
     try:
-        write(model, kind, unfinished, shapes, describe(name, model), size == "dynamic")
+        write(model, kind, unfinished, shapes, describe(architecture, model), size == "dynamic")
         run = exporters.load(unfinished, kind)
         worst = compare(run, model, shapes)
         if not worst.difference <= BOUND:
@@ -235,7 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vimzoo.export", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("model", metavar="MODEL", help="a name that timm.list_models() knows")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a name that timm.list_models() knows, or a run's folder"
+    )
     parser.add_argument("--format", choices=FORMATS, default="onnx")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights; default: the published ones")
     parser.add_argument("--random", action="store_true", help="initial weights")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch import nn
 
 from vimzoo import export, exporters
 
@@ -56,6 +57,40 @@ def test_onnx_file_of_vim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (
         1e-5 < spread_error(run_onnx(small, images), want) < 0.3
     )  # it is another file, and still this model
+
+
+def test_eight_bits_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> None:
+    """A token a thousand times as large as the others takes none of their bits, nor does a token of zeros."""
+    torch.manual_seed(0)
+    model, tokens = nn.Linear(64, 32), torch.randn(4, 64)
+    exporters.save_onnx(exporters.to_program(model, tokens), tmp_path / "whole.onnx", {})
+    exporters.quantise(tmp_path / "whole.onnx", tmp_path / "small.onnx")
+    tokens[1] *= 1000
+    tokens[2] = 0
+    with torch.no_grad():
+        want = model(tokens)
+    got = run_onnx(tmp_path / "small.onnx", tokens)
+    for index in range(4):
+        assert 0 <= spread_error(got[index], want[index]) < 0.05
+
+
+def test_a_run_or_a_saved_model_in_place_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a run has the model below it; both are written with its weights, classes and options."""
+    model = timm.create_model("test_vim", num_classes=3, in_chans=1, depth=2).eval()
+    labels = {"num_classes": 3, "label_names": ["one", "two", "three"]}
+    timm.models.save_for_hf(model, str(tmp_path / "run/model"), {"pretrained_cfg": labels})
+    images = torch.rand(2, 1, 64, 64)
+    monkeypatch.chdir(tmp_path)
+    for given in ("run", "run/model", "local-dir:run/model"):
+        assert export.main([given, "--format", "torchscript"]) == 0
+        kept = {exporters.METADATA: ""}
+        with torch.no_grad():
+            got = torch.jit.load("test_vim.ts", _extra_files=kept)(images)
+            torch.testing.assert_close(got, model(images))
+        assert json.loads(kept[exporters.METADATA])["label_names"] == ["one", "two", "three"]
+        Path("test_vim.ts").unlink()
+    with pytest.raises(export.ExportError, match="--random: run is a folder and brings its weights"):
+        export.export("run", "torchscript", random=True)
 
 
 @pytest.mark.slow
@@ -116,7 +151,8 @@ def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["vim_tiny_patch16"], "MODEL vim_tiny_patch16: no such model; near it: vim_tiny_patch16_"),
+        (["vim_tiny_patch16"], "MODEL vim_tiny_patch16: no such model or folder; near it: vim_tiny_patch16_"),
+        (["."], "MODEL .: no config.json that names a model; expected a finished run's folder"),
         (["test_vim", "--size", "0"], "--size 0: expected dynamic"),
         (["test_vim", "--size", "1x2x3"], "--size 1x2x3: expected"),
         (["test_vim", "--int8", "--format", "pt2"], "--int8: needs --format onnx, got pt2"),
@@ -124,7 +160,11 @@ def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
         (["test_vim", "--checkpoint", "absent.pth"], "absent.pth"),
     ],
 )
-def test_bad_requests(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_requests(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
     assert export.main(arguments) == 1
     assert words in capsys.readouterr().err
     assert not list(Path().glob("unfinished-*"))
