@@ -11,6 +11,7 @@ from .paired import degraded_folder, paired_folder
 from .photos import bundled_photos
 from .shards import shards
 from .splits import Images, Splits, UsageError, stratified_split
+from .stages import StageBatches, Stages
 
 SOURCES: dict[str, Callable[..., Splits]] = {
     "digits": bundled_digits,
@@ -29,6 +30,8 @@ __all__ = [
     "Images",
     "Shapes",
     "Splits",
+    "StageBatches",
+    "Stages",
     "UsageError",
     "bundled_digits",
     "bundled_photos",

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from .buckets import BucketBatches, ShapeBatches
 from .splits import Images, Splits, UsageError
+from .stages import StageBatches
 
 
 class EpochBatches(Sampler[list[tuple[int, ...]]]):
@@ -86,10 +87,11 @@ def train_loader(
 ) -> DataLoader:
     """Batches of (images (B, C, H, W), class numbers (B,)); the last incomplete batch is left out.
 
-    Where images come in many sizes (``data.shapes``), those of a batch have one, and their number differs.
+    Where images come in many sizes (``data.shapes``) or in stages (``data.stages``), those of a batch have one size,
+    and their number differs.
 
     Args:
-        batch_size: images per step, of all processes together, at most the whole split.
+        batch_size: images per step, of all processes together, at most the whole split; of the first stage.
         seed: of the order; ``loader.batch_sampler.epoch`` chooses the epoch.
         workers: processes that load; None is one per core, eight at most.
         limit: batches per epoch, for a quick look.
@@ -99,13 +101,19 @@ def train_loader(
 
     Raises:
         UsageError: batch_size or repeats below one, or batch_size not a multiple of the processes; see also
-            ``BucketBatches``.
+            ``BucketBatches`` and ``StageBatches``.
     """
     if batch_size < 1:
         raise UsageError(f"data.batch_size={batch_size}: expected at least 1")
     count = _workers(workers)
-    batches: EpochBatches | BucketBatches
-    if data.shapes is None or data.kinds is None:
+    batches: EpochBatches | BucketBatches | StageBatches
+    if data.stages is not None:
+        if batch_size != (first := data.stages.parts[0].batch_size):
+            raise UsageError(
+                f"data.batch_size={batch_size}: expected that of the first of data.stages, {first}"
+            )
+        batches = StageBatches(data.stages, seed, limit, rank, world)
+    elif data.shapes is None or data.kinds is None:
         if tokens is not None:
             raise UsageError(f"data.tokens={tokens}: expected null without data.sides")
         batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world, repeats)

@@ -10,6 +10,7 @@ from .degradations import Degradation
 from .folder import VAL_NAMES
 from .pairs import MODES, CropPairs, ImagePairs, PixelCache, WholePairs, image_size
 from .splits import Splits, UsageError, stratified_split
+from .stages import parsed_stages
 
 __all__ = ["degraded_folder", "image_files", "paired_files", "paired_folder", "restoration_splits"]
 
@@ -94,18 +95,19 @@ def restoration_splits(
     *,
     degradation: Degradation | None,
     scale: int,
-    crop: int,
+    crop: int | None,
     crops: int,
     in_chans: int,
     eval_crop: int | None,
     cache_mb: float,
     aug: Mapping[str, Any] | None,
     seed: int,
+    stages: Sequence[Mapping[str, Any]] | None = None,
 ) -> Splits:
     """Splits of pairs from the files for training, validation and, if given, test; see `paired_folder`.
 
     Raises:
-        UsageError: an option out of range, or a training image smaller than ``crop``.
+        UsageError: an option out of range, or a training image smaller than the largest crop.
     """
     aug = dict(aug or {})
     if strange := set(aug) - {"flip", "rotate"}:
@@ -114,17 +116,26 @@ def restoration_splits(
         )
     if in_chans not in MODES:
         raise UsageError(f"data.in_chans={in_chans}: expected 1 (grey) or 3 (colour)")
+    if crops < 1:
+        raise UsageError(f"data.crops={crops}: expected at least 1")
+    growing = None if stages is None else parsed_stages(stages, crops, scale)
+    if crop is None:
+        crop = growing.parts[0].crop if growing else 128 // scale * scale
     if crop < scale or crop % scale:
         raise UsageError(f"data.crop={crop}: expected a positive multiple of the scale, {scale}")
     if eval_crop is not None and eval_crop < scale:
         raise UsageError(
             f"data.eval_crop={eval_crop}: expected at least the scale, {scale}, or null for whole images"
         )
-    if crops < 1:
-        raise UsageError(f"data.crops={crops}: expected at least 1")
+    if growing and crop != growing.parts[0].crop:
+        raise UsageError(
+            f"data.crop={crop}: expected that of the first of data.stages, {growing.parts[0].crop}"
+        )
+    largest = max(stage.crop for stage in growing.parts) if growing else crop
     for path in parts[0][1] if parts[0] is not parts[-1] else ():
-        if min(size := image_size(path)) < crop:
-            raise UsageError(f"data.crop={crop}: {path} is only {size[0]} x {size[1]} pixels")
+        if min(size := image_size(path)) < largest:
+            asked = f"data.stages: crops of {largest} pixels" if growing else f"data.crop={crop}"
+            raise UsageError(f"{asked}: {path} is only {size[0]} x {size[1]} pixels")
     cache = PixelCache(int(cache_mb * 2**20))
     train, val, *test = (ImagePairs(high, low, degradation, scale, in_chans, cache) for low, high in parts)
     return Splits(
@@ -138,6 +149,7 @@ def restoration_splits(
         std=(1.0,) * in_chans,
         eval_batch=1,
         scale=scale,
+        stages=growing,
     )
 
 
@@ -150,6 +162,7 @@ def paired_folder(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     cache_mb: float = 1024,
+    stages: Sequence[Mapping[str, Any]] | None = None,
     *,
     aug: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -162,13 +175,16 @@ def paired_folder(
 
     Args:
         root: DIR.
-        crop: Side of the clean crops to train on, in pixels; None is 128, or 126 at scale 3.
-        crops: Crops per epoch.
+        crop: Side of the clean crops to train on, in pixels; None is that of the first stage, or else 128, 126 at
+            scale 3.
+        crops: Crops per epoch; with ``stages`` of the first one.
         in_chans: 3 reads colour, 1 grey.
         eval_crop: At most so many clean pixels per axis, from the middle, in evaluation; None takes whole images.
         val_fraction, test_fraction: Shares held out where DIR has no train and val folders; a test_fraction of 1 makes
             all images test images, to evaluate on.
         cache_mb: Decoded images kept in memory by every process that loads.
+        stages: Sizes of crops and batches that change in the course of the run: mappings of ``epochs``, ``crop`` and
+            ``batch_size``, see `vimzoo.data.stages.Stages`; an epoch has as many updates in each.
         aug: ``flip`` (left and right exchanged) and ``rotate`` (also turned by quarters), each for half the crops.
         seed: Seeds the crops, not the split.
         pretrained_cfg: Unused; images stay in 0..1.
@@ -187,10 +203,9 @@ def paired_folder(
     parts: list[Files] = [(low, high) for low, high, _ in found]
     if len(parts) == 1:
         parts = _split(parts[0], val_fraction, test_fraction, folders[0])
-    crop = crop or 128 // scales[0] * scales[0]
     return restoration_splits(
         str(root), parts, degradation=None, scale=scales[0], crop=crop, crops=crops, in_chans=in_chans,
-        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed,
+        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed, stages=stages,
     )  # fmt: skip
 
 
@@ -199,13 +214,14 @@ def degraded_folder(
     scale: int = 1,
     sigma: float = 0.0,
     quality: int | None = None,
-    crop: int = 128,
+    crop: int | None = None,
     crops: int = 16000,
     in_chans: int = 3,
     eval_crop: int | None = 512,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     cache_mb: float = 1024,
+    stages: Sequence[Mapping[str, Any]] | None = None,
     *,
     aug: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -216,7 +232,8 @@ def degraded_folder(
     Args:
         scale, sigma, quality: What is to be undone, see `vimzoo.data.degradations.Degradation`: a reduction
             (super-resolution), noise (denoising), JPEG, or any of them together.
-        root, crop, crops, in_chans, eval_crop, val_fraction, test_fraction, cache_mb, aug, seed, pretrained_cfg:
+        root, crop, crops, in_chans, eval_crop, val_fraction, test_fraction, cache_mb, stages, aug, seed,
+        pretrained_cfg:
             As in `paired_folder`.
 
     Raises:
@@ -229,5 +246,5 @@ def degraded_folder(
         parts = _split(parts[0], val_fraction, test_fraction, folders[0])
     return restoration_splits(
         str(root), parts, degradation=degradation, scale=scale, crop=crop, crops=crops, in_chans=in_chans,
-        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed,
+        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed, stages=stages,
     )  # fmt: skip

@@ -157,6 +157,7 @@ class WholePairs(Dataset):
 class CropPairs(Dataset):
     """Random crops of the pairs, flipped and turned, indexed by ``(epoch, index)``: nothing else decides them.
 
+    A key ``(epoch, index, size, size)`` asks for crops of that size, and its index counts those of the whole run.
     Images ``(C, size / scale, size / scale)`` and ``(C, size, size)`` in 0..1.
     """
 
@@ -173,11 +174,11 @@ class CropPairs(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        epoch, index, *shape = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        low, high = self.pairs.pixels((epoch * self.count + index) % len(self.pairs))
-        size = self.size // self.pairs.scale
+        low, high = self.pairs.pixels((index if shape else epoch * self.count + index) % len(self.pairs))
+        size = (shape[0] if shape else self.size) // self.pairs.scale
         top, left = (int(rng.integers(side - size + 1)) for side in low.shape[:2])
         mirror, upside, across = rng.integers(2, size=3) * (self.flip, self.rotate, self.rotate)
         low, high = (_turned(part, mirror, upside, across) for part in _window(low, high, top, left, size))

@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from .buckets import Shapes
+    from .stages import Stages
 
 
 class UsageError(ValueError):
@@ -29,7 +30,7 @@ class Splits:
     """Three splits of one data set.
 
     ``train`` is indexed by ``(epoch, index)``, ``(epoch, index, repeat)`` under repeated augmentation, or
-    ``(epoch, index, height, width)`` where images come in many sizes, so that an augmented sample depends on
+    ``(epoch, index, height, width)`` where images come in many sizes or stages, so that an augmented sample depends on
     nothing but the seed and its key (never on the number of workers); ``val`` and ``test`` are indexed by
     ``index``. All give a normalised float32 image ``(C, H, W)`` and its target: a class number, or the image
     wanted. ``classes`` is empty where there are none.
@@ -38,7 +39,8 @@ class Splits:
     whole images of many sizes), ``scale`` the number of target pixels per image pixel and axis, ``crop_pct`` the
     share of a resized image that its centre crop keeps in evaluation. Where training images come in many sizes,
     ``shapes`` are those and ``kinds`` (N,) the kind of shape of each image; the held-out data sets then tell the
-    size of each of their images in ``shapes``. ``unreadable()`` names the images that could not be read so far, in
+    size of each of their images in ``shapes``. ``stages`` are the sizes of crops and batches where they change in
+    the course of a run. ``unreadable()`` names the images that could not be read so far, in
     whichever process, and raises ``UsageError`` when they are too many.
     """
 
@@ -55,6 +57,7 @@ class Splits:
     crop_pct: float = 1.0
     shapes: Shapes | None = None
     kinds: np.ndarray | None = None
+    stages: Stages | None = None
     unreadable: Callable[[], list[str]] = list
 
 

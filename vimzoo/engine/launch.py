@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from ..data import BucketBatches, Splits, UsageError, eval_loader, train_loader
+from ..data import BucketBatches, Splits, StageBatches, UsageError, eval_loader, train_loader
 from . import export, report, resume
 from .build import build_data, build_state, check_run
 from .loop import evaluate, fit, seed_everything
@@ -78,7 +78,7 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
         if begun:
             resume.carry_best(begun, out)
         report.header(state, data, cfg, out)
-        if isinstance(batches.batch_sampler, BucketBatches):
+        if isinstance(batches.batch_sampler, BucketBatches | StageBatches):
             print(f"sizes  {batches.batch_sampler.summary()}", flush=True)
     every = run["save_every"] or {}
     saver = Saver(out, cfg, every.get("steps"), every.get("minutes"))

@@ -183,7 +183,7 @@ def fit(
             scores = state.task.scores(data)
             metrics = evaluate(state.averaged, val, scores, state.device, state.amp, state.world)
             row |= {f"val_{name}": value for name, value in metrics.items()}
-            if data.shapes is not None:
+            if data.shapes is not None or data.stages is not None:
                 row |= sizes.row(state)
                 if state.world.main:
                     sizes.write(state, data.shapes, saver.out / "sizes.csv")

@@ -12,7 +12,10 @@ from .state import State
 
 # Settings that say which images a batch holds: they must stay when a run goes on in the middle of an epoch
 ORDER = [("run", "seed"), ("run", "limit_batches")]
-ORDER += [("data", key) for key in ("batch_size", "tokens", "sides", "step", "max_aspect")]
+ORDER += [
+    ("data", key)
+    for key in ("batch_size", "tokens", "sides", "step", "max_aspect", "crop", "crops", "stages")
+]
 
 
 def find(asked: str | None, out: Path) -> Path | None:

@@ -36,12 +36,15 @@ def row(state: State) -> dict[str, float]:
     }
 
 
-def write(state: State, shapes: Shapes, path: Path) -> None:
-    """A table of all sizes so far: height and width in pixels, images and tokens of a batch, how many batches."""
+def write(state: State, shapes: Shapes | None, path: Path) -> None:
+    """A table of all sizes so far: height and width in pixels, images and tokens of a batch, how many batches.
+
+    Without ``shapes`` there are no tokens.
+    """
     sizes = sorted((tuple(map(int, size.split("x"))), batches) for size, batches in state.sizes.items())
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["height", "width", "images", "tokens", "batches"])
         for (images, height, width), batches in sizes:
-            tokens = images * shapes.tokens((height, width))
+            tokens = images * shapes.tokens((height, width)) if shapes else None
             writer.writerow([height, width, images, tokens, batches])
