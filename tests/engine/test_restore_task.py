@@ -1,5 +1,6 @@
 """The restoration task: losses against formulas, scores against the metrics, short runs of every experiment."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -119,10 +120,32 @@ def test_published_recipes_run(name: str, photographs: Path, tmp_path: Path) -> 
     words = [f"experiment={name}", f"data.root={photographs}"]
     model = composed(*words)["model"]["model_name"]
     kind = next(prefix for prefix in SMALL if model.startswith(prefix))
-    cfg = short(*words, *SMALL[kind], "data.crop=24", "data.eval_crop=24")
+    cfg = short(*words, *SMALL[kind], "data.crop=24", "data.eval_crop=24", "data.stages=null")
     cfg["sched"] = {**cfg["sched"], "num_epochs": 1, "warmup_epochs": 0}
     launch(cfg, tmp_path)
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 3
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_recipe_for_real_photographs_goes_through_its_stages(tmp_path: Path) -> None:
+    """With crops of a quarter of the side, an eighth of the images and one update in each stage."""
+    for kind in ("low", "high"):
+        (tmp_path / "pairs" / kind).mkdir(parents=True)
+        for index in range(4):
+            noise = Image.effect_noise((104, 96), 60).convert("RGB")
+            noise.save(tmp_path / "pairs" / kind / f"{index}.png")
+    words = ["experiment=mambair_realdn", f"data.root={tmp_path / 'pairs'}", *SMALL["mambair_realdn_unet"]]
+    cfg = composed(
+        *words, "+model.d_state=1", "data.crops=8", "data.batch_size=8", "data.eval_crop=16", "run.device=cpu"
+    )
+    cfg["data"]["workers"], cfg["run"]["epochs"] = 0, 6
+    cfg["sched"] |= {"num_epochs": 6, "warmup_epochs": 0}
+    for stage in cfg["data"]["stages"]:
+        stage.update(epochs=1, crop=stage["crop"] // 4, batch_size=stage["batch_size"] // 8)
+    launch(cfg, tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out/sizes.csv").open()))
+    seen = {(int(row["height"]), int(row["images"]), int(row["batches"])) for row in rows}
+    assert seen == {(32, 8, 1), (40, 5, 1), (48, 4, 1), (64, 2, 1), (80, 1, 1), (96, 1, 1)}
 
 
 @pytest.mark.parametrize(
