@@ -12,6 +12,7 @@ from typing import Any
 from . import checkpoint, sharded
 from .state import State
 
+AGAIN = 2.0  # seconds after which a second Ctrl-C is meant; launchers repeat at once what a terminal has sent to all
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -42,6 +43,7 @@ class Saver:
     heard: int = 0  # number of the signal that came
     saved: float = field(default_factory=time.monotonic)
     _before: dict[int, Any] = field(default_factory=dict)
+    _pressed: float | None = None  # when Ctrl-C came first
 
     def __enter__(self) -> Saver:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
@@ -54,9 +56,18 @@ class Saver:
         self._before = {}
 
     def _hear(self, number: int, _frame: object) -> None:
-        """Remember the first signal; a second one of its kind does what it did before."""
+        """Remember the signal; only a second Ctrl-C, some time after the first, does what it did before.
+
+        SIGTERM may come several times for one request: to all processes of a job, and again from those that
+        started them.
+        """
         self.heard = number
-        signal.signal(number, self._before[number])
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            self._pressed = self._pressed or now
+            if now - self._pressed > AGAIN:
+                signal.signal(number, self._before[number])
+                signal.raise_signal(number)
 
     def after_step(self, state: State) -> None:
         """Save if it is time.
@@ -66,11 +77,12 @@ class Saver:
         """
         by_steps = bool(self.steps) and state.step % (self.steps or 1) == 0
         by_clock = self.minutes is not None and time.monotonic() - self.saved > 60 * self.minutes
-        self.heard, due = state.world.largest(self.heard, by_steps or by_clock)
-        if self.heard or due:
+        # A signal that comes meanwhile is heard after the next step, by all
+        heard, due = state.world.largest(self.heard, by_steps or by_clock)
+        if heard or due:
             self.save(state)
-        if self.heard:
-            self.stop(state)
+        if heard:
+            self.stop(state, heard)
 
     def save(self, state: State, best: bool = False) -> None:
         """Write last.pt (a sharded run: last.dcp), and best.pt too if it is the best so far."""
@@ -87,18 +99,21 @@ class Saver:
     def after_epoch(self, state: State, best: bool) -> None:
         """Save; see ``after_step``."""
         self.save(state, best)
-        (self.heard,) = state.world.largest(self.heard)
-        if self.heard and state.epoch < state.epochs:
-            self.stop(state)
+        (heard,) = state.world.largest(self.heard)
+        if heard and state.epoch < state.epochs:
+            self.stop(state, heard)
 
     def last(self, state: State) -> Path:
         """The checkpoint that everything can go on from."""
         return self.out / (sharded.LAST if state.sharded else checkpoint.LAST)
 
-    def stop(self, state: State) -> None:
-        """Raise ``Stopped``, saying how to go on."""
+    def stop(self, state: State, number: int) -> None:
+        """Raise ``Stopped``, saying how to go on; once all is written, because the first process that ends takes
+        the others with it.
+        """
+        state.world.wait()
         raise Stopped(
-            f"stopped by {signal.Signals(self.heard).name} after step {state.step} (epoch {state.epoch + 1}, "
+            f"stopped by {signal.Signals(number).name} after step {state.step} (epoch {state.epoch + 1}, "
             f"batch {state.batch}); go on with resume={self.last(state)}",
-            self.heard,
+            number,
         )

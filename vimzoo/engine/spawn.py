@@ -84,7 +84,7 @@ def _child(
     except EXPECTED as error:
         answers.put(error)
         sys.stdout.flush()
-        os._exit(1)  # at once: the others may be waiting for this one, and are ended by the parent
+        sys.exit(1)  # the others may be waiting for this one; the parent ends them
 
 
 @contextlib.contextmanager

@@ -1,0 +1,86 @@
+"""Signals as launchers and people send them: repeated, to every process, at the worst moment."""
+
+import os
+import signal
+import time
+
+import pytest
+from trainer_helpers import small
+
+from vimzoo.engine import Stopped, checkpoint, classify, launch, report, saver
+from vimzoo.engine import loop as loop_module
+from vimzoo.engine.launch import work
+from vimzoo.engine.parallel import World
+from vimzoo.engine.spawn import spawn
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(report, "curves", lambda *_: None)
+
+
+def before_step(monkeypatch, number, action):
+    """Call ``action`` before that step."""
+    real = loop_module.train_step
+
+    def step(state, *batch):
+        if state.step + 1 == number:
+            action()
+        return real(state, *batch)
+
+    monkeypatch.setattr(loop_module, "train_step", step)
+
+
+def send(*numbers):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_repeated_signal_is_one_request(number, tmp_path, monkeypatch):
+    before_step(monkeypatch, 2, lambda: send(number, number, number))
+    with pytest.raises(Stopped, match=rf"{number.name} after step 2"):
+        launch(small(), tmp_path)
+    assert checkpoint.read(tmp_path / "last.pt")["step"] == 2
+
+
+def test_ctrl_c_again_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(saver, "AGAIN", 0.01)
+    before_step(monkeypatch, 2, lambda: (send(signal.SIGINT), time.sleep(0.05), send(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        launch(small(), tmp_path)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_signal_between_two_votes_is_not_lost(tmp_path, monkeypatch):
+    """It comes while the processes agree on whether one was heard; all hear it after the next step."""
+    calls = []
+
+    def largest(world, *values):
+        calls.append(1)
+        if len(calls) == 1:
+            send(signal.SIGTERM)
+        return list(values)
+
+    monkeypatch.setattr(World, "largest", largest)
+    with pytest.raises(Stopped, match="SIGTERM after step 2"):
+        launch(small(), tmp_path)
+
+
+def slow_disk(cfg, out, overrides, world):
+    """A signal, and a first process that needs a second to write what the second one need not wait for."""
+    real = checkpoint.save
+    checkpoint.save = lambda *args: (time.sleep(1), real(*args))
+    if world.main:
+        with pytest.MonkeyPatch.context() as patch:
+            before_step(patch, 2, lambda: send(signal.SIGTERM))
+            return work(cfg, out, overrides, world)
+    return work(cfg, out, overrides, world)
+
+
+@pytest.mark.slow
+def test_no_process_ends_before_all_is_written(tmp_path):
+    with pytest.raises(Stopped, match="SIGTERM after step 2"):
+        spawn(slow_disk, small("devices=2", "data.workers=1"), tmp_path, [])
+    assert checkpoint.read(tmp_path / "last.pt")["step"] == 2
