@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shutil
 import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +15,17 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
-    get_state_dict,
+    get_optimizer_state_dict,
     set_model_state_dict,
-    set_state_dict,
+    set_optimizer_state_dict,
 )
 
 from ..data import UsageError
 from . import checkpoint
+from .parallel import World
 from .state import State
 
 LAST, PREVIOUS = "last.dcp", "previous.dcp"
@@ -30,29 +33,36 @@ PROGRESS = "progress.pt"  # beside the parts: all that is not sharded
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def tensors(state: State) -> dict[str, Any]:
-    """Weights, average and moments under their names, sharded as they are."""
-    model, optimizer = get_state_dict(state.model, state.optimizer)
-    content = {"model": model, "optimizer": optimizer}
+def tensors(state: State, moments: bool) -> dict[str, Any]:
+    """Weights, average and, if asked for, moments under their names, sharded as they are.
+
+    Where an optimizer has none yet, torch makes it take a step without gradients, which it would count.
+    """
+    content: dict[str, Any] = {"model": get_model_state_dict(state.model)}
+    if moments:
+        content["optimizer"] = get_optimizer_state_dict(state.model, state.optimizer)
     if state.ema is not None:
         content["model_ema"] = get_model_state_dict(state.ema.module)
     return content
 
 
 def save(state: State, path: Path, config: dict[str, Any]) -> None:
-    """Write a folder of parts to a temporary name, check it, rename; a ``last.dcp`` becomes ``previous.dcp``.
+    """Write a folder of parts and their checksums to a temporary name, rename; ``last.dcp`` becomes ``previous.dcp``.
 
     Raises:
         OSError: it cannot be written; the folder that was there stays.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary, moments = path.with_name(path.name + ".tmp"), bool(state.optimizer.state)
     if state.world.main:
         shutil.rmtree(temporary, ignore_errors=True)
     state.world.wait()
-    dcp.save(tensors(state), checkpoint_id=temporary)
+    with _naming(path, temporary, state.world):
+        dcp.save(tensors(state, moments), checkpoint_id=temporary)
+        sums = checksums(temporary, state.world)
+        if state.world.main:
+            rest = {**checkpoint.progress(state, config), "moments": moments, "checksums": sums}
+            checkpoint.write(rest, temporary / PROGRESS)
     if state.world.main:
-        checkpoint.write(checkpoint.progress(state, config), temporary / PROGRESS)
-        verify(temporary)
         previous = path.with_name(PREVIOUS)
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
@@ -62,19 +72,35 @@ def save(state: State, path: Path, config: dict[str, Any]) -> None:
     state.world.wait()
 
 
-def verify(path: Path) -> None:
-    """Compare the files with what the plan says they hold.
+@contextlib.contextmanager
+def _naming(path: Path, temporary: Path, world: World) -> Iterator[None]:
+    """Failures to write as one error that names the checkpoint; what was written so far is removed."""
+    try:
+        yield
+    except (OSError, dcp.api.CheckpointException) as error:
+        if world.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            f"{path}: cannot be written ({_reason(error)}); the checkpoint before it is whole"
+        ) from error
 
-    Raises:
-        OSError: one is missing or too short.
-    """
-    parts: dict[str, int] = {}
-    for place in FileSystemReader(path).read_metadata().storage_data.values():
-        end = place.offset + place.length
-        parts[place.relative_path] = max(end, parts.get(place.relative_path, 0))
-    for name, size in parts.items():
-        if (path / name).stat().st_size < size:
-            raise OSError(f"{path / name}: shorter than the {size} bytes that the plan says")
+
+def checksums(folder: Path, world: World) -> dict[str, int]:
+    """CRC-32 of every part of a checkpoint by file name, -1 where it cannot be read; the processes share the work."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != PROGRESS)
+    mine = {name: _crc(folder / name) for name in names[world.rank :: world.size]}
+    return {name: crc for part in world.gather(mine) for name, crc in part.items()}
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                crc = zlib.crc32(block, crc)
+    except OSError:
+        return -1
+    return crc
 
 
 def restore(state: State, path: Path) -> dict[str, Any]:
@@ -97,11 +123,14 @@ def restore(state: State, path: Path) -> dict[str, Any]:
 
 
 def _restore(state: State, path: Path) -> dict[str, Any]:
-    content = tensors(state)
     try:
-        verify(path)
         checkpoint.verify(path / PROGRESS)
         rest = torch.load(path / PROGRESS, weights_only=True)
+        found = checksums(path, state.world)
+        for name, crc in rest["checksums"].items():
+            if found.get(name) != crc:
+                raise OSError(f"the checksum of {name} is wrong")
+        content = tensors(state, rest["moments"])
         dcp.load(content, checkpoint_id=path, no_dist=not dist.is_initialized())
     except (
         OSError,
@@ -111,14 +140,22 @@ def _restore(state: State, path: Path) -> dict[str, Any]:
         pickle.UnpicklingError,
         dcp.api.CheckpointException,
     ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UsageError(f"resume={path}: not a readable checkpoint of this model ({reason})") from error
-    set_state_dict(
-        state.model, state.optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"]
-    )
+        raise UsageError(
+            f"resume={path}: not a readable checkpoint of this model ({_reason(error)})"
+        ) from error
+    set_model_state_dict(state.model, content["model"])
+    if rest["moments"]:
+        set_optimizer_state_dict(state.model, state.optimizer, content["optimizer"])
+    else:
+        state.optimizer.state.clear()
     if state.ema is not None:
         set_model_state_dict(state.ema.module, content["model_ema"])
     return rest
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of a message: the one without traceback."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
