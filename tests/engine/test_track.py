@@ -36,6 +36,18 @@ def test_tensorboard(tmp_path):
     assert {"step/lr", "step/grad_norm", "epoch/val_top1"} <= set(events.Tags()["scalars"])
 
 
+def test_tensorboard_of_a_resumed_run_has_every_point_once(tmp_path):
+    """The first run's last points stay; what a stopped run wrote beyond its checkpoint is left out."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    launch(small("run.tracker=tensorboard"), tmp_path)
+    launch(small("run.tracker=tensorboard", "run.epochs=2", "resume=auto"), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [e.value for e in events.Scalars("epoch/train_loss")] == pytest.approx(losses(tmp_path))
+
+
 def test_wandb_without_a_network(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -60,7 +60,9 @@ def open_tracker(
 def _tensorboard(out: Path, step: int) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step)
+    writer = SummaryWriter(
+        str(out / "tensorboard"), purge_step=step + 1
+    )  # that step itself is done and written
 
     def write(numbers: dict[str, float], at: int) -> None:
         for name, value in numbers.items():
