@@ -209,6 +209,17 @@ def test_a_spoilt_gradient_does_not_reach_the_weights():
     assert same_tensors(before, dict(state.model.named_parameters()))
 
 
+def test_half_precision_does_not_lower_its_scale_without_end():
+    """What overflows with the smallest scale is not the scale's doing."""
+    state = build_state(cfg := small("run.amp=fp16"), build_data(cfg), 3)
+    next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    images, labels = torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(FloatingPointError, match=r"gradient's norm is (nan|inf) at step 17"):
+        for _ in range(20):
+            loop_module.train_step(state, images, labels)
+    assert state.scaler.get_scale() < 1
+
+
 class Hungry(nn.Module):
     """Runs out of memory with more than ``limit`` images."""
 

@@ -67,12 +67,13 @@ def guarded(
 
 
 def check_finite(state: State) -> None:
-    """Refuse an update that would spoil the weights; half precision's scaler handles its own overflows.
+    """Refuse an update that would spoil the weights; half precision's scaler handles overflows that it caused.
 
     Raises:
         FloatingPointError: naming the step; the gradients are gone.
     """
-    spoilt = not math.isfinite(state.norm) and not state.scaler.is_enabled()
+    scaled = state.scaler.is_enabled() and not math.isfinite(state.norm) and state.scaler.get_scale() > 1
+    spoilt = not math.isfinite(state.norm) and not scaled
     if math.isfinite(state.loss) and not spoilt:
         return
     what = f"gradient's norm is {state.norm}" if math.isfinite(state.loss) else f"loss is {state.loss}"
