@@ -20,6 +20,7 @@ from timm.data.readers.img_extensions import get_img_extensions
 from torch import nn
 
 from .data import UsageError
+from .data.reading import DAMAGED
 from .engine.build import pick_device
 from .engine.create import create_model
 from .engine.finished import newest_run
@@ -48,17 +49,24 @@ def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
     """The model of a run folder, or a registered one with published weights or those of a file.
 
     Raises:
-        UsageError: there is no such run or model.
+        UsageError: there is no such run or model, or it tells no classes.
     """
     if name is None or Path(name).is_dir():
+        if checkpoint:
+            raise UsageError(
+                f"--checkpoint={checkpoint}: expected with --model NAME; a run has weights of its own"
+            )
         folder = (newest_run() if name is None else Path(name)) / "model"
         if not (folder / "config.json").is_file():
             raise UsageError(f"{folder}: no config.json; expected the folder of a finished run")
-        return create_model({"model_name": f"local-dir:{folder}", "pretrained": True})
-    if ":" not in name and not timm.is_model(name):
+        name = f"local-dir:{folder}"
+    elif ":" not in name and not timm.is_model(name):
         raise UsageError(f"--model={name}: neither a folder nor a model; timm.list_models() names all models")
     overlay = {"pretrained_cfg_overlay": {"file": str(checkpoint)}} if checkpoint else {}
-    return create_model({"model_name": name, "pretrained": True, **overlay})
+    model = create_model({"model_name": name, "pretrained": True, **overlay})
+    if not getattr(model, "num_classes", 0):
+        raise UsageError(f"--model={name}: {type(model).__name__} tells no classes; expected a classifier")
+    return model
 
 
 def class_names(model: Any) -> list[str]:
@@ -107,7 +115,7 @@ def predictions(
             try:
                 with Image.open(answer["file"]) as image:
                     images.append(transform(image.convert(mode)))
-            except OSError as error:
+            except DAMAGED as error:
                 answer["error"] = str(error)
         if images:
             ranked = model(torch.stack(images).to(device)).float().softmax(dim=1).topk(min(top, len(names)))

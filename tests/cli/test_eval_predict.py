@@ -125,12 +125,20 @@ def test_predict_with_names_of_imagenet():
         ([__file__, "--model", "vim_tny"], "--model=vim_tny: neither a folder nor a model"),
         ([__file__, "--top", "0"], "--top=0"),
         ([__file__, "--model", "."], "no config.json; expected the folder of a finished run"),
+        ([__file__, "--checkpoint", "a.pth"], "--checkpoint=a.pth: expected with --model NAME"),
+        ([__file__, "--model", "test_mambair"], "No pretrained weights exist"),
     ],
 )
 def test_predict_names_mistakes(words, message, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert predict.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_predict_wants_a_classifier(tmp_path):
+    torch.save(predict.timm.create_model("test_mambair").state_dict(), tmp_path / "restorer.pth")
+    with pytest.raises(predict.UsageError, match="tells no classes; expected a classifier"):
+        predict.load_model("test_mambair", tmp_path / "restorer.pth")
 
 
 def test_calibration_error_by_hand():

@@ -174,6 +174,9 @@ def test_freezing_names_mistakes(what, message):
         freeze(nn.Sequential(nn.Linear(2, 2)), what)
 
 
-def test_a_missing_start_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"model .*nowhere.pth"):
-        launch(small("+model.start=nowhere.pth"), tmp_path / "out")
+@pytest.mark.parametrize("content", [None, b"no weights", b"PK\x03\x04"])
+def test_an_unusable_start_is_named(content, tmp_path):
+    if content is not None:
+        (tmp_path / "start.pth").write_bytes(content)
+    with pytest.raises(UsageError, match=r"model .*start.pth"):
+        launch(small(f"+model.start={tmp_path / 'start.pth'}"), tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 import sys
 from typing import Any
 
@@ -36,7 +37,7 @@ def create_model(options: dict[str, Any]) -> nn.Module:
     """
     try:
         return timm.create_model(**options)
-    except (TypeError, ValueError, AssertionError, OSError) as error:
+    except (TypeError, ValueError, AssertionError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise UsageError(f"model {options}: {error}") from error
 
 
