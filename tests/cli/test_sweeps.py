@@ -49,6 +49,19 @@ def test_a_search_goes_on_where_it_stopped(tmp_path):
     assert yaml.safe_load(best.read_text())["best_value"] == pytest.approx(max(scores))
 
 
+def test_a_search_goes_on_after_a_loss_that_is_not_finite(tmp_path):
+    """Such a trial is the worst of all."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    trials = ["sweep=optuna", "hydra.sweeper.n_trials=5", "hydra.sweeper.sampler.seed=0"]
+    run(tmp_path, *trials, "optim.lr=choice(1e-3,1e30)", "sched.warmup_epochs=0")
+    finished = [result["config"]["optim"]["lr"] for result in results(tmp_path)]
+    assert set(finished) == {1e-3} and len(finished) < 5
+    best = max((tmp_path / "multirun").glob("*/*/optimization_results.yaml"))
+    assert yaml.safe_load(best.read_text())["best_params"]["optim.lr"] == 1e-3
+    with sqlite3.connect(tmp_path / "study.db") as study:
+        assert study.execute("select count(*) from trials where state = 'COMPLETE'").fetchone() == (5,)
+
+
 def test_the_clusters_launcher_runs_the_jobs(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     run(tmp_path, "hydra/launcher=submitit_local", "run.seed=3,4", "hydra.launcher.timeout_min=5")

@@ -1,6 +1,7 @@
 """The command line: Hydra composes the configuration here and is seen nowhere else."""
 
 import contextlib
+import math
 import sys
 from pathlib import Path
 
@@ -24,11 +25,13 @@ def main() -> None:
     """Compose the configuration from ``sys.argv`` and train; ``--help`` says how.
 
     Raises:
-        SystemExit: an unknown option or value (from Hydra), a request that cannot be met, a non-finite loss.
+        SystemExit: an unknown option or value (from Hydra), a request that cannot be met, a non-finite loss; but
+            among several runs (``-m``) the loss of one ends that run alone, as the worst of them.
     """
     try:
         import hydra
         from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
         from omegaconf import DictConfig, OmegaConf
     except ImportError as error:
         sys.exit(f"error: training needs {error.name}; install it with: pip install 'vimzoo[train]'")
@@ -37,6 +40,7 @@ def main() -> None:
     def run(cfg: DictConfig) -> float:
         from ..data import UsageError
         from .launch import launch
+        from .recover import OutOfMemory
         from .saver import Stopped
 
         out = Path(HydraConfig.get().runtime.output_dir)
@@ -46,7 +50,12 @@ def main() -> None:
             settings = OmegaConf.to_container(cfg, resolve=True)
             said = list(HydraConfig.get().overrides.task)
             return launch(settings, out, said)  # type: ignore[arg-type]
-        except (UsageError, FloatingPointError, OSError) as error:
+        except FloatingPointError as error:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(f"error: {error}")
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return -math.inf
+        except (UsageError, OutOfMemory, OSError) as error:
             _remove_empty(out)
             sys.exit(f"error: {error}")
         except Stopped as stop:
