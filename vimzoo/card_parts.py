@@ -91,25 +91,40 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def result_table(result: Mapping[str, Any], threads: int | None = None, name: str = "") -> str:
-    """Any result file as a table: its single values, what they mean, and the machine.
+def result_table(result: Mapping[str, Any]) -> str:
+    """Any result file as a table: its single values, what they mean, and the machine."""
+    if not result["rows"]:
+        return "Not measured yet."
+    singles = (row.items() for row in result["rows"])
+    shown = {key: None for row in singles for key, value in row if not isinstance(value, (dict, list))}
+    cells = [[row.get(key) for key in shown] for row in result["rows"]]
+    titles = [key.replace("_", " ") for key in shown]
+    return f"{table(titles, cells)}\n\n{_sentence(result['about'])} {machine_line(result['machine'])}."
+
+
+def comparison(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """One kind of result from several machines in one table, of the rows measured with one thread.
 
     Args:
-        threads: keep only rows measured with that many threads.
-        name: of the machine, as its folder is called.
+        results: result files by the names of their machines.
+        columns: of the rows, in their order.
     """
-    rows = [row for row in result["rows"] if threads in (None, row.get("threads", threads))]
-    if not rows:
-        return "Not measured yet."
-    hidden = {"threads"} if threads is not None else set()
-    shown = {key: None for row in rows for key, value in row.items() if not isinstance(value, (dict, list))}
-    plain = [key for key in shown if key not in hidden]
-    said = f"{threads} thread{'s' * (threads > 1)}; " if threads is not None else ""
-    about = f"{result['about'][:1].upper()}{result['about'][1:]}"
-    cells = [[row.get(key) for key in plain] for row in rows]
-    titles = [key.replace("_", " ") for key in plain]
-    where = f"{f'`{name}`: ' if name else ''}{machine_line(result['machine'])}"
-    return f"{table(titles, cells)}\n\n{about}. {said}{where}."
+    cells = [
+        [f"`{machine}`", *(row.get(key) for key in columns)]
+        for machine, result in results.items()
+        for row in result["rows"]
+        if row.get("threads", 1) == 1
+    ]
+    titles = ["machine", *(key.replace("_", " ") for key in columns)]
+    alone = len(results) == 1
+    about = _sentence(next(iter(results.values()))["about"])
+    dates = ", ".join(f"{result['machine'].get('date', '')} (`{name}`)" for name, result in results.items())
+    body = [row[alone:] for row in cells]
+    return f"{table(titles[alone:], body)}\n\n{about} Measured {dates}."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def millions(count: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from vimzoo import restoration_cards
 from vimzoo.card_parts import (
+    comparison,
     errors,
     giga,
     machine_line,
@@ -36,20 +37,20 @@ FAMILIES: dict[str, tuple[Mapping[str, ModelFacts], Mapping[str, str | None]]] =
     "VMamba": (VMAMBA_FACTS, {}),
 }
 """Family, named like its class -> its models, and the names that its authors register them under."""
-README_RESULTS = (
-    "cpu_models",
-    "cpu_vmamba",
-    "cpu_memory",
-    "cpu_vmamba_memory",
-    "cpu_scan_paths",
-    "cpu_selective_scan",
-    "cpu_restoration",
-    "cpu_restoration_core",
-    "cpu_restoration_memory",
-    "photos_denoise",
-    "photos_sr_x2",
-)
-"""Result files whose tables README.md shows, for every machine that they were made on."""
+README_RESULTS = {
+    "cpu_models": ("px", "dtype", "vim_ms", "deit_ms", "speed_vs_deit"),
+    "cpu_vmamba": ("batch", "vmamba_ms", "swin_ms", "convnext_ms", "speed_vs_swin"),
+    "cpu_selective_scan": ("shape", "pass", "native_ns", "x_formula", "x_eager"),
+    "cpu_restoration": (
+        "px",
+        "fused_ms",
+        "materialised_ms",
+        "swinir_light_ms",
+        "x_materialised",
+        "x_swinir_light",
+    ),
+}
+"""Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
 
 INTRODUCTION = """\
 # Model cards
@@ -195,12 +196,11 @@ class Cards:
                 weights = "yes" if facts.hub_id or facts.url else "-"
                 rows.append([f"`{name}`", weights, *counted, parity and parity["output"], self.ms_of(name)])
         said = f"CPU ms: one image, float32, {self.threads()}; {machine_line(self.speed['machine'])}."
-        found = [(name, machine) for name in README_RESULTS for machine in self.machines]
-        speed = [
-            result_table(read_result(machine, name), threads=1, name=machine.name)
-            for name, machine in found
-            if (machine / f"{name}.json").is_file()
-        ]
+        speed = []
+        for name, columns in README_RESULTS.items():
+            found = {m.name: read_result(m, name) for m in self.machines if (m / f"{name}.json").is_file()}
+            if found:
+                speed.append(comparison(found, columns))
         return {
             "models": "\n\n".join(
                 [
