@@ -48,6 +48,17 @@ def cls_tokens(tokens: Tensor, placement: str) -> Tensor:
     return tokens[:, middle : middle + 1]
 
 
+def cls_count(placement: str) -> int:
+    """Number of class tokens.
+
+    Raises:
+        ValueError: an unknown placement.
+    """
+    if placement not in CLS_TOKENS:
+        raise ValueError(f"cls_token: expected one of {tuple(CLS_TOKENS)}, got {placement!r}")
+    return CLS_TOKENS[placement]
+
+
 POOLS = ("", "token", "last", "avg", "max")
 
 
@@ -78,12 +89,18 @@ def pooled(tokens: Tensor, pool: str, placement: str) -> Tensor:
     return tokens
 
 
-def to_format(patches: Tensor, grid: tuple[int, int], output_fmt: str) -> Tensor:
-    """Patch tokens ``(B, H * W, D)`` as a map ``"NCHW"`` or ``"NHWC"``, or as they are for ``"NLC"``."""
+def split_tokens(
+    tokens: Tensor, placement: str, grid: tuple[int, int], output_fmt: str
+) -> tuple[Tensor, Tensor]:
+    """A sequence ``(B, H * W + T, D)`` -> its patches and its class tokens ``(B, T, D)``.
+
+    The patches are a map for ``output_fmt`` ``"NCHW"`` or ``"NHWC"``, and ``(B, H * W, D)`` for ``"NLC"``.
+    """
+    patches, prefix = patch_tokens(tokens, placement), cls_tokens(tokens, placement)
     if output_fmt == "NLC":
-        return patches
+        return patches, prefix
     maps = patches.reshape(patches.shape[0], grid[0], grid[1], patches.shape[2])
-    return maps.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else maps
+    return maps.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else maps, prefix
 
 
 def _surely_equal(a: int, b: int) -> bool:

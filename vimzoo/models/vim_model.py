@@ -15,16 +15,7 @@ from vimzoo.layers import Add, AddNorm, BiMambaBlock, GridRope, PatchEmbed
 
 from ._timm import feature_take_indices, update_model_input_size
 from .checkpoint import load_into
-from .tokens import (
-    CLS_TOKENS,
-    checked_pool,
-    cls_tokens,
-    insert_cls,
-    patch_tokens,
-    pooled,
-    resize_pos_embed,
-    to_format,
-)  # fmt: skip
+from .tokens import checked_pool, cls_count, insert_cls, patch_tokens, pooled, resize_pos_embed, split_tokens
 from .vim_names import checkpoint_filter_fn
 
 __all__ = ["Vim", "checkpoint_filter_fn"]
@@ -121,8 +112,6 @@ class Vim(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        if cls_token not in CLS_TOKENS:
-            raise ValueError(f"cls_token: expected one of {tuple(CLS_TOKENS)}, got {cls_token!r}")
         if num_classes < 0:
             raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
         if depth < 1:
@@ -131,7 +120,7 @@ class Vim(nn.Module):
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.cls_position = cls_token
-        self.num_prefix_tokens = CLS_TOKENS[cls_token]
+        self.num_prefix_tokens = cls_count(cls_token)
         self.global_pool = checked_pool(global_pool, self.cls_position)
         self.dynamic_img_size = dynamic_img_size
         self.paired = paired
@@ -286,10 +275,7 @@ class Vim(nn.Module):
         x = self.patch_embed(image)
         grid = self.patch_embed.dynamic_feat_size((image.shape[2], image.shape[3]))
         cls_token, pos_embed = self.cls_token, self.pos_embed
-        if cls_token is None:
-            x = x.contiguous()
-        else:
-            x = insert_cls(x, cls_token, self.cls_position)
+        x = x.contiguous() if cls_token is None else insert_cls(x, cls_token, self.cls_position)
         if pos_embed is not None:
             if self.dynamic_img_size:
                 pos_embed = resize_pos_embed(pos_embed, self.patch_embed.grid_size, grid, self.cls_position)
@@ -434,8 +420,9 @@ class Vim(nn.Module):
         for out, stream in taps:
             tokens = self.norm(out, stream)[0] if norm else (stream + out).to(out.dtype)
             tokens = tokens.flip(1) if flipped else tokens
-            intermediates.append(to_format(patch_tokens(tokens, self.cls_position), grid, output_fmt))
-            prefixes.append(cls_tokens(tokens, self.cls_position))
+            patches, prefix = split_tokens(tokens, self.cls_position, grid, output_fmt)
+            intermediates.append(patches)
+            prefixes.append(prefix)
         if not torch.jit.is_scripting() and output_dict:
             result: dict[str, Any] = {"image_intermediates": intermediates}
             if return_prefix_tokens and self.num_prefix_tokens:
