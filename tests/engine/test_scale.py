@@ -163,6 +163,19 @@ def test_options_run_and_learn_the_same(option, tmp_path, monkeypatch):
     assert "compile" not in option or len(compiled) == 1
 
 
+@pytest.mark.parametrize("name", ["test_vim", "test_vmamba", "test_mambair"])
+def test_recomputed_activations_give_the_same_gradients(name):
+    images, gradients = torch.rand(2, 3, 32, 32), []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = timm.create_model(name, **({} if name == "test_mambair" else {"img_size": 32})).train()
+        if recompute:
+            set_grad_checkpointing(model)
+        model(images).square().mean().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert same_tensors(*gradients)
+
+
 def test_a_model_without_checkpointing_is_named():
     with pytest.raises(UsageError, match=r"run.grad_checkpointing=true: Blocks has no such mode"):
         set_grad_checkpointing(Blocks())

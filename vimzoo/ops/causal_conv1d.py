@@ -180,8 +180,9 @@ def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _gradient(ctx: Any, grad: Tensor) -> tuple:
-    grads = torch.ops.vimzoo.causal_conv1d_backward(grad, *ctx.saved_tensors, *ctx.settings)
-    return grads[0], grads[1], None if ctx.saved_tensors[2] is None else grads[2], None, None, None
+    x, weight, bias = ctx.saved_tensors  # asked for once, as gradient checkpointing wants it
+    grads = torch.ops.vimzoo.causal_conv1d_backward(grad, x, weight, bias, *ctx.settings)
+    return grads[0], grads[1], None if bias is None else grads[2], None, None, None
 
 
 torch.library.register_autograd("vimzoo::causal_conv1d", _gradient, setup_context=_save)
