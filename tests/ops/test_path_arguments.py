@@ -34,6 +34,17 @@ def test_compiles_without_graph_breaks(dynamic: bool | None) -> None:
         torch.testing.assert_close(compiled(x), model(x))
 
 
+def test_other_paths_are_compiled_anew() -> None:
+    """The table is a constant to the compiler, but the paths are not."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda model, x: model(x), fullgraph=True, backend="aot_eager")
+    spiral, hilbert = Reader((ScanPath.spiral(),)), Reader((ScanPath.hilbert(),))
+    x = torch.randn(2, 4, 5, 3)
+    assert not torch.allclose(spiral(x), hilbert(x))
+    for model in (spiral, hilbert, spiral, Reader((ScanPath.spiral(),))):
+        torch.testing.assert_close(compiled(model, x), model(x))
+
+
 def test_the_op_compiles_with_tables() -> None:
     torch._dynamo.reset()
     paths = (ScanPath.hilbert(), ScanPath.window(2, pads=False))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import count
 from operator import index
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -15,6 +17,11 @@ from torch import Tensor
 from .scan_orders import PAD, Diagonal, Hilbert, Moved, Padded, Snake, Spiral, Stride, Window, raster
 
 ROW, ROW_REVERSED, COLUMN, COLUMN_REVERSED, TABLE = range(5)
+
+
+_NUMBERS = count()
+_NAMED: WeakValueDictionary[str, ScanPath] = WeakValueDictionary()
+"""Living paths by a name of their own, for the compiler, which takes text for a constant but no object."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class ScanPath:
         except TypeError as error:
             raise ValueError(f"table: expected something hashable, got {self.table!r}") from error
         object.__setattr__(self, "_hash", value)  # a long table takes a tenth of a millisecond to hash
+        object.__setattr__(self, "_name", f"path {next(_NUMBERS)}")
+        _NAMED[self._name] = self  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined, no-any-return]
@@ -287,8 +296,9 @@ _TABLES: dict[tuple, Tensor] = {}
 
 
 @torch.compiler.assume_constant_result
-def _table(height: int, width: int, device: str, *paths: ScanPath) -> Tensor:
-    """The table of ``paths`` on ``device``, made once: a constant to the compiler, which takes paths one by one."""
+def _table(height: int, width: int, device: str, *names: str) -> Tensor:
+    """The table of the paths of these names on ``device``, made once: a constant to the compiler."""
+    paths = tuple(_NAMED[name] for name in names)
     key = (paths, height, width, device)
     if key in _TABLES:
         return _TABLES[key]
@@ -317,7 +327,8 @@ def path_arguments(
     codes = path_codes(paths)
     if TABLE not in codes:
         return codes, None
-    return codes, _table(index(height), index(width), str(device), *paths)
+    names = [path._name for path in paths]  # type: ignore[attr-defined]
+    return codes, _table(index(height), index(width), str(device), *names)
 
 
 def path_table(paths: Sequence[ScanPath], height: int, width: int) -> Tensor | None:
