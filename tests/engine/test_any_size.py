@@ -1,8 +1,6 @@
 """Images of many sizes: which shapes they get, how batches are made of them, and a run on them."""
 
 import csv
-import os
-import signal
 from collections import Counter
 from functools import partial
 from itertools import chain
@@ -13,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from trainer_helpers import composed, same_tensors
+from trainer_helpers import composed, same_tensors, stopping
 
 from vimzoo.data import BucketBatches, Shapes, UsageError, eval_loader, image_folder, train_loader
 from vimzoo.engine import Stopped, checkpoint, classify, launch, report
@@ -191,17 +189,6 @@ def test_a_run_tells_its_sizes(folder, tmp_path, capsys):
 
 
 def test_a_stopped_run_goes_on_bitwise(folder, tmp_path, monkeypatch, no_pictures):
-    def stopping(number, real=loop_module.train_step):
-        calls = []
-
-        def step(*args):
-            calls.append(1)
-            if len(calls) == number:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return real(*args)
-
-        return step
-
     launch(asked(folder), tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(loop_module, "train_step", stopping(4))

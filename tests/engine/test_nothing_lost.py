@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from trainer_helpers import same_tensors, small
+from trainer_helpers import calling, same_tensors, small
 
 from vimzoo.data import UsageError
 from vimzoo.engine import Stopped, checkpoint, classify, launch, report
@@ -30,19 +30,6 @@ EVENTFUL = [
 def no_pictures(monkeypatch):
     monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
-
-
-def calling(number, action, real=loop_module.train_step):
-    """A training step that calls ``action`` when it is called for the ``number``-th time."""
-    calls = []
-
-    def step(*args):
-        calls.append(1)
-        if len(calls) == number:
-            action()
-        return real(*args)
-
-    return step
 
 
 def die_before(number):

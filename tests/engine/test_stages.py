@@ -1,8 +1,6 @@
 """Crops that grow in the course of a run: the batches of each stage, a run through them, and going on within one."""
 
 import csv
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trainer_helpers import composed, same_tensors
+from trainer_helpers import composed, same_tensors, stopping
 
 from vimzoo.data import StageBatches, UsageError, degraded_folder, paired_folder, train_loader
 from vimzoo.data.stages import Stage, Stages, parsed_stages
@@ -172,17 +170,6 @@ def test_a_run_goes_through_its_stages(
 def test_a_run_stopped_within_a_stage_goes_on_bitwise(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopping(number: int, real=loop_module.train_step):
-        calls = []
-
-        def step(*args):
-            calls.append(1)
-            if len(calls) == number:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return real(*args)
-
-        return step
-
     launch(asked(folder), tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(loop_module, "train_step", stopping(8))

@@ -1,5 +1,8 @@
 """A configuration small enough for tests, and image folders made on the spot."""
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vimzoo.engine import loop as loop_module
 from vimzoo.engine.cli import config_dir
 
 
@@ -32,6 +36,26 @@ def small(*overrides: str) -> dict[str, Any]:
         "run.device=cpu",
         *overrides,
     )
+
+
+def calling(
+    number: int, action: Callable[[], None], real: Any = loop_module.train_step
+) -> Callable[..., Any]:
+    """A training step that calls ``action`` when it is called for the ``number``-th time."""
+    calls: list[int] = []
+
+    def step(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return real(*args)
+
+    return step
+
+
+def stopping(number: int) -> Callable[..., Any]:
+    """A training step before whose ``number``-th call this process is asked to stop."""
+    return calling(number, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def make_images(root: Path, layout: dict[str, int], size: int = 40, seed: int = 0) -> Path:
