@@ -105,6 +105,29 @@ def test_camera_data_survive_and_sizes_are_stated_anew(suffix: str, tmp_path: Pa
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
 
 
+def test_camera_data_too_long_for_jpeg_lose_their_longest_entries(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, "Maker"
+    exif.get_ifd(ExifTags.IFD.Exif).update(
+        {ExifTags.Base.MakerNote: bytes(40_000), ExifTags.Base.ISOSpeedRatings: 100}
+    )
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + b"x" * 30_000
+    picture = Picture(noise(3), exif=exif.tobytes())
+    for suffix, kept in (("png", True), ("jpg", False)):
+        write_picture(picture, tmp_path / f"a.{suffix}")
+        found = Image.open(tmp_path / f"a.{suffix}").getexif()
+        entries = found.get_ifd(ExifTags.IFD.Exif)
+        assert found[ExifTags.Base.Orientation] == 6 and found[ExifTags.Base.Make] == "Maker"
+        assert (
+            len(entries[ExifTags.Base.UserComment]) == 30_008
+            and entries[ExifTags.Base.ISOSpeedRatings] == 100
+        )
+        assert (ExifTags.Base.MakerNote in entries) == kept
+    exif[ExifTags.Base.ImageDescription] = "y" * 70_000
+    write_picture(Picture(noise(3), exif=exif.tobytes()), tmp_path / "b.jpg")
+    assert Image.open(tmp_path / "b.jpg").getexif()[ExifTags.Base.Orientation] == 6
+
+
 def test_16_bit_tiff_keeps_what_describes_it(tmp_path: Path) -> None:
     write_picture(Picture(noise(3, np.uint16), SRGB, exif_block(8)), tmp_path / "a.tif")
     write_picture(read_picture(tmp_path / "a.tif"), tmp_path / "b.tif")

@@ -2,7 +2,7 @@
 
 from PIL import ExifTags, Image
 
-__all__ = ["described", "loaded", "resized"]
+__all__ = ["described", "loaded", "resized", "shortened"]
 
 _LAYOUT_TAGS = {
     *range(254, 267), 273, 277, 278, 279, 280, 281, 284, 301, 317, 320, *range(322, 326), 330, 338, 339, 340, 341, 347,
@@ -48,3 +48,19 @@ def resized(block: bytes | None, width: int, height: int) -> bytes | None:
     entries = exif.get_ifd(ExifTags.IFD.Exif)
     entries.update({tag: size for tag, size in zip(_SIZES, (width, height), strict=True) if tag in entries})
     return exif.tobytes()
+
+
+def shortened(block: bytes | None, most: int) -> bytes | None:
+    """A block of at most so many bytes: the longest entries are left out, such as what makers of cameras add."""
+    while block is not None and len(block) > most:
+        exif = loaded(block)
+        places = [exif, *(exif.get_ifd(tag) for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo))]
+        lengths = [(_length(value), place, tag) for place in places for tag, value in place.items()]
+        _, place, tag = max(lengths, key=lambda entry: entry[0])
+        del place[tag]
+        block = exif.tobytes()
+    return block
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, bytes | str | tuple) else 1

@@ -22,6 +22,8 @@ __all__ = ["MAX_PIXELS", "picture_size", "read_picture", "whole_file", "write_pi
 
 MAX_PIXELS = 200_000_000
 """A small file may unpack to any size; more pixels than these are refused unless asked for."""
+LONGEST_JPEG_EXIF = 65_533
+"""Bytes that a segment of a JPEG file holds."""
 READABLE = ("PNG", "JPEG", "TIFF", "WEBP")
 MODES = {
     "1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA",
@@ -148,7 +150,10 @@ def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
     height, width, channels = picture.pixels.shape
     check_fits(form, width, height, channels)
     profile = picture.profile if _profile_fits(picture.profile, channels, form) else None
-    picture = Picture(picture.pixels, profile, exif.resized(picture.exif, width, height), picture.dpi)
+    block = exif.resized(picture.exif, width, height)
+    if form == "JPEG":
+        block = exif.shortened(block, LONGEST_JPEG_EXIF)
+    picture = Picture(picture.pixels, profile, block, picture.dpi)
     with whole_file(path) as file:
         if form == "TIFF":
             deep.write_tiff(file, picture)
