@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from .data import UsageError, eval_loader
 from .engine import evaluate
-from .engine.build import AMP, build_data, check_run, pick_device
+from .engine.build import build_data, pick_device
+from .engine.check import AMP, check_run
 from .engine.finished import best_model, composed_settings, newest_run, run_settings
 from .engine.loop import seed_everything
 from .engine.tasks import find_task

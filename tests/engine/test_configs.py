@@ -11,7 +11,8 @@ from trainer_helpers import composed
 
 from vimzoo.data import SOURCES
 from vimzoo.data.reading import ImageSettings
-from vimzoo.engine.build import LOADER_KEYS, check_run
+from vimzoo.engine.build import LOADER_KEYS
+from vimzoo.engine.check import check_run
 from vimzoo.engine.cli import config_dir
 
 OPTIONS = sorted(  # but model=timm, which wants a name, and sweeps, which want a plugin

@@ -1,5 +1,7 @@
 """Kill, stop, spoil, starve: a run that goes on gives bitwise the weights of one that was never disturbed."""
 
+import io
+import math
 import os
 import resource
 import signal
@@ -138,6 +140,50 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path, at_step):
     at_step(0, None)
     launch(small("run.epochs=2", "resume=auto"), out)
     assert same_tensors(outcome(out), outcome(tmp_path / "whole"))
+
+
+def test_the_best_is_kept_before_the_last(tmp_path, monkeypatch):
+    """A run that ends between the two would otherwise go on from the last without ever having had its best."""
+
+    class Killed(BaseException):
+        pass
+
+    def replace(source, target, real=os.replace):
+        if Path(target).name == "last.pt":
+            raise Killed
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(Killed):
+        launch(small(), tmp_path)
+    assert checkpoint.read(tmp_path / "best.pt")["epoch"] == 1 and not (tmp_path / "last.pt").exists()
+
+
+def test_a_full_disk_is_said_where_torch_hides_it(tmp_path):
+    """torch closes its file after the failure, and reports that the end is not where it should be."""
+
+    class Full(io.BytesIO):
+        def write(self, content):
+            if self.tell() > 1000:
+                raise OSError(28, "No space left on device")
+            return super().write(content)
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.save({"weight": torch.zeros(10_000)}, Full())
+    said = str(checkpoint.cannot_write(tmp_path / "last.pt", caught.value))
+    assert said == f"{tmp_path / 'last.pt'}: cannot be written (No space left on device)"
+    (tmp_path / "last.pt").touch()
+    assert "is whole" in str(checkpoint.cannot_write(tmp_path / "last.pt", caught.value))
+
+
+def test_some_epoch_is_the_best(tmp_path, monkeypatch):
+    """Also where no score is a number, as after an evaluation that overflowed."""
+    monkeypatch.setattr(
+        classify.Scores, "summary", lambda _: dict.fromkeys(["loss", "top1", "top5"], math.nan)
+    )
+    launch(small(), tmp_path)
+    assert checkpoint.read(tmp_path / "best.pt")["epoch"] == 1
 
 
 def test_in_the_middle_of_an_epoch_the_batches_must_stay(tmp_path, at_step):

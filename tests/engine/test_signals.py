@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from trainer_helpers import small
@@ -66,6 +69,24 @@ def test_a_signal_between_two_votes_is_not_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(World, "largest", largest)
     with pytest.raises(Stopped, match="SIGTERM after step 2"):
         launch(small(), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_job_leaves_time_to_save(tmp_path):
+    """Loader processes hear it too; torch raises when one of them ends, here amid a slow write."""
+    program = (
+        "from test_signals import *; import os\n"
+        "save = checkpoint.torch.save\n"
+        "checkpoint.torch.save = lambda *args: (time.sleep(3), save(*args))\n"
+        "before_step(pytest.MonkeyPatch(), 2, lambda: os.killpg(0, signal.SIGTERM))\n"
+        f"launch({small('data.workers=2')!r}, __import__('pathlib').Path({str(tmp_path)!r}))"
+    )
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=here, start_new_session=True, capture_output=True, text=True
+    )
+    assert "SIGTERM after step 2" in done.stderr
+    assert checkpoint.read(tmp_path / "last.pt")["step"] == 2
 
 
 def slow_disk(cfg, out, overrides, world):

@@ -55,11 +55,14 @@ def test_checkpoints_are_plain(finished):
 
 
 def test_same_seed_same_weights(finished, tmp_path):
-    launch(small("run.epochs=2", "aug.mixup.mixup_alpha=0.2"), tmp_path)
-    one, two = (checkpoint.read(folder / "last.pt") for folder in (finished, tmp_path))
+    words = ["run.epochs=2", "aug.mixup.mixup_alpha=0.2"]
+    launch(small(*words), tmp_path / "same")
+    launch(small(*words, "run.seed=1"), tmp_path / "other")
+    one, two, other = (
+        checkpoint.read(folder / "last.pt") for folder in (finished, tmp_path / "same", tmp_path / "other")
+    )
     assert all(same_tensors(one[key], two[key]) for key in ("model", "model_ema", "optimizer"))
-    launch(small("run.epochs=2", "aug.mixup.mixup_alpha=0.2", "run.seed=1"), tmp_path)
-    assert not same_tensors(one["model"], checkpoint.read(tmp_path / "last.pt")["model"])
+    assert not same_tensors(one["model"], other["model"])
 
 
 def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
@@ -142,7 +145,19 @@ def test_non_finite_loss_names_the_step():
         (["run.epochs=0"], "run.epochs=0: expected at least 1"),
         (["sched.num_epochs=3"], "run.epochs=1, but sched .* lasts 3"),
         (["data.batch_size=0"], "data.batch_size=0: expected at least 1"),
-        (["data.batch_size=31", "aug.mixup.mixup_alpha=1"], "data.batch_size=31: mixup"),
+        (["data.batch_size=31", "aug.mixup.mixup_alpha=1"], "data.batch_size=31: mixup .*not 31"),
+        (["data.batch_size=9999", "aug.mixup.mixup_alpha=1"], "data.batch_size=9999: mixup .*not 1259"),
+        (["aug.mixup.label_smoothing=2"], "aug.mixup .*label_smoothing"),
+        (["run.epochs=1.5"], "run.epochs=1.5: expected at least 1, as a whole number"),
+        (["run.seed=-1"], "run.seed=-1: expected at least 0"),
+        (["run.limit_batches=0"], "run.limit_batches=0: expected null or at least 1"),
+        (["data.workers=-1"], "data.workers=-1: expected null or at least 0"),
+        (["run.clip_grad=0"], "run.clip_grad=0: expected null or a number above 0"),
+        (["run.save_every=5"], "run.save_every=5: expected null, or one of its keys"),
+        (["run.save_every.steps=0"], "run.save_every.steps=0: expected null or at least 1"),
+        (["run.compile=maybe"], "run.compile=maybe: expected true or false"),
+        (["+run.ema.nonsense=1"], "run.ema .*nonsense"),
+        (["data.val_fraction=0"], "data.val_fraction=0, .*expected shares below 1"),
         (["loss=l1"], "loss=l1: task=classify takes cross_entropy or bce"),
         (["task=juggle"], "task=juggle: expected one of classify"),
         (["data.source=tape"], "data.source=tape: expected one of digits, folder"),
@@ -154,6 +169,37 @@ def test_impossible_requests_are_named_before_any_work(overrides, message, tmp_p
     with pytest.raises(UsageError, match=message):
         launch(small(*overrides), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_not_overwritten_by_another(finished, tmp_path):
+    for words in ((), (f"resume={tmp_path / 'elsewhere/last.pt'}",)):
+        with pytest.raises(UsageError, match=r"holds a run already \(last.pt\); expected resume=auto"):
+            launch(small(*words), finished)
+    with pytest.raises(UsageError, match=r"resume=.*: no checkpoint in that folder"):
+        launch(small(f"resume={tmp_path}"), tmp_path / "out")
+
+
+def test_a_run_ended_after_its_last_epoch_finishes(finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    before = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").unlink()
+    shutil.rmtree(folder / "model")
+    launch(small("run.epochs=2", "aug.mixup.mixup_alpha=0.2", "resume=auto"), folder)
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["test"] == before["test"] and after["epochs"] == before["epochs"]
+    assert (folder / "model/config.json").exists()
+
+
+def test_a_run_folder_is_a_place_to_resume_from(finished, tmp_path):
+    launch(small("run.epochs=3", f"resume={finished}"), tmp_path)
+    assert [row["epoch"] for row in checkpoint.read(tmp_path / "last.pt")["history"]] == [1, 2, 3]
+
+
+def test_rows_may_gain_columns(tmp_path):
+    report.write_csv([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "sizes": 3}], tmp_path / "a.csv")
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert rows[0] == {"epoch": "1", "loss": "2.0", "sizes": ""} and rows[1]["sizes"] == "3"
 
 
 def test_checkpoints_that_do_not_fit_are_named(finished, tmp_path):

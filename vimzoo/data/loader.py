@@ -1,6 +1,7 @@
 """Loaders whose order and augmentation depend on seed and epoch alone."""
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from .buckets import BucketBatches, ShapeBatches
 from .splits import Images, Splits, UsageError
 from .stages import StageBatches
+
+LAST_SECONDS = 10  # of a loader process that is asked to end
 
 
 class EpochBatches(Sampler[list[tuple[int, ...]]]):
@@ -74,6 +77,14 @@ def _workers(workers: int | None) -> int:
     return min(8, cores)
 
 
+def stay(_worker: int) -> None:
+    """In a loader process: outlive signals to the whole job long enough for the run to hear them, and to save."""
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
+
+
 def train_loader(
     data: Splits,
     batch_size: int,
@@ -128,6 +139,7 @@ def train_loader(
         num_workers=count,
         persistent_workers=count > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=stay,
     )
 
 
@@ -160,4 +172,10 @@ def eval_loader(
     batches: dict[str, Any] = {"batch_size": batch_size}
     if shapes is not None:
         batches = {"batch_sampler": ShapeBatches(shapes[part.start : part.stop], batch_size)}
-    return DataLoader(images, **batches, num_workers=_workers(workers), pin_memory=torch.cuda.is_available())
+    return DataLoader(
+        images,
+        **batches,
+        num_workers=_workers(workers),
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=stay,
+    )

@@ -13,13 +13,12 @@ from torch import nn
 
 from ..data import SOURCES, Splits, UsageError
 from . import parallel
+from .check import AMP
 from .create import model_cfg
 from .parallel import World
-from .recover import ON_NONFINITE
 from .state import State
-from .tasks import find_task
+from .tasks import Mixer, find_task
 
-AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Of the data group; the rest goes to the source
 LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens")
 
@@ -41,24 +40,6 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"run.device={name}: {reason}; expected auto, cpu, cuda or cuda:N") from error
     return device
-
-
-def check_run(cfg: dict[str, Any]) -> None:
-    """Refuse values that would fail only later.
-
-    Raises:
-        UsageError: naming the key, what came and what was expected.
-    """
-    run = cfg["run"]
-    find_task(cfg["task"])
-    for key, allowed in (("amp", AMP), ("parallel", parallel.KINDS), ("on_nonfinite", ON_NONFINITE)):
-        if run[key] not in allowed:
-            raise UsageError(f"run.{key}={run[key]}: expected one of {', '.join(allowed)}")
-    for key in ("epochs", "accumulate"):
-        if run[key] < 1:
-            raise UsageError(f"run.{key}={run[key]}: expected at least 1")
-    if cfg["devices"] < 1:
-        raise UsageError(f"devices={cfg['devices']}: expected at least 1")
 
 
 def build_data(cfg: dict[str, Any]) -> Splits:
@@ -97,11 +78,11 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     run, task, world = cfg["run"], find_task(cfg["task"]), world or World()
     device, amp = pick_device(run["device"], world.local_rank), AMP[run["amp"]]
     model = task.build_model(cfg, data).to(device)
-    mixup, criterion = task.build_loss(cfg, data)
+    mixup, criterion = _build_loss(cfg, data, world)
     frozen = freeze(model, run["freeze"]) if run["freeze"] else []
     if run["grad_checkpointing"]:
         set_grad_checkpointing(model)
-    ema = ModelEmaV3(model, **run["ema"]) if run["ema"] else None
+    ema = _checked("run.ema", run["ema"], ModelEmaV3, model) if run["ema"] else None
     if run["parallel"] == "fsdp" and world.size > 1:
         for sharded in [model] if ema is None else [model, ema.module]:
             parallel.shard(sharded)
@@ -135,6 +116,22 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         accumulate=run["accumulate"],
         frozen=frozen,
     )
+
+
+def _build_loss(cfg: dict[str, Any], data: Splits, world: World) -> tuple[Mixer | None, nn.Module]:
+    """The task's loss, and mixup if images are mixed, of which every process takes an even number."""
+    try:
+        mixup, criterion = find_task(cfg["task"]).build_loss(cfg, data)
+    except (TypeError, AssertionError) as error:
+        reason = str(error) or type(error).__name__
+        raise UsageError(f"loss={cfg['loss']}, aug.mixup {cfg['aug']['mixup']}: {reason}") from error
+    asked = cfg["data"]["batch_size"]
+    share = min(asked, len(data.train)) // world.size
+    if mixup is not None and share % 2 and data.shapes is None:
+        raise UsageError(
+            f"data.batch_size={asked}: mixup and cutmix need an even number for each process, not {share}"
+        )
+    return mixup, criterion
 
 
 def freeze(model: nn.Module, what: str | list[str]) -> list[nn.Module]:

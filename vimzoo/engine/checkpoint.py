@@ -34,10 +34,11 @@ def progress(state: State, config: dict[str, Any] | None = None) -> dict[str, An
     }
 
 
-def save(state: State, path: Path, config: dict[str, Any] | None = None) -> None:
+def save(state: State, path: Path, config: dict[str, Any] | None = None, best: bool = False) -> None:
     """Write the whole state to ``path``; ``timm.create_model(name, checkpoint_path=path)`` reads it too.
 
-    A ``last.pt`` that is there already is kept as ``previous.pt``.
+    A ``last.pt`` that is there already is kept as ``previous.pt``. The ``best`` so far becomes ``best.pt`` first:
+    a run that is ended in between and goes on from the checkpoint before comes to the same best again.
 
     Raises:
         OSError: it cannot be written, for want of space for example; the file that was there stays.
@@ -48,10 +49,10 @@ def save(state: State, path: Path, config: dict[str, Any] | None = None) -> None
         "optimizer": state.optimizer.state_dict(),
         **progress(state, config),
     }
-    write({key: value for key, value in content.items() if value is not None}, path)
+    write({key: value for key, value in content.items() if value is not None}, path, best)
 
 
-def write(content: dict[str, Any], path: Path) -> None:
+def write(content: dict[str, Any], path: Path, best: bool = False) -> None:
     """To a temporary name, synced, read back, renamed; see ``save``."""
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -60,13 +61,14 @@ def write(content: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         verify(temporary)
+        if best:
+            _second_name(temporary, path.with_name(BEST))
         if path.name == LAST and path.exists():
             path.replace(path.with_name(PREVIOUS))
         temporary.replace(path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(f"{path}: cannot be written ({reason}); the checkpoint before it is whole") from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -83,15 +85,25 @@ def verify(path: str | Path) -> None:
         raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
-def keep_best(out: Path) -> None:
-    """Make last.pt best.pt as well. It is never changed in place, so a second name for it is enough."""
-    temporary = out / (BEST + ".tmp")
+def cannot_write(path: Path, error: BaseException) -> OSError:
+    """That a checkpoint cannot be written, and why: torch reports a file cut short where the disk is full."""
+    cause = error if isinstance(error, OSError) else error.__context__
+    reason = (
+        getattr(cause, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    )
+    kept = "; the checkpoint before it is whole" if path.exists() else ""
+    return OSError(f"{path}: cannot be written ({reason}){kept}")
+
+
+def _second_name(file: Path, name: Path) -> None:
+    """A checkpoint is never changed in place, so a second name for it is enough."""
+    temporary = name.with_name(name.name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(out / LAST, temporary)
+        os.link(file, temporary)
     except OSError:  # a file system without hard links
-        shutil.copyfile(out / LAST, temporary)
-    temporary.replace(out / BEST)
+        shutil.copyfile(file, temporary)
+    temporary.replace(name)
 
 
 def sync_folder(folder: Path) -> None:

@@ -51,7 +51,7 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[Mixup | None, nn.Modu
     """timm's Mixup when ``aug.mixup`` mixes anything, and the loss that fits its targets.
 
     Raises:
-        UsageError: another loss than ``cross_entropy`` and ``bce``, or mixup of an odd number of images.
+        UsageError: another loss than ``cross_entropy`` and ``bce``.
     """
     mixup, name = cfg["aug"]["mixup"], cfg["loss"]
     if name not in ("cross_entropy", "bce"):
@@ -59,8 +59,6 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[Mixup | None, nn.Modu
     if mixup["mixup_alpha"] <= 0 and mixup["cutmix_alpha"] <= 0:
         hard = LabelSmoothingCrossEntropy if name == "cross_entropy" else BinaryCrossEntropy
         return None, hard(smoothing=mixup["label_smoothing"])
-    if cfg["data"]["batch_size"] % 2:
-        raise UsageError(f"data.batch_size={cfg['data']['batch_size']}: mixup and cutmix need an even number")
     # Mixup smooths the labels itself
     soft = SoftTargetCrossEntropy() if name == "cross_entropy" else BinaryCrossEntropy(smoothing=0.0)
     return Mixup(**mixup, num_classes=len(data.classes)), soft

@@ -14,7 +14,8 @@ import yaml
 
 from ..data import BucketBatches, Splits, StageBatches, UsageError, eval_loader, train_loader
 from . import export, report, resume
-from .build import build_data, build_state, check_run
+from .build import build_data, build_state
+from .check import check_run
 from .loop import evaluate, fit, seed_everything
 from .parallel import World, joined, started_elsewhere
 from .saver import Saver
@@ -58,6 +59,7 @@ def work(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World)
 
 def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
     """Build, train, finish."""
+    begun = resume.find(cfg["resume"], out)
     run, batch_size, workers = cfg["run"], cfg["data"]["batch_size"], cfg["data"]["workers"]
     shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
     data = build_data(cfg)
@@ -66,7 +68,6 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
     batches = train_loader(data, batch_size, run["seed"], **asked, **shared)
     val = eval_loader(data.val, data.eval_batch or batch_size, **shared)
     state = build_state(cfg, data, len(batches), world)
-    begun = resume.find(cfg["resume"], out)
     if begun:
         resume.restore(state, begun, cfg)
 

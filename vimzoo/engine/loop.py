@@ -1,5 +1,6 @@
 """The training loop: a step, an epoch, an evaluation, and the run of epochs around them."""
 
+import math
 import random
 import time
 
@@ -188,8 +189,7 @@ def fit(
                 if state.world.main:
                     sizes.write(state, data.shapes, saver.out / "sizes.csv")
             row["seconds"] = time.perf_counter() - start
-            if state.world.main:
-                report.unreadable(data, saver.out)
+            report.unreadable(data, state.world, saver.out)
             end_epoch(state, row, saver)
             tracker.epoch(row, state.step)
 
@@ -197,7 +197,7 @@ def fit(
 def end_epoch(state: State, row: dict[str, float], saver: Saver) -> None:
     """Count the epoch and keep its row, its checkpoint and, if none was better, its weights as the best."""
     score = row[f"val_{state.task.score}"]
-    improved = score >= state.best
+    improved = score >= state.best or not math.isfinite(state.best)  # some epoch has to be the best
     state.epoch, state.batch, state.sums = state.epoch + 1, 0, no_sums()
     state.best = max(state.best, score)
     state.history.append(row)

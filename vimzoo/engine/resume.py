@@ -19,12 +19,32 @@ ORDER += [
 
 
 def find(asked: str | None, out: Path) -> Path | None:
-    """The checkpoint to go on from; ``auto`` is this run folder's own, if a job before has left one."""
-    if asked != "auto":
-        return Path(asked) if asked else None
+    """The checkpoint to go on from: a file, that of a run folder, or of this one (``auto``) if a job before left one.
+
+    Raises:
+        UsageError: there is none in the folder asked for, or ``out`` holds another run, which would be lost.
+    """
+    own = _last(out)
+    if asked == "auto":
+        return own
+    begun = Path(asked) if asked else None
+    if begun and begun.is_dir() and begun.suffix != ".dcp":
+        begun = _last(begun)
+        if begun is None:
+            raise UsageError(
+                f"resume={asked}: no checkpoint in that folder; expected a run folder or its last.pt"
+            )
+    if own and (begun is None or begun.parent.resolve() != out.resolve()):
+        raise UsageError(
+            f"{out} holds a run already ({own.name}); expected resume=auto to go on with it, or another hydra.run.dir"
+        )
+    return begun
+
+
+def _last(run: Path) -> Path | None:
     for last, previous in ((checkpoint.LAST, checkpoint.PREVIOUS), (sharded.LAST, sharded.PREVIOUS)):
-        if (out / last).exists() or (out / previous).exists():
-            return out / last
+        if (run / last).exists() or (run / previous).exists():
+            return run / last
     return None
 
 
@@ -52,20 +72,22 @@ def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> N
     """Continue ``state`` from a checkpoint, in the middle of an epoch if it was written there.
 
     Raises:
-        UsageError: see ``load``; also when nothing is left to do, or the batches of the epoch would change.
+        UsageError: see ``load``; also when nothing is left to do, or the batches of the epoch would change. A run
+            that goes on by itself (``auto``) may have been ended after its last epoch, and then finishes.
     """
+    config = config or {}
     content = load(state, path)
     given = state.accumulate
     for name in checkpoint.COUNTERS:
         setattr(state, name, content.get(name, getattr(state, name)))
     state.accumulate = max(given, state.accumulate)  # memory that ran out once would do so again
-    if state.epoch >= state.epochs:
+    if state.epoch >= state.epochs and config.get("resume") != "auto":
         raise UsageError(
             f"resume={path}: {state.epoch} epochs are finished; "
             f"expected run.epochs above that, not {state.epochs}"
         )
     if state.batch:
-        _check_order(content["config"], config or {}, path, state.epoch + 1)
+        _check_order(content["config"], config, path, state.epoch + 1)
     if state.scheduler is not None:
         # The schedule is a function of the step, so a longer run.epochs may continue a shorter run.
         state.scheduler.step(state.epoch)

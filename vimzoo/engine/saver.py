@@ -43,6 +43,7 @@ class Saver:
     heard: int = 0  # number of the signal that came
     saved: float = field(default_factory=time.monotonic)
     _before: dict[int, Any] = field(default_factory=dict)
+    _children: Any = None  # what ended processes were met with before
     _pressed: float | None = None  # when Ctrl-C came first
 
     def __enter__(self) -> Saver:
@@ -53,7 +54,9 @@ class Saver:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before = {}
+        if self._children is not None:
+            signal.signal(signal.SIGCHLD, self._children)
+        self._before, self._children = {}, None
 
     def _hear(self, number: int, _frame: object) -> None:
         """Remember the signal; only a second Ctrl-C, some time after the first, does what it did before.
@@ -62,6 +65,9 @@ class Saver:
         started them.
         """
         self.heard = number
+        if self._children is None and hasattr(signal, "SIGCHLD"):
+            # The same signal may end loader processes; torch would raise that, even amid the saving
+            self._children = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if number == signal.SIGINT:
             now = time.monotonic()
             self._pressed = self._pressed or now
@@ -85,15 +91,13 @@ class Saver:
             self.stop(state, heard)
 
     def save(self, state: State, best: bool = False) -> None:
-        """Write last.pt (a sharded run: last.dcp), and best.pt too if it is the best so far."""
+        """Write last.pt (a sharded run: last.dcp), and before it best.pt if it is the best so far."""
         if state.sharded:
-            sharded.save(state, self.out / sharded.LAST, self.config)
             if best:
                 sharded.save_best(state, self.out / checkpoint.BEST, self.config)
+            sharded.save(state, self.out / sharded.LAST, self.config)
         elif state.world.main:
-            checkpoint.save(state, self.out / checkpoint.LAST, self.config)
-            if best:
-                checkpoint.keep_best(self.out)
+            checkpoint.save(state, self.out / checkpoint.LAST, self.config, best)
         self.saved = time.monotonic()
 
     def after_epoch(self, state: State, best: bool) -> None:

@@ -80,9 +80,7 @@ def _naming(path: Path, temporary: Path, world: World) -> Iterator[None]:
     except (OSError, dcp.api.CheckpointException) as error:
         if world.main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(
-            f"{path}: cannot be written ({_reason(error)}); the checkpoint before it is whole"
-        ) from error
+        raise checkpoint.cannot_write(path, error) from error
 
 
 def checksums(folder: Path, world: World) -> dict[str, int]:

@@ -1,0 +1,69 @@
+"""Settings checked before any work begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..data import UsageError
+from .parallel import KINDS
+from .recover import ON_NONFINITE
+from .tasks import find_task
+
+AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Setting -> the least whole number that it may be
+LEAST = {
+    "devices": 1,
+    "run.epochs": 1,
+    "run.accumulate": 1,
+    "run.seed": 0,
+    "run.limit_batches": 1,
+    "run.save_every.steps": 1,
+    "data.batch_size": 1,
+    "data.workers": 0,
+}
+ABOVE_ZERO = ("run.clip_grad", "run.save_every.minutes")
+SWITCHES = ("run.compile", "run.grad_checkpointing", "deterministic")
+MAY_BE_NULL = {"run.limit_batches", "run.save_every.steps", "data.workers", *ABOVE_ZERO}
+
+
+def check_run(cfg: dict[str, Any]) -> None:
+    """Refuse values that would fail only later, or be taken for something else.
+
+    Raises:
+        UsageError: naming the key, what came and what was expected.
+    """
+    run = cfg["run"]
+    find_task(cfg["task"])
+    for key, allowed in (("amp", AMP), ("parallel", KINDS), ("on_nonfinite", ON_NONFINITE)):
+        if run[key] not in allowed:
+            raise UsageError(f"run.{key}={run[key]}: expected one of {', '.join(allowed)}")
+    for key in ("ema", "save_every"):
+        if run[key] and not isinstance(run[key], dict):
+            raise UsageError(
+                f"run.{key}={run[key]}: expected null, or one of its keys, such as run.{key}.KEY="
+            )
+    for name in [*LEAST, *ABOVE_ZERO, *SWITCHES]:
+        _check(name, _setting(cfg, name))
+
+
+def _setting(cfg: dict[str, Any], name: str) -> Any:
+    """What stands under ``group.key``; None where a group is left out."""
+    value: Any = cfg
+    for key in name.split("."):
+        value = value.get(key) if value else None
+    return value
+
+
+def _check(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None and name in MAY_BE_NULL:
+        return
+    if name in SWITCHES and not isinstance(value, bool):
+        raise UsageError(f"{name}={value}: expected true or false")
+    if name in ABOVE_ZERO and not (number and value > 0):
+        raise UsageError(f"{name}={value}: expected null or a number above 0")
+    if name in LEAST and not (number and isinstance(value, int) and value >= LEAST[name]):
+        null = "null or " if name in MAY_BE_NULL else ""
+        raise UsageError(f"{name}={value}: expected {null}at least {LEAST[name]}, as a whole number")
