@@ -49,6 +49,9 @@ def all_kinds(_, out, overrides, world):
     def run(name, *words):
         work(small(*WORDS, *words), out / name, overrides, world)
 
+    marks = torch.tensor([world.rank == 0, world.rank == 1, False])
+    world.unite(marks)
+    torch.save(marks, out / f"marks{world.rank}.pt")
     run("plain")
     run("rollback", "run.on_nonfinite=rollback")
     with spoilt(2):
@@ -84,6 +87,11 @@ def rest(folder, name="last.dcp"):
 
 def losses(folder):
     return [row["train_loss"] for row in json.loads((folder / "metrics.json").read_text())["epochs"]]
+
+
+def test_marks_of_all_processes_are_united(runs):
+    """Of unreadable images, of which each process has met others."""
+    assert all(torch.load(runs / f"marks{rank}.pt").tolist() == [True, True, False] for rank in (0, 1))
 
 
 def test_being_ready_to_roll_back_changes_nothing(runs):

@@ -124,6 +124,22 @@ def test_unreadable_images_are_replaced_counted_and_listed(folder, tmp_path, mon
         launch(composed(*words, "data.max_unreadable=0.2"), tmp_path / "none")
 
 
+def test_an_image_that_is_gone_is_one_that_cannot_be_read(folder):
+    data = image_folder(str(folder), img_size=16, max_unreadable=0.5)
+    (folder / "val/cat/1.jpg").unlink()
+    assert data.val[1][1] == 0 and data.unreadable() == ["cat/1.jpg"]
+    with pytest.raises(UsageError, match=r"data.max_unreadable=2: expected a share from 0 to 1"):
+        image_folder(str(folder), max_unreadable=2)
+
+
+def test_no_images_need_be_held_out_for_a_test(tmp_path):
+    root = make_images(tmp_path / "images", {"cat": 5, "dog": 5})
+    data = image_folder(str(root), test_fraction=0)
+    assert data.test is None and len(data.train) + len(data.val) == 10
+    with pytest.raises(UsageError, match=r"data.val_fraction=0, .*expected shares below 1"):
+        image_folder(str(root), val_fraction=0)
+
+
 def test_nothing_readable_stops_at_once(folder):
     data = image_folder(str(folder), img_size=16)
     for path in (folder / "val").rglob("*.jpg"):

@@ -103,7 +103,7 @@ def bundled_digits(
         name="digits (bundled with scikit-learn)",
         train=AugmentedDigits(images[train], labels[train], size, norm, amounts, seed),
         val=held_out(val),
-        test=held_out(test),
+        test=held_out(test) if len(test) else None,
         classes=tuple(str(name) for name in source.target_names),
         input_size=(1, size, size),
         mean=norm[:1],

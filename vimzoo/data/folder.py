@@ -75,7 +75,8 @@ def _open(root: Path, val: float, test: float) -> tuple[ReadImages, ReadImages, 
             parts = stratified_split(labels, val, test, names=_class_names(whole))
         except UsageError as error:
             raise UsageError(f"data.root={root}: {error}") from error
-    return whole.part(parts[0]), whole.part(parts[1]), whole.part(parts[2])
+    train, held, tested = (whole.part(part) for part in parts)
+    return train, held, tested if test else None
 
 
 def image_folder(

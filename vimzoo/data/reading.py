@@ -72,8 +72,8 @@ class ReadImages(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} images")  # it also ends a loop over the images
         for place in self.indices[np.arange(index, index + TRIES) % len(self)].tolist():
-            file, target, *_ = self.reader[place]
             try:
+                file, target, *_ = self.reader[place]
                 with Image.open(file) as image:
                     picture = image.convert(self.mode)
                 break
@@ -194,6 +194,8 @@ class ImageSettings:
     def __post_init__(self) -> None:
         if self.in_chans not in MODES:
             raise UsageError(f"data.in_chans={self.in_chans}: expected 1 (grey) or 3 (colour)")
+        if not isinstance(self.max_unreadable, int | float) or not 0 <= self.max_unreadable <= 1:
+            raise UsageError(f"data.max_unreadable={self.max_unreadable}: expected a share from 0 to 1")
         self.shapes = None if self.sides is None else Shapes(tuple(self.sides), self.step, self.max_aspect)
         known = resolve_data_config(
             {"img_size": self.img_size}, pretrained_cfg=dict(self.pretrained_cfg or {})
@@ -232,6 +234,7 @@ class ImageSettings:
             shapes=self.shapes,
             kinds=None if self.shapes is None else _kinds(train, self.shapes),
             unreadable=lambda: unreadable(read, self.max_unreadable),
+            damaged=[part.unreadable for part in read],
         )
 
     def _by_shape(self, images: ReadImages) -> ReadImages:

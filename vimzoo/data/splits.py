@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .buckets import Shapes
     from .stages import Stages
 
@@ -41,7 +43,8 @@ class Splits:
     ``shapes`` are those and ``kinds`` (N,) the kind of shape of each image; the held-out data sets then tell the
     size of each of their images in ``shapes``. ``stages`` are the sizes of crops and batches where they change in
     the course of a run. ``unreadable()`` names the images that could not be read so far, in
-    whichever process, and raises ``UsageError`` when they are too many.
+    whichever process, and raises ``UsageError`` when they are too many; ``damaged`` are its marks, bool (images,),
+    that processes on different machines have to exchange first.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Splits:
     kinds: np.ndarray | None = None
     stages: Stages | None = None
     unreadable: Callable[[], list[str]] = list
+    damaged: Sequence[Tensor] = ()
 
 
 def stratified_split(
@@ -76,8 +80,12 @@ def stratified_split(
         Three sorted index arrays.
 
     Raises:
-        UsageError: a class is too small to leave a training sample.
+        UsageError: impossible shares, or a class too small to leave a training sample.
     """
+    if not 0 < val < 1 or not 0 <= test < 1:
+        raise UsageError(
+            f"data.val_fraction={val}, data.test_fraction={test}: expected shares below 1, that of validation above 0"
+        )
     rng = np.random.RandomState(seed)
     parts: tuple[list[int], ...] = ([], [], [])
     for label in np.unique(labels):

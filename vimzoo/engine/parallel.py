@@ -53,6 +53,15 @@ class World:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return votes.tolist()
 
+    def unite(self, marks: Tensor) -> None:
+        """Mark in every process what one of them has marked; on the CPU, in place.
+
+        Args:
+            marks: bool, any shape.
+        """
+        if self.size > 1:
+            dist.all_reduce(marks.view(torch.uint8), dist.ReduceOp.MAX)
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..data import Splits
+from .parallel import World
 from .state import State
 from .tasks import Task
 
@@ -145,19 +146,24 @@ def write_csv(history: list[dict[str, float]], path: Path) -> None:
     """One row per epoch; written to a temporary name and renamed, so that a reader never sees half a file."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["epoch"])
+        names = dict.fromkeys(name for row in history for name in row)  # a resumed run may have more columns
+        writer = csv.DictWriter(file, fieldnames=list(names) or ["epoch"])
         writer.writeheader()
         writer.writerows(history)
     temporary.replace(path)
 
 
-def unreadable(data: Splits, out: Path) -> None:
-    """List the images that could not be read in ``unreadable.txt``, and say so when there are more than before.
+def unreadable(data: Splits, world: World, out: Path) -> None:
+    """List the images that no process could read in ``unreadable.txt``, and say so when there are more than before.
 
     Raises:
         UsageError: they are too many.
     """
+    for damaged in data.damaged:
+        world.unite(damaged)
     names, path = data.unreadable(), out / "unreadable.txt"
+    if not world.main:
+        return
     if names and (not path.exists() or len(names) > len(path.read_text().splitlines())):
         path.write_text("\n".join(names) + "\n")
         print(f"{len(names)} images cannot be read and are left out, listed in {_shown(path)}", flush=True)
