@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from common import measure, run_parts, table, thread_counts, write
+from common import machine, measure, run_parts, table, thread_counts, write
 from compositions import unfused_cross
 from cpu_models import peak_growth
 from PIL import Image
@@ -226,6 +226,7 @@ def photograph(size: tuple[int, int]) -> Image.Image:
 def bench_photograph(quick: bool) -> None:
     """A large photograph through the command, with 4 GB of memory to be had."""
     width, height = (side // (10 if quick else 1) for side in PHOTOGRAPH)
+    commit = machine()["commit"]  # of now: it may be another by the end
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in").mkdir()
@@ -249,9 +250,10 @@ def bench_photograph(quick: bool) -> None:
     table([row], list(row))
     about = (
         f"`python -m vimzoo.restore` with weights of {OURS}'s shapes on a JPEG photograph, all defaults, from start to "
-        "end; peak: highest resident size of the process; limit: of its data, allocations beyond it fail"
+        "end; seconds: by the clock, beside other work of the machine; cpu seconds: of the processor; peak: highest "
+        "resident size of the process; limit: of its data, beyond which allocations fail"
     )
-    write("cpu_restoration_photograph", [row], about)
+    write("cpu_restoration_photograph", [row], about, extra={"commit": commit})
 
 
 def _limit_memory() -> None:

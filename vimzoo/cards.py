@@ -51,6 +51,8 @@ README_RESULTS = {
     ),
 }
 """Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
+PHOTOGRAPH = ("pixels", "result", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
+"""Columns of docs/restoration.md's table of a large photograph."""
 
 INTRODUCTION = """\
 # Model cards
@@ -93,6 +95,15 @@ class Cards:
         self.parity = read_result(folder, "parity")
         timed = [machine for machine in self.machines if (machine / "cpu_each_model.json").is_file()]
         self.speed = read_result(timed[0] if timed else folder, "cpu_each_model")
+
+    def results(self, name: str) -> dict[str, dict[str, Any]]:
+        """A result file of every machine that has it, by the machine."""
+        return {m.name: read_result(m, name) for m in self.machines if (m / f"{name}.json").is_file()}
+
+    def compared(self, name: str, columns: Sequence[str]) -> str:
+        """A kind of result from every machine that has it, in one table."""
+        found = self.results(name)
+        return comparison(found, columns) if found else "Not measured yet."
 
     def parity_of(self, name: str) -> Mapping[str, Any] | None:
         """The comparison with the recording of this very model, if there is one."""
@@ -196,11 +207,9 @@ class Cards:
                 weights = "yes" if facts.hub_id or facts.url else "-"
                 rows.append([f"`{name}`", weights, *counted, parity and parity["output"], self.ms_of(name)])
         said = f"CPU ms: one image, float32, {self.threads()}; {machine_line(self.speed['machine'])}."
-        speed = []
-        for name, columns in README_RESULTS.items():
-            found = {m.name: read_result(m, name) for m in self.machines if (m / f"{name}.json").is_file()}
-            if found:
-                speed.append(comparison(found, columns))
+        speed = [
+            self.compared(name, columns) for name, columns in README_RESULTS.items() if self.results(name)
+        ]
         return {
             "models": "\n\n".join(
                 [
@@ -234,6 +243,9 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
     sections = {
         root / "README.md": cards.readme_sections(),
         root / "docs" / "reliability.md": {"reliability": result_table(read_result(results, "reliability"))},
+        root / "docs" / "restoration.md": {
+            "photograph": cards.compared("cpu_restoration_photograph", PHOTOGRAPH)
+        },
     }
     filled = {
         path: fill_sections(path.read_text(), parts) for path, parts in sections.items() if path.is_file()
