@@ -140,7 +140,7 @@ def show_sizes(rows: dict[str, dict[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    asked = parser().parse_args(arguments)
+    asked = parser().parse_intermixed_args(arguments)
     try:
         if asked.sizes:
             numbers = by_size(asked.words, asked.sizes, asked.split, asked.out)

@@ -129,7 +129,7 @@ def predictions(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    asked, failed = parser().parse_args(arguments), 0
+    asked, failed = parser().parse_intermixed_args(arguments), 0
     try:
         if min(asked.top, asked.batch) < 1:
             raise UsageError(f"--top={asked.top} --batch={asked.batch}: expected at least 1")

@@ -61,7 +61,7 @@ def test_eval_takes_settings_and_the_newest_run(run, monkeypatch, capsys):
     assert newest_run() == run.relative_to(run.parents[2])
     assert eval_command.main(["--split", "val"]) == 0
     assert "images               179" in capsys.readouterr().out and (run / "eval/eval.json").exists()
-    assert eval_command.main([str(run), "run.limit_batches=1", "data.batch_size=20", "--json"]) == 0
+    assert eval_command.main([str(run), "run.limit_batches=1", "--json", "data.batch_size=20"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 20
 
 
@@ -106,10 +106,13 @@ def test_predict_names_digits(run, digits, capsys):
         assert best["probability"] == pytest.approx(ranked.max().item(), abs=1e-4)
 
 
-def test_predict_as_a_table_of_one_image(run, digits, capsys):
-    assert predict.main([str(digits / "3.png"), "--model", str(run), "--top", "2"]) == 0
-    line = capsys.readouterr().out.strip()
-    assert line.startswith(str(digits / "3.png")) and line.count(" %") == 2
+def test_predict_as_a_table(run, digits, capsys):
+    assert (
+        predict.main(["--top", "2", str(digits / "3.png"), "--model", str(run), str(digits / "4.png")]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(digits / "3.png"), str(digits / "4.png")]
+    assert all(line.count(" %") == 2 for line in lines)
 
 
 def test_predict_with_names_of_imagenet():

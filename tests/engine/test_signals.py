@@ -78,7 +78,8 @@ def test_a_signal_to_the_whole_job_leaves_time_to_save(tmp_path):
         "from test_signals import *; import os\n"
         "save = checkpoint.torch.save\n"
         "checkpoint.torch.save = lambda *args: (time.sleep(3), save(*args))\n"
-        "before_step(pytest.MonkeyPatch(), 2, lambda: os.killpg(0, signal.SIGTERM))\n"
+        "kill = ['kill', '-TERM', '--', f'-{os.getpgrp()}']  # from outside: torch forgives a parent\n"
+        "before_step(pytest.MonkeyPatch(), 2, lambda: subprocess.run(kill))\n"
         f"launch({small('data.workers=2')!r}, __import__('pathlib').Path({str(tmp_path)!r}))"
     )
     here = Path(__file__).parent

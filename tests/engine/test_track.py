@@ -60,6 +60,17 @@ def test_wandb_without_a_network(tmp_path, monkeypatch):
         assert json.loads(summary.read_text())["epoch/train_loss"] == pytest.approx(losses(tmp_path)[-1])
 
 
+def test_wandb_without_an_account_is_named(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**_):
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UsageError, match=r"run.tracker=wandb: No API key configured. WANDB_MODE=offline"):
+        launch(small("run.tracker=wandb"), tmp_path)
+
+
 def test_an_unknown_tracker_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"run.tracker=paper: expected null, tensorboard or wandb"):
         launch(small("run.tracker=paper"), tmp_path / "out")

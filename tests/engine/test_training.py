@@ -263,7 +263,7 @@ def test_suggested_commands_repeat_the_request(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["somewhere/vimzoo-train"])
     launch(small("run.limit_batches=1"), tmp_path, ["run.seed=3", "run.epochs=1", "model=timm"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert f"vimzoo-train run.seed=3 model=timm resume={tmp_path / 'last.pt'} run.epochs=2" in lines
+    assert f"vimzoo-train run.seed=3 model=timm resume={tmp_path} run.epochs=2" in lines
     assert "vimzoo-train model=vim_tiny_patch16_224 data=folder data.root=DIR" in lines
     assert f"python -m vimzoo.eval {tmp_path}" in lines
 

@@ -60,6 +60,7 @@ def main() -> None:
             sys.exit(f"error: {error}")
         except Stopped as stop:
             print(stop, file=sys.stderr)
-            sys.exit(128 + stop.number)
+            number = stop.number
+        sys.exit(128 + number)  # outside the handler, where nothing holds the loader's processes any more
 
     run()

@@ -227,7 +227,7 @@ def _suggestions(state: State, out: Path, overrides: Sequence[str]) -> list[tupl
     script = Path(sys.argv[0])
     name = f"python {_shown(script)}" if script.suffix == ".py" else script.name
     said = [word for word in overrides if not word.startswith(("resume=", "run.epochs="))]
-    longer = [*said, f"resume={_shown(out / 'last.pt')}", f"run.epochs={2 * state.epochs}"]
+    longer = [*said, f"resume={_shown(out)}", f"run.epochs={2 * state.epochs}"]
     suggestions = [
         (
             f"python -m vimzoo.eval {shlex.quote(_shown(out))}",

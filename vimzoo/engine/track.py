@@ -45,7 +45,7 @@ def open_tracker(
     Weights & Biases obeys its own environment: ``WANDB_MODE=offline`` keeps everything in ``out/wandb``.
 
     Raises:
-        UsageError: an unknown name, or its package is not installed.
+        UsageError: an unknown name, or its package is not installed or refuses.
     """
     if name is not None and name not in TRACKERS:
         raise UsageError(f"run.tracker={name}: expected null, {' or '.join(TRACKERS)}")
@@ -75,5 +75,8 @@ def _wandb(out: Path, cfg: dict[str, Any]) -> Tracker:
     import wandb
 
     out.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(project="vimzoo", name=out.name, dir=str(out), config=cfg)
+    try:
+        run = wandb.init(project="vimzoo", name=out.name, dir=str(out), config=cfg)
+    except wandb.Error as error:
+        raise UsageError(f"run.tracker=wandb: {error} WANDB_MODE=offline needs no account") from error
     return Tracker(lambda numbers, at: run.log(numbers, step=at), run.finish)
