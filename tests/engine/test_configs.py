@@ -10,6 +10,7 @@ from timm.scheduler import create_scheduler_v2
 from trainer_helpers import composed
 
 from vimzoo.data import SOURCES
+from vimzoo.data.pair_settings import PairSettings
 from vimzoo.data.reading import ImageSettings
 from vimzoo.engine.build import LOADER_KEYS
 from vimzoo.engine.check import check_run
@@ -49,7 +50,8 @@ def test_keys_are_arguments(option):
         keys = set(cfg["aug"]["mixup"] if group == "aug" else cfg[group])
         accepted = set(inspect.signature(feeds[group]).parameters)
         if "options" in accepted:
-            accepted |= set(inspect.signature(ImageSettings).parameters)
+            of_pairs = option in ("data=photos", "data=paired", "data=degraded_folder")
+            accepted |= set(inspect.signature(PairSettings if of_pairs else ImageSettings).parameters)
         assert keys <= accepted | {*LOADER_KEYS, "betas"}  # the optimizer's own
     if group == "aug" and option not in ("aug=digits", "aug=flips"):
         create_transform(32, is_training=True, **cfg["aug"]["transform"])

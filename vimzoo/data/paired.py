@@ -1,6 +1,5 @@
 """A user's own images to learn restoration from: folders of pairs, or clean images that are degraded on the fly."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +7,15 @@ import numpy as np
 
 from .degradations import Degradation
 from .folder import VAL_NAMES
-from .pairs import MODES, CropPairs, ImagePairs, PixelCache, WholePairs, image_size
+from .pair_settings import Files, PairSettings
+from .pairs import image_size
 from .splits import Splits, UsageError, stratified_split
-from .stages import parsed_stages
 
-__all__ = ["degraded_folder", "image_files", "paired_files", "paired_folder", "restoration_splits"]
+__all__ = ["degraded_folder", "image_files", "paired_files", "paired_folder"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 PAIRS_LAYOUT = "DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}; files of a pair have one name"
 CLEAN_LAYOUT = "images in DIR, or in DIR/{train,val[,test]}"
-Files = tuple[Sequence[Path] | None, Sequence[Path]]  # degraded, clean
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -89,84 +87,8 @@ def _split(files: Files, val: float, test: float, root: Path) -> list[Files]:
     return [(low and [low[i] for i in part], [high[i] for i in part]) for part in parts]
 
 
-def restoration_splits(
-    name: str,
-    parts: Sequence[Files],
-    *,
-    degradation: Degradation | None,
-    scale: int,
-    crop: int | None,
-    crops: int,
-    in_chans: int,
-    eval_crop: int | None,
-    cache_mb: float,
-    aug: Mapping[str, Any] | None,
-    seed: int,
-    stages: Sequence[Mapping[str, Any]] | None = None,
-) -> Splits:
-    """Splits of pairs from the files for training, validation and, if given, test; see `paired_folder`.
-
-    Raises:
-        UsageError: an option out of range, or a training image smaller than the largest crop.
-    """
-    aug = dict(aug or {})
-    if strange := set(aug) - {"flip", "rotate"}:
-        raise UsageError(
-            f"aug.transform: expected flip and rotate, got {', '.join(sorted(strange))}; try aug=flips"
-        )
-    if in_chans not in MODES:
-        raise UsageError(f"data.in_chans={in_chans}: expected 1 (grey) or 3 (colour)")
-    if crops < 1:
-        raise UsageError(f"data.crops={crops}: expected at least 1")
-    growing = None if stages is None else parsed_stages(stages, crops, scale)
-    if crop is None:
-        crop = growing.parts[0].crop if growing else 128 // scale * scale
-    if crop < scale or crop % scale:
-        raise UsageError(f"data.crop={crop}: expected a positive multiple of the scale, {scale}")
-    if eval_crop is not None and eval_crop < scale:
-        raise UsageError(
-            f"data.eval_crop={eval_crop}: expected at least the scale, {scale}, or null for whole images"
-        )
-    if growing and crop != growing.parts[0].crop:
-        raise UsageError(
-            f"data.crop={crop}: expected that of the first of data.stages, {growing.parts[0].crop}"
-        )
-    largest = max(stage.crop for stage in growing.parts) if growing else crop
-    for path in parts[0][1] if parts[0] is not parts[-1] else ():
-        if min(size := image_size(path)) < largest:
-            asked = f"data.stages: crops of {largest} pixels" if growing else f"data.crop={crop}"
-            raise UsageError(f"{asked}: {path} is only {size[0]} x {size[1]} pixels")
-    cache = PixelCache(int(cache_mb * 2**20))
-    train, val, *test = (ImagePairs(high, low, degradation, scale, in_chans, cache) for low, high in parts)
-    return Splits(
-        name=name,
-        train=CropPairs(train, crop, crops, aug, seed),
-        val=WholePairs(val, eval_crop),
-        test=WholePairs(test[0], eval_crop) if test else None,
-        classes=(),
-        input_size=(in_chans, crop // scale, crop // scale),
-        mean=(0.0,) * in_chans,
-        std=(1.0,) * in_chans,
-        eval_batch=1,
-        scale=scale,
-        stages=growing,
-    )
-
-
 def paired_folder(
-    root: str | None = None,
-    crop: int | None = None,
-    crops: int = 16000,
-    in_chans: int = 3,
-    eval_crop: int | None = 512,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    cache_mb: float = 1024,
-    stages: Sequence[Mapping[str, Any]] | None = None,
-    *,
-    aug: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    pretrained_cfg: Mapping[str, Any] | None = None,
+    root: str | None = None, val_fraction: float = 0.1, test_fraction: float = 0.1, **options: Any
 ) -> Splits:
     """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}.
 
@@ -175,23 +97,14 @@ def paired_folder(
 
     Args:
         root: DIR.
-        crop: Side of the clean crops to train on, in pixels; None is that of the first stage, or else 128, 126 at
-            scale 3.
-        crops: Crops per epoch; with ``stages`` of the first one.
-        in_chans: 3 reads colour, 1 grey.
-        eval_crop: At most so many clean pixels per axis, from the middle, in evaluation; None takes whole images.
         val_fraction, test_fraction: Shares held out where DIR has no train and val folders; a test_fraction of 1 makes
             all images test images, to evaluate on.
-        cache_mb: Decoded images kept in memory by every process that loads.
-        stages: Sizes of crops and batches that change in the course of the run: mappings of ``epochs``, ``crop`` and
-            ``batch_size``, see `vimzoo.data.stages.Stages`; an epoch has as many updates in each.
-        aug: ``flip`` (left and right exchanged) and ``rotate`` (also turned by quarters), each for half the crops.
-        seed: Seeds the crops, not the split.
-        pretrained_cfg: Unused; images stay in 0..1.
+        options: Of `PairSettings`.
 
     Raises:
         UsageError: the folder is missing, empty or laid out otherwise, or an option does not fit.
     """
+    settings = PairSettings(**options)
     folders = _folders(root, PAIRS_LAYOUT)
     for path in (folder / kind for folder in folders for kind in ("low", "high")):
         if not path.is_dir():
@@ -203,10 +116,7 @@ def paired_folder(
     parts: list[Files] = [(low, high) for low, high, _ in found]
     if len(parts) == 1:
         parts = _split(parts[0], val_fraction, test_fraction, folders[0])
-    return restoration_splits(
-        str(root), parts, degradation=None, scale=scales[0], crop=crop, crops=crops, in_chans=in_chans,
-        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed, stages=stages,
-    )  # fmt: skip
+    return settings.splits(str(root), parts, scales[0])
 
 
 def degraded_folder(
@@ -214,37 +124,23 @@ def degraded_folder(
     scale: int = 1,
     sigma: float = 0.0,
     quality: int | None = None,
-    crop: int | None = None,
-    crops: int = 16000,
-    in_chans: int = 3,
-    eval_crop: int | None = 512,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
-    cache_mb: float = 1024,
-    stages: Sequence[Mapping[str, Any]] | None = None,
-    *,
-    aug: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    pretrained_cfg: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Splits:
     """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read.
 
     Args:
+        root, val_fraction, test_fraction, options: As in `paired_folder`.
         scale, sigma, quality: What is to be undone, see `vimzoo.data.degradations.Degradation`: a reduction
             (super-resolution), noise (denoising), JPEG, or any of them together.
-        root, crop, crops, in_chans, eval_crop, val_fraction, test_fraction, cache_mb, stages, aug, seed,
-        pretrained_cfg:
-            As in `paired_folder`.
 
     Raises:
         UsageError: as there; there is nothing to undo.
     """
-    degradation = Degradation(scale, sigma, quality)
+    settings, degradation = PairSettings(**options), Degradation(scale, sigma, quality)
     folders = _folders(root, CLEAN_LAYOUT)
     parts: list[Files] = [(None, image_files(folder)) for folder in folders]
     if len(parts) == 1:
         parts = _split(parts[0], val_fraction, test_fraction, folders[0])
-    return restoration_splits(
-        str(root), parts, degradation=degradation, scale=scale, crop=crop, crops=crops, in_chans=in_chans,
-        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed, stages=stages,
-    )  # fmt: skip
+    return settings.splits(str(root), parts, scale, degradation)

@@ -1,12 +1,11 @@
 """Photographs bundled with scikit-image and scikit-learn: enough to learn restoration from without a download."""
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .degradations import Degradation
-from .paired import restoration_splits
+from .pair_settings import PairSettings
 from .splits import Splits, UsageError
 
 __all__ = ["PHOTOS", "bundled_photos", "photo_files"]
@@ -48,25 +47,22 @@ def bundled_photos(
     quality: int | None = None,
     crop: int = 64,
     crops: int = 3200,
-    in_chans: int = 3,
     eval_crop: int | None = None,
-    cache_mb: float = 1024,
-    *,
-    aug: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    pretrained_cfg: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Splits:
     """The bundled photographs, split by photograph, degraded as they are read.
 
     Args:
         scale, sigma, quality: What is to be undone, see `vimzoo.data.degradations.Degradation`.
-        crop, crops, in_chans, eval_crop, cache_mb, aug, seed, pretrained_cfg: As in `vimzoo.data.paired_folder`.
+        crop, crops, eval_crop, options: Of `vimzoo.data.pair_settings.PairSettings`.
 
     Raises:
         UsageError: an option does not fit, or a photograph is missing.
     """
-    return restoration_splits(
-        "photographs (bundled with scikit-image and scikit-learn)", [(None, photo_files(split)) for split in PHOTOS],
-        degradation=Degradation(scale, sigma, quality), scale=scale, crop=crop, crops=crops, in_chans=in_chans,
-        eval_crop=eval_crop, cache_mb=cache_mb, aug=aug, seed=seed,
-    )  # fmt: skip
+    settings = PairSettings(crop=crop, crops=crops, eval_crop=eval_crop, **options)
+    return settings.splits(
+        "photographs (bundled with scikit-image and scikit-learn)",
+        [(None, photo_files(split)) for split in PHOTOS],
+        scale,
+        Degradation(scale, sigma, quality),
+    )
