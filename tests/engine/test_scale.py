@@ -204,9 +204,9 @@ TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 @pytest.mark.slow
 def test_torchrun_starts_the_same_command(tmp_path):
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(TRAIN)]
-    done = subprocess.run(
-        [*words, *QUICK, "run.epochs=1"], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    # Folders of two names, as processes have that begin in different seconds
+    words += [*QUICK, "run.epochs=1", "hydra.run.dir=outputs/now/${oc.env:LOCAL_RANK}"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert sum(line.startswith("test accuracy") for line in done.stdout.splitlines()) == 1
     (folder,) = (tmp_path / "outputs").glob("*/*")

@@ -45,10 +45,19 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> flo
     if started_elsewhere():
         size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
         with joined(rank, size, int(os.environ.get("LOCAL_RANK", rank)), "env://") as world:
-            return work(cfg, Path(world.gather(str(out))[0]), overrides, world)
+            return work(cfg, one_folder(out, world), overrides, world)
     if cfg["devices"] > 1:
         return spawn(work, cfg, out, overrides)
     return work(cfg, out, overrides, World())
+
+
+def one_folder(out: Path, world: World) -> Path:
+    """The first process's run folder; another one, named by the second that a process began in, goes if empty."""
+    first = Path(world.gather(str(out))[0])
+    if first != out:
+        with contextlib.suppress(OSError):
+            out.rmdir()
+    return first
 
 
 def work(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
