@@ -46,6 +46,8 @@ def save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) ->
         lowered, dynamo=True, input_names=["images"], output_names=["output"], verbose=False
     )
     assert written is not None
+    for node in written.model.graph.all_nodes():
+        node.metadata_props.clear()  # lines of code and this machine's folders, hundreds of kilobytes
     written.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
     written.save(path)
 

@@ -45,6 +45,7 @@ def test_onnx_file_of_vim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(export, "build", lambda *a: kept.setdefault("model", build(*a)))
     path = check_onnx("test_vim", tmp_path, 1e-5, int8=True)
     assert "Scan" in operators(path)
+    assert str(Path(export.__file__).parent).encode() not in path.read_bytes()  # nothing of this machine
     facts = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
     assert facts["model"] == "test_vim" and facts["num_classes"] == 1000 and len(facts["mean"]) == 3
     for shape in ((1, 3, 64, 64), (5, 3, 48, 112), (2, 3, 80, 64)):
