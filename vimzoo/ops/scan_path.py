@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 from operator import index
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -295,10 +296,8 @@ def _stacked(paths: tuple[ScanPath, ...], height: int, width: int) -> np.ndarray
 _TABLES: dict[tuple, Tensor] = {}
 
 
-@torch.compiler.assume_constant_result
-def _table(height: int, width: int, device: str, *names: str) -> Tensor:
-    """The table of the paths of these names on ``device``, made once: a constant to the compiler."""
-    paths = tuple(_NAMED[name] for name in names)
+def _table(height: int, width: int, device: str, paths: tuple[ScanPath, ...]) -> Tensor:
+    """The table of ``paths`` on ``device``, made once."""
     key = (paths, height, width, device)
     if key in _TABLES:
         return _TABLES[key]
@@ -311,6 +310,19 @@ def _table(height: int, width: int, device: str, *names: str) -> Tensor:
             del _TABLES[next(iter(_TABLES))]
         _TABLES[key] = table
     return table
+
+
+_COMPILED = SimpleNamespace()
+"""Tables that compiled code reads, each an attribute, which the compiler finds again and guards."""
+
+
+@torch.compiler.assume_constant_result
+def _attribute(height: int, width: int, device: str, *names: str) -> str:
+    """The attribute of `_COMPILED` that holds the table of the paths of these names: a constant to the compiler."""
+    table = _table(height, width, device, tuple(_NAMED[name] for name in names))
+    name = f"table_{id(table)}"
+    setattr(_COMPILED, name, table)
+    return name
 
 
 def path_arguments(
@@ -327,8 +339,11 @@ def path_arguments(
     codes = path_codes(paths)
     if TABLE not in codes:
         return codes, None
-    names = [path._name for path in paths]  # type: ignore[attr-defined]
-    return codes, _table(index(height), index(width), str(device), *names)
+    height, width = index(height), index(width)
+    if torch.compiler.is_dynamo_compiling():
+        names = [path._name for path in paths]  # type: ignore[attr-defined]
+        return codes, getattr(_COMPILED, _attribute(height, width, str(device), *names))
+    return codes, _table(height, width, str(device), tuple(paths))
 
 
 def path_table(paths: Sequence[ScanPath], height: int, width: int) -> Tensor | None:
