@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vimzoo import export, exporters
+from vimzoo.models import MambaIRv2
 
 onnx = pytest.importorskip("onnx", reason="needs the extra vimzoo[export]")
 
@@ -58,6 +59,22 @@ def test_onnx_file_of_vim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (
         1e-5 < spread_error(run_onnx(small, images), want) < 0.3
     )  # it is another file, and still this model
+
+
+def test_onnx_file_of_whole_windows_takes_parts_of_them(tmp_path: Path) -> None:
+    """MambaIRv2 continues images to whole windows; the one that it was exported with consists of such."""
+    torch.manual_seed(0)
+    model = MambaIRv2(
+        embed_dim=16, depths=(1,), d_state=4, num_heads=2, window=8, rank=4, num_tokens=6,
+        upsampler="pixelshuffledirect", routing="argmax",
+    ).eval()  # fmt: skip
+    program = exporters.to_program(model, torch.rand(2, 3, 32, 48), dynamic_size=True)
+    exporters.save_onnx(program, tmp_path / "model.onnx", {})
+    run = exporters.load(tmp_path / "model.onnx", "onnx")
+    for shape in ((1, 3, 32, 48), (3, 3, 33, 47), (1, 3, 5, 70)):
+        images = torch.rand(shape)
+        with torch.no_grad():
+            assert spread_error(run(images), model(images)) < 3e-5
 
 
 def test_eight_bits_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> None:

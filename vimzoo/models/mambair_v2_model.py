@@ -198,11 +198,15 @@ class MambaIRv2(RestorationModel):
 def mirrored(x: Tensor, multiple: int) -> Tensor:
     """Images ``(B, C, H, W)`` continued right and below by their mirror image to multiples of ``multiple``.
 
-    The border itself is repeated; an image smaller than what is missing is mirrored again and again.
+    The border itself is repeated; an image smaller than what is missing is mirrored again and again. Whole windows
+    take the same way, else a graph exported from them would take nothing else, and no number below zero is divided,
+    which ONNX rounds otherwise.
     """
     for axis in (2, 3):
         size = x.shape[axis]
-        if size % multiple:
-            index = torch.arange(-(-size // multiple) * multiple, device=x.device) % (2 * size)
-            x = x.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
+        period = torch.full(
+            (1,), 2 * size, dtype=torch.int64, device=x.device
+        )  # for exporters, which need a tensor
+        index = torch.arange((size + multiple - 1) // multiple * multiple, device=x.device) % period
+        x = x.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
     return x
