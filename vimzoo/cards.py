@@ -53,6 +53,18 @@ README_RESULTS = {
 """Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
 PHOTOGRAPH = ("pixels", "result", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
 """Columns of docs/restoration.md's table of a large photograph."""
+DIGITS = (
+    "form",
+    "images",
+    "top1",
+    "other_answers",
+    "difference",
+    "kb",
+    "threads",
+    "images_per_s_batch_1",
+    "images_per_s_batch_64",
+)
+"""Columns of docs/export.md's table of the digits' model as a file."""
 
 INTRODUCTION = """\
 # Model cards
@@ -243,6 +255,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
     sections = {
         root / "README.md": cards.readme_sections(),
         root / "docs" / "reliability.md": {"reliability": result_table(read_result(results, "reliability"))},
+        root / "docs" / "export.md": {"digits": cards.compared("export_digits", DIGITS)},
         root / "docs" / "restoration.md": {
             "photograph": cards.compared("cpu_restoration_photograph", PHOTOGRAPH)
         },
