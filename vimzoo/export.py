@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import statistics
 import sys
 import time
@@ -25,6 +26,8 @@ from . import exporters
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "torchscript": ".ts"}
 """Format -> how its files are called."""
+ROUTED = 0.95
+"""Share of the output that must agree where a model routes tokens: the last bit of a score may send one elsewhere."""
 BOUND = 3e-5
 """Largest difference from PyTorch that a written file may have, as a share of the output's standard deviation."""
 
@@ -39,6 +42,7 @@ class Check:
 
     shape: tuple[int, ...]
     difference: float  # largest, as a share of the output's standard deviation
+    share: float = 1.0  # of the output, that part which differs least
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,11 @@ class Written:
     torch_milliseconds: float  # of the model itself
 
     def __str__(self) -> str:
+        of = "" if self.worst.share == 1 else f" in {self.worst.share:.0%} of the values"
         return (
             f"{self.path}  {self.path.stat().st_size / 1e6:.1f} MB\n"
-            f"  largest difference {self.worst.difference:.1e} of the output's spread, on images {self.worst.shape}\n"
+            f"  largest difference{of} {self.worst.difference:.1e} of the output's spread, "
+            f"on images {self.worst.shape}\n"
             f"  {self.milliseconds:.1f} ms for images {self.shape} on {torch.get_num_threads()} threads; "
             f"PyTorch with vimzoo {self.torch_milliseconds:.1f} ms"
         )
@@ -170,11 +176,15 @@ def write(model: nn.Module, kind: str, path: Path, shapes: Sequence[tuple[int, .
 def compare(run: Callable[[Tensor], Tensor], model: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Check:
     """The worst of the comparisons of both on the same random images of every shape."""
     generator, checks = torch.Generator().manual_seed(1), []
+    share = ROUTED if hasattr(model, "routing") else 1.0
     for shape in shapes:
         images = torch.rand(shape, generator=generator)
         want = model(images)
-        difference = (run(images) - want).abs().max() / want.std()
-        checks.append(Check(shape, difference.item()))
+        differences = (run(images) - want).abs().flatten() / want.std()
+        largest = differences.max()
+        if share < 1 and largest.isfinite():
+            largest = differences.kthvalue(math.ceil(share * differences.numel())).values
+        checks.append(Check(shape, largest.item(), share))
     return max(checks, key=lambda check: check.difference)
 
 
