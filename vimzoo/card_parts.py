@@ -103,18 +103,22 @@ def result_table(result: Mapping[str, Any]) -> str:
 
 
 def comparison(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """One kind of result from several machines in one table, of the rows measured with one thread.
+    """One kind of result from several machines in one table.
 
     Args:
         results: result files by the names of their machines.
-        columns: of the rows, in their order.
+        columns: keys of the rows to show, in this order.
+
+    Raises:
+        ValueError: there is no row to show.
     """
     cells = [
         [f"`{machine}`", *(row.get(key) for key in columns)]
         for machine, result in results.items()
         for row in result["rows"]
-        if row.get("threads", 1) == 1
     ]
+    if not cells:
+        raise ValueError(f"no rows to compare in the results of {', '.join(results)}")
     titles = ["machine", *(key.replace("_", " ") for key in columns)]
     alone = len(results) == 1
     about = _sentence(next(iter(results.values()))["about"])

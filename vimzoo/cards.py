@@ -51,7 +51,7 @@ README_RESULTS = {
     ),
 }
 """Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
-PHOTOGRAPH = ("pixels", "result", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
+PHOTOGRAPH = ("pixels", "result", "threads", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
 """Columns of docs/restoration.md's table of a large photograph."""
 DIGITS = (
     "form",
@@ -112,10 +112,23 @@ class Cards:
         """A result file of every machine that has it, by the machine."""
         return {m.name: read_result(m, name) for m in self.machines if (m / f"{name}.json").is_file()}
 
-    def compared(self, name: str, columns: Sequence[str]) -> str:
-        """A kind of result from every machine that has it, in one table."""
-        found = self.results(name)
-        return comparison(found, columns) if found else "Not measured yet."
+    def compared(self, name: str, columns: Sequence[str], threads: int | None = None) -> str:
+        """A kind of result from every machine that has it, in one table.
+
+        Args:
+            name: of the result files.
+            columns: keys of the rows to show.
+            threads: show only rows measured with this number of threads; None shows all.
+        """
+        results = self.results(name)
+        if not results:
+            return "Not measured yet."
+        if threads is not None:
+            results = {
+                machine: {**result, "rows": [row for row in result["rows"] if row["threads"] == threads]}
+                for machine, result in results.items()
+            }
+        return comparison(results, columns)
 
     def parity_of(self, name: str) -> Mapping[str, Any] | None:
         """The comparison with the recording of this very model, if there is one."""
@@ -220,7 +233,9 @@ class Cards:
                 rows.append([f"`{name}`", weights, *counted, parity and parity["output"], self.ms_of(name)])
         said = f"CPU ms: one image, float32, {self.threads()}; {machine_line(self.speed['machine'])}."
         speed = [
-            self.compared(name, columns) for name, columns in README_RESULTS.items() if self.results(name)
+            self.compared(name, columns, threads=1)
+            for name, columns in README_RESULTS.items()
+            if self.results(name)
         ]
         return {
             "models": "\n\n".join(

@@ -184,3 +184,20 @@ def test_without_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 )
 def test_cells(value: object, cell: str) -> None:
     assert cards.number(value) == cell
+
+
+def test_rows_of_any_number_of_threads_are_shown(checkout: Path) -> None:
+    """The photograph is restored with the command's own number of threads, whatever that was."""
+    store(
+        checkout, "cpu_restoration_photograph", [{"pixels": "40 x 30", "threads": 7, "seconds": 1.5}], "one"
+    )
+    shown = cards.Cards(checkout / "benchmarks" / "results").compared(
+        "cpu_restoration_photograph", cards.PHOTOGRAPH
+    )
+    assert "| 40 x 30 | - | 7 | 1.50 |" in shown
+
+
+def test_a_table_without_rows_is_an_error(checkout: Path) -> None:
+    store(checkout, "cpu_models", [{"px": 224, "threads": 2}], "one")
+    with pytest.raises(ValueError, match="no rows to compare in the results of one"):
+        cards.Cards(checkout / "benchmarks" / "results").compared("cpu_models", ("px",), threads=1)
