@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .data import UsageError, eval_loader
+from .data import UsageError, closing, eval_loader
 from .engine import evaluate
 from .engine.build import build_data, pick_device
 from .engine.check import AMP, check_run
@@ -98,9 +98,10 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     begin = time.perf_counter()
     count = len(loader.dataset)  # type: ignore[arg-type]  # fewer under run.limit_batches
     numbers: dict[str, Any] = {"split": split, "images": count}
-    numbers |= evaluate(model, loader, scores, device, amp)
-    numbers["images_per_s"] = count / (time.perf_counter() - begin)
-    numbers["model_images_per_s"] = throughput(model, loader, device, amp)
+    with closing(loader):
+        numbers |= evaluate(model, loader, scores, device, amp)
+        numbers["images_per_s"] = count / (time.perf_counter() - begin)
+        numbers["model_images_per_s"] = throughput(model, loader, device, amp)
     out = out or (run or Path()) / "eval"
     out.mkdir(parents=True, exist_ok=True)
     numbers |= task.details(scores, data, out)

@@ -1,5 +1,6 @@
 """Loaders whose order and augmentation depend on seed and epoch alone."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -78,11 +79,34 @@ def _workers(workers: int | None) -> int:
 
 
 def stay(_worker: int) -> None:
-    """In a loader process: outlive signals to the whole job long enough for the run to hear them, and to save."""
+    """In a loader process: outlive signals to the whole job long enough for the run to hear them and to save.
+
+    It ends when `closing` asks, when the run's process is gone, or some seconds after SIGTERM; then quietly, because
+    torch raises an error in the run's process where a loader process dies of a signal.
+    """
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
+
+
+@contextlib.contextmanager
+def closing(*loaders: DataLoader) -> Iterator[None]:
+    """End the processes of these loaders at the end of the block, however it ends.
+
+    Left to the interpreter's exit, they would get SIGTERM, which they outlive for ``LAST_SECONDS``.
+    """
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            iterator = loader._iterator  # torch keeps the processes that stay for the next epoch here
+            loader._iterator = None
+            if iterator is not None and loader.num_workers:
+                iterator._shutdown_workers()  # type: ignore[attr-defined]
+                for process in iterator._workers:  # type: ignore[attr-defined]
+                    process.kill()  # one that hangs in the reading of a file
 
 
 def train_loader(
@@ -153,7 +177,8 @@ def eval_loader(
 ) -> DataLoader:
     """All images in order, the last incomplete batch included; a process gets a contiguous part of them.
 
-    Images whose sizes differ, as their ``shapes`` tell, are in batches of one size.
+    Images whose sizes differ, as their ``shapes`` tell, are in batches of one size. Loader processes stay for the next
+    pass: where they are not forked, starting them takes seconds.
 
     Args: as in ``train_loader``.
 
@@ -172,10 +197,13 @@ def eval_loader(
     batches: dict[str, Any] = {"batch_size": batch_size}
     if shapes is not None:
         batches = {"batch_sampler": ShapeBatches(shapes[part.start : part.stop], batch_size)}
+    processes = _workers(workers)
     return DataLoader(
         images,
         **batches,
-        num_workers=_workers(workers),
+        num_workers=processes,
+        persistent_workers=processes > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=stay,
+        generator=torch.Generator(),  # else the first pass alone would draw from torch's, which models may do too
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from ..data import BucketBatches, Splits, StageBatches, UsageError, eval_loader, train_loader
+from ..data import BucketBatches, Splits, StageBatches, UsageError, closing, eval_loader, train_loader
 from . import export, report, resume
 from .build import build_data, build_state
 from .check import check_run
@@ -93,7 +93,8 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
     every = run["save_every"] or {}
     saver = Saver(out, cfg, every.get("steps"), every.get("minutes"))
     try:
-        fit(state, data, batches, val, saver, tracker)
+        with closing(batches, val):
+            fit(state, data, batches, val, saver, tracker)
     finally:
         tracker.close()
     finish(state, data, cfg, out, overrides)
@@ -136,7 +137,8 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides
         state.world.size,
     )
     task, scores = state.task, state.task.scores(data)
-    metrics = evaluate(state.averaged, loader, scores, state.device, state.amp, state.world)
+    with closing(loader):
+        metrics = evaluate(state.averaged, loader, scores, state.device, state.amp, state.world)
     model = export.whole_model(state, cfg, data)
     if not state.world.main:
         return
