@@ -70,6 +70,9 @@ class MambaIRv2(RestorationModel):
         route_noise: ``None``, or a function from routing logits ``(B, tokens, classes)`` to the noise that is added,
             called once per layer in order instead of what ``routing`` says.
 
+    Both are settings of the model, shared by all threads that use it. What belongs to one call is the argument
+    ``noise`` of `forward`.
+
     Raises:
         ValueError: an option has no such value, or a size is not positive.
     """
@@ -154,8 +157,10 @@ class MambaIRv2(RestorationModel):
         if self.pos_embed is not None:
             trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """First map ``(B, H, W, C)`` with sides in windows -> deep features of the same shape.
+
+        ``noise`` is as in `forward`.
 
         Raises:
             ValueError: there is a position embedding, for another size.
@@ -165,7 +170,7 @@ class MambaIRv2(RestorationModel):
             if tuple(y.shape[1:3]) != self.pos_embed_size:
                 raise ValueError(f"x: expected a map of {self.pos_embed_size}, got {tuple(y.shape[1:3])}")
             y = y + self.pos_embed.unflatten(1, y.shape[1:3])
-        noise = self._noise()
+        noise = noise or self._noise()
         for group in self.groups:
             y = group(y, noise, self.grad_checkpointing)
         return self.conv_body(self.norm(y)) + x
@@ -179,8 +184,13 @@ class MambaIRv2(RestorationModel):
         """Gumbel noise: the likeliest class after adding it is a draw by the scores' probabilities."""
         return -torch.empty_like(scores).exponential_(generator=self.generator).log()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """Images ``(B, channels, H, W)``, as trained in 0..1 -> images ``(B, channels, H scale, W scale)``.
+
+        Args:
+            x: The images.
+            noise: For this call only, what ``route_noise`` is for all calls: a function from routing logits
+                ``(B, tokens, classes)`` to the noise that is added, called once per layer in order.
 
         Raises:
             ValueError: ``x`` has another number of axes or channels.
@@ -189,7 +199,7 @@ class MambaIRv2(RestorationModel):
         height, width = x.shape[2], x.shape[3]
         mean = self.mean.to(x.dtype)
         x = (mirrored(x, self.window) - mean) * self.img_range
-        y = self.head(self.forward_features(self.conv_first(x).permute(0, 2, 3, 1)))
+        y = self.head(self.forward_features(self.conv_first(x).permute(0, 2, 3, 1), noise))
         if not self.upsampler:
             y = y + x
         return (y / self.img_range + mean)[:, :, : height * self.scale, : width * self.scale]

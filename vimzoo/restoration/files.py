@@ -6,6 +6,7 @@ Pillow reads and writes all but TIFF results and 16-bit files, which it would cu
 import contextlib
 import io
 import os
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -73,7 +74,9 @@ def _read(path: Path, max_pixels: int) -> Picture:
             raise _too_many(max_pixels)
         return deep.read_tiff(path)
     with _opened(path, max_pixels) as image:
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        with _own_rules():
+            several = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+        if several:
             raise PictureError("holds several pictures or frames; expected one")
         profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
         if deep.is_deep_png(path):
@@ -81,26 +84,41 @@ def _read(path: Path, max_pixels: int) -> Picture:
         else:
             plain, profile = _of_known_mode(image, profile)
             pixels = np.asarray(plain)
-        return Picture(np.atleast_3d(pixels), profile, exif.described(image.getexif()), dpi)
+        with _own_rules():
+            block = exif.described(image.getexif())
+        return Picture(np.atleast_3d(pixels), profile, block, dpi)
 
 
 @contextlib.contextmanager
 def _opened(path: Path, max_pixels: int | None) -> Iterator[Image.Image]:
     """An image whose header has been read."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max_pixels
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "Corrupt EXIF data|Possibly corrupt EXIF")
-            with Image.open(path, formats=READABLE) as image:
-                yield image
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise _too_many(max_pixels) from error
+        with _own_rules():
+            image = Image.open(path, formats=READABLE)
     except Image.UnidentifiedImageError as error:
         raise PictureError("not a PNG, JPEG, TIFF or WebP file, or its header is damaged") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    with image:
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise _too_many(max_pixels)
+        yield image
+
+
+_rules = threading.Lock()
+
+
+@contextlib.contextmanager
+def _own_rules() -> Iterator[None]:
+    """Pillow without its limit of pixels and its warnings of damaged EXIF.
+
+    Both are global to the process, so that threads take turns; only headers are read here, never pixels.
+    """
+    with _rules, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Corrupt EXIF data|Possibly corrupt EXIF")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _too_many(max_pixels: int | None) -> PictureError:

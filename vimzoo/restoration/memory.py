@@ -1,5 +1,6 @@
 """How much memory there is, how much a model takes per pixel, and hence how large a tile may be."""
 
+import copy
 import math
 import re
 import weakref
@@ -9,7 +10,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -107,14 +108,25 @@ class _PeakBytes(TorchDispatchMode):
 
 def bytes_per_pixel(model: RestorationModel) -> float:
     """Bytes of tensors that a float32 forward pass holds at its highest, per pixel of its input; none is computed."""
-    weights = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
+    outline = _on_meta(model)
     image = torch.empty(1, model.in_chans, PROBE_SIDE, PROBE_SIDE, device="meta")
     with torch.no_grad(), _PeakBytes() as count:
-        torch.func.functional_call(model, weights, (image,))
+        outline(image)
     return count.peak / PROBE_SIDE**2
+
+
+def _on_meta(module: nn.Module) -> Any:
+    """A copy of a module whose tensors are on the meta device.
+
+    `torch.func.functional_call` would do without a copy, but puts the tensors into the module while it runs, where
+    other threads meet them.
+    """
+    outline = copy.copy(module)
+    for name in ("_parameters", "_buffers"):
+        tensors = getattr(module, name).items()
+        outline.__dict__[name] = {key: x if x is None else x.detach().to("meta") for key, x in tensors}
+    outline.__dict__["_modules"] = {key: child and _on_meta(child) for key, child in module._modules.items()}
+    return outline
 
 
 def automatic_tile(model: RestorationModel, device: torch.device, batch: int = 1) -> int:

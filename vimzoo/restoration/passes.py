@@ -1,14 +1,14 @@
 """What a batch of tiles goes through around the model: channels, flips and rotations, repeatable routes."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FLIPS", "SeededRoutes", "flipped", "flipped_back", "for_channels", "routes"]
+__all__ = ["FLIPS", "SeededRoutes", "flipped", "flipped_back", "for_channels", "with_routes"]
 
 Run = Callable[[Tensor], Tensor]
 FLIPS = 8
@@ -78,14 +78,12 @@ class SeededRoutes:
         return noise.log_().neg_()
 
 
-@contextlib.contextmanager
-def routes(model: nn.Module, seeds: Sequence[Sequence[int]], device: torch.device) -> Iterator[None]:
-    """Let a MambaIRv2 whose routes are random draw them from `SeededRoutes`; other models are left alone."""
+def with_routes(model: nn.Module, seeds: Sequence[Sequence[int]], device: torch.device) -> Run:
+    """The model for one call: a MambaIRv2 whose routes are random draws them from `SeededRoutes` of its own.
+
+    The noise is an argument of the call, never an attribute of the model, which other threads may be using. Models
+    without random routes, or with a ``route_noise`` set by the caller, are returned unchanged.
+    """
     if getattr(model, "routing", None) != "gumbel" or getattr(model, "route_noise", None) is not None:
-        yield
-        return
-    model.route_noise = SeededRoutes(seeds, device)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        model.route_noise = None  # type: ignore[assignment]
+        return model
+    return functools.partial(model, noise=SeededRoutes(seeds, device))

@@ -12,7 +12,7 @@ from torch import Tensor
 from vimzoo.models.restoration_base import RestorationModel
 
 from .memory import automatic_tile, is_out_of_memory
-from .passes import FLIPS, flipped, flipped_back, for_channels, routes
+from .passes import FLIPS, flipped, flipped_back, for_channels, with_routes
 from .tiling import Span, blended_axis, official_axis, tiled_rows
 
 __all__ = ["OVERLAP", "Restorer"]
@@ -39,6 +39,8 @@ class Restorer:
     Grey pictures pass a colour model as three equal channels. Colour pictures pass a grey model, such as JPEG artefact
     removal, as luma; how each channel differs from luma is kept, bicubically enlarged if the model enlarges. Alpha
     passes on its own, as a grey picture does.
+
+    Several threads may call one restorer, or restorers of one model: each call gives what it would give alone.
 
     Args:
         model: A MambaIR model; it is moved to ``device`` and put into evaluation mode.
@@ -106,26 +108,31 @@ class Restorer:
         _check_pixels(planes)
         height, width, channels = planes.shape
         result = np.empty((height * self.scale, width * self.scale, channels), planes.dtype)
-        while not self._fits(planes, result, self._tile_for(height, width), progress):
+        while not self._fits(planes, result, self._tile_for(height, width), self.batch, progress):
             gc.collect()  # tensors that the error held are gone now
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return result[..., 0] if pixels.ndim == 2 else result
 
-    def _fits(self, planes: np.ndarray, result: np.ndarray, tile: int, progress: Progress | None) -> bool:
-        """Restore all planes; on lack of memory lower the limits and give False."""
+    def _fits(
+        self, planes: np.ndarray, result: np.ndarray, tile: int, batch: int, progress: Progress | None
+    ) -> bool:
+        """Restore all planes; on lack of memory lower the limits and give False.
+
+        The limits only ever fall, so that threads which share a restorer cannot undo each other's.
+        """
         try:
             grid = self._grid(planes.shape[0], planes.shape[1], tile)
-            self._restore(planes, result, grid, progress)
+            self._restore(planes, result, grid, batch, progress)
             return True
         except Exception as error:
-            fixed = self.tile in ("none", "official") or (self.batch == 1 and tile <= SMALLEST_TILE)
+            fixed = self.tile in ("none", "official") or (batch == 1 and tile <= SMALLEST_TILE)
             if fixed or not is_out_of_memory(error):
                 raise
-        if self.batch > 1:
-            self.batch //= 2
+        if batch > 1:
+            self.batch = min(self.batch, batch // 2)
         else:
-            self._limit = tile // 2
+            self._limit = min(self._limit or tile, tile // 2)
         _logger.warning(
             "out of memory with tiles of %d pixels; going on with tiles of %d, %d at once",
             tile, min(tile, self._limit or tile), self.batch,
@@ -153,7 +160,9 @@ class Restorer:
         rows, columns = (blended_axis(size, tile, overlap, self.scale, multiple) for size in (height, width))
         return rows, columns
 
-    def _restore(self, planes: np.ndarray, result: np.ndarray, grid: Grid, progress: Progress | None) -> None:
+    def _restore(
+        self, planes: np.ndarray, result: np.ndarray, grid: Grid, batch: int, progress: Progress | None
+    ) -> None:
         """Fill ``result``: colour first, then alpha."""
         parts = PARTS[planes.shape[2]]
         for i, (first, stop) in enumerate(parts):
@@ -164,7 +173,7 @@ class Restorer:
             run = functools.partial(self._run, part=i, white=WHITE[planes.dtype])
             told = None if progress is None else _share_of(progress, i, len(parts))
             top = 0
-            for rows in tiled_rows(run, plane, *grid, self.scale, self.batch, told):
+            for rows in tiled_rows(run, plane, *grid, self.scale, batch, told):
                 target[top : top + rows.shape[1]] = _stored(rows, planes.dtype)
                 top += rows.shape[1]
         if progress is not None:
@@ -185,10 +194,10 @@ class Restorer:
 
     def _flip(self, x: Tensor, places: list[tuple[int, int]], part: int, turn: int) -> Tensor:
         """Images through the model in one of 8 positions, float32."""
-        run = for_channels(self.model, x.shape[1], self.model.in_chans, self.scale)
         seeds = [(self.seed, part, turn, *place) for place in places]
-        reduced = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with routes(self.model, seeds, self.device), reduced:
+        model = with_routes(self.model, seeds, self.device)
+        run = for_channels(model, x.shape[1], self.model.in_chans, self.scale)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             y = run(flipped(x, turn))
         return flipped_back(y.float(), turn)
 
