@@ -2,8 +2,8 @@
 
 Runs the operators on CPU tensors while a stand-in for the driver names the target, so that every kernel is compiled
 with exactly the arguments a GPU would get, and never launched. From the disassembly of NVIDIA code it counts local
-memory and the instructions of the loops over steps: issue slots per (image, channel, step, direction). Writes
-``benchmarks/results/sass_triton.json``.
+memory and the instructions of the loops over steps: issue slots per (image, channel, step, direction). Records them
+for the Triton that runs in ``benchmarks/results/sass_triton.json``.
 """
 
 from __future__ import annotations
@@ -223,15 +223,18 @@ def count_shapes(names: list[str]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from common import table, write
+    import triton
+    from common import machine, table
+    from sass_records import record
 
     counted = count_shapes(list(SHAPES))
     table(counted, ["shape", "kernel", "block_d", "slots", "mufu", "loads", "shuffles", "shared", "local"])
-    write(
+    record(
         "sass_triton",
-        counted,
+        "Triton",
+        triton.__version__,
+        {"machine": machine(), "rows": counted},
         "sm_90, bfloat16: issue slots per (image, channel, step, direction) of the scan's loops over steps, counted in "
         "the disassembly; mamba_ssm 2.3's CUDA kernels, counted alike: 876 forward, 1796 backward (N 16), 131 (N 1). "
         "mufu to kinds: instructions of the longest loop, which does `steps` steps; local: of the whole kernel",
-        timed=False,
     )

@@ -1,7 +1,7 @@
 """What NVRTC makes of the CUDA kernels, without a GPU: ``python benchmarks/sass_cuda.py``.
 
 Like ``sass.py`` for Triton's kernels: the operators run on CPU tensors while each launch is only compiled, for the
-sizes that a GPU would get. Writes ``benchmarks/results/sass_cuda.json``.
+sizes that a GPU would get. Records the counts for the NVRTC that runs in ``benchmarks/results/sass_cuda.json``.
 """
 
 from __future__ import annotations
@@ -155,16 +155,18 @@ def count_shapes(
 
 
 if __name__ == "__main__":
-    from common import table, write
+    from common import machine, table
+    from sass_records import record
 
     counted = count_shapes(list(SHAPES))
     table(counted, ["shape", "kernel", "block", "slots", "mufu", "shuffles", "local"])
-    write(
+    record(
         "sass_cuda",
-        counted,
-        f"sm_90, bfloat16, NVRTC {nvrtc.load()[1]}: issue slots per (image, channel, step, direction) of the scan's "
-        "loops over steps and what they bring and take away, counted in the disassembly; mamba_ssm 2.3's CUDA kernels, "
-        "counted alike: 876 forward, 1796 backward (N 16), 131 (N 1). mufu and kinds: per step of the loops over "
-        "steps; shuffles and local: of the whole kernel",
-        timed=False,
+        "NVRTC",
+        nvrtc.load()[1],
+        {"machine": machine(), "rows": counted},
+        "sm_90, bfloat16: issue slots per (image, channel, step, direction) of the scan's loops over steps and what "
+        "they bring and take away, counted in the disassembly; mamba_ssm 2.3's CUDA kernels, counted alike: 876 "
+        "forward, 1796 backward (N 16), 131 (N 1). mufu and kinds: per step of the loops over steps; shuffles and "
+        "local: of the whole kernel",
     )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from compiler_records import (
+    Counts,
+    assert_as_recorded,
+    assert_every_shape_is_recorded,
+    benchmark,
+    newest_on_record,
+    on_record,
+)
 from gpu_cases import ACTIVATIONS, TABLE
 from ops_helpers import path_inputs, scan_inputs, with_dtype
 from torch import Tensor
@@ -28,7 +33,6 @@ from vimzoo.ops import (
     selective_scan,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 needs_nvrtc = pytest.mark.skipif(nvrtc.load()[0] is None, reason=f"no NVRTC: {nvrtc.load()[1]}")
 needs_disassembler = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton, which brings a disassembler, is not installed"
@@ -42,9 +46,9 @@ SLOTS = {
     "VMamba-T stage 1, 128 images: scan_backward": 200,
     "VMamba-T stage 1, 1 image: scan_tile": 132,
 }
-"""Issue slots per element that a kernel may take: a few more than were counted. Triton's take 244 and 826 with 16
-states, 80 and 341 with one, upstream's CUDA 876, 1796 and 131. Of Vim's pair of paths three endings are counted, of
-which a tile runs one."""
+"""Issue slots per element that the newest release on record may take. Triton's take 244 and 826 with 16 states, 80 and
+341 with one, upstream's CUDA 876, 1796 and 131. Of Vim's pair of paths three endings are counted, of which a tile runs
+one."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +60,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="module")
-def sass_cuda() -> Iterator[Any]:
+def sass_cuda() -> Any:
     """``benchmarks/sass_cuda.py``."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        yield importlib.import_module("sass_cuda")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+    return benchmark("sass_cuda")
 
 
 def forward_and_backward(function: Any, tensors: dict[str, Tensor | None], **settings: Any) -> None:
@@ -106,8 +106,14 @@ def test_compiles_everywhere(sass_cuda: Any, target: str, dtype: torch.dtype) ->
 
 
 @pytest.fixture(scope="module")
-def counted(sass_cuda: Any) -> dict[str, dict[str, Any]]:
-    """Counts of Vim-tiny's and VMamba's layer for sm_90, by shape and kernel."""
+def recorded() -> Counts:
+    """Counts on record of the NVRTC that runs here."""
+    return on_record("sass_cuda", nvrtc.load()[1])
+
+
+@pytest.fixture(scope="module")
+def counted(recorded: Counts, sass_cuda: Any) -> Counts:
+    """Counts of Vim-tiny's, MambaIR's and VMamba's layer for sm_90, by shape and kernel."""
     names = dict.fromkeys(name.split(":")[0] for name in SLOTS)
     forward_only = [name for name in names if f"{name}: scan_backward" not in SLOTS]
     rows = sass_cuda.count_shapes(list(names), without_backward=forward_only)
@@ -116,30 +122,27 @@ def counted(sass_cuda: Any) -> dict[str, dict[str, Any]]:
 
 @needs_nvrtc
 @needs_disassembler
-def test_states_stay_in_registers(counted: dict[str, dict[str, Any]]) -> None:
-    """A thread is a channel: the forward scan needs no other lane; nothing spills."""
-    for name, row in counted.items():
-        assert row["local"] == 0, name
-        assert row["shuffles"] == 0 or "scan_backward" in name, name
+def test_counts_are_as_recorded(counted: Counts, recorded: Counts) -> None:
+    """``benchmarks/results/sass_cuda.json`` says what the kernels of today compile to: slots, spills, lanes."""
+    assert_as_recorded(counted, recorded, "shuffles")
 
 
-@needs_nvrtc
-@needs_disassembler
-def test_issue_slots(counted: dict[str, dict[str, Any]]) -> None:
+def test_newest_record_keeps_states_in_registers() -> None:
+    """A thread is a channel: the forward scan needs no other lane; of these kernels none spills."""
+    newest = newest_on_record("sass_cuda")
+    for name in SLOTS:
+        assert newest[name]["local"] == 0, name
+        assert newest[name]["shuffles"] == 0 or "scan_backward" in name, name
+
+
+@pytest.mark.parametrize("name", SLOTS)
+def test_newest_record_of_issue_slots(name: str) -> None:
     """A regression in the loops over steps shows without a GPU."""
-    for name, most in SLOTS.items():
-        assert counted[name]["slots"] <= most, name
+    assert newest_on_record("sass_cuda")[name]["slots"] <= SLOTS[name]
 
 
-@needs_nvrtc
-@needs_disassembler
-def test_counts_are_recorded(counted: dict[str, dict[str, Any]]) -> None:
-    """``benchmarks/results/sass_cuda.json`` says what the kernels of today compile to."""
-    path = ROOT / "benchmarks" / "results" / "sass_cuda.json"
-    recorded = {f"{row['shape']}: {row['kernel']}": row for row in json.loads(path.read_text())["rows"]}
-    for name, row in counted.items():
-        # another release of NVRTC may need a few more or less
-        assert recorded[name]["slots"] == pytest.approx(row["slots"], rel=0.1), name
+def test_records_are_complete() -> None:
+    assert_every_shape_is_recorded("sass_cuda")
 
 
 def test_counting_loops(sass_cuda: Any) -> None:
