@@ -3,12 +3,16 @@
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from vimzoo.engine.cli import main
+from vimzoo.engine.finished import composed_settings
+from vimzoo.engine.sweeps import SweepCheck
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 QUICK = ["run.epochs=1", "run.limit_batches=2", "data.batch_size=16", "run.device=cpu"]
@@ -63,6 +67,8 @@ def test_help_is_ours(call, tmp_path):
     [
         ("optim.lrr=1", "Key 'lrr' is not in struct"),
         ("model=vim_tny", "Could not find 'model/vim_tny'"),
+        ("experiment=vim_tny", "Available options in 'experiment':\n\tmambair_car_10"),
+        ("sweep=optna", "Available options in 'sweep':\n\toptuna"),
         ("nonsense", "nonsense"),
         ("run.amp=bf17", "error: run.amp=bf17: expected one of"),
         ("data=folder", "error: data.root is not set"),
@@ -74,3 +80,46 @@ def test_mistakes_create_nothing(call, tmp_path, word, message):
     assert status not in (0, None)
     assert message in f"{errors} {status}"
     assert not list(tmp_path.rglob("*.*")) and not (tmp_path / "outputs").exists()
+
+
+def test_hydra_does_not_warn_about_our_use_of_it(call):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        status, text, errors = call("--cfg", "job")
+        composed_settings(["experiment=vim_tiny", "data.root=DIR"])
+    assert status == 0 and "model_name: vim" in text and errors == ""
+
+
+@pytest.mark.parametrize(
+    ("hydra", "sweeper", "works"),
+    [
+        ("1.3.8", "1.3.0", True),
+        ("1.4.0rc3", "1.3.0", False),
+        ("1.4.0", "1.2.0", False),
+        ("1.4.0", "1.4.0", True),
+    ],
+)
+def test_the_optuna_sweeper_needs_its_hydra(hydra, sweeper, works, monkeypatch, capsys):
+    """Releases up to 1.3 fail with a traceback under Hydra 1.4; one sentence comes before."""
+    versions = {"hydra-core": hydra, "hydra-optuna-sweeper": sweeper}
+    monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
+    target = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+    config = OmegaConf.create({"hydra": {"sweeper": {"_target_": target}}})
+    if works:
+        SweepCheck().on_multirun_start(config)
+        return
+    with pytest.raises(
+        SystemExit, match=r"does not work with hydra-core 1\.4.*: pip install 'hydra-core<1\.4'$"
+    ):
+        SweepCheck().on_multirun_start(config)
+
+
+def test_sweeps_are_checked(call, monkeypatch):
+    """By the callback of the configuration, before the first run."""
+
+    def check(self, config, **kwargs):
+        sys.exit(f"checked {config.hydra.sweeper._target_}")
+
+    monkeypatch.setattr(SweepCheck, "on_multirun_start", check)
+    status, _, _ = call("-m", *QUICK)
+    assert status == "checked hydra._internal.core_plugins.basic_sweeper.BasicSweeper"

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vimzoo import cards, restoration_cards
-from vimzoo.engine.cli import config_dir
+from vimzoo.engine.cli import config_dir, version_base
 from vimzoo.models.mambair_facts import MAMBAIR_FACTS
 
 FACTS = {name: facts for models, _ in cards.FAMILIES.values() for name, facts in models.items()}
@@ -19,7 +19,7 @@ FACTS = {name: facts for models, _ in cards.FAMILIES.values() for name, facts in
 
 def composed(*overrides: str) -> Any:
     """The training configuration that these command-line words give."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+    with initialize_config_dir(**version_base(), config_dir=str(config_dir())):
         return OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from vimzoo.engine import loop as loop_module
-from vimzoo.engine.cli import config_dir
+from vimzoo.engine.cli import config_dir, version_base
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def composed(*overrides: str) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+    with initialize_config_dir(**version_base(), config_dir=str(config_dir())):
         return OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
 
 

@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = """
@@ -278,6 +279,16 @@ def test_extras_are_explained() -> None:
     assert set(project["optional-dependencies"]) <= rows
     for name, version in re.findall(r"(torch|timm)>=([\d.]+)", " ".join(project["dependencies"])):
         assert f"{name} {version} or newer" in text
+
+
+@pytest.mark.parametrize("extra", ["train", "cluster", "sweep"])
+def test_extras_do_not_bring_a_pre_release_of_hydra(extra: str) -> None:
+    """The plugins' own bound, ``>=1.1.0.dev7``, admits pre-releases; one without them makes pip leave them out."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in project["optional-dependencies"][extra]]
+    (hydra,) = (requirement.specifier for requirement in wanted if requirement.name == "hydra-core")
+    assert not any(hydra.contains(version, prereleases=True) for version in ("1.4.0rc3", "1.4.0"))
+    assert hydra.contains("1.3.8")
 
 
 def test_images_are_built_from_what_a_build_needs() -> None:

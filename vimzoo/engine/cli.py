@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def config_dir() -> Path:
@@ -11,6 +12,23 @@ def config_dir() -> Path:
     package = Path(__file__).resolve().parents[1]
     folders = [package / "configs", package.parent / "configs"]
     return next((folder for folder in folders if (folder / "train.yaml").is_file()), folders[0])
+
+
+def hydra_options() -> dict[str, Any]:
+    """Keyword arguments of ``hydra.main`` that depend on Hydra's version.
+
+    Hydra 1.3 warns without ``version_base``. Hydra 1.4 warns with it, and wants the classes that a configuration may
+    name from the program.
+    """
+    options: dict[str, Any] = version_base()
+    return options or {"execution_whitelist": ["vimzoo.engine.sweeps.SweepCheck"]}
+
+
+def version_base() -> dict[str, str]:
+    """``version_base`` for Hydra 1.3, which warns without it; nothing for 1.4, which warns with it."""
+    import hydra
+
+    return {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
 def _remove_empty(folder: Path) -> None:
@@ -36,7 +54,7 @@ def main() -> None:
     except ImportError as error:
         sys.exit(f"error: training needs {error.name}; install it with: pip install 'vimzoo[train]'")
 
-    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
+    @hydra.main(**hydra_options(), config_path=str(config_dir()), config_name="train")
     def run(cfg: DictConfig) -> float:
         from ..data import UsageError
         from .launch import launch

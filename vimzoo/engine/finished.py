@@ -12,7 +12,7 @@ from torch import nn
 
 from ..data import Splits, UsageError
 from . import checkpoint
-from .cli import config_dir
+from .cli import config_dir, version_base
 from .create import resized
 from .tasks import find_task
 
@@ -66,7 +66,7 @@ def composed_settings(words: Sequence[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+        with initialize_config_dir(**version_base(), config_dir=str(config_dir())):
             return OmegaConf.to_container(compose("train", overrides=list(words)), resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(str(error).splitlines()[0]) from error
