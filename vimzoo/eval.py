@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .data import UsageError, closing, eval_loader
-from .engine import evaluate
+from .engine import classes, evaluate
 from .engine.build import build_data, pick_device
 from .engine.check import AMP, check_run
 from .engine.finished import best_model, composed_settings, newest_run, run_settings
@@ -84,6 +84,11 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     cfg = run_settings(run, settings) if run else composed_settings(settings)
     check_run(cfg)
     data, task = build_data(cfg), find_task(cfg["task"])
+    if run:
+        data = classes.run_data(data, run)
+    else:
+        data = classes.published_data(data, cfg["model"])
+        cfg["model"] = classes.evaluated(cfg["model"], data)
     split = split or ("val" if data.test is None else "test")
     images = getattr(data, split)
     if images is None:

@@ -22,6 +22,7 @@ from torch import nn
 from .data import UsageError
 from .data.reading import DAMAGED
 from .engine.build import pick_device
+from .engine.classes import of_file
 from .engine.create import create_model
 from .engine.finished import newest_run
 
@@ -62,7 +63,10 @@ def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
         name = f"local-dir:{folder}"
     elif ":" not in name and not timm.is_model(name):
         raise UsageError(f"--model={name}: neither a folder nor a model; timm.list_models() names all models")
-    overlay = {"pretrained_cfg_overlay": {"file": str(checkpoint)}} if checkpoint else {}
+    overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(checkpoint)}} if checkpoint else {}
+    if checkpoint and (names := of_file(checkpoint)):
+        overlay["pretrained_cfg_overlay"] |= {"label_names": names, "num_classes": len(names)}
+        overlay["num_classes"] = len(names)
     model = create_model({"model_name": name, "pretrained": True, **overlay})
     if not getattr(model, "num_classes", 0):
         raise UsageError(f"--model={name}: {type(model).__name__} tells no classes; expected a classifier")

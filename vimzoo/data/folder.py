@@ -29,10 +29,10 @@ def _read(path: Path, class_map: dict[str, int] | None = None) -> ReadImages:
     return dataset
 
 
-def _read_train(path: Path) -> ReadImages:
+def _read_train(path: Path, least: int = 2) -> ReadImages:
     dataset = _read(path)
     classes = list(dataset.reader.class_to_idx)
-    if len(classes) < 2:
+    if len(classes) < least:
         raise UsageError(
             f"data.root: {path} has one class ({classes[0]}); expected at least two class folders"
         )
@@ -67,7 +67,7 @@ def _open(root: Path, val: float, test: float) -> tuple[ReadImages, ReadImages, 
     if (root / "train").is_dir() or val_dir is not None:
         found = "train" if val_dir is None else val_dir.name
         raise UsageError(f"data.root={root}: found {found}/ without its counterpart; expected {LAYOUT}")
-    whole = _read_train(root)
+    whole = _read_train(root, least=1 if test == 1 else 2)
     parts: Sequence[np.ndarray] = (np.arange(len(whole)),) * 3
     if test != 1:
         labels = np.array([target for _, target in whole.reader.samples])

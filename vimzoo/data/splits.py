@@ -64,6 +64,10 @@ class Splits:
     unreadable: Callable[[], list[str]] = list
     damaged: Sequence[Tensor] = ()
 
+    def record(self) -> dict[str, Any]:
+        """What a run remembers of its data; plain containers for a checkpoint."""
+        return {"classes": list(self.classes)}
+
 
 def stratified_split(
     labels: np.ndarray, val: float, test: float, seed: int = 0, names: Sequence[str] | None = None

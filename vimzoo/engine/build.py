@@ -115,6 +115,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         world=world,
         accumulate=run["accumulate"],
         frozen=frozen,
+        data=data.record(),
     )
 
 

@@ -31,6 +31,7 @@ def progress(state: State, config: dict[str, Any] | None = None) -> dict[str, An
         "plateau": plateau.state_dict() if plateau is not None else {},
         "ema_rounding": None if state.ema is None else state.ema._sr_generator.get_state(),
         "config": config or {},
+        "data": state.data,
     }
 
 

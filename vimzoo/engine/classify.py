@@ -15,12 +15,14 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from torch import Tensor, nn
 
 from ..data import Images, Splits, UsageError
+from .classes import model_for, of_weights
 from .create import create_model, model_cfg
 
 
 def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     """``timm.create_model(**model)`` with the classes and channels of the data, and its size if the model is
-    made for one size; ``model.start`` is a file of weights to begin from.
+    made for one size; ``model.start`` is a file of weights to begin from. Where these name their classes, the
+    classifier keeps those that the data have too.
 
     Raises:
         UsageError: the class count does not fit the data, or the model refuses an argument.
@@ -42,8 +44,12 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
         options.setdefault("img_size", data.input_size[1:])
         if data.shapes is not None:
             options.setdefault("dynamic_img_size", True)
+    names = of_weights(options)
     if start := options.pop("start", None):
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": start}}
+        overlay = {**options.get("pretrained_cfg_overlay", {}), "file": start}
+        options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    if names and (start or ":" in options["model_name"] or set(names) & set(data.classes)):
+        return model_for(options, names, data.classes)
     return create_model({**options, "num_classes": len(data.classes)})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -57,6 +58,7 @@ class State:
     norm: float = math.nan  # of its gradient, before clipping
     best: float = -math.inf  # best validation score so far, in the task's unit
     history: list[dict[str, float]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)  # what is remembered of the data, see Splits.record
 
     @property
     def averaged(self) -> nn.Module:
