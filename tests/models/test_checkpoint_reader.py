@@ -186,6 +186,24 @@ def test_records_of_training_scripts(tmp_path, weights, form):
     assert equal(read_checkpoint(save(tmp_path / "w.pth", content, form)), weights)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])  # the second is Python 3.13's name
+@pytest.mark.parametrize(
+    "name", ["Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"]
+)
+def test_paths_of_every_python(tmp_path, weights, monkeypatch, name, module, form):
+    """A path pickles under another module name with Python 3.13; each version reads what each other wrote."""
+    members = {"__module__": module, "__reduce__": lambda self: (type(self), ("/a",))}
+    written_as = type(name, (), members)
+    path = tmp_path / "w.pth"
+    with monkeypatch.context() as patch:
+        if module not in sys.modules:
+            patch.setitem(sys.modules, module, types.ModuleType(module))
+        patch.setattr(sys.modules[module], name, written_as, raising=False)
+        save(path, {"model": weights, "out": written_as()}, form)
+    assert equal(read_checkpoint(path), weights)
+
+
 def foreign_module(monkeypatch, name):
     """A module as an author's environment has it, gone again when the file is read."""
     module = types.ModuleType(name)

@@ -63,8 +63,6 @@ _STAND_INS: dict[type, str] = {
         builtins.object builtins.int builtins.float builtins.str builtins.bool
         builtins.bytes builtins.tuple builtins.type builtins.NoneType typing.Any typing.Union
         datetime.datetime datetime.date datetime.timedelta uuid.UUID
-        pathlib.Path pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath
-        pathlib._local.PosixPath pathlib._local.WindowsPath
         numpy.dtype numpy.ndarray numpy.bool_ numpy.float64 numpy.int64
         numpy.core.multiarray.scalar numpy.core.multiarray._reconstruct
         numpy._core.multiarray.scalar numpy._core.multiarray._reconstruct
@@ -76,8 +74,14 @@ _STAND_INS: dict[type, str] = {
         mmengine.logging.history_buffer.HistoryBuffer
         PIL.Image.Resampling torchvision.transforms.functional.InterpolationMode""",
 }
+_PATHS = [
+    f"{module}.{name}"  # Python 3.13 alone writes `_local`
+    for module in ("pathlib", "pathlib._local")
+    for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+]
 _SAFE_GLOBALS: list[Any] = [
-    (stand_in, name) for stand_in, names in _STAND_INS.items() for name in names.split()
+    *((stand_in, name) for stand_in, names in _STAND_INS.items() for name in names.split()),
+    *((_Record, name) for name in _PATHS),
 ]
 # torch keeps its allow-list in one global set: two threads must not put it back for each other.
 _LOCK = threading.Lock()
