@@ -17,7 +17,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 FLAGS = [
@@ -27,6 +27,7 @@ FLAGS = [
     "-fno-trapping-math",
     "-ffp-contract=fast",
     "-fvisibility=hidden",
+    "-g0",  # Python asks for debug information: most of a library, and it names the builder's folders
 ]
 X86_64 = {
     "base": ["-DVIMZOO_VL=4", "-msse2"],
@@ -35,6 +36,19 @@ X86_64 = {
 }
 PORTABLE = {"base": ["-DVIMZOO_VL=4"]}
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+SHIPPED_INSIDE = {"configs": "vimzoo.configs", "kernels": "vimzoo.kernels"}
+"""Folders of the checkout that the wheel carries as packages of these names, with every folder below them."""
+
+
+def packages() -> dict[str, str]:
+    """Every package of the wheel and the folder that it comes from."""
+    found = {name: name.replace(".", "/") for name in find_packages(include=["vimzoo", "vimzoo.*"])}
+    for top, package in SHIPPED_INSIDE.items():
+        for folder in [Path(top), *sorted(path for path in Path(top).rglob("*") if path.is_dir())]:
+            name = ".".join([package, *folder.parts[1:]])
+            if name not in found and "__pycache__" not in folder.parts:
+                found[name] = folder.as_posix()
+    return found
 
 
 def extensions() -> list[Extension]:
@@ -60,10 +74,19 @@ class BuildNative(build_ext):
 
     build_temp: str
 
+    def run(self) -> None:
+        """Build into a folder without libraries that are built no more: a wheel takes all that lie there."""
+        current = {Path(self.get_ext_filename(extension.name)).name for extension in self.extensions}
+        for path in Path(self.build_lib, "vimzoo", "kernels").glob("_cpu_*"):
+            if path.name not in current:
+                path.unlink()
+        super().run()
+
     def build_extensions(self) -> None:
         if sys.platform == "win32" or self.compiler.compiler_type == "msvc":
             self.announce("vimzoo: no native CPU kernels on Windows; the reference serves instead", level=3)
             return
+        self._forget_rpath()
         openmp = ["-fopenmp"] if self._openmp_works() else []
         for extension in self.extensions:
             extension.extra_compile_args = extension.extra_compile_args + openmp
@@ -76,6 +99,12 @@ class BuildNative(build_ext):
             super().build_extension(ext)
         finally:
             self.build_temp = shared
+
+    def _forget_rpath(self) -> None:
+        """Link without the RUNPATH of the Python that builds: its folder means nothing on another machine."""
+        of_python = (sysconfig.get_config_var("LDSHARED") or "").split()
+        rpath = {flag for flag in of_python if flag.startswith(("-Wl,-rpath,", "-Wl,-rpath=", "-Wl,-R"))}
+        self.compiler.linker_so = [flag for flag in self.compiler.linker_so if flag not in rpath]
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return ext.export_symbols
@@ -97,4 +126,10 @@ class BuildNative(build_ext):
                 return False
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})
+setup(
+    packages=list(packages()),
+    package_dir=packages(),
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

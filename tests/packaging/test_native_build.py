@@ -92,6 +92,21 @@ def test_libraries_by_system(
     assert bool(machine_flags) == (len(levels) == 3)
 
 
+def test_every_folder_is_a_package(script: dict[str, Any]) -> None:
+    """Setuptools warns of folders with data that are none, and will leave them out."""
+    folders = {
+        path.parent.relative_to(ROOT).as_posix()
+        for top in ("vimzoo", "configs", "kernels")
+        for path in (ROOT / top).rglob("*.*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    given = script["given"]
+    assert (
+        set(given["packages"]) == set(given["package_dir"]) and set(given["package_dir"].values()) == folders
+    )
+    assert given["package_dir"]["vimzoo.configs.aug"] == "configs/aug"
+
+
 def test_windows_steps_aside(
     command: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +142,30 @@ def test_openmp_is_tried_before_it_is_used(
     assert not works()
     command.compiler.compiler_so = [str(tmp_path / "missing")]
     assert not works()
+
+
+def test_the_builders_python_leaves_no_runpath(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user's LDFLAGS ask for stays."""
+    given = "gcc -shared -L/opt/python/lib -Wl,-rpath,/opt/python/lib -Wl,-rpath=/opt/p -Wl,-O1"
+    monkeypatch.setattr("sysconfig.get_config_var", {"LDSHARED": given}.get)
+    command.compiler = SimpleNamespace(linker_so=[*given.split(), "-Wl,-rpath,/usr/local/openmp"])
+    command._forget_rpath()
+    kept = "gcc -shared -L/opt/python/lib -Wl,-O1 -Wl,-rpath,/usr/local/openmp"
+    assert command.compiler.linker_so == kept.split()
+
+
+def test_libraries_that_are_built_no_more_are_not_shipped(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel takes every file of the build folder, which may be an old one."""
+    folder = tmp_path / "lib" / "vimzoo" / "kernels"
+    folder.mkdir(parents=True)
+    names = ["_cpu_base.abi3.so", "_cpu_former.abi3.so"]
+    for name in names:
+        (folder / name).touch()
+    monkeypatch.setattr("setuptools.command.build_ext.build_ext.run", lambda self: None)
+    command.run()
+    assert [path.name for path in folder.iterdir()] == names[:1]
 
 
 def test_a_library_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

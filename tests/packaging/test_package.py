@@ -14,9 +14,12 @@ import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
+
+from vimzoo.ops.native import LEVELS
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = """
@@ -63,24 +66,38 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Build(NamedTuple):
+    """A source distribution, the wheel built from it, and what was said meanwhile."""
+
+    sdist: Path
+    wheel: Path
+    output: str
+
+
 @pytest.fixture(scope="module")
-def archives(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A source distribution, and the wheel built from it, as an index would serve them."""
+def archives(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Built as an index would serve them."""
     out, place = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("unpacked")
     build = "import sys, setuptools.build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))"
-    command = [sys.executable, "-c", build]
-    subprocess.run([*command, "build_sdist", str(out)], cwd=source, capture_output=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+    def run(step: str, folder: Path) -> str:
+        command = [sys.executable, "-c", build, step, str(out)]
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.run(command, cwd=folder, env=environment, check=True, **streams).stdout
+
+    said = run("build_sdist", source)
     (sdist,) = out.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(place, filter="data")
     (unpacked,) = place.iterdir()
-    subprocess.run([*command, "build_wheel", str(out)], cwd=unpacked, capture_output=True, check=True)
+    said += run("build_wheel", unpacked)
     (wheel,) = out.glob("*.whl")
-    return sdist, wheel
+    return Build(sdist, wheel, said)
 
 
 @pytest.fixture(scope="module")
-def installed(archives: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(archives: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a fresh environment into which pip has put the wheel; other packages are borrowed from ours."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -90,7 +107,7 @@ def installed(archives: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
     python_there = folder / "bin" / "python"
     install = [str(python_there), "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-installed"]
     outside = {**os.environ, "PYTHONPATH": ""}
-    subprocess.run([*install, str(archives[1])], cwd=folder, env=outside, capture_output=True, check=True)
+    subprocess.run([*install, str(archives.wheel)], cwd=folder, env=outside, capture_output=True, check=True)
     return python_there
 
 
@@ -111,32 +128,50 @@ def packaged(source: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_wheel_contents(source: Path, archives: tuple[Path, Path]) -> None:
+def test_wheel_contents(source: Path, archives: Build) -> None:
     """Every source and configuration, the native libraries, the licence, and nothing else."""
-    with zipfile.ZipFile(archives[1]) as wheel:
+    with zipfile.ZipFile(archives.wheel) as wheel:
         names = set(wheel.namelist())
     info = next(name.split("/")[0] for name in names if name.endswith(".dist-info/METADATA"))
     about = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
     libraries = {name for name in names if name.startswith("vimzoo/kernels/_cpu_")}
+    assert {name.split("_cpu_")[1].split(".")[0] for name in libraries} <= set(LEVELS)
     assert names - libraries == {*packaged(source).values(), *(f"{info}/{name}" for name in about)}
     assert libraries or shutil.which("cc") is None
 
 
 @pytest.mark.slow
-def test_wheel_serves_every_python(archives: tuple[Path, Path]) -> None:
+def test_wheel_serves_every_python(archives: Build) -> None:
     """Native libraries know no Python ABI; without a compiler the wheel is pure."""
-    with zipfile.ZipFile(archives[1]) as wheel:
+    with zipfile.ZipFile(archives.wheel) as wheel:
         libraries = [Path(name).name for name in wheel.namelist() if "/_cpu_" in name]
     if not libraries:
         pytest.skip("no C compiler")
-    assert "-cp311-abi3-" in archives[1].name
+    assert "-cp311-abi3-" in archives.wheel.name
     assert all(".abi3." in name or name.endswith(".pyd") for name in libraries)
 
 
 @pytest.mark.slow
-def test_sdist_contents(source: Path, archives: tuple[Path, Path]) -> None:
+def test_the_build_warns_of_nothing(archives: Build) -> None:
+    assert [line for line in archives.output.splitlines() if re.search("warn|deprecat", line, re.I)] == []
+
+
+@pytest.mark.slow
+def test_libraries_name_no_folder_of_the_builder(archives: Build) -> None:
+    """No RUNPATH of its Python, no debug information."""
+    with zipfile.ZipFile(archives.wheel) as wheel:
+        libraries = {name: wheel.read(name) for name in wheel.namelist() if "/_cpu_" in name}
+    folders = [sys.base_prefix, sys.prefix, str(Path(archives.wheel).parents[1])]
+    found = [
+        (name, folder) for name, code in libraries.items() for folder in folders if folder.encode() in code
+    ]
+    assert found == []
+
+
+@pytest.mark.slow
+def test_sdist_contents(source: Path, archives: Build) -> None:
     """What a build needs, since the wheel of the fixture was built from it, and nothing else."""
-    with tarfile.open(archives[0]) as archive:
+    with tarfile.open(archives.sdist) as archive:
         names = {m.name.split("/", 1)[1] for m in archive.getmembers() if m.isfile()}
     names = {name for name in names if not name.startswith("vimzoo.egg-info/")}
     about = {"pyproject.toml", "setup.py", "setup.cfg", "LICENSE", "README.md", "PKG-INFO"}
