@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from .layers.linear import with_fast_linears
 from .ops.lowering import DECOMPOSITIONS
 
 METADATA = "model.json"
@@ -69,7 +70,9 @@ def save_aoti(program: ExportedProgram, path: Path, metadata: dict[str, Any]) ->
 
 def save_torchscript(model: nn.Module, path: Path, metadata: dict[str, Any]) -> None:
     """A ``.ts`` file for ``torch.jit.load``, for any number of images and any size that the model takes."""
-    torch.jit.script(model.eval()).save(str(path), _extra_files={METADATA: json.dumps(metadata)})
+    torch.jit.script(with_fast_linears(model.eval())).save(
+        str(path), _extra_files={METADATA: json.dumps(metadata)}
+    )
 
 
 def quantise(path: Path, to: Path) -> None:

@@ -74,7 +74,7 @@ def ours_of(label: str) -> str:
 def as_theirs(label: str, tensor: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
     """An inner tensor laid out as the authors have it: tokens, windows, or channels first."""
     if label == "conv_after_body":
-        return tensor.permute(0, 3, 1, 2)
+        return tensor
     if label.endswith("win_mhsa"):
         window, (batch, height, width, dim) = model.window, tensor.shape
         tensor = tensor.reshape(batch, height // window, window, width // window, window, dim)

@@ -1,9 +1,9 @@
 """Modules that any backbone may use: the state-space core, Vim's and VMamba's mixers, norms and embeddings."""
 
 from .bimamba import BiMamba, BiMambaBlock, CausalConv
-from .linear import Linear
+from .linear import Linear, apply_linear
 from .map_embed import MapDownsample, MapStem
-from .maps import MapBatchNorm, MapConv2d
+from .maps import MapBatchNorm
 from .mlp import Mlp
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
@@ -22,7 +22,6 @@ __all__ = [
     "GridRope",
     "Linear",
     "MapBatchNorm",
-    "MapConv2d",
     "MapDownsample",
     "MapStem",
     "Mlp",
@@ -30,4 +29,5 @@ __all__ = [
     "SelectiveSSM",
     "VSSBlock",
     "VSSBlock2d",
+    "apply_linear",
 ]

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
 from vimzoo.ops.scan_path import FORWARD, path_codes
 
-from .linear import Linear
-from .maps import MapConv2d
+from .linear import apply_linear
 from .restoration import relative_index
 from .ssm import SelectiveSSM
 
@@ -52,7 +51,7 @@ class WindowAttention(nn.Module):
         self.bias_table = nn.Parameter(
             torch.empty((2 * window - 1) ** 2, num_heads, device=device, dtype=dtype)
         )
-        self.proj = Linear(dim, dim, device=device, dtype=dtype)
+        self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         self.index: Tensor
         index = torch.empty(window**2, window**2, dtype=torch.long, device=device)
         self.register_buffer("index", index, persistent=False)
@@ -75,7 +74,7 @@ class WindowAttention(nn.Module):
         q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).unbind(0)
         y = self._attend(q, k, v)
         y = y.unflatten(4, (window, window)).permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, -1)
-        y = self.proj(y)
+        y = apply_linear(self.proj, y)
         return y.roll((shift, shift), (1, 2)) if shift else y
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -134,18 +133,23 @@ class ConvFFN(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         inner = hidden // 2 if gated else hidden
         kernel = 5 if gated else kernel
-        self.fc1 = Linear(dim, hidden, **dd)
+        self.fc1 = nn.Linear(dim, hidden, **dd)
         self.norm = nn.LayerNorm(inner, **dd) if gated else None
-        self.conv = MapConv2d(inner, inner, kernel, padding=kernel // 2, groups=inner, **dd)
-        self.fc2 = Linear(inner, dim, **dd)
+        self.conv = nn.Conv2d(inner, inner, kernel, padding=kernel // 2, groups=inner, **dd)
+        self.fc2 = nn.Linear(inner, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C) -> (B, H, W, C)``."""
-        x = F.gelu(self.fc1(x))
+        x = F.gelu(apply_linear(self.fc1, x))
         if self.norm is None:
-            return self.fc2(x + F.gelu(self.conv(x)))
-        values, gates = x.chunk(2, dim=-1)
-        return self.fc2(values * self.conv(self.norm(gates)))
+            x = x + F.gelu(self._mixed(x))
+        else:
+            values, gates = x.chunk(2, dim=-1)
+            x = values * self._mixed(self.norm(gates))
+        return apply_linear(self.fc2, x)
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class PromptedSSM(SelectiveSSM):
@@ -192,13 +196,15 @@ class AttentiveScan(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         hidden = int(dim * ratio)
         self.num_tokens = num_tokens
-        self.route = nn.Sequential(Linear(dim, dim // 3, **dd), nn.GELU(), Linear(dim // 3, num_tokens, **dd))
+        self.route = nn.Sequential(
+            nn.Linear(dim, dim // 3, **dd), nn.GELU(), nn.Linear(dim // 3, num_tokens, **dd)
+        )
         self.prompts = nn.Parameter(torch.empty(num_tokens, rank, **dd))
-        self.in_proj = MapConv2d(dim, hidden, 1, **dd)
-        self.conv = MapConv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
+        self.in_proj = nn.Conv2d(dim, hidden, 1, **dd)
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
         self.ssm = PromptedSSM(hidden, d_state, -(-hidden // 16), **dd)
         self.out_norm = nn.LayerNorm(hidden, **dd)
-        self.out_proj = Linear(hidden, dim, **dd)
+        self.out_proj = nn.Linear(hidden, dim, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -214,13 +220,13 @@ class AttentiveScan(nn.Module):
             noise: Added to the routing logits ``(B, H W, classes)``; ``None`` for none.
         """
         route, prompt = self.routed(x.flatten(1, 2), self.prompts @ states, noise)
-        x = self.in_proj(x)
-        tokens = (x * self.conv(x).sigmoid()).flatten(1, 2)
+        inner = self.in_proj(x.permute(0, 3, 1, 2))
+        tokens = (inner * self.conv(inner).sigmoid()).permute(0, 2, 3, 1).flatten(1, 2)
         order = route.sort(dim=-1, stable=True).indices
         steps = torch.arange(order.shape[1], device=x.device).expand_as(order)
         back = torch.empty_like(order).scatter_(1, order, steps)
         y = self.ssm(_take(tokens, order), prompt)
-        y = self.out_proj(self.out_norm(y).to(tokens.dtype))
+        y = apply_linear(self.out_proj, self.out_norm(y).to(tokens.dtype))
         return _take(y, back).unflatten(1, x.shape[1:3])
 
     def routed(self, tokens: Tensor, table: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
@@ -279,7 +285,7 @@ class AttentiveLayer(nn.Module):
         self.scale1 = nn.Parameter(torch.empty(dim, **dd))
         self.scale2 = nn.Parameter(torch.empty(dim, **dd))
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(dim, **dd) for _ in range(4))
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.attn = WindowAttention(dim, num_heads, window, shift, **dd)
         self.scan = AttentiveScan(dim, d_state, ratio, num_tokens, rank, **dd)
         self.ffn1, self.ffn2 = (ConvFFN(dim, hidden, kernel, gated, **dd) for _ in range(2))
@@ -294,7 +300,7 @@ class AttentiveLayer(nn.Module):
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """Map ``(B, H, W, C)`` with sides in windows -> the same; ``noise`` as in `AttentiveScan`."""
-        y = self.attn(self.qkv(self.norm1(x))) + x
+        y = self.attn(apply_linear(self.qkv, self.norm1(x))) + x
         x = x * self.scale1 + self.ffn1(self.norm2(y)) + y
         y = self.scan(self.norm3(x), self.states, noise) + x
         return x * self.scale2 + self.ffn2(self.norm4(y)) + y

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
 from vimzoo.ops.scan_path import BIDIRECTIONAL, FORWARD, path_codes
 
-from .linear import Linear
+from .linear import apply_linear
 from .norm import AddNorm
 from .ssm import SelectiveSSM
 
@@ -120,7 +120,7 @@ class BiMamba(nn.Module):
         self.proj_bias = proj_bias
         self.layer_scale = layer_scale
         self.codes = path_codes((FORWARD,) if bimamba == "none" else BIDIRECTIONAL)
-        self.in_proj = Linear(dim, 2 * inner, bias=proj_bias, **dd)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=proj_bias, **dd)
         self.conv = CausalConv(inner, d_conv, 2 if both else 1, bias=conv_bias, **dd)
         self.ssm = SelectiveSSM(
             inner,
@@ -136,7 +136,7 @@ class BiMamba(nn.Module):
             dt_init=dt_init,
             **dd,
         )
-        self.out_proj = Linear(inner, dim, bias=proj_bias, **dd)
+        self.out_proj = nn.Linear(inner, dim, bias=proj_bias, **dd)
         self.gamma = None if layer_scale is None else nn.Parameter(torch.empty(dim, **dd))
         self.reset_parameters()
 
@@ -147,7 +147,8 @@ class BiMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``(B, L, D) -> (B, L, D)``."""
-        inner, z = self.in_proj(x).chunk(2, dim=-1)
+        x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
+        inner, z = x.chunk(2, dim=-1)
         u = self.conv(inner)
         if not self.separate:
             u = u.select(2, 0)
@@ -156,11 +157,11 @@ class BiMamba(nn.Module):
         return y if self.gamma is None else y * self.gamma
 
     def _project_out(self, y: Tensor) -> Tensor:
-        if not self.halve:
-            return self.out_proj(y)
-        if self.proj_bias:
-            return self.out_proj(y * 0.5)
-        return self.out_proj(y) * 0.5  # the same to the last bit, on the narrower tensor
+        if self.halve and self.proj_bias:
+            y = y * 0.5
+        y = self.out_proj(y) if torch.jit.is_scripting() else apply_linear(self.out_proj, y)
+        # without a bias the same to the last bit, on the narrower tensor
+        return y * 0.5 if self.halve and not self.proj_bias else y
 
 
 class BiMambaBlock(nn.Module):

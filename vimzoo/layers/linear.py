@@ -1,14 +1,58 @@
-"""`torch.nn.Linear` on this package's matrix product."""
+"""Plain `torch.nn.Linear` layers on this package's matrix product.
+
+Models hold `torch.nn.Linear` itself, not a subclass: quantisers and adapters choose layers by their exact type and put
+others in their place. `apply_linear` calls whatever stands there.
+"""
+
+import copy
 
 import torch
+import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+from vimzoo.ops.library import is_eager
+
+_FORWARD = nn.Linear.forward
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in _HOOKS)
+
+
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)``, ``(..., I) -> (..., O)``; on the CPU oneDNN makes the product, see `vimzoo.linear`.
+
+    That holds for a plain `torch.nn.Linear`. A quantised layer, an adapter, or a layer with hooks, a parametrization or
+    a tensor subclass for its weight is called as it is; so is every layer under a tracer or compiler. TorchScript
+    cannot compile this function: a ``forward`` that is to be scripted calls the layer itself there.
+    """
+    if _is_plain(layer) and is_eager(x, layer.weight):  # type: ignore[arg-type]
+        return torch.ops.vimzoo.linear(x, layer.weight, layer.bias)
+    return layer(x)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether calling ``layer`` would run `torch.nn.Linear.forward` and nothing else."""
+    return (
+        type(layer) is nn.Linear
+        and nn.Linear.forward is _FORWARD
+        and "forward" not in layer.__dict__
+        and not any(getattr(layer, name) for name in _HOOKS)
+        and not any(_GLOBAL_HOOKS)
+    )
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, same parameters and results; on the CPU oneDNN makes the product, see `vimzoo.ops.linear`."""
+    """`torch.nn.Linear`, same parameters and results, that makes `vimzoo.linear`'s product in TorchScript too."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., I) -> (..., O)``."""
         return torch.ops.vimzoo.linear(input, self.weight, self.bias)
+
+
+def with_fast_linears(model: nn.Module) -> nn.Module:
+    """A copy for TorchScript: every plain `torch.nn.Linear` in it is a `Linear`, with the same parameters."""
+    model = copy.deepcopy(model)
+    for layer in model.modules():
+        if _is_plain(layer):
+            layer.__class__ = Linear
+    return model

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import check_finite, check_image_sizes
-from .linear import Linear
-from .maps import MapConv2d, map_norm
+from .linear import apply_linear
+from .maps import map_norm
 
 
 class MapStem(nn.Module):
@@ -47,15 +47,15 @@ class MapStem(nn.Module):
         self.in_chans = in_chans
         self.patch_size = patch_size
         if kind == "patch":
-            self.conv1 = MapConv2d(in_chans, dim, patch_size, patch_size, **dd)
+            self.conv1 = nn.Conv2d(in_chans, dim, patch_size, patch_size, **dd)
             self.norm1 = map_norm(norm, dim, **dd)
             self.conv2: nn.Module | None = None
             self.norm2: nn.Module | None = None
         else:
             step = patch_size // 2
-            self.conv1 = MapConv2d(in_chans, dim // 2, step + 1, step, padding=1, **dd)
+            self.conv1 = nn.Conv2d(in_chans, dim // 2, step + 1, step, padding=1, **dd)
             self.norm1 = map_norm(norm, dim // 2, **dd)
-            self.conv2 = MapConv2d(dim // 2, dim, step + 1, step, padding=1, **dd)
+            self.conv2 = nn.Conv2d(dim // 2, dim, step + 1, step, padding=1, **dd)
             self.norm2 = map_norm(norm, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ class MapStem(nn.Module):
         check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
         if not torch.jit.is_scripting():
             check_finite(x)
-        x = self.norm1(self.conv1(x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)))
+        x = self.norm1(self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1))
         if self.conv2 is not None and self.norm2 is not None:
-            x = self.norm2(self.conv2(F.gelu(x)))
+            x = self.norm2(self.conv2(F.gelu(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return x
 
 
@@ -103,14 +103,17 @@ class MapDownsample(nn.Module):
         self.merge = kind == "merge"
         self.norm = map_norm(norm, 4 * dim if self.merge else out_dim, **dd)
         if self.merge:
-            self.proj: nn.Module = Linear(4 * dim, out_dim, bias=False, **dd)
+            self.proj: nn.Module = nn.Linear(4 * dim, out_dim, bias=False, **dd)
         else:
             size = int(kind[-1])
-            self.proj = MapConv2d(dim, out_dim, size, 2, padding=size // 3, **dd)
+            self.proj = nn.Conv2d(dim, out_dim, size, 2, padding=size // 3, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, H', W', D)``."""
-        return self.proj(self.norm(merge_neighbours(x))) if self.merge else self.norm(self.proj(x))
+        if not self.merge:
+            return self.norm(self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = self.norm(merge_neighbours(x))
+        return self.proj(x) if torch.jit.is_scripting() else apply_linear(self.proj, x)
 
 
 def merge_neighbours(x: Tensor) -> Tensor:

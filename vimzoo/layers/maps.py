@@ -1,4 +1,8 @@
-"""Layers for feature maps with channels last, ``(B, H, W, C)``: convolution, activations and norms."""
+"""Layers for feature maps with channels last, ``(B, H, W, C)``: activations and norms.
+
+Convolutions of such maps are plain `torch.nn.Conv2d`, between two permutations. A permuted view has torch's
+channels-last memory format, so nothing is copied on the way in or out.
+"""
 
 from typing import Any
 
@@ -37,15 +41,6 @@ def check_map(x: Tensor, dim: int, channel_axis: int = 3) -> None:
     _assert(channels == dim, f"x: expected a map {layout} of {dim} channels, got {channels}")
 
 
-class MapConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d`, same parameters, from ``(B, H, W, C)`` to ``(B, H', W', C')``."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """A permuted view is torch's channels-last format, so that nothing is copied on the way in or out."""
-        y = self._conv_forward(input.permute(0, 3, 1, 2), self.weight, self.bias)
-        return y.permute(0, 2, 3, 1)
-
-
 class MapBatchNorm(nn.Module):
     """Batch norm of ``(B, H, W, C)``; the statistics are in ``bn``, which SyncBatchNorm can replace."""
 
@@ -62,6 +57,18 @@ class MapBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)``, normalised per channel over everything else."""
         return self.bn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Permute(nn.Module):
+    """``x.permute(dims)``, to be a step of a sequence."""
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A view of ``x`` with its axes in the order ``dims``."""
+        return x.permute(self.dims)
 
 
 class SpatialSoftmax(nn.Module):

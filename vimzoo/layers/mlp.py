@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .linear import Linear
+from .linear import apply_linear
 from .maps import activation
 
 
@@ -34,17 +34,18 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         self.gated = gated
-        self.fc1 = Linear(dim, 2 * hidden if gated else hidden, device=device, dtype=dtype)
+        self.fc1 = nn.Linear(dim, 2 * hidden if gated else hidden, device=device, dtype=dtype)
         self.act = activation(act)
         self.drop = nn.Dropout(drop_rate)
-        self.fc2 = Linear(hidden, dim, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C) -> (..., C)``."""
-        x = self.fc1(x)
+        x = self.fc1(x) if torch.jit.is_scripting() else apply_linear(self.fc1, x)
         if self.gated:
             values, gates = x.chunk(2, dim=-1)
             x = values * self.act(gates)
         else:
             x = self.drop(self.act(x))
-        return self.drop(self.fc2(x))
+        x = self.fc2(x) if torch.jit.is_scripting() else apply_linear(self.fc2, x)
+        return self.drop(x)

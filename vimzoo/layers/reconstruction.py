@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .maps import MapConv2d
-
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 
 
@@ -18,15 +16,15 @@ def residual_conv(dim: int, kind: str = "1conv", **dd: Any) -> nn.Module:
         ValueError: ``kind`` is neither.
     """
     if kind == "1conv":
-        return MapConv2d(dim, dim, 3, padding=1, **dd)
+        return nn.Conv2d(dim, dim, 3, padding=1, **dd)
     if kind != "3conv":
         raise ValueError(f"resi_connection: expected '1conv' or '3conv', got {kind!r}")
     return nn.Sequential(
-        MapConv2d(dim, dim // 4, 3, padding=1, **dd),
+        nn.Conv2d(dim, dim // 4, 3, padding=1, **dd),
         nn.LeakyReLU(0.2),
-        MapConv2d(dim // 4, dim // 4, 1, **dd),
+        nn.Conv2d(dim // 4, dim // 4, 1, **dd),
         nn.LeakyReLU(0.2),
-        MapConv2d(dim // 4, dim, 3, padding=1, **dd),
+        nn.Conv2d(dim // 4, dim, 3, padding=1, **dd),
     )
 
 

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .linear import Linear
-from .maps import MapConv2d
+from .linear import apply_linear
 from .ss2d import SS2D
 
 CAB_FORMS = ("conv", "light", "light_mar2024", "light_feb2024")
@@ -36,13 +35,14 @@ class ChannelAttention(nn.Module):
         super().__init__()
         if squeeze < 1 or dim < squeeze:
             raise ValueError(f"dim: expected at least {max(squeeze, 1)} channels to squeeze, got {dim}")
-        self.squeeze = MapConv2d(dim, dim // squeeze, 1, device=device, dtype=dtype)
-        self.excite = MapConv2d(dim // squeeze, dim, 1, device=device, dtype=dtype)
+        self.squeeze = nn.Conv2d(dim, dim // squeeze, 1, device=device, dtype=dtype)
+        self.excite = nn.Conv2d(dim // squeeze, dim, 1, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)``, scaled."""
-        weights = self.excite(F.relu(self.squeeze(x.mean((1, 2), keepdim=True))))
-        return x * weights.sigmoid()
+        means = x.mean((1, 2), keepdim=True).permute(0, 3, 1, 2)
+        weights = self.excite(F.relu(self.squeeze(means)))
+        return x * weights.sigmoid().permute(0, 2, 3, 1)
 
 
 class CAB(nn.Module):
@@ -82,19 +82,19 @@ class CAB(nn.Module):
         if form == "light":
             inner = dim // 2
             return nn.Sequential(
-                MapConv2d(dim, inner, 1, **dd),
-                MapConv2d(inner, inner, 3, padding=1, groups=inner, **dd),
+                nn.Conv2d(dim, inner, 1, **dd),
+                nn.Conv2d(inner, inner, 3, padding=1, groups=inner, **dd),
                 nn.GELU(),
-                MapConv2d(inner, dim, 1, **dd),
-                MapConv2d(dim, dim, 3, padding=2, dilation=2, groups=dim, **dd),
+                nn.Conv2d(inner, dim, 1, **dd),
+                nn.Conv2d(dim, dim, 3, padding=2, dilation=2, groups=dim, **dd),
             )
         if form == "light_feb2024":
-            return nn.Sequential(MapConv2d(dim, dim, 3, padding=1, groups=dim, **dd))
+            return nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd))
         if form not in CAB_FORMS:
             raise ValueError(f"form: expected one of {CAB_FORMS}, got {form!r}")
         inner = dim // (self.compress if form == "conv" else 6)
         return nn.Sequential(
-            MapConv2d(dim, inner, 3, padding=1, **dd), nn.GELU(), MapConv2d(inner, dim, 3, padding=1, **dd)
+            nn.Conv2d(dim, inner, 3, padding=1, **dd), nn.GELU(), nn.Conv2d(inner, dim, 3, padding=1, **dd)
         )
 
     def change_form(self, form: str) -> None:
@@ -105,7 +105,7 @@ class CAB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C) -> (B, H, W, C)``."""
-        return self.attention(self.convs(x))
+        return self.attention(self.convs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def extra_repr(self) -> str:
         return f"{self.dim}, form={self.form}"
@@ -239,9 +239,9 @@ class GroupAttention(nn.Module):
         self.num_heads = num_heads
         self.scale = scale or (dim // num_heads) ** -0.5
         self.pos = DynamicPosBias(dim // 4, num_heads, **dd) if position_bias else None
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
@@ -249,14 +249,14 @@ class GroupAttention(nn.Module):
         groups, tokens, dim = x.shape
         if tokens != height * width:
             raise ValueError(f"x: expected {height} x {width} tokens, got {tokens}")
-        qkv = self.qkv(x).reshape(groups, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = apply_linear(self.qkv, x).reshape(groups, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         scores = (qkv[0] * self.scale) @ qkv[1].transpose(-2, -1)
         if self.pos is not None:
             scores = scores + self._bias(self.pos, height, width, scores)
         if mask is not None:
             scores = (scores.unflatten(0, (-1, mask.shape[0])) + mask.unsqueeze(1)).flatten(0, 1)
         y = self.attn_drop(scores.softmax(-1)) @ qkv[2]
-        return self.proj_drop(self.proj(y.transpose(1, 2).reshape(groups, tokens, dim)))
+        return self.proj_drop(apply_linear(self.proj, y.transpose(1, 2).reshape(groups, tokens, dim)))
 
     def _bias(self, pos: nn.Module, height: int, width: int, like: Tensor) -> Tensor:
         """``(heads, H W, H W)``: the network on all ``(2H-1)(2W-1)`` offsets, looked up per pair."""

@@ -1,6 +1,7 @@
 """VMamba's mixer: a feature map read along several paths by one state-space scan (Liu et al. 2024, section 4.2)."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from vimzoo.ops.scan_path import CROSS, ScanPath, path_arguments, path_codes
 
-from .linear import Linear
-from .maps import MapConv2d, SpatialSoftmax, activation, check_map
+from .linear import apply_linear
+from .maps import Permute, SpatialSoftmax, activation, check_map
 from .ssm import SelectiveSSM
 
 _ROW, _ROW_BACK = ScanPath("row"), ScanPath("row").reversed()
@@ -55,6 +56,7 @@ class SS2D(nn.Module):
     """
 
     cascade: Final[bool]
+    norm_is_conv: Final[bool]
     has_table: Final[bool]
 
     def __init__(
@@ -95,9 +97,9 @@ class SS2D(nn.Module):
         self.codes = path_codes(self.paths)
         self.cascade = paths == "cascade"
         self.has_table = any(path.order == "table" for path in self.paths)
-        self.in_proj = Linear(dim, inner if gate == "none" else 2 * inner, bias=proj_bias, **dd)
+        self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=proj_bias, **dd)
         self.conv = (
-            MapConv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
+            nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
             if d_conv > 1
             else None
         )
@@ -107,9 +109,10 @@ class SS2D(nn.Module):
             dt_min=dt_min, dt_max=dt_max, dt_floor=dt_floor, dt_scale=dt_scale, dt_init=dt_init,
             init=init, heads=ssd, **dd,
         )  # fmt: skip
+        self.norm_is_conv = out_norm == "conv"
         self.out_norm = _out_norm(out_norm, inner, **dd)
         self.out_act = nn.GELU() if out_act else nn.Identity()
-        self.out_proj = Linear(inner, dim, bias=proj_bias, **dd)
+        self.out_proj = nn.Linear(inner, dim, bias=proj_bias, **dd)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,19 +122,24 @@ class SS2D(nn.Module):
             AssertionError: ``x`` is no such map.
         """
         check_map(x, self.dim)
-        x = self.in_proj(x)
+        x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
         z = x
         if self.gate != "none":
             x, z = x.chunk(2, dim=-1)
         if self.conv is not None:
-            x = self.conv(x)
+            x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         y = self.scan(self.act(x))
-        y = self.out_act(self.out_norm(y).to(x.dtype))
+        if self.norm_is_conv:
+            y = self.out_norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            y = self.out_norm(y)
+        y = self.out_act(y.to(x.dtype))
         if self.gate == "act":
             y = y * self.act(z)
         elif self.gate == "linear":
             y = y * z
-        return self.drop(self.out_proj(y))
+        y = self.out_proj(y) if torch.jit.is_scripting() else apply_linear(self.out_proj, y)
+        return self.drop(y)
 
     def scan(self, x: Tensor) -> Tensor:
         """The scan alone, along all paths, on a map ``(B, H, W, D)`` of the inner width."""
@@ -182,7 +190,7 @@ def _checked_paths(paths: str | Sequence[ScanPath]) -> tuple[ScanPath, ...]:
 
 def _out_norm(kind: str, dim: int, **dd: Any) -> nn.Module:
     def conv() -> nn.Module:
-        return MapConv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
+        return nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
 
     if kind == "layer":
         return nn.LayerNorm(dim, **dd)
@@ -195,6 +203,13 @@ def _out_norm(kind: str, dim: int, **dd: Any) -> nn.Module:
     if kind == "conv":
         return conv()
     if kind == "layer conv":
-        return nn.Sequential(nn.LayerNorm(dim, **dd), conv())
+        # the authors' names of the two that have weights
+        parts = {
+            "0": nn.LayerNorm(dim, **dd),
+            "nchw": Permute(0, 3, 1, 2),
+            "1": conv(),
+            "nhwc": Permute(0, 2, 3, 1),
+        }
+        return nn.Sequential(OrderedDict(parts))
     known = ("layer", "none", "softmax", "sigmoid", "conv", "layer conv")
     raise ValueError(f"out_norm: expected one of {known}, got {kind!r}")

@@ -38,7 +38,7 @@ class ResidualGroup(nn.Module):
                 y = checkpoint(block, y)
             else:
                 y = block(y)
-        return self.conv(y) + x
+        return self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + x
 
 
 class MambaIR(RestorationModel):
@@ -125,7 +125,7 @@ class MambaIR(RestorationModel):
         y = self.stem_drop(self.stem_norm(x))
         for group in self.groups:
             y = group(y, self.grad_checkpointing)
-        return self.conv_body(self.norm(y)) + x
+        return self.conv_body(self.norm(y).permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + x
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, channels, H, W)``, as trained in 0..1 -> images ``(B, channels, H scale, W scale)``.

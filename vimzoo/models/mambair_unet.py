@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from vimzoo.layers.maps import MapConv2d
 from vimzoo.layers.restoration import RestorationBlock
 
 from .restoration_base import RestorationModel, check_image
@@ -42,11 +41,11 @@ class MapPixelUnshuffle(nn.Module):
         super().__init__()
         self.up = up
         out = 2 * dim if up else dim // 2
-        self.conv = MapConv2d(dim, out, 3, padding=1, bias=False, device=device, dtype=dtype)
+        self.conv = nn.Conv2d(dim, out, 3, padding=1, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        y = self.conv(x).permute(0, 3, 1, 2)
+        y = self.conv(x.permute(0, 3, 1, 2))
         y = F.pixel_shuffle(y, 2) if self.up else F.pixel_unshuffle(y, 2)
         return y.permute(0, 2, 3, 1).contiguous()
 
@@ -102,7 +101,7 @@ class MambaIRUNet(RestorationModel):
             dict(num_chs=width, reduction=reduction, module=name)
             for name, width, reduction in zip(LEVELS, widths, (1, 2, 4, 8, 4, 2, 1, 1), strict=True)
         ]
-        self.conv_first = MapConv2d(in_chans, dim, 3, padding=1, bias=False, **dd)
+        self.conv_first = nn.Conv2d(in_chans, dim, 3, padding=1, bias=False, **dd)
         for name, width, count, state in zip(LEVELS, widths, counts, states, strict=True):
             blocks = [
                 RestorationBlock(width, state, ratio, drop_path=drop_path_rate, **dd) for _ in range(count)
@@ -110,9 +109,9 @@ class MambaIRUNet(RestorationModel):
             self.add_module(name, nn.ModuleList(blocks))
         self.down1_2, self.down2_3, self.down3_4 = (MapPixelUnshuffle(dim * 2**i, **dd) for i in range(3))
         self.up4_3, self.up3_2, self.up2_1 = (MapPixelUnshuffle(dim * 2**i, up=True, **dd) for i in (3, 2, 1))
-        self.reduce_chan_level3 = MapConv2d(8 * dim, 4 * dim, 1, bias=bias, **dd)
-        self.reduce_chan_level2 = MapConv2d(4 * dim, 2 * dim, 1, bias=bias, **dd)
-        self.output = MapConv2d(2 * dim, out_chans, 3, padding=1, bias=bias, **dd)
+        self.reduce_chan_level3 = nn.Conv2d(8 * dim, 4 * dim, 1, bias=bias, **dd)
+        self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias, **dd)
+        self.output = nn.Conv2d(2 * dim, out_chans, 3, padding=1, bias=bias, **dd)
 
     @torch.jit.ignore
     def init_weights(self, needs_reset: bool = True) -> None:
@@ -133,9 +132,11 @@ class MambaIRUNet(RestorationModel):
         level2 = self._level("encoder_level2", self.down1_2(level1))
         level3 = self._level("encoder_level3", self.down2_3(level2))
         latent = self._level("latent", self.down3_4(level3))
-        y = self.reduce_chan_level3(torch.cat([self.up4_3(latent), level3], -1))
+        y = torch.cat([self.up4_3(latent), level3], -1).permute(0, 3, 1, 2)
+        y = self.reduce_chan_level3(y).permute(0, 2, 3, 1)
         y = self.up3_2(self._level("decoder_level3", y))
-        y = self.reduce_chan_level2(torch.cat([y, level2], -1))
+        y = torch.cat([y, level2], -1).permute(0, 3, 1, 2)
+        y = self.reduce_chan_level2(y).permute(0, 2, 3, 1)
         y = self.up2_1(self._level("decoder_level2", y))
         return self._level("refinement", self._level("decoder_level1", torch.cat([y, level1], -1)))
 
@@ -146,5 +147,5 @@ class MambaIRUNet(RestorationModel):
             ValueError: ``x`` has another number of axes or channels, or sides that are no multiples of 8.
         """
         check_image(x, self.in_chans, self.multiple_of)
-        y = self.forward_features(self.conv_first(x.permute(0, 2, 3, 1)))
-        return self.output(y).permute(0, 3, 1, 2) + x
+        y = self.forward_features(self.conv_first(x).permute(0, 2, 3, 1))
+        return self.output(y.permute(0, 3, 1, 2)) + x

@@ -26,7 +26,7 @@ class AttentiveGroup(ResidualGroup):
         y = x
         for block in self.blocks:
             y = checkpoint(block, y, _Once(noise)) if recompute else block(y, noise)
-        return self.conv(y) + x
+        return self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + x
 
 
 class _Once:
@@ -173,7 +173,7 @@ class MambaIRv2(RestorationModel):
         noise = noise or self._noise()
         for group in self.groups:
             y = group(y, noise, self.grad_checkpointing)
-        return self.conv_body(self.norm(y)) + x
+        return self.conv_body(self.norm(y).permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + x
 
     def _noise(self) -> Noise | None:
         if self.route_noise is not None:
