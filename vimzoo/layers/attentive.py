@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
 from vimzoo.ops.scan_path import FORWARD, path_codes
 
+from .buffers import DerivedBuffers
 from .linear import apply_linear
 from .restoration import relative_index
 from .ssm import SelectiveSSM
@@ -19,7 +20,7 @@ _FORWARD = path_codes((FORWARD,))
 MASKED = -100.0
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(DerivedBuffers):
     """Self-attention in windows that may be shifted, with a learned bias per offset (Swin, Liu et al. 2021).
 
     Args:
@@ -59,8 +60,12 @@ class WindowAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Bias normal with deviation 0.02, and the table of which bias is whose."""
-        self.index.copy_(relative_index(self.window, self.window, self.index.device))
+        self.init_non_persistent_buffers()
         nn.init.trunc_normal_(self.bias_table, std=0.02)
+
+    def init_non_persistent_buffers(self) -> None:
+        """The table of which bias is whose; it follows from the window."""
+        self.index.copy_(relative_index(self.window, self.window, self.index.device))
 
     def forward(self, qkv: Tensor) -> Tensor:
         """Queries, keys and values of a map, ``(B, H, W, 3C)`` with sides in windows -> ``(B, H, W, C)``."""

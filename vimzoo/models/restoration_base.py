@@ -8,6 +8,7 @@ from timm.layers import trunc_normal_
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
+from vimzoo.layers.buffers import DerivedBuffers
 from vimzoo.layers.images import check_finite
 
 from .checkpoint import CheckpointError, load_into
@@ -17,7 +18,7 @@ from .mambair_names import checkpoint_filter_fn
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as all published models subtract it
 
 
-class RestorationModel(nn.Module):
+class RestorationModel(DerivedBuffers):
     """Base of networks from image to image; a subclass has ``forward``.
 
     Attributes:
@@ -47,7 +48,7 @@ class RestorationModel(nn.Module):
             for module in self.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()  # type: ignore[operator]
-            self._reset_mean()
+            self.init_non_persistent_buffers()
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -100,9 +101,11 @@ class RestorationModel(nn.Module):
         """Keep what is subtracted from an image: the RGB mean of the training images, 0 for other channels."""
         values = len(RGB_MEAN) if channels == len(RGB_MEAN) else 1
         self.register_buffer("mean", torch.empty(1, values, 1, 1, **dd), persistent=False)
-        self._reset_mean()
+        self.init_non_persistent_buffers()
 
-    def _reset_mean(self) -> None:
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """The mean that is subtracted from images, if there is one."""
         mean = getattr(self, "mean", None)
         if mean is not None:
             values = RGB_MEAN if mean.shape[1] == len(RGB_MEAN) else (0.0,)
