@@ -23,6 +23,7 @@ from .engine.build import build_data, pick_device
 from .engine.check import AMP, check_run
 from .engine.finished import best_model, composed_settings, newest_run, run_settings
 from .engine.loop import seed_everything
+from .engine.remembered import trained_on
 from .engine.tasks import find_task
 
 EXAMPLES = """examples:
@@ -103,6 +104,8 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     begin = time.perf_counter()
     count = len(loader.dataset)  # type: ignore[arg-type]  # fewer under run.limit_batches
     numbers: dict[str, Any] = {"split": split, "images": count}
+    if run and (seen := trained_on(run, data, split)):
+        numbers["trained_on"] = seen
     with closing(loader):
         numbers |= evaluate(model, loader, scores, device, amp)
         numbers["images_per_s"] = count / (time.perf_counter() - begin)

@@ -223,7 +223,7 @@ def test_unusable_pairs_are_named(pairs: Path) -> None:
         ({"crop": 16, "crops": 0}, "data.crops=0"),
         ({"crop": 16, "in_chans": 4}, "data.in_chans=4"),
         ({"crop": 16, "aug": {"scale": 1}}, "aug.transform: expected flip and rotate, got scale"),
-        ({"crop": 16, "val_fraction": 0.6, "test_fraction": 0.6}, "too few"),
+        ({"crop": 16, "val_fraction": 0.6, "test_fraction": 0.6}, "below 1, also together"),
     ],
 )
 def test_unusable_requests_are_named(clean: Path, options: dict, message: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from timm.data.readers import create_reader
 
 from .reading import ImageSettings, ReadImages
-from .splits import Splits, UsageError, stratified_split
+from .splits import Splits, UsageError, check_split, split_by_name, stratified_split
 
 VAL_NAMES = ("val", "validation", "valid")
 LAYOUT = "DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg (and DIR/test/...), or DIR/CLASS/*.jpg"
@@ -56,7 +56,9 @@ def _read_held_out(path: Path, class_to_idx: dict[str, int]) -> ReadImages:
     return dataset if dataset.reader.class_to_idx == class_to_idx else _read(path, class_to_idx)
 
 
-def _open(root: Path, val: float, test: float) -> tuple[ReadImages, ReadImages, ReadImages | None]:
+def _open(
+    root: Path, val: float, test: float, split: str
+) -> tuple[ReadImages, ReadImages, ReadImages | None]:
     """Training, validation and test images by the folder's layout."""
     val_dir = next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)
     if (root / "train").is_dir() and val_dir is not None:
@@ -72,7 +74,11 @@ def _open(root: Path, val: float, test: float) -> tuple[ReadImages, ReadImages, 
     if test != 1:
         labels = np.array([target for _, target in whole.reader.samples])
         try:
-            parts = stratified_split(labels, val, test, names=_class_names(whole))
+            if split == "names":
+                names = [Path(name).relative_to(root) for name, _ in whole.reader.samples]
+                parts = split_by_name(names, labels, val, test, _class_names(whole))
+            else:
+                parts = stratified_split(labels, val, test, names=_class_names(whole))
         except UsageError as error:
             raise UsageError(f"data.root={root}: {error}") from error
     train, held, tested = (whole.part(part) for part in parts)
@@ -80,7 +86,11 @@ def _open(root: Path, val: float, test: float) -> tuple[ReadImages, ReadImages, 
 
 
 def image_folder(
-    root: str | None = None, val_fraction: float = 0.1, test_fraction: float = 0.1, **options: Any
+    root: str | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    split: str = "names",
+    **options: Any,
 ) -> Splits:
     """An image folder: DIR/{train,val[,test]}/CLASS/*.jpg, or DIR/CLASS/*.jpg with a fixed stratified split.
 
@@ -88,6 +98,7 @@ def image_folder(
         root: DIR.
         val_fraction, test_fraction: shares held out where DIR has no train and val folders; a test_fraction of
             1 makes all images test images, to evaluate on.
+        split: how these are chosen, see `SPLITS`.
         options: of `ImageSettings`.
 
     Raises:
@@ -99,5 +110,7 @@ def image_folder(
     if not path.is_dir():
         raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
     settings = ImageSettings(**options)
-    parts = _open(path, val_fraction, test_fraction)
-    return settings.splits(str(path), *parts, _class_names(parts[0]))
+    check_split(split)
+    parts = _open(path, val_fraction, test_fraction, split)
+    data = settings.splits(str(path), *parts, _class_names(parts[0]))
+    return data.with_members(path, [part.files() for part in parts if part is not None])

@@ -9,7 +9,7 @@ from .degradations import Degradation
 from .folder import VAL_NAMES
 from .pair_settings import Files, PairSettings
 from .pairs import image_size
-from .splits import Splits, UsageError, stratified_split
+from .splits import Splits, UsageError, check_split, split_by_name, stratified_split
 
 __all__ = ["degraded_folder", "image_files", "paired_files", "paired_folder"]
 
@@ -75,20 +75,28 @@ def _folders(root: str | None, layout: str) -> list[Path]:
     return [path / "train", held, *(path / name for name in ("test",) if (path / name).is_dir())]
 
 
-def _split(files: Files, val: float, test: float, root: Path) -> list[Files]:
+def _split(files: Files, val: float, test: float, split: str, root: Path, folder: Path) -> list[Files]:
     """A fixed random split of all images into training, validation and test; all of them everywhere if test is 1."""
     low, high = files
     if test == 1:
         return [files] * 3
     try:
-        parts = stratified_split(np.zeros(len(high), dtype=int), val, test, names=[root.name])
+        labels = np.zeros(len(high), dtype=int)
+        if split == "names":
+            parts = split_by_name([file.relative_to(folder) for file in high], labels, val, test, [root.name])
+        else:
+            parts = stratified_split(labels, val, test, names=[root.name])
     except UsageError as error:
         raise UsageError(f"data.root={root}: {error}") from error
     return [(low and [low[i] for i in part], [high[i] for i in part]) for part in parts]
 
 
 def paired_folder(
-    root: str | None = None, val_fraction: float = 0.1, test_fraction: float = 0.1, **options: Any
+    root: str | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    split: str = "names",
+    **options: Any,
 ) -> Splits:
     """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}.
 
@@ -99,12 +107,14 @@ def paired_folder(
         root: DIR.
         val_fraction, test_fraction: Shares held out where DIR has no train and val folders; a test_fraction of 1 makes
             all images test images, to evaluate on.
+        split: How these are chosen, see `vimzoo.data.splits.SPLITS`.
         options: Of `PairSettings`.
 
     Raises:
         UsageError: the folder is missing, empty or laid out otherwise, or an option does not fit.
     """
     settings = PairSettings(**options)
+    check_split(split)
     folders = _folders(root, PAIRS_LAYOUT)
     for path in (folder / kind for folder in folders for kind in ("low", "high")):
         if not path.is_dir():
@@ -115,8 +125,9 @@ def paired_folder(
         raise UsageError(f"data.root={root}: images of scales {scales}; expected one scale in all folders")
     parts: list[Files] = [(low, high) for low, high, _ in found]
     if len(parts) == 1:
-        parts = _split(parts[0], val_fraction, test_fraction, folders[0])
-    return settings.splits(str(root), parts, scales[0])
+        parts = _split(parts[0], val_fraction, test_fraction, split, folders[0], folders[0] / "high")
+    data = settings.splits(str(root), parts, scales[0])
+    return data.with_members(Path(str(root)).expanduser(), [high for _, high in parts])
 
 
 def degraded_folder(
@@ -126,12 +137,13 @@ def degraded_folder(
     quality: int | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    split: str = "names",
     **options: Any,
 ) -> Splits:
     """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read.
 
     Args:
-        root, val_fraction, test_fraction, options: As in `paired_folder`.
+        root, val_fraction, test_fraction, split, options: As in `paired_folder`.
         scale, sigma, quality: What is to be undone, see `vimzoo.data.degradations.Degradation`: a reduction
             (super-resolution), noise (denoising), JPEG, or any of them together.
 
@@ -139,8 +151,10 @@ def degraded_folder(
         UsageError: as there; there is nothing to undo.
     """
     settings, degradation = PairSettings(**options), Degradation(scale, sigma, quality)
+    check_split(split)
     folders = _folders(root, CLEAN_LAYOUT)
     parts: list[Files] = [(None, image_files(folder)) for folder in folders]
     if len(parts) == 1:
-        parts = _split(parts[0], val_fraction, test_fraction, folders[0])
-    return settings.splits(str(root), parts, scale, degradation)
+        parts = _split(parts[0], val_fraction, test_fraction, split, folders[0], folders[0])
+    data = settings.splits(str(root), parts, scale, degradation)
+    return data.with_members(Path(str(root)).expanduser(), [high for _, high in parts])

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,10 @@ class ReadImages(Dataset):
 
         with ThreadPoolExecutor(READERS) as pool:  # headers wait for the disk, not for the processor
             return np.array(list(pool.map(size, self.indices.tolist())), dtype=np.int64).reshape(-1, 2)
+
+    def files(self) -> list[Path]:
+        """The files of these images, of a reader of files."""
+        return [Path(self.reader.samples[index][0]) for index in self.indices.tolist()]
 
     def unreadable_names(self) -> list[str]:
         """Files that could not be read so far, by name."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +49,9 @@ class Splits:
     the course of a run. ``unreadable()`` names the images that could not be read so far, in
     whichever process, and raises ``UsageError`` when they are too many; ``damaged`` are its marks, bool (images,),
     that processes on different machines have to exchange first.
+
+    ``members`` holds the `keys` of each part's images by the name of the part, where they are files of a folder, and
+    ``notes`` what a person should know of how the data were read.
     """
 
     name: str
@@ -63,16 +70,107 @@ class Splits:
     stages: Stages | None = None
     unreadable: Callable[[], list[str]] = list
     damaged: Sequence[Tensor] = ()
+    members: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """What a run remembers of its data; plain containers for a checkpoint."""
-        return {"classes": list(self.classes)}
+        """What a run remembers of its data: class names, and the folder and keys of its images where they are files.
+
+        Plain containers and tensors, for a checkpoint.
+        """
+        members = {part: torch.from_numpy(held) for part, held in self.members.items()}
+        root = str(Path(self.name).resolve()) if members else None
+        return {"classes": list(self.classes), "root": root, "members": members}
+
+    def with_members(self, root: Path, parts: Sequence[Sequence[PurePath]]) -> Splits:
+        """These splits with ``members``: the files of training, validation and, if given, test."""
+        held = {
+            part: keys([file.relative_to(root) for file in files])
+            for part, files in zip(("train", "val", "test"), parts, strict=False)
+        }
+        return replace(self, members=held)
+
+
+SPLITS = ("names", "order")
+"""How images are held out at random: by a hash of each file's name, or by the order of the files, as before that."""
+
+
+def check_split(split: str) -> None:
+    """
+    Raises:
+        UsageError: none of `SPLITS`.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"data.split={split}: expected one of {', '.join(SPLITS)}")
+
+
+def keys(names: Sequence[PurePath]) -> np.ndarray:
+    """A 64-bit hash of every name without its suffix, (N,) int64: the same on every machine, for any order."""
+    texts = (unicodedata.normalize("NFC", name.with_suffix("").as_posix()) for name in names)
+    digests = (
+        hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest() for text in texts
+    )
+    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+
+
+def _check_shares(val: float, test: float) -> None:
+    if not 0 < val < 1 or not 0 <= test < 1 or val + test >= 1:
+        raise UsageError(
+            f"data.val_fraction={val}, data.test_fraction={test}: expected shares below 1, also together, that of "
+            "validation above 0"
+        )
+
+
+def _too_few(
+    label: Any, names: Sequence[str] | None, count: int, val: float, test: float, least: int
+) -> UsageError:
+    return UsageError(
+        f"class {names[label] if names else label} has {count} images, too few for "
+        f"validation share {val} and test share {test}; expected at least {least}"
+    )
+
+
+def split_by_name(
+    files: Sequence[PurePath], labels: np.ndarray, val: float, test: float, names: Sequence[str] | None = None
+) -> tuple[np.ndarray, ...]:
+    """Split sample indices into train, validation and test by a hash of each file's name.
+
+    A file's part depends on its own name alone, so added images move no training image into validation or test, and
+    shares are met on average. Only where a part of a class would be empty, it takes the image whose hash is nearest;
+    so a class of a few images may be the exception.
+
+    Args:
+        files: relative to the folder that is split, (N,). labels: class numbers, (N,).
+        val, test, names: as in `stratified_split`.
+
+    Returns:
+        Three sorted index arrays.
+
+    Raises:
+        UsageError: impossible shares, or a class too small to leave a training sample.
+    """
+    _check_shares(val, test)
+    draws = (keys(files).view(np.uint64) >> np.uint64(11)) / 2.0**53  # uniform in 0..1
+    order = np.lexsort((draws, labels))
+    parts: tuple[list[int], ...] = ([], [], [])
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        least = int(test > 0)
+        if len(members) < least + 2:
+            raise _too_few(label, names, len(members), val, test, least + 2)
+        n_test = min(max(int((draws[members] < test).sum()), least), len(members) - 2)
+        n_held = min(max(int((draws[members] < test + val).sum()), n_test + 1), len(members) - 1)
+        for part, chosen in zip(
+            parts, (members[n_held:], members[n_test:n_held], members[:n_test]), strict=True
+        ):
+            part.extend(chosen)
+    return tuple(np.sort(np.array(part, dtype=np.int64)) for part in parts)
 
 
 def stratified_split(
     labels: np.ndarray, val: float, test: float, seed: int = 0, names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, ...]:
-    """Split sample indices class by class into train, validation and test.
+    """Split sample indices class by class into train, validation and test, by their order.
 
     Args:
         labels: class numbers, (N,).
@@ -86,20 +184,14 @@ def stratified_split(
     Raises:
         UsageError: impossible shares, or a class too small to leave a training sample.
     """
-    if not 0 < val < 1 or not 0 <= test < 1:
-        raise UsageError(
-            f"data.val_fraction={val}, data.test_fraction={test}: expected shares below 1, that of validation above 0"
-        )
+    _check_shares(val, test)
     rng = np.random.RandomState(seed)
     parts: tuple[list[int], ...] = ([], [], [])
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         n_val, n_test = (max(1, round(len(members) * share)) if share > 0 else 0 for share in (val, test))
         if n_val + n_test >= len(members):
-            raise UsageError(
-                f"class {names[label] if names else label} has {len(members)} images, too few for "
-                f"validation share {val} and test share {test}; expected at least {n_val + n_test + 1}"
-            )
+            raise _too_few(label, names, len(members), val, test, n_val + n_test + 1)
         cuts = np.split(members, [n_test, n_test + n_val])
         for part, chosen in zip(parts, (cuts[2], cuts[1], cuts[0]), strict=True):
             part.extend(chosen)

@@ -14,7 +14,7 @@ import torch
 from timm.data import ImageNetInfo
 from torch import nn
 
-from ..data import Splits, UsageError
+from ..data import Splits
 from ..data.classes import listed, numbered_as
 from . import checkpoint
 from .create import create_model, model_cfg
@@ -144,24 +144,6 @@ def model_for(options: dict[str, Any], names: Names, classes: Sequence[str]) -> 
         "and begins anew for the others"
     )
     return model
-
-
-def check_resumed(recorded: Mapping[str, Any] | None, classes: Names, path: Path) -> None:
-    """Refuse to go on with other classes than a checkpoint was trained with.
-
-    Raises:
-        UsageError: naming both.
-    """
-    if recorded is None:
-        if classes:
-            warn(
-                f"resume={path}: written before class names were recorded; whether they are the same is not known"
-            )
-    elif tuple(recorded["classes"]) != classes:
-        raise UsageError(
-            f"resume={path}: trained on {listed(recorded['classes'])}, the data have {listed(classes)}; expected the "
-            f"same classes. To begin a run on other ones with these weights: +model.start={path}"
-        )
 
 
 def warn(message: str) -> None:

@@ -14,6 +14,7 @@ from ..data import Splits, UsageError
 from . import checkpoint
 from .cli import config_dir, version_base
 from .create import resized
+from .older import updated
 from .tasks import find_task
 
 
@@ -39,6 +40,7 @@ def run_settings(run: Path, words: Sequence[str] = ()) -> dict[str, Any]:
         cfg = yaml.safe_load((run / "config.yaml").read_text())
     except FileNotFoundError as error:
         raise UsageError(f"{run}: not a run folder, it has no config.yaml") from error
+    cfg = updated(cfg)
     for word in words:
         name, equals, value = word.partition("=")
         *path, last = name.split(".")

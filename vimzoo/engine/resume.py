@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data import UsageError
 from . import checkpoint, sharded
-from .classes import check_resumed
+from .remembered import check_resumed
 from .state import State
 
 # Settings that say which images a batch holds: they must stay when a run goes on in the middle of an epoch
@@ -78,7 +78,7 @@ def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> N
     """
     config = config or {}
     content = load(state, path)
-    check_resumed(content.get("data"), tuple(state.data.get("classes", ())), path)
+    check_resumed(content.get("data"), state.data, path, bool(content.get("batch")))
     given = state.accumulate
     for name in checkpoint.COUNTERS:
         setattr(state, name, content.get(name, getattr(state, name)))
