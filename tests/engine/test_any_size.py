@@ -138,7 +138,8 @@ def test_square_images_need_no_look_into_the_files(folder, monkeypatch):
 
 def test_random_crops_are_not_stretched(folder):
     """A shape's crops have its own aspect in the middle of their range, as square crops have 1."""
-    data = image_folder(str(folder), img_size=32, sides=[32], step=8)
+    aug = {"scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)}
+    data = image_folder(str(folder), img_size=32, sides=[32], step=8, aug=aug)
     made = data.train.images.transform
     made(Image.new("RGB", (50, 50)), (24, 48))
     low, high = made.made[24, 48].transforms[0].ratio

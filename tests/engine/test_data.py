@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from trainer_helpers import make_images
+from timm.data import create_transform
+from trainer_helpers import composed, make_images
 
 from vimzoo.data import UsageError, bundled_digits, eval_loader, image_folder, stratified_split, train_loader
 from vimzoo.data.digits import warp
@@ -134,3 +135,45 @@ def test_unknown_augmentation_is_named(images):
         image_folder(str(images), aug={"blur": 1})
     with pytest.raises(UsageError, match="takes rotate, shift and scale, not hflip"):
         bundled_digits(aug={"hflip": 0.5})
+
+
+def test_no_augmentation_is_what_evaluation_sees(images):
+    """In every epoch, also where images keep their shapes; timm's defaults would crop, flip and jitter."""
+    for options in ({}, {"sides": [16, 32]}):
+        for aug in ({}, None, {"no_aug": True}):
+            data = image_folder(str(images), img_size=16, aug=aug, **options)
+            shape = (16, 16) if options else ()
+            first, second = (data.train[(epoch, 3, *shape)][0] for epoch in (0, 1))
+            still = data.train.images.part(np.array([3]))
+            still.transform = data.val.transform
+            assert torch.equal(first, second) and torch.equal(first, still[0][0])
+
+
+def test_what_an_augmentation_does_not_name_is_not_done(images):
+    """Only flips: an image is seen in two ways, whose mirror images they are."""
+    data = image_folder(str(images), img_size=16, aug={"hflip": 0.5})
+    seen = [data.train[epoch, 3][0] for epoch in range(8)]
+    different = [seen[0], next(image for image in seen if not torch.equal(image, seen[0]))]
+    assert all(any(torch.equal(image, one) for one in different) for image in seen)
+    assert torch.equal(different[0].flip(2), different[1])
+
+
+def test_presets_name_all_that_timm_does(images):
+    """The two presets are what they were when they relied on timm's defaults."""
+    for name, named in {
+        "light": {"scale": [0.35, 1.0], "hflip": 0.5, "color_jitter": 0.3},
+        "imagenet": {
+            "color_jitter": 0.3,
+            "auto_augment": "rand-m9-mstd0.5-inc1",
+            "re_prob": 0.25,
+            "re_mode": "pixel",
+        },
+    }.items():
+        aug = composed("data=folder", f"aug={name}")["aug"]["transform"]
+        data = image_folder(str(images), img_size=16, aug=aug)
+        ours = data.train[1, 3][0]
+        options = dict(mean=data.mean, std=data.std, interpolation="bicubic")
+        data.train.images.transform = lambda image, _, named=named, options=options: create_transform(
+            16, is_training=True, **options, **named
+        )(image)
+        assert torch.equal(ours, data.train[1, 3][0])

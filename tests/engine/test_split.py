@@ -155,8 +155,10 @@ def test_an_older_run_keeps_its_split(tmp_path):
     root = make_images(tmp_path / "photos", {"a": 20, "b": 20})
     cfg = composed(*WORDS, f"data.root={root}")
     assert cfg["data"].pop("split") == "names"
+    del cfg["aug"]["transform"]["ratio"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(cfg))
-    assert run_settings(tmp_path)["data"]["split"] == "order"
+    old = run_settings(tmp_path)
+    assert old["data"]["split"] == "order" and old["aug"]["transform"]["ratio"] == [3 / 4, 4 / 3]
     expected = stratified_split(np.repeat([0, 1], 20), 0.1, 0.1)
     data = image_folder(str(root), split="order")
     assert all(

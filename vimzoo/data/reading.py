@@ -26,7 +26,8 @@ MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
 READERS = 16  # threads that read headers
 # What Pillow's decoders raise
 DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-ASPECTS = (3 / 4, 4 / 3)  # of random crops, as timm has them by default
+# Arguments of timm's create_transform that switch off what it does by default
+NO_AUG = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
 
 
 class ReadImages(Dataset):
@@ -161,9 +162,7 @@ class Transforms:
         if not self.options.get("is_training") or self.options.get("train_crop_mode") in ("rkrc", "rkrr"):
             return self.options
         wider = shape[1] * self.size[0] / (shape[0] * self.size[1])
-        return self.options | {
-            "ratio": tuple(wider * ratio for ratio in self.options.get("ratio") or ASPECTS)
-        }
+        return self.options | {"ratio": tuple(wider * ratio for ratio in self.options["ratio"])}
 
 
 @dataclass
@@ -178,7 +177,8 @@ class ImageSettings:
             sides and oblong shapes of the same areas, each image in shapes near its own; evaluation keeps the shape
             of an image too, at the area of ``img_size``.
         step, max_aspect: see `Shapes`.
-        aug: arguments of timm's ``create_transform`` for training images.
+        aug: arguments of timm's ``create_transform`` for training images; what is not named is not done, and with
+            nothing named they are prepared as in evaluation.
         seed: seeds the augmentation, not the split.
         pretrained_cfg: the model's size, normalisation and interpolation, as timm states them.
 
@@ -211,11 +211,13 @@ class ImageSettings:
         self.size: Shape = tuple(known["input_size"][-2:])
         self.crop_pct = known["crop_pct"]
         shared = dict(mean=self.mean, std=self.std, interpolation=known["interpolation"])
-        try:
-            self.training = Transforms(self.size, **shared, is_training=True, **(self.aug or {}))
-        except TypeError as error:
-            raise UsageError(f"aug.transform={dict(self.aug or {})}: {error}") from error
         self.still = Transforms(self.size, **shared, crop_pct=self.crop_pct, crop_mode=known["crop_mode"])
+        self.training, aug = self.still, dict(self.aug or {})
+        try:
+            if aug and not aug.get("no_aug"):
+                self.training = Transforms(self.size, **shared, is_training=True, **(NO_AUG | aug))
+        except TypeError as error:
+            raise UsageError(f"aug.transform={aug}: {error}") from error
 
     def splits(
         self, name: str, train: ReadImages, val: ReadImages, test: ReadImages | None, classes: Sequence[str]

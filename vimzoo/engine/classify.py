@@ -53,13 +53,17 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     return create_model({**options, "num_classes": len(data.classes)})
 
 
+# Arguments of timm's Mixup that switch off what it does by default
+NO_MIXUP = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0}
+
+
 def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[Mixup | None, nn.Module]:
     """timm's Mixup when ``aug.mixup`` mixes anything, and the loss that fits its targets.
 
     Raises:
         UsageError: another loss than ``cross_entropy`` and ``bce``.
     """
-    mixup, name = cfg["aug"]["mixup"], cfg["loss"]
+    mixup, name = NO_MIXUP | (cfg["aug"].get("mixup") or {}), cfg["loss"]
     if name not in ("cross_entropy", "bce"):
         raise UsageError(f"loss={name}: task=classify takes cross_entropy or bce")
     if mixup["mixup_alpha"] <= 0 and mixup["cutmix_alpha"] <= 0:

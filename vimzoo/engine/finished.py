@@ -44,7 +44,7 @@ def run_settings(run: Path, words: Sequence[str] = ()) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         *path, last = name.split(".")
-        place = cfg
+        place: Any = cfg
         for key in path:
             place = place.get(key) if isinstance(place, dict) else None
         if not equals or not isinstance(place, dict) or last not in place:

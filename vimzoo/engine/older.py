@@ -6,13 +6,18 @@ from typing import Any
 
 FOLDERS = ("folder", "paired", "degraded_folder")
 
+TIMMS_AUG = {"scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "hflip": 0.5, "color_jitter": 0.4}
+
 
 def updated(cfg: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run with the meaning that they had when it began.
 
-    Before `data.split` was a setting, random splits were drawn from the order of files.
+    Before `data.split` was a setting, random splits were drawn from the order of files, and what `aug.transform` did
+    not name was done as timm does it by default.
     """
-    data = cfg["data"]
+    data, aug = cfg["data"], cfg["aug"]
     if data.get("source") not in FOLDERS or "split" in data:
         return cfg
-    return {**cfg, "data": {**data, "split": "order"}}
+    if data["source"] == "folder":
+        aug = {**aug, "transform": TIMMS_AUG | (aug["transform"] or {})}
+    return {**cfg, "data": {**data, "split": "order"}, "aug": aug}
