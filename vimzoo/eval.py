@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .data import UsageError, closing, eval_loader
+from .data import UsageError, closing, eval_loader, sample
 from .engine import classes, evaluate
 from .engine.build import build_data, pick_device
 from .engine.check import AMP, check_run
@@ -98,7 +99,13 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     model = (best_model(run, cfg, data) if run else task.build_model(cfg, data)).to(device).eval()
     model = task.as_measured(model)
     batch_size = data.eval_batch or cfg["data"]["batch_size"]
-    loader = eval_loader(images, batch_size, cfg["data"]["workers"], cfg["run"]["limit_batches"])
+    limit = cfg["run"]["limit_batches"]
+    if run and limit and not any(word.startswith("run.limit_batches=") for word in settings):
+        classes.warn(f"the run had run.limit_batches={limit}; here all images are evaluated")
+    elif limit:
+        images = sample(images, limit * batch_size)
+    data = replace(data, val=images, test=images)  # pictures and tables are of these
+    loader = eval_loader(images, batch_size, cfg["data"]["workers"])
     seed_everything(cfg["run"]["seed"])
     scores = task.scores(data)
     begin = time.perf_counter()

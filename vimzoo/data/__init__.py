@@ -6,7 +6,7 @@ from .buckets import BucketBatches, Shapes
 from .digits import bundled_digits
 from .folder import image_folder
 from .hub import hub_dataset
-from .loader import EpochBatches, closing, eval_loader, train_loader
+from .loader import EpochBatches, closing, eval_loader, sample, train_loader
 from .paired import degraded_folder, paired_folder
 from .photos import bundled_photos
 from .shards import shards
@@ -41,6 +41,7 @@ __all__ = [
     "hub_dataset",
     "image_folder",
     "paired_folder",
+    "sample",
     "shards",
     "stratified_split",
     "train_loader",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from .splits import Images, Splits, UsageError
 
@@ -31,6 +31,12 @@ class Renumbered(Dataset):
     def __getitem__(self, key: Any) -> tuple[Any, int]:
         image, number = self.images[key]
         return image, self.numbers[int(number)]
+
+    def part(self, places: Sequence[int]) -> Renumbered:
+        """Some of the images, in the order of ``places``."""
+        part = getattr(self.images, "part", None)
+        images = part(places) if part else Subset(cast(Dataset, self.images), list(places))
+        return Renumbered(cast(Images, images), self.numbers)
 
     @property
     def shapes(self) -> Any:

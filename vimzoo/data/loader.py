@@ -167,6 +167,20 @@ def train_loader(
     )
 
 
+def sample(images: Images, count: int) -> Images:
+    """``count`` of the images, or all of them: one, always the same, of each of ``count`` equal stretches.
+
+    Images of a folder stand class by class, so all classes have their share.
+    """
+    if count >= len(images):
+        return images
+    edges = np.arange(count + 1) * len(images) // count
+    draws = np.random.RandomState(0).random_sample(count)
+    places = edges[:-1] + np.floor(draws * np.diff(edges)).astype(np.int64)
+    part = getattr(images, "part", None)
+    return part(places) if part else cast(Images, Subset(cast(Dataset, images), places.tolist()))
+
+
 def eval_loader(
     dataset: Images,
     batch_size: int,
@@ -175,7 +189,8 @@ def eval_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader:
-    """All images in order, the last incomplete batch included; a process gets a contiguous part of them.
+    """All images in order, or a `sample` of them under ``limit``, the last incomplete batch included; a process gets
+    a contiguous part of them.
 
     Images whose sizes differ, as their ``shapes`` tell, are in batches of one size. Loader processes stay for the next
     pass: where they are not forked, starting them takes seconds.
@@ -185,9 +200,9 @@ def eval_loader(
     Raises:
         UsageError: fewer images than processes.
     """
-    images, count = cast(Dataset, dataset), len(dataset)
     if limit is not None:
-        count = min(count, limit * batch_size)
+        dataset = sample(dataset, limit * batch_size)
+    images, count = cast(Dataset, dataset), len(dataset)
     if count < world:
         raise UsageError(f"devices={world}: more than the {count} images to evaluate; expected at most those")
     part = range(count * rank // world, count * (rank + 1) // world)

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,12 @@ class WholePairs(Dataset):
     def names(self) -> list[str]:
         """Names of the clean images."""
         return [path.stem for path in self.pairs.high]
+
+    def part(self, places: Sequence[int]) -> "WholePairs":
+        """Some of the pairs, in the order of ``places``."""
+        low = self.pairs.low and [self.pairs.low[place] for place in places]
+        high = [self.pairs.high[place] for place in places]
+        return WholePairs(replace(self.pairs, low=low, high=high), self.crop)
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -57,6 +57,7 @@ class ReadImages(Dataset):
         """Some of the images, in the order of ``places``."""
         chosen = copy.copy(self)
         chosen.indices = self.indices[places]
+        chosen.shapes = None if self.shapes is None else [self.shapes[place] for place in places]
         return chosen
 
     def __len__(self) -> int:

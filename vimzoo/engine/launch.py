@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from ..data import BucketBatches, Splits, StageBatches, UsageError, closing, eval_loader, train_loader
+from ..data import BucketBatches, Splits, StageBatches, UsageError, closing, eval_loader, sample, train_loader
 from . import export, report, resume
 from .build import build_data, build_state
 from .check import check_run
@@ -127,15 +128,12 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides
     """Evaluate the best weights once on the test images, write the reports, say where they are."""
     resume.load_best(state, out)
     split = "validation" if data.test is None else "test"
-    images = data.val if data.test is None else data.test
-    loader = eval_loader(
-        images,
-        data.eval_batch or cfg["data"]["batch_size"],
-        cfg["data"]["workers"],
-        cfg["run"]["limit_batches"],
-        state.world.rank,
-        state.world.size,
-    )
+    images = everything = data.val if data.test is None else data.test
+    batch_size, workers = data.eval_batch or cfg["data"]["batch_size"], cfg["data"]["workers"]
+    if limit := cfg["run"]["limit_batches"]:
+        images = sample(everything, limit * batch_size)
+        data = replace(data, val=images, test=data.test and images)
+    loader = eval_loader(images, batch_size, workers, None, state.world.rank, state.world.size)
     task, scores = state.task, state.task.scores(data)
     with closing(loader):
         metrics = evaluate(state.averaged, loader, scores, state.device, state.amp, state.world)
@@ -154,4 +152,6 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides
     report.write_csv(state.history, out / "metrics.csv")
     report.curves(state.history, task, out / "curves.png")
     task.pictures(model, images, scores, data, out)
+    if len(images) < len(everything):
+        print(f"\nrun.limit_batches={limit}: scores are of {len(images)} of {len(everything)} {split} images")
     report.closing(state, out, overrides, split, metrics[task.score])
