@@ -1,6 +1,7 @@
 """Several runs from one command: a grid, a search that goes on, a cluster's launcher."""
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -60,6 +61,25 @@ def test_a_search_goes_on_after_a_loss_that_is_not_finite(tmp_path):
     assert yaml.safe_load(best.read_text())["best_params"]["optim.lr"] == 1e-3
     with sqlite3.connect(tmp_path / "study.db") as study:
         assert study.execute("select count(*) from trials where state = 'COMPLETE'").fetchone() == (5,)
+
+
+@pytest.mark.parametrize(
+    ("schema", "advice"),
+    [("v1.3.0.a", "optuna storage upgrade --storage sqlite:///study.db"), ("v9.9.9", "")],
+)
+def test_a_study_of_another_optuna(tmp_path, schema, advice):
+    optuna = pytest.importorskip("optuna")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="vimzoo")
+    with sqlite3.connect(tmp_path / "study.db") as study:
+        study.execute("update alembic_version set version_num = ?", (schema,))
+        study.execute("update version_info set schema_version = 9")
+    call = [sys.executable, str(TRAIN), "-m", "sweep=optuna"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 1 and re.fullmatch(r"error: hydra\.sweeper\.storage=.*\n", done.stderr)
+    assert advice in done.stderr and done.stderr.endswith(
+        "new study: hydra.sweeper.storage=sqlite:///new.db\n"
+    )
 
 
 def test_the_clusters_launcher_runs_the_jobs(tmp_path):

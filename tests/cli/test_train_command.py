@@ -5,14 +5,17 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from vimzoo.engine.cli import main
 from vimzoo.engine.finished import composed_settings
-from vimzoo.engine.sweeps import SweepCheck
+from vimzoo.engine.overrides import quoted, unreadable
+from vimzoo.engine.sweeps import SweepCheck, storage_problem
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 QUICK = ["run.epochs=1", "run.limit_batches=2", "data.batch_size=16", "run.device=cpu"]
@@ -73,10 +76,22 @@ def test_help_is_ours(call, tmp_path):
         ("run.amp=bf17", "error: run.amp=bf17: expected one of"),
         ("data=folder", "error: data.root is not set"),
         ("model=timm", "error: model.model_name is not set"),
+        (
+            "data.root=/a=b",
+            "error: data.root=/a=b: Hydra cannot read this value; quote text: 'data.root=\"/a=b\"'",
+        ),
+        (
+            "data.root=a,b",
+            "error: data.root=a,b: several values need -m, which makes a run of each; quote text: '",
+        ),
+        (
+            "data.root=2024",
+            "error: data.root=2024 is of type int; for a folder of that name quote it: 'data.root=\"2024\"'",
+        ),
     ],
 )
 def test_mistakes_create_nothing(call, tmp_path, word, message):
-    status, _, errors = call(word)
+    status, _, errors = call(*(["data=folder"] if "data.root" in word else []), word)
     assert status not in (0, None)
     assert message in f"{errors} {status}"
     assert not list(tmp_path.rglob("*.*")) and not (tmp_path / "outputs").exists()
@@ -104,7 +119,7 @@ def test_the_optuna_sweeper_needs_its_hydra(hydra, sweeper, works, monkeypatch, 
     versions = {"hydra-core": hydra, "hydra-optuna-sweeper": sweeper}
     monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
     target = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
-    config = OmegaConf.create({"hydra": {"sweeper": {"_target_": target}}})
+    config = OmegaConf.create({"hydra": {"sweeper": {"_target_": target}, "launcher": {}}})
     if works:
         SweepCheck().on_multirun_start(config)
         return
@@ -123,3 +138,56 @@ def test_sweeps_are_checked(call, monkeypatch):
     monkeypatch.setattr(SweepCheck, "on_multirun_start", check)
     status, _, _ = call("-m", *QUICK)
     assert status == "checked hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+def sweep_config(**groups):
+    return OmegaConf.create({"hydra": {"sweeper": {}, "launcher": {}, **groups}})
+
+
+def test_slurm_is_looked_for_before_a_sweep(monkeypatch):
+    """Submitit would end with a traceback."""
+    launcher = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(
+        SystemExit, match=r"^error: hydra/launcher=submitit_slurm: no command srun .*submitit_local"
+    ):
+        SweepCheck().on_multirun_start(sweep_config(launcher=launcher))
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    SweepCheck().on_multirun_start(sweep_config(launcher=launcher))
+
+
+def test_a_study_that_optuna_refuses_is_one_sentence(monkeypatch):
+    def get_storage(url):
+        raise RuntimeError("Please execute `$ optuna storage upgrade --storage $STORAGE_URL`.\nMore lines.")
+
+    optuna = SimpleNamespace(storages=SimpleNamespace(get_storage=get_storage))
+    monkeypatch.setitem(sys.modules, "optuna", optuna)
+    assert storage_problem(None) is None
+    assert storage_problem("sqlite:///s.db") == (
+        "hydra.sweeper.storage=sqlite:///s.db: Please execute `$ optuna storage upgrade --storage sqlite:///s.db`; "
+        "or begin a new study: hydra.sweeper.storage=sqlite:///new.db"
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["plain", "with space", "/a=b", "a,b", "(new) it's", "été", "{x}", "[1]", "~/x", "12", "null", "C:\\a=b\\",
+     '"', 'a\\"=']
+)  # fmt: skip
+def test_quoted_values_are_read_back(value):
+    """Text that Hydra's grammar reads as something else, or not at all."""
+    override = OverridesParser.create().parse_override(quoted("data.root", value))
+    assert override.value() == value and not override.is_sweep_override()
+    assert unreadable([quoted("data.root", value)], multirun=False) is None
+
+
+def test_words_that_are_no_values_are_left_to_hydra():
+    words = [
+        "-m",
+        "--config-dir=/a=b",
+        "~aug",
+        "run.seed=1,2",
+        "+model.depth=[1,2]",
+        "hydra/launcher=submitit_local",
+    ]
+    assert unreadable(words, multirun=True) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from typing import Any
 
 import torch
@@ -52,6 +53,12 @@ def build_data(cfg: dict[str, Any]) -> Splits:
     source = cfg["data"]["source"]
     if source not in SOURCES:
         raise UsageError(f"data.source={source}: expected one of {', '.join(SOURCES)}")
+    root = options.get("root")
+    if not isinstance(root, str | None):
+        word = shlex.quote(f'data.root="{root}"')
+        raise UsageError(
+            f"data.root={root} is of type {type(root).__name__}; for a folder of that name quote it: {word}"
+        )
     pretrained_cfg = model_cfg(cfg["model"]["model_name"])
     try:
         return SOURCES[source](

@@ -53,6 +53,11 @@ def main() -> None:
         from omegaconf import DictConfig, OmegaConf
     except ImportError as error:
         sys.exit(f"error: training needs {error.name}; install it with: pip install 'vimzoo[train]'")
+    from .overrides import unreadable
+
+    several = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in sys.argv)
+    if problem := unreadable(sys.argv[1:], multirun=several):
+        sys.exit(f"error: {problem}")
 
     @hydra.main(**hydra_options(), config_path=str(config_dir()), config_name="train")
     def run(cfg: DictConfig) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 import sys
 from typing import Any
 
@@ -18,12 +19,40 @@ class SweepCheck(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the composed configuration, with its group ``hydra``, before the sweeper exists."""
-        if "hydra_optuna_sweeper" in config.hydra.sweeper.get("_target_", "") and (
-            problem := optuna_problem(
-                importlib.metadata.version("hydra-core"), importlib.metadata.version("hydra-optuna-sweeper")
-            )
-        ):
+        sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
+        problem = slurm_problem() if "SlurmLauncher" in launcher.get("_target_", "") else None
+        if "hydra_optuna_sweeper" in sweeper.get("_target_", ""):
+            versions = map(importlib.metadata.version, ("hydra-core", "hydra-optuna-sweeper"))
+            problem = problem or optuna_problem(*versions) or storage_problem(sweeper.get("storage"))
+        if problem:
             sys.exit(f"error: {problem}")
+
+
+def slurm_problem() -> str | None:
+    """Why no job can be handed to SLURM from here; None if it can."""
+    if shutil.which("srun") is None:
+        return (
+            "hydra/launcher=submitit_slurm: no command srun on this machine, which a SLURM cluster has; "
+            "hydra/launcher=submitit_local runs the jobs here"
+        )
+    return None
+
+
+def storage_problem(storage: object) -> str | None:
+    """Why Optuna cannot go on with the study kept at the URL ``storage``; None if it can, or keeps none."""
+    if not isinstance(storage, str):
+        return None
+    import optuna
+
+    try:
+        optuna.storages.get_storage(storage)
+    except Exception as error:  # of Optuna, of SQLAlchemy, or of a database's driver
+        reason = str(error).splitlines()[0].replace("$STORAGE_URL", storage).rstrip(".")
+        return (
+            f"hydra.sweeper.storage={storage}: {reason}; "
+            "or begin a new study: hydra.sweeper.storage=sqlite:///new.db"
+        )
+    return None
 
 
 def optuna_problem(hydra: str, sweeper: str) -> str | None:

@@ -1,0 +1,49 @@
+"""Words of the command line (``key=value``) as Hydra's grammar reads them, and values that need quoting."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+_WORD = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w.\-/@:]*)=(?P<value>.*)", re.DOTALL)
+
+
+def quoted(key: str, value: str) -> str:
+    """``key=value`` as Hydra reads it back: quoted where its grammar would take the text for anything else.
+
+    The result is one argument; in a shell's line it needs `shlex.quote`.
+    """
+    word = f"{key}={value}"
+    try:
+        override = OverridesParser.create().parse_override(word)
+        if not override.is_sweep_override() and override.value() == value:
+            return word
+    except HydraException:
+        pass
+    escaped = re.sub(r'(\\*)(?="|$)', r"\1\1", value).replace('"', r"\"")
+    return f'{key}="{escaped}"'
+
+
+def unreadable(words: Sequence[str], *, multirun: bool) -> str | None:
+    """What is wrong with the first word whose value Hydra cannot read, and how to write it; None if all are well.
+
+    Args:
+        words: the command line; options and words without ``=`` are Hydra's own affair.
+        multirun: several values (``key=1,2``) mean several runs and are no mistake.
+    """
+    for word in words:
+        match = _WORD.fullmatch(word)
+        if match is None:
+            continue
+        advice = f"quote text: {shlex.quote(quoted(match['key'], match['value']))}"
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            return f"{word}: Hydra cannot read this value; {advice}"
+        if override.is_sweep_override() and not multirun:
+            return f"{word}: several values need -m, which makes a run of each; {advice}"
+    return None
