@@ -1,5 +1,23 @@
-/* Which of the instruction sets that libraries are built for this processor has: 0 base, 1 AVX2, 2 AVX-512. */
+/* What Python asks about the processor and its threads. */
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 #include "vec.h"
+
+/* Gives parallel regions that the calling thread starts so many threads, torch's among them; returns the number before. */
+EXPORT int vimzoo_set_threads(int threads) {
+#ifdef _OPENMP
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    return before;
+#else
+    (void)threads;
+    return 1;
+#endif
+}
+
+/* Which of the instruction sets that libraries are built for this processor has: 0 base, 1 AVX2, 2 AVX-512. */
 
 EXPORT int vimzoo_cpu_level(void) {
 #if defined(__x86_64__)

@@ -14,11 +14,12 @@ from vimzoo.layers.images import check_finite
 from .checkpoint import CheckpointError, load_into
 from .checkpoint_reader import read_tensors
 from .mambair_names import checkpoint_filter_fn
+from .threads import SmallOnOneThread
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as all published models subtract it
 
 
-class RestorationModel(DerivedBuffers):
+class RestorationModel(SmallOnOneThread, DerivedBuffers):
     """Base of networks from image to image; a subclass has ``forward``.
 
     Attributes:

@@ -15,13 +15,14 @@ from vimzoo.layers import Add, AddNorm, BiMambaBlock, GridRope, PatchEmbed
 
 from ._timm import feature_take_indices, update_model_input_size
 from .checkpoint import load_into
+from .threads import SmallOnOneThread
 from .tokens import checked_pool, cls_count, insert_cls, patch_tokens, pooled, resize_pos_embed, split_tokens
 from .vim_names import checkpoint_filter_fn
 
 __all__ = ["Vim", "checkpoint_filter_fn"]
 
 
-class Vim(nn.Module):
+class Vim(SmallOnOneThread):
     """Vision Mamba with timm's model contract.
 
     The authors' option names are given in parentheses; `vimzoo.compat.vim.VisionMamba` takes those.

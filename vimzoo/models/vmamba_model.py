@@ -15,6 +15,7 @@ from vimzoo.ops import ScanPath
 
 from ._timm import feature_take_indices, update_model_input_size
 from .checkpoint import load_into
+from .threads import SmallOnOneThread
 from .vmamba_names import checkpoint_filter_fn, resize_map
 
 __all__ = ["VMamba", "VMambaStage", "checkpoint_filter_fn"]
@@ -42,7 +43,7 @@ class VMambaStage(nn.Module):
         return self.blocks(x)
 
 
-class VMamba(nn.Module):
+class VMamba(SmallOnOneThread):
     """VMamba with timm's model contract; any image size.
 
     The authors' option names are given in parentheses; `vimzoo.compat.vmamba.VSSM` takes those.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference, triton_rows
+from . import native, reference, threads, triton_rows
 from .backends import Unsupported
 from .library import (
     LIBRARY,
@@ -95,7 +95,7 @@ def _fields(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rms: boo
     weight, bias = native.float_parameter(weight), native.float_parameter(bias)  # type: ignore[assignment]
     rows = x.numel() // x.shape[-1] if x.numel() else 0
     fields = dict(
-        rows=rows, channels=x.shape[-1], rms=int(rms), threads=torch.get_num_threads(),
+        rows=rows, channels=x.shape[-1], rms=int(rms), threads=threads.for_work(0.5 * x.numel()),
         row_groups=max(1, min(rows, 32)), x_dtype=native.DTYPES[x.dtype], x=native.address(x),
         weight=native.address(weight), bias=native.address(bias),
         eps_bits=struct.unpack("<q", struct.pack("<d", eps))[0],

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import mamba_ssm_backend, native, reference, triton_rows
+from . import mamba_ssm_backend, native, reference, threads, triton_rows
 from .backends import Unsupported
 from .library import (
     LIBRARY,
@@ -102,9 +102,10 @@ def _fields(
     x = native.with_unit_last_stride(x)
     weight, bias = native.float_parameter(weight), native.float_parameter(bias)  # type: ignore[assignment]
     flags = (ctypes.c_int64 * len(reverse))(*reverse)
+    work = 0.15 * x.shape[0] * x.shape[1] * weight.numel()
     fields = dict(
         batch=x.shape[0], length=x.shape[1], channels=x.shape[2], directions=len(reverse), taps=weight.shape[2],
-        silu=int(activation == "silu"), dtype=native.DTYPES[x.dtype], threads=torch.get_num_threads(),
+        silu=int(activation == "silu"), dtype=native.DTYPES[x.dtype], threads=threads.for_work(work),
         x=native.address(x), x_b=x.stride(0), x_l=x.stride(1), weight=native.address(weight),
         bias=native.address(bias), reverse=ctypes.addressof(flags),
     )  # fmt: skip

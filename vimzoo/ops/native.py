@@ -100,7 +100,7 @@ def load() -> tuple[SimpleNamespace | None, str]:
                 entry = getattr(library, name)
                 entry.argtypes, entry.restype = [ctypes.c_char_p], None
                 entries[name.removeprefix("vimzoo_")] = entry
-            return SimpleNamespace(**entries), level
+            return SimpleNamespace(**entries, set_threads=library.vimzoo_set_threads), level
     return None, f"no native library for {candidates} was built"
 
 

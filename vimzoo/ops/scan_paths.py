@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cuda_scans, mamba_ssm_backend, native, reference, triton_scans
+from . import cuda_scans, mamba_ssm_backend, native, reference, threads, triton_scans
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -191,13 +191,16 @@ def _native_arguments(
     c_codes = (ctypes.c_int64 * len(codes))(*codes)
     table = None if table is None else table.to(device="cpu", dtype=torch.int32).contiguous()
 
+    steps = _steps(codes, table, height, width)
+    work = (0.6 + 0.08 * A.shape[-1]) * x.shape[0] * len(codes) * steps * x.shape[-1]
+
     def per_direction(tensor: Tensor | None) -> int:
         return 0 if tensor is None or tensor.shape[0] == 1 else tensor.stride(0)
 
     fields = dict(
         batch=x.shape[0], length=x.shape[1], channels=x.shape[-1], directions=len(codes), states=A.shape[-1],
-        rank=dt_weight.shape[-1], steps=_steps(codes, table, height, width), height=height, width=width,
-        merge=int(merge), dtype=native.DTYPES[x.dtype], threads=torch.get_num_threads(),
+        rank=dt_weight.shape[-1], steps=steps, height=height, width=width,
+        merge=int(merge), dtype=native.DTYPES[x.dtype], threads=threads.for_work(work),
         x_directions=x.shape[2] if x.dim() == 4 else 1, row_directions=x_dbl.shape[2],
         x=native.address(x), x_dbl=native.address(x_dbl), z=native.address(z),
         x_b=x.stride(0), x_l=x.stride(1), x_k=x.stride(2) if x.dim() == 4 else 0,

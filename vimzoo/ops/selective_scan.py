@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cuda_scans, mamba_ssm_backend, native, reference, triton_scans
+from . import cuda_scans, mamba_ssm_backend, native, reference, threads, triton_scans
 from .backends import Unsupported
 from .library import (
     LIBRARY,
@@ -173,8 +173,9 @@ def _fields(
     fields = dict(
         batch=u.shape[0], channels=u.shape[1], length=u.shape[2], states=A.shape[1], groups=groups,
         dtype=native.DTYPES[u.dtype], bc_dtype=native.DTYPES[B.dtype], softplus=int(softplus),
-        threads=torch.get_num_threads(), B=native.address(B), C=native.address(C), A=native.address(A),
-        D=native.address(D), delta_bias=native.address(bias),
+        threads=threads.for_work((0.8 + 0.08 * A.shape[1]) * u.numel()),
+        B=native.address(B), C=native.address(C), A=native.address(A), D=native.address(D),
+        delta_bias=native.address(bias),
     )  # fmt: skip
     fields.update(zip(("B_b", "B_g", "B_n", "B_l"), B.stride(), strict=True))
     fields.update(zip(("C_b", "C_g", "C_n", "C_l"), C.stride(), strict=True))

@@ -1,0 +1,52 @@
+"""Small calls of a model run on the calling thread."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from vimzoo.ops.library import is_eager
+from vimzoo.ops.threads import calling_thread
+
+__all__ = ["GRAIN", "SmallOnOneThread", "multiply_adds"]
+
+GRAIN = 64_000_000
+"""Multiplications with weights below which a forward pass runs on one thread: some milliseconds of work in dozens of
+regions, each of which torch's operators would share out; see ``benchmarks/cpu_threads.py``."""
+_parts: WeakKeyDictionary[nn.Module, list[tuple[int, int]]] = WeakKeyDictionary()
+
+
+class SmallOnOneThread(nn.Module):
+    """Base of models that run on the calling thread where a call is small; torch's operators do not see the whole.
+
+    Two threads are slower than one then, and far slower where other processes keep the cores busy. Compiled, traced
+    and exported models are left alone, and so is the backward pass.
+    """
+
+    feature_info: list[dict[str, Any]]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `torch.nn.Module`'s."""
+        if torch.compiler.is_compiling() or not args or not _is_small(self, args[0]):
+            return super().__call__(*args, **kwargs)
+        with calling_thread():
+            return super().__call__(*args, **kwargs)
+
+
+def _is_small(model: SmallOnOneThread, x: Any) -> bool:
+    if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_cpu or not is_eager(x):
+        return False
+    return multiply_adds(model, x.shape) < GRAIN
+
+
+def multiply_adds(model: SmallOnOneThread, shape: torch.Size) -> int:
+    """About how many products with weights images ``(B, C, H, W)`` take: weights of each stage times its tokens."""
+    if model not in _parts:
+        steps = {part["module"]: part["reduction"] for part in model.feature_info}
+        stages = [(stage, steps[name]) for name, stage in model.named_modules() if name in steps]
+        _parts[model] = [(sum(p.numel() for p in stage.parameters()), step) for stage, step in stages]
+    pixels = shape[0] * shape[2] * shape[3]
+    return sum(weights * pixels // step**2 for weights, step in _parts[model])
