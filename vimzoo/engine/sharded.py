@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,9 @@ def _reason(error: BaseException) -> str:
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """All weights on the CPU of process 0, nothing on the others; every process has to call it."""
-    return dict(get_model_state_dict(model, options=WHOLE))  # type: ignore[arg-type]
+    weights = OrderedDict(get_model_state_dict(model, options=WHOLE))
+    weights._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]  # models record their grid there
+    return weights  # type: ignore[return-value]
 
 
 def save_best(state: State, path: Path, config: dict[str, Any]) -> None:

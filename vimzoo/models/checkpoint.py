@@ -12,6 +12,7 @@ this one with two lines, the method timm calls and the builder its entrypoints r
         return build_model(VisionMamba, variant, pretrained, checkpoint_filter_fn, **kwargs)
 """
 
+import inspect
 import logging
 import os
 import re
@@ -23,7 +24,8 @@ import torch
 from timm.models import adapt_input_conv, build_model_with_cfg
 from torch import Tensor, nn
 
-from .checkpoint_reader import CheckpointError, read_checkpoint, read_tensors, select_tensors
+from .checkpoint_contents import Tensors, select_tensors, shared_prefixes
+from .checkpoint_reader import CheckpointError, read_checkpoint, read_tensors
 
 __all__ = ["CheckpointError", "build_model", "load_checkpoint", "load_into", "read_checkpoint"]
 
@@ -32,7 +34,14 @@ _logger = logging.getLogger(__name__)
 FilterFn = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, use_ema: bool = False) -> None:
+def load_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    use_ema: bool = False,
+    prefix: str = "",
+    pos_embed_grid: tuple[int, int] | None = None,
+) -> None:
     """Loads a checkpoint file into a model that exists already; this is also how the EMA is asked for.
 
         model = timm.create_model("vim_tiny_patch16_224")
@@ -47,15 +56,24 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, use_ema: 
         model: A model of this package, of any image size, class count or number of input channels.
         path: The authors' file, or one of our own.
         use_ema: Take the moving average of the weights instead of the weights.
+        prefix: Take only the tensors whose names begin with this, such as ``"backbone."`` of a detector's file. A
+            prefix that all names share needs no argument.
+        pos_embed_grid: Rows and columns of patches that the file's position embedding was learned on. Files that
+            `torch.save` wrote of our models' state dicts say it; without either it is assumed, see docs/checkpoints.md.
 
     Raises:
         CheckpointError: The file does not fit or cannot be read; the model is as it was.
-        TypeError: The model has no loader of this package.
+        TypeError: The model has no loader of this package, or no position embedding whose grid has to be told.
     """
     load = getattr(model, "load_pretrained", None)
     if load is None:
         raise TypeError(f"{type(model).__name__} has no load_pretrained; expected a model of vimzoo")
-    load(path, use_ema=use_ema)
+    if pos_embed_grid is None:
+        load(path, prefix, use_ema=use_ema)
+        return
+    if "pos_embed_grid" not in inspect.signature(load).parameters:
+        raise TypeError(f"pos_embed_grid: {type(model).__name__} has no position embedding of unknown grid")
+    load(path, prefix, use_ema=use_ema, pos_embed_grid=pos_embed_grid)
 
 
 def load_into(
@@ -86,12 +104,14 @@ def load_into(
     source = os.fspath(path)
     tensors = read_tensors(path, use_ema=use_ema)
     if prefix:
-        tensors = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        found, tensors = tensors, tensors.under(prefix)
         if not tensors:
-            raise CheckpointError(f"{source}: no tensor's name begins with {prefix!r}")
-    mapped = _apply_filter(model, tensors, filter_fn, source)
-    fitted = _adapted(model, mapped, source)
-    _check(model, fitted, source)
+            first = ", ".join(list(dict.fromkeys(name.partition(".")[0] for name in found))[:8])
+            raise CheckpointError(
+                f"{source}: no tensor's name begins with {prefix!r}; they begin with {first}"
+            )
+    fitted = _adapted(model, _unwrapped(model, tensors, filter_fn, source), source)
+    _check(model, fitted, source, lambda: _inside(model, tensors, filter_fn, prefix))
     model.load_state_dict(fitted, strict=True)
 
 
@@ -129,8 +149,9 @@ def build_model(
         source = f"weights of {cfg.get('hf_hub_id') or cfg.get('file') or cfg.get('architecture', variant)}"
         if cfg.get("state_dict"):
             source = "the given state_dict"
-        mapped = _apply_filter(model, select_tensors(content, source), filter_fn, source)
-        _check(model, _adapted(model, mapped, source), source)
+        tensors = select_tensors(content, source)
+        mapped = _unwrapped(model, tensors, filter_fn, source)
+        _check(model, _adapted(model, mapped, source), source, lambda: _inside(model, tensors, filter_fn, ""))
         return mapped  # timm adapts this itself; what it leaves out without a word has been checked
 
     return build_model_with_cfg(
@@ -146,11 +167,56 @@ def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
+def _unwrapped(
+    model: nn.Module, tensors: Tensors, filter_fn: FilterFn | None, source: str
+) -> dict[str, Tensor]:
+    """The tensors under the model's names, without the prefix that all share and the model's names lack."""
+    expected, best, most = model.state_dict(), None, -1
+    problem: CheckpointError | None = None
+    for prefix in shared_prefixes(tensors):
+        try:
+            mapped = _apply_filter(model, tensors.under(prefix), filter_fn, source)
+        except CheckpointError as error:
+            problem = problem or error
+            continue
+        fitting = sum(name in expected for name in mapped)
+        if fitting > most:
+            best, most = mapped, fitting
+    if best is None or (problem is not None and not most):
+        assert problem is not None  # the first prefix, "", was tried
+        raise problem
+    return best
+
+
+def _inside(model: nn.Module, tensors: Tensors, filter_fn: FilterFn | None, prefix: str) -> str:
+    """What to do if part of a file, by a prefix of its names, holds the model."""
+    expected = model.state_dict()
+
+    def fitting(inner: str) -> int:
+        try:
+            mapped = _apply_filter(model, tensors.under(inner), filter_fn, "")
+        except CheckpointError:
+            return 0
+        return sum(_shape(mapped, name) == _shape(expected, name) is not None for name in mapped)
+
+    dots = ((name, match.end()) for name in tensors for match in re.finditer(r"\.", name))
+    heads = Counter(name[:end] for name, end in dots)
+    counts = {head: fitting(head) for head, _ in heads.most_common(24)}
+    most = max(counts.values(), default=0)
+    if most <= fitting("") or 2 * most <= len(expected):
+        return ""
+    places = " or ".join(repr(prefix + head) for head, count in counts.items() if count == most)
+    return (
+        f"{most} are in it under names that begin with {places};"
+        " to load them pass that as prefix= to vimzoo.load_checkpoint"
+    )
+
+
 def _apply_filter(
-    model: nn.Module, tensors: dict[str, Tensor], filter_fn: FilterFn | None, source: str
+    model: nn.Module, tensors: Tensors, filter_fn: FilterFn | None, source: str
 ) -> dict[str, Tensor]:
     try:
-        mapped = dict(filter_fn(dict(tensors), model)) if filter_fn else dict(tensors)
+        mapped = dict(filter_fn(Tensors(tensors), model)) if filter_fn else dict(tensors)
         if strange := [name for name, value in mapped.items() if not isinstance(value, Tensor)]:
             raise TypeError(f"expected tensors, got something else for {_few(strange)}")
     except CheckpointError:
@@ -195,8 +261,10 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(tensors[name].shape) if name in tensors else None
 
 
-def _check(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raises CheckpointError unless loading `tensors` is certain to succeed."""
+def _check(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str, inside: Callable[[], str] = str
+) -> None:
+    """Raises CheckpointError unless loading `tensors` is certain to succeed; ``inside`` hints at a part that fits."""
     expected = model.state_dict()
     if any(value.is_meta for value in expected.values()):
         raise CheckpointError(
@@ -207,12 +275,24 @@ def _check(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     common = [name for name in expected if name in tensors]
     wrong = [name for name in common if _shape(tensors, name) != _shape(expected, name)]
     unfit = [name for name in common if not _convertible(tensors[name], expected[name])]
-    if not (missing or extra or wrong or unfit):
+    large = [name for name in common if name not in unfit and not _in_range(tensors[name], expected[name])]
+    if not (missing or extra or wrong or unfit or large):
         return
     shapes = [f"{name}: got {_shape(tensors, name)}, expected {_shape(expected, name)}" for name in wrong]
     dtypes = [f"{name}: got {tensors[name].dtype}, expected {expected[name].dtype}" for name in unfit]
-    lists = ((missing, "missing"), (extra, "unexpected"), (shapes, "misshapen"), (dtypes, "of another kind"))
+    lists = (
+        (missing, "missing"),
+        (extra, "unexpected"),
+        (shapes, "misshapen"),
+        (dtypes, "of another kind"),
+        (large, "with larger numbers than the model's dtype holds"),
+    )
     problems = [f"{len(items)} {what} ({_few(items)})" for items, what in lists if items]
+    if part := inside():
+        raise CheckpointError(
+            f"{source}: does not fit {type(model).__name__} as it is, nothing was loaded; of {len(expected)} tensors"
+            f" {part}"
+        )
     hints = "".join(f"; {hint}" for hint in _hints(model, tensors, expected, wrong))
     raise CheckpointError(
         f"{source}: does not fit {type(model).__name__}, nothing was loaded; of {len(expected)} tensors:"
@@ -221,10 +301,23 @@ def _check(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
 
 
 def _convertible(found: Tensor, wanted: Tensor) -> bool:
-    """Whether copying keeps the numbers' meaning: from float16 to float32, not from packed integers."""
-    plain = not (found.is_meta or found.is_quantized) and found.layout == torch.strided
-    real = not found.is_complex() or wanted.is_complex()
-    return plain and real and (not wanted.is_floating_point() or found.is_floating_point())
+    """Whether copying keeps the numbers' meaning, which whole or packed numbers would not."""
+    if found.is_meta or found.is_quantized or found.layout != torch.strided:
+        return False
+    if wanted.is_floating_point():
+        return found.is_floating_point()
+    whole = not (found.is_floating_point() or found.is_complex())
+    return whole or wanted.is_complex()
+
+
+def _in_range(found: Tensor, wanted: Tensor) -> bool:
+    """Whether no finite number becomes infinite."""
+    if not (found.is_floating_point() and wanted.is_floating_point()):
+        return True
+    largest = torch.finfo(wanted.dtype).max
+    if torch.finfo(found.dtype).max <= largest:
+        return True
+    return bool((found.isinf() | found.isnan() | (found.abs() <= largest)).all())
 
 
 def _few(items: list[str], count: int = 4) -> str:

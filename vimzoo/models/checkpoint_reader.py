@@ -7,6 +7,7 @@ read as inert stand-ins through torch's own allow-list, so no foreign package is
 other class or function is refused by name.
 """
 
+import json
 import os
 import pickle
 import re
@@ -14,7 +15,6 @@ import threading
 import zipfile
 from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .checkpoint_contents import CheckpointError, Tensors, select_tensors
+
 __all__ = ["CheckpointError", "read_checkpoint", "read_tensors", "select_tensors"]
-
-PLAIN_KEYS = ("model", "state_dict", "params")
-EMA_KEYS = ("model_ema", "state_dict_ema", "ema_model", "params_ema", "ema")
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-
-
-class CheckpointError(ValueError):
-    """A weight file that cannot be used; the message names the file and the reason."""
 
 
 class _Record:
@@ -56,7 +50,9 @@ class _List:
 
 _STAND_INS: dict[type, str] = {
     _Dict: """builtins.dict collections.defaultdict yacs.config.CfgNode fvcore.common.config.CfgNode
-        detectron2.config.config.CfgNode easydict.EasyDict addict.addict.Dict mmcv.utils.config.ConfigDict
+        detectron2.config.config.CfgNode pytorch_lightning.utilities.parsing.AttributeDict
+        lightning.pytorch.utilities.parsing.AttributeDict lightning_fabric.utilities.data.AttributeDict
+        lightning.fabric.utilities.data.AttributeDict easydict.EasyDict addict.addict.Dict mmcv.utils.config.ConfigDict
         mmengine.config.config.ConfigDict""",
     _List: "builtins.list collections.deque",
     _Record: """argparse.Namespace types.SimpleNamespace copyreg._reconstructor
@@ -107,13 +103,14 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
 
     Takes files of `torch.save` (zip format, and the one before torch 1.6), with or without a training
     script's wrapper, and safetensors. Nothing in the file is executed and no package that wrote it is needed.
-    Prefixes that DataParallel and `torch.compile` put before every name are removed.
+    Prefixes that DataParallel and `torch.compile` put before every name are removed. Where a file holds several sets
+    of tensors under keys that are not known, all are returned, each name after its key and a dot.
 
     Args:
         path: The file.
-        use_ema: Take the moving average (`model_ema`, `state_dict_ema`, `ema_model`, `params_ema`, `ema`)
-            instead of the trained weights (`model`, `state_dict`, `params`, or the bare state dict). A file
-            that holds nothing but an average, as BasicSR's `params_ema`, gives it either way.
+        use_ema: Take the moving average (`model_ema`, `state_dict_ema`, `params_ema`, `ema` and others) instead of the
+            trained weights (`model`, `state_dict`, `params`, `model_state_dict`, `net`, ..., or the bare state dict).
+            A file that holds nothing but an average, as BasicSR's `params_ema`, gives it either way.
 
     Returns:
         Name to tensor, on the CPU; the tensors own their memory and do not depend on the file.
@@ -125,63 +122,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
     return {name: tensor.clone() for name, tensor in read_tensors(path, use_ema=use_ema).items()}
 
 
-def read_tensors(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
+def read_tensors(path: str | os.PathLike[str], *, use_ema: bool = False) -> Tensors:
     """As `read_checkpoint`, but the tensors may be views of the file, so it must not change meanwhile."""
     file = Path(path)
     return select_tensors(_read_any(file), str(file), use_ema=use_ema)
-
-
-def select_tensors(content: object, source: str, *, use_ema: bool = False) -> dict[str, Tensor]:
-    """Picks one set of weights out of a file's content and removes wrapper prefixes.
-
-    Args:
-        content: What the file holds: a state dict, or a mapping with one or more inside.
-        source: The file's name, for messages.
-        use_ema: As in `read_checkpoint`.
-
-    Returns:
-        Name to tensor; entries that are not tensors are left out.
-
-    Raises:
-        CheckpointError: No tensors, or no moving average though `use_ema` asks for it.
-    """
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{source}: no named tensors inside, it holds one {type(content).__name__}")
-    plain = [key for key in PLAIN_KEYS if _tensors_in(content.get(key))]
-    ema = [key for key in EMA_KEYS if _tensors_in(content.get(key))]
-    if not use_ema and not plain and _tensors_in(content, nested=False):
-        chosen: object = content
-    elif use_ema and not ema:
-        raise CheckpointError(f"{source}: no moving average (EMA) inside, it has {_some(content)}")
-    elif plain or ema:
-        chosen = content[(ema if use_ema or not plain else plain)[0]]
-    else:
-        raise CheckpointError(f"{source}: no tensors inside, it has {_some(content)}")
-    return _strip_prefixes(_tensors_in(chosen))
-
-
-def _tensors_in(value: object, nested: bool = True) -> dict[str, Tensor]:
-    if not isinstance(value, Mapping):
-        return {}
-    found = {str(name): item.detach() for name, item in value.items() if isinstance(item, Tensor)}
-    if not found and nested:  # a whole wrapper saved inside another, as old timm averages are
-        return next((inner for key in PLAIN_KEYS if (inner := _tensors_in(value.get(key), False))), {})
-    return found
-
-
-def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    while len(tensors) > 0:
-        named = [name for name in tensors if name != "n_averaged"]  # torch's AveragedModel counts its steps
-        prefix = next((p for p in WRAPPER_PREFIXES if named and all(n.startswith(p) for n in named)), None)
-        if prefix is None:
-            break
-        tensors = {name[len(prefix) :]: tensors[name] for name in named}
-    return tensors
-
-
-def _some(content: Mapping[Any, object]) -> str:
-    keys = [str(key) for key in content]
-    return f"only {', '.join(keys[:12])}{', ...' if len(keys) > 12 else ''}" if keys else "nothing"
 
 
 def _read_any(file: Path) -> object:
@@ -220,11 +164,24 @@ def _is_safetensors(file: Path, head: bytes) -> bool:
     )
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path) -> Tensors:
     try:
-        return safetensors.torch.load_file(file, device="cpu")
+        tensors = Tensors(safetensors.torch.load_file(file, device="cpu"))
+        tensors.img_size = _configured_size(file.with_name("config.json"))
+        return tensors
     except Exception as error:
         raise CheckpointError(f"{file}: a truncated or damaged safetensors file ({error})") from error
+
+
+def _configured_size(config: Path) -> tuple[int, int] | None:
+    """Height and width of the images of the model that timm has described in this file, if it has."""
+    try:
+        content = json.loads(config.read_bytes())
+        size = content.get("model_args", {}).get("img_size") or content["pretrained_cfg"]["input_size"][1:]
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(height), int(width)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _check_zip(file: Path) -> bool:

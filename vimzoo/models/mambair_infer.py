@@ -12,7 +12,9 @@ from torch import Tensor
 from vimzoo.layers.restoration import cab_form
 
 from .checkpoint import CheckpointError
+from .checkpoint_contents import Tensors, shared_prefixes
 from .checkpoint_reader import read_tensors
+from .grids import recorded_or_square
 from .mambair_model import MambaIR
 from .mambair_names import as_official
 from .mambair_unet import LEVELS, MambaIRUNet
@@ -41,8 +43,10 @@ def load_restoration(
     path: str | os.PathLike[str],
     *,
     use_ema: bool = False,
+    prefix: str = "",
     routing: str = "gumbel",
     img_range: float = 1.0,
+    pos_embed_size: tuple[int, int] | None = None,
     device: torch.device | str | None = None,
 ) -> RestorationModel:
     """A MambaIR, MambaIRv2 or MambaIR U-Net from its file, whatever its size, task and generation.
@@ -53,8 +57,11 @@ def load_restoration(
     Args:
         path: The authors' file (``{"params": ...}``, ``{"params_ema": ...}``), or one of our own, also safetensors.
         use_ema: Take the moving average of the weights where a file holds both.
+        prefix: Take only the tensors whose names begin with this; one that all names share needs no argument.
         routing: MambaIRv2's ``"gumbel"`` or ``"argmax"``.
         img_range: Not in the tensors; 1 in every published model.
+        pos_embed_size: Rows and columns of MambaIRv2's position embedding, which no published model has. By default
+            what the file says, else a square, with a warning.
         device: Where to.
 
     Returns:
@@ -64,31 +71,73 @@ def load_restoration(
         CheckpointError: the file cannot be read, or is none of these models'; the message says what it looks like.
     """
     source = os.fspath(path)
-    kind, options = restoration_options(read_tensors(path, use_ema=use_ema), str(source))
+    tensors, prefix = _unwrapped(read_tensors(path, use_ema=use_ema), source, prefix)
+    kind, options = restoration_options(tensors, source, pos_embed_size)
     if kind is not MambaIRUNet:
         options["img_range"] = img_range
     if kind is MambaIRv2:
         options["routing"] = routing
     model = kind(**options)
-    model.load_pretrained(source, use_ema=use_ema)
+    if options.get("pos_embed_size") is None:
+        model.load_pretrained(source, prefix, use_ema=use_ema)
+    else:
+        grid = {"pos_embed_grid": options["pos_embed_size"]}
+        model.load_pretrained(source, prefix, use_ema=use_ema, **grid)
     return model.to(device).eval()
 
 
+def _unwrapped(tensors: Tensors, source: str, prefix: str) -> tuple[Tensors, str]:
+    """The tensors under ``prefix``, or under one that all share if a network of ours is there."""
+    if prefix:
+        return tensors.under(prefix), prefix
+    for shared in shared_prefixes(tensors):
+        if _is_ours(tensors.under(shared)):
+            return tensors.under(shared), shared
+    heads = (name[: match.end()] for name in tensors for match in re.finditer(r"\.", name))
+    part = next((head for head in dict.fromkeys(heads) if _is_ours(tensors.under(head))), None)
+    if part is not None:
+        raise CheckpointError(
+            f"{source}: a network of ours is in the file under names that begin with {part!r}; pass prefix={part!r} to"
+            " vimzoo.load_restoration to load it"
+        )
+    return tensors, ""
+
+
+def _is_ours(tensors: Mapping[str, Tensor]) -> bool:
+    if not any(name.startswith(("conv_first.", "patch_embed.")) for name in tensors):
+        return False
+    try:
+        _kind(_official(tensors), "")
+    except CheckpointError:
+        return False
+    return True
+
+
+def _official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return as_official(tensors)
+    except (KeyError, IndexError):
+        return dict(tensors)
+
+
 def restoration_options(
-    tensors: Mapping[str, Tensor], source: str = "the state dict"
+    tensors: Mapping[str, Tensor],
+    source: str = "the state dict",
+    pos_embed_size: tuple[int, int] | None = None,
 ) -> tuple[type[RestorationModel], dict[str, Any]]:
     """The class of network that has these tensors, under our names or the authors', and its arguments.
 
     Raises:
         CheckpointError: it is none of ours, or lacks a tensor that says how it is built.
     """
-    try:
-        state = as_official(tensors)
-    except (KeyError, IndexError):
-        state = dict(tensors)
+    state = _official(tensors)
     kind, read = _kind(state, source)
     try:
-        return kind, read(_Shapes(state))
+        options = read(_Shapes(state))
+        if "absolute_pos_embed" in state:
+            rows = state["absolute_pos_embed"].shape[1]
+            options["pos_embed_size"] = recorded_or_square(tensors, rows, pos_embed_size)
+        return kind, options
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{source}: looks like {kind.__name__}, but how it is built cannot be told: {error}"
@@ -206,9 +255,6 @@ def _v2(shapes: _Shapes) -> dict[str, Any]:
         gated=gated,
         qkv_bias=f"{layer}.wqkv.bias" in shapes,
     )
-    if "absolute_pos_embed" in shapes:
-        side = math.isqrt(shapes["absolute_pos_embed"][1])
-        options["pos_embed_size"] = (side, shapes["absolute_pos_embed"][1] // side)
     return options
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vimzoo.layers.attentive import AttentiveLayer, AttentiveScan
 from vimzoo.layers.restoration import CAB, ChannelAttention, DynamicPosBias, GroupAttention
 
+from .grids import fitted_pos_embed
 from .names import Dialect, Slot
 
 INDEX_BUFFER = "relative_position_index_SA"  # a table of the window size alone, which the authors store
@@ -141,15 +142,25 @@ def as_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {slot.official: slot.read(state[slot.ours]) for slot in slots_of(state)}
 
 
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: Any) -> dict[str, Tensor]:
-    """A checkpoint of ours or the authors', under our names.
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, Any], model: Any, pos_embed_grid: tuple[int, int] | None = None
+) -> dict[str, Tensor]:
+    """A checkpoint of ours or the authors', under our names and for the model's grid.
 
     Args:
         state_dict: Tensors by name, in a wrapper (``params``, ``params_ema``, ``model``, ``state_dict``) or not.
         model: The model they are for; checkpoints that fit it already are returned unchanged.
+        pos_embed_grid: Rows and columns that a position embedding was learned on; by default what the checkpoint says.
+
+    Raises:
+        ValueError: that grid cannot be told.
     """
     for wrapper in ("params", "params_ema", "model", "state_dict"):
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
             break
-    return MAMBAIR.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
+    state = MAMBAIR.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
+    pos_embed = state.get("pos_embed")
+    if pos_embed is not None and getattr(model, "pos_embed", None) is not None:
+        state["pos_embed"] = fitted_pos_embed(state_dict, pos_embed, model, pos_embed_grid)
+    return state

@@ -1,6 +1,8 @@
 """MambaIRv2: window attention and scans over tokens sorted by class; `mambair.py` registers its variants."""
 
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from vimzoo.layers.attentive import AttentiveLayer, Noise
 from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
+from .checkpoint import load_into
+from .grids import GridModel
 from .mambair_model import ResidualGroup
 from .mambair_names import checkpoint_filter_fn
 from .restoration_base import RestorationModel, check_image
@@ -42,7 +46,7 @@ class _Once:
         return self.drawn
 
 
-class MambaIRv2(RestorationModel):
+class MambaIRv2(GridModel, RestorationModel):
     """MambaIRv2 (Guo et al., CVPR 2025); images of any size, padded inside to whole windows.
 
     The authors' names are in parentheses where they differ; `vimzoo.compat.mambair.MambaIRv2` takes those.
@@ -150,6 +154,24 @@ class MambaIRv2(RestorationModel):
         self.conv_body = residual_conv(embed_dim, resi_connection, **dd)
         self.head = ImageHead(embed_dim, in_chans, scale, upsampler, **dd)
         self.init_weights(needs_reset=False)
+
+    def pos_embed_layout(self) -> tuple[tuple[int, int], str, int]:
+        """As `GridModel` asks for it."""
+        assert self.pos_embed_size is not None
+        return self.pos_embed_size, "none", 0
+
+    @torch.jit.ignore
+    def load_pretrained(
+        self,
+        checkpoint_path: str | os.PathLike[str],
+        prefix: str = "",
+        *,
+        use_ema: bool = False,
+        pos_embed_grid: tuple[int, int] | None = None,
+    ) -> None:
+        """Load a file of ours or the authors', as `vimzoo.load_checkpoint` does, with its arguments and errors."""
+        filter_fn = partial(checkpoint_filter_fn, pos_embed_grid=pos_embed_grid)
+        load_into(self, checkpoint_path, filter_fn, use_ema=use_ema, prefix=prefix)
 
     def init_weights(self, needs_reset: bool = True) -> None:
         """As `RestorationModel.init_weights`; the position embedding is normal with deviation 0.02 too."""

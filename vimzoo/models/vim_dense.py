@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .checkpoint import load_into
+from .checkpoint_contents import Tensors
 from .tokens import patch_tokens
 from .vim_model import Vim
 from .vim_names import VIM, checkpoint_filter_fn
@@ -57,13 +58,18 @@ class VimDense(Vim):
             self.fpn1, self.fpn2, self.fpn3, self.fpn4 = levels
 
     def load_classifier(
-        self, path: str | os.PathLike[str], placement: str = "middle", use_ema: bool = False
+        self,
+        path: str | os.PathLike[str],
+        placement: str = "middle",
+        use_ema: bool = False,
+        pos_embed_grid: tuple[int, int] | None = None,
     ) -> None:
         """Start from a classifier's checkpoint file, without its head, class token and that token's position.
 
         Args:
             path, use_ema: As `vimzoo.models.checkpoint.read_checkpoint` takes them, with its errors.
             placement: Where the classifier has its class token, if it has one.
+            pos_embed_grid: As `vimzoo.load_checkpoint` takes it.
 
         Raises:
             CheckpointError: a tensor of the backbone is missing or has another shape; nothing was loaded.
@@ -76,8 +82,10 @@ class VimDense(Vim):
             own = {
                 n: t for n, t in self.state_dict().items() if n.startswith("fpn")
             }  # the file has no pyramid
-            kept = {n: t for n, t in native.items() if not n.startswith("head.")}
-            return {**own, **checkpoint_filter_fn(kept, model)}
+            kept = Tensors(state)  # with what the file says of the grid
+            kept.clear()
+            kept.update({n: t for n, t in native.items() if not n.startswith("head.")})
+            return {**own, **checkpoint_filter_fn(kept, model, pos_embed_grid=pos_embed_grid)}
 
         load_into(self, path, headless, use_ema=use_ema)
 

@@ -15,6 +15,7 @@ from vimzoo.layers import Add, AddNorm, BiMambaBlock, GridRope, PatchEmbed
 
 from ._timm import feature_take_indices, update_model_input_size
 from .checkpoint import load_into
+from .grids import GridModel
 from .threads import SmallOnOneThread
 from .tokens import checked_pool, cls_count, insert_cls, patch_tokens, pooled, resize_pos_embed, split_tokens
 from .vim_names import checkpoint_filter_fn
@@ -22,7 +23,7 @@ from .vim_names import checkpoint_filter_fn
 __all__ = ["Vim", "checkpoint_filter_fn"]
 
 
-class Vim(SmallOnOneThread):
+class Vim(GridModel, SmallOnOneThread):
     """Vision Mamba with timm's model contract.
 
     The authors' option names are given in parentheses; `vimzoo.compat.vim.VisionMamba` takes those.
@@ -204,6 +205,7 @@ class Vim(SmallOnOneThread):
         *,
         use_ema: bool = False,
         official_pos_embed: bool = False,
+        pos_embed_grid: tuple[int, int] | None = None,
     ) -> None:
         """Load a file of ours or the authors'.
 
@@ -212,8 +214,11 @@ class Vim(SmallOnOneThread):
                 errors.
             official_pos_embed: Resize position embeddings as the authors' fine-tuning does, see
                 `resize_pos_embed`.
+            pos_embed_grid: As `vimzoo.load_checkpoint` takes it.
         """
-        filter_fn = partial(checkpoint_filter_fn, official_pos_embed=official_pos_embed)
+        filter_fn = partial(
+            checkpoint_filter_fn, official_pos_embed=official_pos_embed, pos_embed_grid=pos_embed_grid
+        )
         load_into(self, checkpoint_path, filter_fn, use_ema=use_ema, prefix=prefix)
 
     @torch.jit.ignore
@@ -253,6 +258,10 @@ class Vim(SmallOnOneThread):
         self.head = nn.Linear(self.embed_dim, num_classes, **dd) if num_classes > 0 else nn.Identity()
         self._init_head()
         self.head.train(self.training)
+
+    def pos_embed_layout(self) -> tuple[tuple[int, int], str, int]:
+        """As `GridModel` asks for it."""
+        return self.patch_embed.grid_size, self.cls_position, self.num_prefix_tokens
 
     def set_input_size(
         self,

@@ -4,7 +4,6 @@ The authors keep one tensor per direction, we stack the directions: ``A_log`` an
 of one ``ssm.A_log``.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from vimzoo.layers import BiMamba
 
+from .grids import fitted_pos_embed
 from .names import Dialect, Slot
-from .tokens import resize_pos_embed
 
 _STACKED = {
     "ssm.A_log": ("A_log", "A_b_log"),
@@ -67,7 +66,10 @@ VIM = Dialect((BiMamba,), slots, is_official, _without_tables)
 
 
 def checkpoint_filter_fn(
-    state_dict: Mapping[str, Any], model: Any, official_pos_embed: bool = False
+    state_dict: Mapping[str, Any],
+    model: Any,
+    official_pos_embed: bool = False,
+    pos_embed_grid: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
     """A checkpoint of ours or the authors', under our names and for the model's grid.
 
@@ -76,6 +78,8 @@ def checkpoint_filter_fn(
         model: The model they are for; checkpoints that fit it already are returned unchanged.
         official_pos_embed: Resize position embeddings as the authors' fine-tuning does, see
             `resize_pos_embed`.
+        pos_embed_grid: Rows and columns of patches that position embeddings were learned on; by default what the
+            checkpoint says.
 
     Raises:
         ValueError: a tensor of the authors' is missing one of its directions, or the grid that position
@@ -85,32 +89,9 @@ def checkpoint_filter_fn(
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
     state = VIM.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
-    pos_embed, wanted = state.get("pos_embed"), model.pos_embed
-    if pos_embed is None or wanted is None or pos_embed.dim() != 3 or pos_embed.shape == wanted.shape:
-        return state
-    if (
-        pos_embed.shape[-1] == wanted.shape[-1]
-    ):  # another width is another model: whoever loads it will say so
-        old_size = _source_grid(model, pos_embed.shape[1] - model.num_prefix_tokens)
-        state["pos_embed"] = resize_pos_embed(
-            pos_embed, old_size, model.patch_embed.grid_size, model.cls_position, official_pos_embed
+    pos_embed = state.get("pos_embed")
+    if pos_embed is not None and model.pos_embed is not None:
+        state["pos_embed"] = fitted_pos_embed(
+            state_dict, pos_embed, model, pos_embed_grid, official_pos_embed
         )
     return state
-
-
-def _source_grid(model: Any, patches: int) -> tuple[int, int]:
-    """The grid of a checkpoint with so many patches: as its configuration says, else square."""
-    args = getattr(model, "pretrained_model_args", None) or {}
-    size = args.get("img_size")
-    if size is not None:
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        grid = model.patch_embed.dynamic_feat_size(size)
-        if grid[0] * grid[1] == patches:
-            return grid
-    side = math.isqrt(max(patches, 0))
-    if not patches or side * side != patches:
-        raise ValueError(
-            f"pos_embed: expected rows for a square grid and {model.num_prefix_tokens} class tokens,"
-            f" got {patches + model.num_prefix_tokens}"
-        )
-    return side, side

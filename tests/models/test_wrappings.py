@@ -1,0 +1,161 @@
+"""Weights under whatever keys and prefixes a training script has left them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from model_cases import MODELS
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import vimzoo
+from vimzoo.compat.official import official_state_dict
+from vimzoo.models.checkpoint import CheckpointError
+
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    torch.manual_seed(1)
+    return timm.create_model("test_vim").eval()
+
+
+def named(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def equal(model: nn.Module, other: nn.Module) -> bool:
+    want = other.state_dict()
+    return all(torch.equal(tensor, want[name]) for name, tensor in model.state_dict().items())
+
+
+WRAPPINGS: dict[str, Any] = {
+    "model_state_dict": lambda s: {"model_state_dict": s, "optimizer_state_dict": OPTIMIZER, "loss": torch.tensor(1.0)},
+    "model_state": lambda s: {"model_state": s, "optimizer_state": OPTIMIZER},
+    "net": lambda s: {"net": s, "epoch": 3, "acc": 0.5},
+    "weights": lambda s: {"weights": s},
+    "module": lambda s: {"module": s},
+    "an unknown key": lambda s: {"backbone_of_mine": s, "optimizer": OPTIMIZER, "step": torch.tensor(7)},
+    "two keys": lambda s: {"state": {"model": s}},
+    "Lightning": lambda s: {
+        "state_dict": named(s, "model."), "pytorch-lightning_version": "2.5", "optimizer_states": [OPTIMIZER],
+        "hparams_name": "kwargs", "loops": {"fit_loop": {"state_dict": {}}},
+    },
+    "Lightning, compiled": lambda s: {"state_dict": named(s, "model._orig_mod.")},
+    "two prefixes": lambda s: named(s, "net.backbone."),
+    "mmengine": lambda s: {"meta": {"epoch": 1}, "state_dict": named(s, "backbone.")},
+    "transformers": lambda s: named(s, "timm_model."),
+    "an average": lambda s: {"model_ema": named(s, "module."), "epoch": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRAPPINGS)
+def test_a_prefix_or_key_that_holds_everything_is_removed(
+    kind: str, trained: nn.Module, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "w.pth", WRAPPINGS[kind](trained.state_dict()))
+    model = timm.create_model("test_vim")
+    vimzoo.load_checkpoint(model, path)
+    assert equal(model, trained)
+    overlay = dict(file=str(path))
+    assert equal(timm.create_model("test_vim", pretrained=True, pretrained_cfg_overlay=overlay), trained)
+
+
+@pytest.mark.parametrize("kind", ["Lightning", "two prefixes", "an unknown key"])
+def test_a_state_dict_in_memory_is_unwrapped_too(kind: str, trained: nn.Module) -> None:
+    overlay = dict(state_dict=WRAPPINGS[kind](trained.state_dict()))
+    assert equal(timm.create_model("test_vim", pretrained=True, pretrained_cfg_overlay=overlay), trained)
+
+
+@pytest.mark.parametrize(
+    ("content", "prefixes"),
+    [
+        (lambda s: {"state_dict": {**named(s, "model."), "criterion.weight": torch.ones(3)}}, ["model."]),
+        (lambda s: {"state_dict": {**named(s, "backbone."), "decode_head.weight": torch.ones(3)}}, ["backbone."]),
+        (lambda s: {**named(s, "a.student."), **named(s, "a.teacher.")}, ["a.student.", "a.teacher."]),
+        (lambda s: {"student": s, "teacher": dict(s)}, ["student.", "teacher."]),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_file_is_named_and_loads_by_its_prefix(
+    content: Any, prefixes: list[str], trained: nn.Module, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "w.pth", content(trained.state_dict()))
+    model = timm.create_model("test_vim")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="prefix=") as caught:
+        vimzoo.load_checkpoint(model, path)
+    assert all(repr(prefix) in str(caught.value) for prefix in prefixes)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    for prefix in prefixes:
+        model = timm.create_model("test_vim")
+        vimzoo.load_checkpoint(model, path, prefix=prefix)
+        assert equal(model, trained)
+
+
+def test_a_prefix_that_no_name_has_is_an_error_that_lists_some(trained: nn.Module, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", trained.state_dict())
+    with pytest.raises(
+        CheckpointError, match=r"'encoder\.'; they begin with cls_token, pos_embed, patch_embed"
+    ):
+        vimzoo.load_checkpoint(timm.create_model("test_vim"), path, prefix="encoder.")
+
+
+def test_torchs_average_of_a_model(trained: nn.Module, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", AveragedModel(trained).state_dict())
+    model = timm.create_model("test_vim")
+    vimzoo.load_checkpoint(model, path)
+    assert equal(model, trained)
+
+
+def test_the_authors_names_under_a_prefix(trained: nn.Module, tmp_path: Path) -> None:
+    official = official_state_dict(trained)
+    path = saved(tmp_path / "w.pth", {"state_dict": named(official, "model.")})
+    model = timm.create_model("test_vim")
+    vimzoo.load_checkpoint(model, path)
+    assert equal(model, trained)
+
+
+@pytest.mark.parametrize("name", ["mambair", "unet", "v2_light"])
+def test_restoration_networks_are_recognised_in_any_wrapping(name: str, tmp_path: Path) -> None:
+    model = MODELS[name][0]()
+    state = model.state_dict()
+    for content in ({"state_dict": named(state, "model.")}, {"net_g": state}, {"model_state_dict": state}):
+        assert equal(vimzoo.load_restoration(saved(tmp_path / "w.pth", content)), model)
+    path = saved(tmp_path / "w.pth", {**named(state, "net_g."), "net_d.conv.weight": torch.ones(2, 2)})
+    with pytest.raises(CheckpointError, match=r"pass prefix='net_g\.' to vimzoo\.load_restoration"):
+        vimzoo.load_restoration(path)
+    assert equal(vimzoo.load_restoration(path, prefix="net_g."), model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.float16, 70000.0), (torch.float16, -1e9), (torch.bfloat16, 3.4e38)]
+)
+def test_numbers_that_the_models_dtype_cannot_hold_are_refused(
+    dtype: torch.dtype, value: float, trained: nn.Module, tmp_path: Path
+) -> None:
+    state = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    state["head.bias"][3] = value
+    model = timm.create_model("test_vim").to(dtype)
+    with pytest.raises(CheckpointError, match=r"1 with larger numbers than .* \(head\.bias"):
+        vimzoo.load_checkpoint(model, saved(tmp_path / "w.pth", state))
+    state["head.bias"][3] = float("-inf")  # infinite as it was
+    vimzoo.load_checkpoint(model, saved(tmp_path / "w.pth", state))
+    assert model.head.bias[3] == float("-inf")
+
+
+def test_a_counter_is_not_cut_from_a_fraction(tmp_path: Path) -> None:
+    options = dict(depths=(1,), dims=(8,), norm="batch", num_classes=2)
+    model = timm.create_model("test_vmamba", **options)
+    state = dict(model.state_dict())
+    name = next(name for name in state if name.endswith("num_batches_tracked"))
+    state[name] = torch.tensor(2.5)
+    with pytest.raises(CheckpointError, match=r"num_batches_tracked: got torch\.float32, expected"):
+        vimzoo.load_checkpoint(model, saved(tmp_path / "w.pth", state))
