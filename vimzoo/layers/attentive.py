@@ -229,7 +229,7 @@ class AttentiveScan(nn.Module):
         tokens = (inner * self.conv(inner).sigmoid()).permute(0, 2, 3, 1).flatten(1, 2)
         order = route.sort(dim=-1, stable=True).indices
         steps = torch.arange(order.shape[1], device=x.device).expand_as(order)
-        back = torch.empty_like(order).scatter_(1, order, steps)
+        back = order.scatter(1, order, steps)  # the inverse
         y = self.ssm(_take(tokens, order), prompt)
         y = apply_linear(self.out_proj, self.out_norm(y).to(tokens.dtype))
         return _take(y, back).unflatten(1, x.shape[1:3])
@@ -243,7 +243,8 @@ class AttentiveScan(nn.Module):
         if not torch.is_grad_enabled():
             return route, table[route]
         soft = scores.softmax(-1)
-        hard = F.one_hot(route, self.num_tokens).to(soft.dtype)
+        classes = torch.arange(self.num_tokens, device=route.device)
+        hard = (route.unsqueeze(-1) == classes).to(soft.dtype)  # one_hot has no rule under vmap
         return route, (hard - soft.detach() + soft) @ table
 
 

@@ -67,7 +67,8 @@ class MapStem(nn.Module):
         check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
         if not torch.jit.is_scripting():
             check_finite(x)
-        x = self.norm1(self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1))
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, in words that vmap knows
+        x = self.norm1(self.conv1(x).permute(0, 2, 3, 1))
         if self.conv2 is not None and self.norm2 is not None:
             x = self.norm2(self.conv2(F.gelu(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return x

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import native, reference, threads, triton_rows
 from .backends import Unsupported
+from .derivatives import Derivative, register
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -193,7 +194,12 @@ def _gradient(ctx: Any, grad: Tensor | None, grad_stream: Tensor | None) -> tupl
     return (*(None if t is None else g for t, g in zip(inputs, grads, strict=True)), *(None,) * 4)
 
 
-torch.library.register_autograd("vimzoo::add_norm", _gradient, setup_context=_save)
+register(
+    Derivative(
+        "add_norm", reference.add_norm, tensors=4, outputs=2, saved=1, plain=_reference, save=_save,
+        backward=_gradient,
+    )
+)  # fmt: skip
 autocast_activations("add_norm", activations=(0,))
 
 

@@ -99,6 +99,20 @@ def run(op: str, table: dict[str, Callable[..., Any]], requested: str | None, x:
     raise BackendError(f"no backend can run {op} on {x.device.type}")  # the reference takes everything
 
 
+def use_reference(op: str, what: str, requested: str | None) -> None:
+    """Check that the reference may run ``op`` because only it has ``what``, and log that once.
+
+    Raises:
+        BackendError: if another backend is forced.
+    """
+    forced = forced_backend(requested)
+    if forced not in (None, "reference"):
+        raise BackendError(f"backend: {forced!r} cannot run {op}: {what} need the reference")
+    if (op, "reference", what) not in _said:
+        _said.add((op, "reference", what))
+        _logger.info("%s: the reference runs for %s; it is right and much slower", op, what)
+
+
 def _say_once(op: str, name: str, reason: str) -> None:
     if (op, name, reason) not in _said:
         _said.add((op, name, reason))

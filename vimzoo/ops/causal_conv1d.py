@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import mamba_ssm_backend, native, reference, threads, triton_rows
 from .backends import Unsupported
+from .derivatives import Derivative, register
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -88,8 +89,8 @@ def _new_output(x: Tensor, directions: int) -> Tensor:
 def _reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
 ) -> Tensor:
-    out = _new_output(x, len(reverse))
-    return out.copy_(reference.causal_conv1d(x, weight, bias, reverse, activation))
+    y = reference.causal_conv1d(x, weight, bias, reverse, activation)
+    return y.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
 
 
 def _reference_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
@@ -186,7 +187,12 @@ def _gradient(ctx: Any, grad: Tensor) -> tuple:
     return grads[0], grads[1], None if bias is None else grads[2], None, None, None
 
 
-torch.library.register_autograd("vimzoo::causal_conv1d", _gradient, setup_context=_save)
+register(
+    Derivative(
+        "causal_conv1d", reference.causal_conv1d, tensors=3, outputs=1, saved=0, plain=_reference, save=_save,
+        backward=_gradient,
+    )
+)  # fmt: skip
 autocast_activations("causal_conv1d", activations=(0,))
 
 

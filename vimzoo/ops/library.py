@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from . import backends
@@ -65,13 +66,21 @@ def check_tensors(optional: Sequence[str] = (), /, **tensors: Any) -> None:
 
 
 def is_eager(*tensors: Tensor) -> bool:
-    """Whether these are tensors with values, under no tracer, compiler or function transform."""
+    """Whether these are plain tensors that nothing looks into: no tracer, compiler, dispatch mode, forward-mode AD or
+    function transform is active."""
     return (
         all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
+        and not torch._C._len_torch_dispatch_stack()
+        and not in_forward_mode()
         and torch._C._functorch.peek_interpreter_stack() is None
     )
+
+
+def in_forward_mode() -> bool:
+    """Whether a level of forward-mode AD is open, so that tensors may have tangents."""
+    return forward_ad._current_level >= 0
 
 
 def check_same_dtype(name: str, tensor: Tensor, of: str, x: Tensor) -> None:
@@ -120,22 +129,33 @@ def _narrowed(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return tensor.to(dtype)
 
 
+_ACTIVATIONS: dict[str, Sequence[int]] = {}
+
+
 def autocast_activations(op: str, activations: Sequence[int]) -> None:
     """Autocast rule of ``vimzoo::op``: the activations at these positions take the autocast dtype, parameters stay.
 
     States, step sizes and A are float32 inside the op whatever comes, as in the official mixed-precision code.
     """
+    _ACTIVATIONS[op] = activations
     for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
 
         def rule(*args: Any, device: str = device, key: str = key, **kwargs: Any) -> Any:
-            dtype = torch.get_autocast_dtype(device)
-            cast = [_narrowed(a, dtype) if i in activations else a for i, a in enumerate(args)]
+            cast = autocast_inputs(op, args, device)
             with torch._C._ExcludeDispatchKeyGuard(
                 torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
             ):
                 return getattr(torch.ops.vimzoo, op)(*cast, **kwargs)
 
         LIBRARY.impl(op, rule, key)
+
+
+def autocast_inputs(op: str, args: Sequence[Any], device: str) -> Sequence[Any]:
+    """The arguments of ``vimzoo::op`` under the autocast of ``device``; without autocast they stay as they are."""
+    if op not in _ACTIVATIONS or not torch.is_autocast_enabled(device):
+        return args
+    dtype = torch.get_autocast_dtype(device)
+    return [_narrowed(a, dtype) if i in _ACTIVATIONS[op] else a for i, a in enumerate(args)]
 
 
 def flop_formula(op: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:

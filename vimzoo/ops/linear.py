@@ -2,7 +2,8 @@
 
 On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to oneDNN. Where it was measured
 (``benchmarks/results/*/cpu_linear.json``) oneDNN's float32 kernels are twice as fast as MKL's on AMD's Zen 5 and equal
-on Zen 4, so float32 goes there too. Tracing, compiling and other devices see ``torch.nn.functional.linear``.
+on Zen 4, so float32 goes there too. Everything that looks into a call sees ``torch.nn.functional.linear``: tracers, the
+compiler, dispatch modes such as FLOP counters, tensor subclasses, forward-mode AD and the transforms of `torch.func`.
 """
 
 from __future__ import annotations
@@ -69,11 +70,12 @@ class _OneDNNLinear(torch.autograd.Function):
         grad = grad.contiguous()
         rows = grad.flatten(0, -2)
         to_x, to_weight, to_bias = ctx.needs_input_grad
-        return (
-            _product(grad, weight.t()) if to_x else None,
-            _product(rows.t(), x.flatten(0, -2).t()) if to_weight else None,
-            rows.sum(0) if to_bias else None,
-        )
+        with torch.autocast("cpu", enabled=False):  # float32, as the forward pass was
+            return (
+                _one(grad, weight.t(), None) if to_x else None,
+                _one(rows.t(), x.flatten(0, -2).t(), None) if to_weight else None,
+                rows.sum(0) if to_bias else None,
+            )
 
 
 def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -86,7 +88,7 @@ def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.dim() > 1
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and is_eager(x, weight)
+        and is_eager(x, weight, *(() if bias is None else (bias,)))
     )
 
 
@@ -107,3 +109,6 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 LIBRARY.impl("linear", _linear, "CompositeImplicitAutograd")
+LIBRARY.impl(
+    "linear", _linear, "FuncTorchDynamicLayerFrontMode"
+)  # `torch.func` has rules for F.linear, none for this

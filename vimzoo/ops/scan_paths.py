@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import cuda_scans, mamba_ssm_backend, native, reference, threads, triton_scans
+from .derivatives import Derivative, register
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -332,7 +333,12 @@ def _gradient(ctx: Any, grad: Tensor | None, _states: Any) -> tuple:
     return (*kept, *(None,) * 7)
 
 
-torch.library.register_autograd("vimzoo::scan_paths", _gradient, setup_context=_save)
+register(
+    Derivative(
+        "scan_paths", reference.scan_paths, tensors=7, outputs=1, saved=1, plain=_reference, save=_save,
+        backward=_gradient,
+    )
+)  # fmt: skip
 autocast_activations("scan_paths", activations=(0, 1, 6))
 
 

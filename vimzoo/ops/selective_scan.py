@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import cuda_scans, mamba_ssm_backend, native, reference, threads, triton_scans
 from .backends import Unsupported
+from .derivatives import Derivative, register
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -297,7 +298,12 @@ def _gradient(ctx: Any, grad: Tensor | None, grad_last: Tensor | None, _states: 
     return (*kept, None, None, None)
 
 
-torch.library.register_autograd("vimzoo::selective_scan", _gradient, setup_context=_save)
+register(
+    Derivative(
+        "selective_scan", reference.selective_scan, tensors=8, outputs=2, saved=1, plain=_reference, save=_save,
+        backward=_gradient,
+    )
+)  # fmt: skip
 autocast_activations("selective_scan", activations=(0, 1, 3, 4, 6))
 
 
