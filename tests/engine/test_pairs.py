@@ -1,6 +1,7 @@
 """Degradations and the data sets of pairs: against formulas, Pillow and each other; folder layouts and their errors."""
 
 import io
+import zlib
 from pathlib import Path
 
 import imagecodecs
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from vimzoo.data import UsageError, bundled_photos, degraded_folder, paired_folder, train_loader
-from vimzoo.data.degradations import Degradation, add_noise, imresize, jpeg, to_image
-from vimzoo.data.pairs import PixelCache, image_size, read_pixels
+from vimzoo.data.degradations import Degradation, Window, add_noise, imresize, jpeg, to_image
+from vimzoo.data.pairs import MODES, PixelCache, image_size, read_pixels
 from vimzoo.data.photos import PHOTOS, photo_files
 from vimzoo.metrics import psnr, to_8bit
 
@@ -159,7 +161,7 @@ def test_few_crops_an_epoch_reach_every_image_in_time(clean: Path) -> None:
     data = degraded_folder(str(clean), sigma=5, crop=16, crops=3)
     read: list[int] = []
     original = data.train.pairs.pixels
-    data.train.pairs.pixels = lambda index: (read.append(index), original(index))[1]  # type: ignore[method-assign]
+    data.train.pairs.pixels = lambda index, *args: (read.append(index), original(index, *args))[1]  # type: ignore[method-assign]
     for epoch in range(3):
         for index in range(3):
             data.train[epoch, index]
@@ -271,3 +273,100 @@ def test_cache_forgets_the_longest_unused() -> None:
     for key in "abacab":
         get(key)
     assert made == ["a", "b", "c", "b"] and cache.bytes == 200
+
+
+@pytest.mark.parametrize("scale", (2, 3, 4))
+def test_a_part_is_reduced_as_the_whole_is(scale: int) -> None:
+    """Equal in every pixel, in the middle and at the borders, from little more of the image than the part."""
+    pixels = np.random.default_rng(scale).integers(0, 256, (30 * scale, 41 * scale, 3), dtype=np.uint8)
+    whole = to_8bit(imresize(to_image(pixels), 1 / scale))
+    degradation = Degradation(scale=scale)
+    for top, left, height, width in (
+        (0, 0, 9, 8),
+        (11, 17, 5, 6),
+        (22, 30, 8, 11),
+        (0, 0, 30, 41),
+        (29, 0, 1, 41),
+    ):
+        window = Window(top, left, height, width)
+        part = degradation.reduced(pixels, window)
+        assert np.array_equal(part, whole[top : top + height, left : left + width])
+    seen: list[tuple[int, ...]] = []
+    watched = pixels.view(Watched)
+    watched.seen = seen
+    degradation.reduced(watched, Window(11, 17, 5, 6))
+    assert seen == [(13 * scale, 14 * scale, 3)]
+
+
+class Watched(np.ndarray):
+    """Tells the shapes of what is taken of it."""
+
+    seen: list[tuple[int, ...]]
+
+    def __getitem__(self, key):
+        part = super().__getitem__(key).view(np.ndarray)
+        self.seen.append(part.shape)
+        return part
+
+
+@pytest.mark.parametrize("channels", (1, 3))
+@pytest.mark.parametrize("quality", (10, 75))
+def test_a_part_is_coded_as_in_the_whole_file(quality: int, channels: int) -> None:
+    """JPEG's blocks are those of the image, not of the crop: equal to a crop of the whole image's JPEG file."""
+    photo = Image.open(photo_files("test")[0]).convert(MODES[channels])
+    pixels = np.asarray(photo)[:150, :203].reshape(150, 203, channels)
+    whole = to_8bit(jpeg(to_image(pixels), quality))
+    degradation, rng = Degradation(quality=quality), np.random.default_rng(0)
+    for top, left in ((0, 0), (3, 5), (60, 77), (150 - 31, 203 - 30), (17, 173)):
+        window = Window(top, left, 31, 30)
+        part = degradation.coded(lambda wide: pixels[wide.slices()], window, (150, 203), rng)
+        assert np.array_equal(part, whole[window.slices()]), (top, left)
+
+
+def test_training_crops_of_jpeg_begin_anywhere_in_its_blocks() -> None:
+    """The published recipes cut coded images: blocks begin in each of eight columns, before and after a flip."""
+    data = bundled_photos(quality=10, crop=62, crops=200, in_chans=1, aug=FLIPS)
+
+    def phase(low: np.ndarray) -> int:
+        steps = np.abs(np.diff(low, axis=1)).mean(0)
+        return int(np.argmax([steps[offset::8].mean() for offset in range(8)]))
+
+    found = {phase(data.train[0, index][0][0].numpy()) for index in range(100)}
+    assert found == set(range(8))
+
+
+def test_noise_as_files_have_it(clean: Path) -> None:
+    plain, rounded = (degraded_folder(str(clean), sigma=50, crop=16, rounded=on) for on in (False, True))
+    noisy, stored = (data.val[0][0] for data in (plain, rounded))
+    assert noisy.min() < 0 and noisy.max() > 1 and not torch.equal(noisy * 255, (noisy * 255).round())
+    assert torch.equal(stored, to_image(to_8bit(noisy)))
+
+
+def late_png(path: Path, image: Image.Image, name: bytes, content: bytes) -> None:
+    """A PNG file with a chunk after its pixels."""
+    image.save(path)
+    data = path.read_bytes()
+    chunk = len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+    path.write_bytes(data[:-12] + chunk + data[-12:])
+
+
+def test_sizes_come_from_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pixel is decoded for them, of PNG neither, unless an orientation stands behind the pixels."""
+    image, exif = Image.new("RGB", (8, 5)), Image.Exif()
+    exif[0x0112] = 6
+    for suffix in ("png", "jpg", "tif", "webp", "bmp"):
+        image.save(tmp_path / f"plain.{suffix}")
+    for suffix in ("png", "jpg", "webp"):
+        image.save(tmp_path / f"turned.{suffix}", exif=exif)
+    late_png(tmp_path / "date.png", image, b"tEXt", b"date:create\0today")
+    late_png(tmp_path / "late.png", image, b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    assert image_size(tmp_path / "late.png") == (8, 5) == read_pixels(tmp_path / "late.png").shape[:2]
+
+    def no_pixels(*_: object) -> None:
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", no_pixels)
+    monkeypatch.setattr(PngImageFile, "load", no_pixels)
+    for path in sorted(tmp_path.iterdir()):
+        if path.name != "late.png":
+            assert image_size(path) == ((8, 5) if path.stem == "turned" else (5, 8)), path

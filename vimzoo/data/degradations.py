@@ -3,10 +3,14 @@
 Images are tensors ``(C, H, W)`` in 0..1.
 """
 
+from __future__ import annotations
+
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +20,9 @@ from torch import Tensor
 from ..metrics import to_8bit
 from .splits import UsageError
 
-__all__ = ["Degradation", "add_noise", "imresize", "jpeg", "to_image"]
+__all__ = ["Degradation", "Window", "add_noise", "imresize", "jpeg", "to_image"]
+
+JPEG_BLOCK = 16  # pixels: two blocks of 8, as colour is coded at half the resolution
 
 
 def to_image(pixels: np.ndarray) -> Tensor:
@@ -92,6 +98,31 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
     return to_image(decoded[..., None] if decoded.ndim == 2 else decoded).to(image)
 
 
+class Window(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def slices(self, scale: int = 1) -> tuple[slice, slice]:
+        """Of rows and columns, in an image ``scale`` times as large."""
+        bottom, right = self.top + self.height, self.left + self.width
+        return slice(self.top * scale, bottom * scale), slice(self.left * scale, right * scale)
+
+    def widened(self, margin: int, grid: int, height: int, width: int) -> Window:
+        """With ``margin`` pixels more on each side, from line to line of a ``grid``, within an image of this size."""
+        top, left = (max(0, (edge - margin) // grid * grid) for edge in self[:2])
+        bottom = min(height, -(-(self.top + self.height + margin) // grid) * grid)
+        right = min(width, -(-(self.left + self.width + margin) // grid) * grid)
+        return Window(top, left, bottom - top, right - left)
+
+    def within(self, other: Window) -> Window:
+        """The same part, counted from another window's corner."""
+        return self._replace(top=self.top - other.top, left=self.left - other.left)
+
+
 @dataclass(frozen=True)
 class Degradation:
     """What makes the input of a network from a clean image; parts that are set are applied in this order.
@@ -100,6 +131,8 @@ class Degradation:
         scale: Reduce by this whole number with `imresize`, rounded to 8 bits as in a file; 1 does not.
         sigma: Gaussian noise, in 1/255; 0 adds none.
         quality: JPEG quality, None is no JPEG.
+        rounded: Clip and round noisy images to 8 bits, as a file would hold them; the published recipes do not.
+            JPEG does in any case.
 
     Raises:
         UsageError: a value out of range, or nothing to do.
@@ -108,6 +141,7 @@ class Degradation:
     scale: int = 1
     sigma: float = 0.0
     quality: int | None = None
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, int) or self.scale < 1:
@@ -119,12 +153,51 @@ class Degradation:
         if (self.scale, self.sigma, self.quality) == (1, 0, None):
             raise UsageError("nothing to restore: expected data.sigma, data.scale or data.quality")
 
-    def reduced(self, pixels: np.ndarray) -> np.ndarray:
-        """Whole clean image ``(H, W, C)`` uint8, sides in multiples of ``scale``, at low resolution."""
-        return pixels if self.scale == 1 else to_8bit(imresize(to_image(pixels), 1 / self.scale))
+    def reduced(self, pixels: np.ndarray, window: Window) -> np.ndarray:
+        """A part of a clean image at low resolution, equal in every pixel to that of the whole image reduced.
 
-    def spoiled(self, image: Tensor, rng: np.random.Generator | np.random.RandomState) -> Tensor:
-        """Noise and JPEG on an image of low resolution, whole or a part."""
+        Args:
+            pixels: The clean image ``(H, W, C)`` uint8, sides in multiples of ``scale``.
+            window: The part, in pixels of low resolution.
+
+        Returns:
+            ``(height, width, C)`` uint8 of the window's size.
+        """
+        if self.scale == 1:
+            return pixels[window.slices()]
+        # A pixel is the mean of less than 4 of its size to each side; beyond the border the image is mirrored.
+        wide = window.widened(4, 1, pixels.shape[0] // self.scale, pixels.shape[1] // self.scale)
+        low = to_8bit(imresize(to_image(pixels[wide.slices(self.scale)]), 1 / self.scale))
+        return low[window.within(wide).slices()]
+
+    def coded(
+        self,
+        pixels: Callable[[Window], np.ndarray],
+        window: Window,
+        size: tuple[int, int],
+        rng: np.random.Generator | np.random.RandomState,
+    ) -> np.ndarray:
+        """A part of an image after JPEG, with the noise before it, as if the whole image had been coded.
+
+        Blocks are those of the whole image, so that they begin anywhere in a window, as in files that are cut.
+
+        Args:
+            pixels: Gives a window of the image, ``(height, width, C)`` uint8.
+            window: The part wanted.
+            size: Height and width of the image.
+            rng: Of the noise.
+        """
+        if self.quality is None:
+            return pixels(window)
+        wide = window.widened(JPEG_BLOCK, JPEG_BLOCK, *size)  # the decoder smooths colours across blocks
+        image = to_image(pixels(wide))
         if self.sigma > 0:
             image = add_noise(image, self.sigma, rng)
-        return image if self.quality is None else jpeg(image, self.quality)
+        return to_8bit(jpeg(image, self.quality))[window.within(wide).slices()]
+
+    def noisy(self, image: Tensor, rng: np.random.Generator | np.random.RandomState) -> Tensor:
+        """An image, whole or a part, with its noise, unless that came before JPEG."""
+        if self.sigma == 0 or self.quality is not None:
+            return image
+        image = add_noise(image, self.sigma, rng)
+        return to_image(to_8bit(image)) if self.rounded else image

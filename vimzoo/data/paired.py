@@ -135,6 +135,7 @@ def degraded_folder(
     scale: int = 1,
     sigma: float = 0.0,
     quality: int | None = None,
+    rounded: bool = False,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     split: str = "names",
@@ -144,13 +145,13 @@ def degraded_folder(
 
     Args:
         root, val_fraction, test_fraction, split, options: As in `paired_folder`.
-        scale, sigma, quality: What is to be undone, see `vimzoo.data.degradations.Degradation`: a reduction
-            (super-resolution), noise (denoising), JPEG, or any of them together.
+        scale, sigma, quality, rounded: What is to be undone, see `vimzoo.data.degradations.Degradation`: a
+            reduction (super-resolution), noise (denoising), JPEG, or any of them together.
 
     Raises:
         UsageError: as there; there is nothing to undo.
     """
-    settings, degradation = PairSettings(**options), Degradation(scale, sigma, quality)
+    settings, degradation = PairSettings(**options), Degradation(scale, sigma, quality, rounded)
     check_split(split)
     folders = _folders(root, CLEAN_LAYOUT)
     parts: list[Files] = [(None, image_files(folder)) for folder in folders]

@@ -3,22 +3,28 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .degradations import Degradation, to_image
+from .degradations import Degradation, Window, to_image
 from .splits import UsageError
+
+Rng = np.random.Generator | np.random.RandomState
 
 __all__ = ["CropPairs", "ImagePairs", "PixelCache", "WholePairs", "image_size", "read_pixels"]
 
 MODES = {1: "L", 3: "RGB"}
 DEEP_MODES = ("I", "F")  # Pillow's 16 and 32-bit modes begin so; converting them to 8 bits would clip
+ORIENTATION = 0x0112
 TURNED = range(5, 9)  # EXIF orientations that exchange height and width
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_pixels(path: Path, channels: int = 3) -> np.ndarray:
@@ -55,10 +61,34 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as file:
             width, height = file.size
-            turned = file.getexif().get(0x0112) in TURNED
+            if not isinstance(file, PngImageFile):
+                turned = file.getexif().get(ORIENTATION) in TURNED
+            elif _describes_late(path):
+                turned = ImageOps.exif_transpose(file).size != file.size
+            else:  # PNG's own getexif decodes all pixels to see what comes after them
+                turned = Image.Image.getexif(file).get(ORIENTATION) in TURNED
     except Exception as error:
         raise UsageError(f"{path}: not a readable image ({error})") from error
     return (width, height) if turned else (height, width)
+
+
+def _describes_late(path: Path) -> bool:
+    """Whether a PNG file has, after its pixels, an entry that may hold an orientation; walks over their chunks."""
+    with path.open("rb", buffering=0) as file:  # a buffer would read what is skipped
+        file.seek(len(PNG_SIGNATURE))
+        pixels_seen = False
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if pixels_seen and kind == b"eXIf":
+                return True
+            if pixels_seen and kind in (b"tEXt", b"zTXt", b"iTXt"):
+                keyword = file.read(min(length, 80)).split(b"\0")[0]
+                if keyword in (b"XML:com.adobe.xmp", b"Raw profile type exif"):
+                    return True
+                length -= min(length, 80)
+            pixels_seen = pixels_seen or kind == b"IDAT"
+            file.seek(length + 4, 1)  # the sum of a chunk follows it
+    return False
 
 
 class PixelCache:
@@ -102,26 +132,49 @@ class ImagePairs:
     def __len__(self) -> int:
         return len(self.high)
 
-    def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Both images, ``(H, W, C)`` and ``(H scale, W scale, C)`` uint8, before noise and JPEG.
-
-        A clean image is cut at the right and below to a multiple of ``scale``.
+    def low_size(self, index: int) -> tuple[int, int]:
+        """Height and width of the degraded image; a clean one counts up to a multiple of ``scale``.
 
         Raises:
             UsageError: a file cannot be read.
         """
-        high = low = self._read(self.high[index])
         if self.low is not None:
-            low = self._read(self.low[index])
-        elif self.degradation is not None:
-            height, width = (side // self.scale * self.scale for side in high.shape[:2])
-            reduce, whole = self.degradation.reduced, high[:height, :width]
-            low = self.cache.get((self.high[index], self.scale), lambda: reduce(whole))
-        return low, high[: low.shape[0] * self.scale, : low.shape[1] * self.scale]
+            height, width = self._read(self.low[index]).shape[:2]
+            return height, width
+        height, width = self._read(self.high[index]).shape[:2]
+        return height // self.scale, width // self.scale
 
-    def spoiled(self, low: Tensor, rng: np.random.Generator | np.random.RandomState) -> Tensor:
-        """The degraded image with its noise and JPEG, which are drawn anew for every crop."""
-        return low if self.degradation is None else self.degradation.spoiled(low, rng)
+    def pixels(
+        self, index: int, window: Window | None = None, rng: Rng | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Both images or a part of them, ``(H, W, C)`` and ``(H scale, W scale, C)`` uint8, before `noisy`.
+
+        The work of degrading is that of the part.
+
+        Args:
+            index: Which pair.
+            window: The part, in pixels of the degraded image; None is the whole.
+            rng: Of noise that comes before JPEG.
+
+        Raises:
+            UsageError: a file cannot be read.
+        """
+        height, width = self.low_size(index)
+        window = window or Window(0, 0, height, width)
+        high = self._read(self.high[index])
+        if self.low is not None:
+            low = self._read(self.low[index])[window.slices()]
+        elif (degradation := self.degradation) is not None:
+            whole = high[: height * self.scale, : width * self.scale]
+            rng = rng or np.random.RandomState(0)
+            low = degradation.coded(partial(degradation.reduced, whole), window, (height, width), rng)
+        else:
+            low = high[window.slices()]
+        return low, high[window.slices(self.scale)]
+
+    def noisy(self, low: Tensor, rng: Rng) -> Tensor:
+        """The degraded image with its noise, which is drawn anew for every crop."""
+        return low if self.degradation is None else self.degradation.noisy(low, rng)
 
     def _read(self, path: Path) -> np.ndarray:
         return self.cache.get(path, lambda: read_pixels(path, self.channels))
@@ -152,12 +205,14 @@ class WholePairs(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        low, high = self.pairs.pixels(index)
+        window, rng = None, np.random.RandomState(0)
         if self.crop is not None:
             size = self.crop // self.pairs.scale
-            top, left = (max(0, side - size) // 2 for side in low.shape[:2])
-            low, high = _window(low, high, top, left, size)
-        return self.pairs.spoiled(to_image(low), np.random.RandomState(0)), to_image(high)
+            sides = self.pairs.low_size(index)
+            top, left = (max(0, side - size) // 2 for side in sides)
+            window = Window(top, left, *(min(size, side) for side in sides))
+        low, high = self.pairs.pixels(index, window, rng)
+        return self.pairs.noisy(to_image(low), rng), to_image(high)
 
 
 class CropPairs(Dataset):
@@ -183,21 +238,13 @@ class CropPairs(Dataset):
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         epoch, index, *shape = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        low, high = self.pairs.pixels((index if shape else epoch * self.count + index) % len(self.pairs))
+        which = (index if shape else epoch * self.count + index) % len(self.pairs)
         size = (shape[0] if shape else self.size) // self.pairs.scale
-        top, left = (int(rng.integers(side - size + 1)) for side in low.shape[:2])
+        top, left = (int(rng.integers(side - size + 1)) for side in self.pairs.low_size(which))
         mirror, upside, across = rng.integers(2, size=3) * (self.flip, self.rotate, self.rotate)
-        low, high = (_turned(part, mirror, upside, across) for part in _window(low, high, top, left, size))
-        return self.pairs.spoiled(to_image(low), rng), to_image(high)
-
-
-def _window(
-    low: np.ndarray, high: np.ndarray, top: int, left: int, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The part of both images that begins at ``top``, ``left`` of ``low`` and is ``size`` of its pixels wide."""
-    scale = high.shape[0] // low.shape[0]
-    inner = np.s_[top * scale : (top + size) * scale, left * scale : (left + size) * scale]
-    return low[top : top + size, left : left + size], high[inner]
+        pair = self.pairs.pixels(which, Window(top, left, size, size), rng)
+        low, high = (_turned(part, mirror, upside, across) for part in pair)
+        return self.pairs.noisy(to_image(low), rng), to_image(high)
 
 
 def _turned(pixels: np.ndarray, mirror: int, upside: int, across: int) -> np.ndarray:

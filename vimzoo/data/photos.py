@@ -45,6 +45,7 @@ def bundled_photos(
     scale: int = 1,
     sigma: float = 0.0,
     quality: int | None = None,
+    rounded: bool = False,
     crop: int = 64,
     crops: int = 3200,
     eval_crop: int | None = None,
@@ -53,7 +54,7 @@ def bundled_photos(
     """The bundled photographs, split by photograph, degraded as they are read.
 
     Args:
-        scale, sigma, quality: What is to be undone, see `vimzoo.data.degradations.Degradation`.
+        scale, sigma, quality, rounded: What is to be undone, see `vimzoo.data.degradations.Degradation`.
         crop, crops, eval_crop, options: Of `vimzoo.data.pair_settings.PairSettings`.
 
     Raises:
@@ -64,5 +65,5 @@ def bundled_photos(
         "photographs (bundled with scikit-image and scikit-learn)",
         [(None, photo_files(split)) for split in PHOTOS],
         scale,
-        Degradation(scale, sigma, quality),
+        Degradation(scale, sigma, quality, rounded),
     )
