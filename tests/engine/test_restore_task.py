@@ -17,6 +17,7 @@ from vimzoo.data.degradations import to_image
 from vimzoo.engine import TASKS, checkpoint, classify, launch, report
 from vimzoo.engine.build import build_data, build_state
 from vimzoo.engine.cli import config_dir
+from vimzoo.engine.older import updated
 from vimzoo.engine.restore_task import (
     CharbonnierLoss,
     PairMixup,
@@ -65,8 +66,61 @@ def test_charbonnier_by_hand() -> None:
     assert CharbonnierLoss(eps=1e-4)(output, target).item() == pytest.approx(
         (1e-2 + 9.0001**0.5 + 4.0001**0.5) / 3
     )
-    gradient = torch.autograd.functional.jacobian(lambda x: CharbonnierLoss()(x, target), output)
+    gradient = torch.autograd.functional.jacobian(lambda x: CharbonnierLoss(1e-12)(x, target), output)
     torch.testing.assert_close(gradient, torch.tensor([0.0, 1.0, -1.0]) / 3)
+
+
+def test_losses_take_arguments() -> None:
+    """As published, eps 1e-3 is added to the square: a difference of 0.01 has a third of l1's gradient."""
+    data = bundled_photos(sigma=25, crop=40)
+    difference = torch.tensor([0.01], requires_grad=True)
+
+    def slope(loss: object) -> float:
+        criterion = build_loss({"loss": loss, "aug": {"mixup": {}}}, data)[1]
+        return torch.autograd.grad(criterion(difference, torch.zeros(1)), difference)[0].item()
+
+    assert (
+        slope("charbonnier") == slope({"name": "charbonnier", "eps": 1e-3}) == pytest.approx(0.3015, abs=1e-4)
+    )
+    assert slope({"name": "charbonnier", "eps": 1e-12}) == pytest.approx(1, abs=1e-6) == slope("l1")
+    for wrong in (
+        {"name": "charbonnier", "beta": 1},
+        {"name": "charbonnier", "eps": 0},
+        {"eps": 1},
+        {"name": "l1", "eps": 1},
+    ):
+        with pytest.raises(UsageError, match="loss="):
+            slope(wrong)
+
+
+DENOISING = [name for name in RECIPES if "_dn_" in name or "_car_" in name]
+
+
+@pytest.mark.parametrize("name", DENOISING)
+def test_published_losses(name: str) -> None:
+    """All twelve of the authors' files for denoising and JPEG have this eps; here is one for two qualities each."""
+    assert composed(f"experiment={name}")["loss"] == {"name": "charbonnier", "eps": 1e-3}
+    assert composed(f"experiment={name}", "loss=l1")["loss"] == "l1"
+
+
+def test_an_older_runs_loss_stays_what_it_was() -> None:
+    old = {"loss": "charbonnier", "data": {"source": "photos", "sigma": 25}, "aug": {"transform": None}}
+    assert updated(old)["loss"] == {"name": "charbonnier", "eps": 1e-12}
+    new = composed("experiment=photos_denoise", "loss=charbonnier")
+    assert updated(new)["loss"] == "charbonnier"
+
+
+def test_milestones_beyond_the_end_are_said(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["experiment=mambair_light_x2", f"data.root={photographs}", "data.crop=32", "+model.embed_dim=30"]
+    for epochs, said in (
+        (500, ""),
+        (450, "2 of 4 are not before the end"),
+        (100, "4 of 4 are not before the end"),
+    ):
+        cfg = composed(*words, "+model.depths=[1]", f"run.epochs={epochs}")
+        build_state(cfg, build_data(cfg), steps_per_epoch=10)
+        err = capsys.readouterr().err
+        assert said in err and ("decay_milestones" in err) == bool(said)
 
 
 def test_mixup_mixes_images_and_targets_alike() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from ..data import SOURCES, Splits, UsageError
 from . import parallel
 from .check import AMP
+from .classes import warn
 from .create import model_cfg
 from .parallel import World
 from .state import State
@@ -103,6 +104,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
             f"run.epochs={run['epochs']}, but sched {cfg['sched']} lasts {epochs}, with what comes before and after "
             "its num_epochs; set both"
         )
+    warn_of_milestones(cfg["sched"], epochs)
     return State(
         task=task,
         model=model,
@@ -124,6 +126,16 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         frozen=frozen,
         data=data.record(),
     )
+
+
+def warn_of_milestones(sched: dict[str, Any], epochs: int) -> None:
+    """Say which milestones of a schedule a run ends before, as one that is shorter than its recipe does."""
+    milestones = sched.get("decay_milestones") or () if sched.get("sched") == "multistep" else ()
+    if beyond := [epoch for epoch in milestones if epoch >= epochs]:
+        warn(
+            f"sched.decay_milestones={list(milestones)}: {len(beyond)} of {len(milestones)} are not before the end of "
+            f"the run, run.epochs={epochs}; the learning rate is not lowered there"
+        )
 
 
 def _build_loss(cfg: dict[str, Any], data: Splits, world: World) -> tuple[Mixer | None, nn.Module]:

@@ -13,9 +13,12 @@ def updated(cfg: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run with the meaning that they had when it began.
 
     Before `data.split` was a setting, random splits were drawn from the order of files, and what `aug.transform` did
-    not name was done as timm does it by default.
+    not name was done as timm does it by default. Before `data.split` and `data.rounded` were, the Charbonnier loss had
+    an eps of 1e-12.
     """
     data, aug = cfg["data"], cfg["aug"]
+    if cfg["loss"] == "charbonnier" and not {"split", "rounded"} & set(data):
+        cfg = {**cfg, "loss": {"name": "charbonnier", "eps": 1e-12}}
     if data.get("source") not in FOLDERS or "split" in data:
         return cfg
     if data["source"] == "folder":

@@ -28,11 +28,16 @@ class CharbonnierLoss(nn.Module):
     """Mean of sqrt(difference^2 + eps), a smooth absolute difference (Charbonnier et al., ICIP 1994).
 
     Args:
-        eps: As the published recipes for denoising and JPEG have it.
+        eps: Added to the square; the authors' files for denoising and JPEG have 1e-3.
+
+    Raises:
+        ValueError: ``eps`` is not positive.
     """
 
-    def __init__(self, eps: float = 1e-12) -> None:
+    def __init__(self, eps: float = 1e-3) -> None:
         super().__init__()
+        if not eps > 0:
+            raise ValueError(f"eps: expected a positive number, got {eps}")
         self.eps = eps
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
@@ -97,18 +102,27 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
 def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[PairMixup | None, nn.Module]:
     """The loss that ``loss`` names, and `PairMixup` if ``aug.mixup`` asks for it.
 
+    ``loss`` is a name, or a mapping of ``name`` and the loss's arguments: ``{name: charbonnier, eps: 1.0e-3}``.
+
     Raises:
-        UsageError: another loss, or a way of mixing that images cannot be given.
+        UsageError: another loss or argument, or a way of mixing that images cannot be given.
     """
-    if cfg["loss"] not in LOSSES:
-        raise UsageError(f"loss={cfg['loss']}: task=restore takes {' or '.join(LOSSES)}")
+    asked = cfg["loss"]
+    arguments = dict(asked) if isinstance(asked, Mapping) else {"name": asked}
+    name = arguments.pop("name", None)
+    if name not in LOSSES:
+        raise UsageError(f"loss={asked}: task=restore takes {' or '.join(LOSSES)}")
+    try:
+        loss = LOSSES[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"loss={asked}: {error}") from error
     mixup = dict(cfg["aug"]["mixup"])
     alpha, prob = mixup.pop("mixup_alpha", 0), mixup.pop("prob", 1.0)
     if strange := [key for key, value in mixup.items() if value]:
         raise UsageError(
             f"aug.mixup.{strange[0]}={mixup[strange[0]]}: task=restore takes mixup_alpha and prob only"
         )
-    return PairMixup(alpha, prob) if alpha > 0 else None, LOSSES[cfg["loss"]]()
+    return PairMixup(alpha, prob) if alpha > 0 else None, loss
 
 
 @dataclass
