@@ -6,6 +6,7 @@ Exit status 0, or 2 if the request cannot be met.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -18,14 +19,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .data import UsageError, closing, eval_loader, sample
+from .data import Splits, UsageError, closing, eval_loader, sample
 from .engine import classes, evaluate
 from .engine.build import build_data, pick_device
 from .engine.check import AMP, check_run
 from .engine.finished import best_model, composed_settings, newest_run, run_settings
 from .engine.loop import seed_everything
 from .engine.remembered import trained_on
-from .engine.tasks import find_task
+from .engine.tasks import Task, find_task
 
 EXAMPLES = """examples:
   python -m vimzoo.eval                                     the newest run below outputs/, on its test images
@@ -96,7 +97,7 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     if images is None:
         raise UsageError(f"--split={split}: {data.name} has no such images")
     device, amp = pick_device(cfg["run"]["device"]), AMP[cfg["run"]["amp"]]
-    model = (best_model(run, cfg, data) if run else task.build_model(cfg, data)).to(device).eval()
+    model = (best_model(run, cfg, data) if run else _published(cfg, data, task)).to(device).eval()
     model = task.as_measured(model)
     batch_size = data.eval_batch or cfg["data"]["batch_size"]
     limit = cfg["run"]["limit_batches"]
@@ -123,6 +124,16 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     task.pictures(model, images, scores, data, out)
     (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers | {"folder": str(out)}
+
+
+def _published(cfg: dict[str, Any], data: Splits, task: Task) -> nn.Module:
+    """The model that the configuration names, with its weights."""
+    options = cfg["model"]
+    if not options.get("start") and not options.get("pretrained") and ":" not in options["model_name"]:
+        classes.warn(
+            f"{options['model_name']} has random weights here; set model.start=FILE or model.pretrained=true"
+        )
+    return task.build_judged(cfg, data)
 
 
 @torch.inference_mode()
@@ -158,10 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     asked = parser().parse_intermixed_args(arguments)
     try:
-        if asked.sizes:
-            numbers = by_size(asked.words, asked.sizes, asked.split, asked.out)
-        else:
-            numbers = evaluation(asked.words, asked.split, asked.out)
+        # Whatever else is printed on the way must not stand in the JSON
+        with contextlib.redirect_stdout(sys.stderr if asked.json else sys.stdout):
+            if asked.sizes:
+                numbers = by_size(asked.words, asked.sizes, asked.split, asked.out)
+            else:
+                numbers = evaluation(asked.words, asked.split, asked.out)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,10 +25,13 @@ from vimzoo.engine.restore_task import (
     PapersTiles,
     build_loss,
     build_model,
+    details,
     measured,
     scores,
+    set_names,
 )
 from vimzoo.eval import evaluation
+from vimzoo.eval import main as eval_main
 from vimzoo.metrics import psnr, ssim
 from vimzoo.restoration import Restorer
 
@@ -231,7 +235,10 @@ def test_a_recipe_starts_from_another_models_file(tmp_path: Path, capsys: pytest
         name for name, tensor in triple.state_dict().items() if torch.equal(tensor, double.state_dict()[name])
     }
     assert set(triple.state_dict()) - same == {"head.ups.0.weight", "head.ups.0.bias"}
-    assert "but for 2 tensors such as head.ups.0" in capsys.readouterr().out
+    assert (
+        "; 2 tensors of the model begin anew: head.ups.0.weight, head.ups.0.bias; 2"
+        in capsys.readouterr().out
+    )
     cfg = composed(*small, "+model.embed_dim=36", f"model.start={tmp_path / 'x2.pth'}")
     with pytest.raises(UsageError, match=r"model.start: .*x2.pth: only \d+ of \d+ tensors fit"):
         build_model(cfg, build_data(cfg))
@@ -320,3 +327,85 @@ def test_evaluation_prints_the_papers_table(benchmark_sets: Path, tmp_path: Path
     with torch.inference_mode():
         whole = model(to_image(low)[None])[0]
     assert not torch.equal(whole, PapersTiles(model)(to_image(low)[None])[0])  # tiles do matter
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    (
+        (("r/high/Set5",), ("Set5",)),
+        (("r/high/Set5", "r/high/Set14"), ("Set5", "Set14")),
+        (("r/high/Set5/HR", "r/high/Set14/HR"), ("Set5", "Set14")),
+        (("r/a/x/HR", "r/b/x/HR", "r/b/y/HR"), ("a/x", "b/x", "b/y")),
+        (("r/high", "r/high/more"), ("high", "more")),
+        (("HR", "a/HR"), ("", "a")),
+    ),
+)
+def test_data_sets_have_names_of_their_own(folders: tuple[str, ...], names: tuple[str, ...]) -> None:
+    assert tuple(set_names([Path(folder) for folder in folders]).values()) == names
+
+
+def test_the_table_has_a_column_for_each_folder(tmp_path: Path) -> None:
+    files = [tmp_path / "high" / name for name in ("Set14/HR/a.png", "Set5/HR/b.png")]
+    data = SimpleNamespace(test=SimpleNamespace(pairs=SimpleNamespace(high=files)))
+    sums = SimpleNamespace(psnr=[20.0, 40.0], ssim=[0.5, 0.9])
+    assert details(sums, data, tmp_path)["table"].splitlines()[1:] == [
+        "| Set14 | Set5 |",
+        "| --- | --- |",
+        "| 20.00 / 0.5000 | 40.00 / 0.9000 |",
+    ]
+    rows = (tmp_path / "images.csv").read_text().splitlines()
+    assert rows[1:] == ["Set14,a,20.0000,0.500000", "Set5,b,40.0000,0.900000"]
+
+
+SMALL_X2 = dict(embed_dim=32, depths=[1], d_state=1, ratio=1.2, cab="conv", upsampler="pixelshuffle")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Files of an x2 network, of one that is deeper and of one that enlarges by four."""
+    for name, change in (("x2", {}), ("deeper", {"depths": [2]}), ("x4", {"scale": 4})):
+        model = timm.create_model("test_mambair", **{"scale": 2, **SMALL_X2, **change})
+        torch.save({"params": model.state_dict()}, tmp_path / f"{name}.pth")
+    return tmp_path
+
+
+def judged(root: Path, *words: str) -> list[str]:
+    """Words of an evaluation on all pairs of a folder."""
+    options = [f"+model.{name}={value}".replace(" ", "") for name, value in {"scale": 2, **SMALL_X2}.items()]
+    return [
+        "task=restore", "data=paired", f"data.root={root}", "data.test_fraction=1", "data.eval_crop=null",
+        "data.workers=0", "model=restoration", "model.model_name=test_mambair", *options, *words,
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_evaluation_takes_whole_files_alone(
+    benchmark_sets: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network of another scale or depth scores nothing here; training may begin from it and says what is left out."""
+    monkeypatch.chdir(weights)
+    assert eval_main([*judged(benchmark_sets, "model.start=x2.pth"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 3
+    for name, expected in (("x4", "x4.pth"), ("deeper", "deeper.pth")):
+        assert eval_main(judged(benchmark_sets, f"model.start={name}.pth")) == 2
+        captured = capsys.readouterr()
+        assert (
+            "error: model.start: " in captured.err and expected in captured.err and "psnr" not in captured.out
+        )
+    assert eval_main([*judged(benchmark_sets), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "has random weights" in captured.err and json.loads(captured.out)["split"] == "test"
+
+
+def test_training_says_what_it_does_not_take(
+    benchmark_sets: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, said in (
+        ("x2", ""),
+        ("x4", " of the file are left out: "),
+        ("deeper", " of the file are left out: "),
+    ):
+        cfg = composed(*judged(benchmark_sets, f"model.start={weights / name}.pth"))
+        build_model(cfg, build_data(cfg))
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith("start  from ") and (said in line) and ("tensors" in line) == bool(said)

@@ -18,6 +18,7 @@ from ..data import Images, Splits, UsageError
 from ..data.degradations import imresize
 from ..metrics import psnr, ssim, to_8bit
 from ..models import CheckpointError
+from ..models.restoration_base import Fitting
 from .create import create_model
 
 SHEET_IMAGES = 3
@@ -68,8 +69,14 @@ class PairMixup:
         return images.lerp(images[order], 1 - share), targets.lerp(targets[order], 1 - share)
 
 
-def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
-    """``timm.create_model(**model)`` with the channels of the data; ``model.start`` is a file to begin from.
+def build_model(cfg: dict[str, Any], data: Splits, whole: bool = False) -> nn.Module:
+    """``timm.create_model(**model)`` with the channels of the data; ``model.start`` is a file of weights.
+
+    Args:
+        cfg: The configuration.
+        data: What to train or to be evaluated on.
+        whole: The file is to be this model's, tensor by tensor, as its scores are asked for; otherwise what fits is
+            taken to begin from, and what is left out is said.
 
     Raises:
         UsageError: the data have nothing to restore; it is no restoration model, enlarges by another factor than the
@@ -92,11 +99,23 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
         )
     if start is not None:
         try:
-            new = model.load_fitting(start)
+            if whole:
+                model.load_pretrained(start)
+            else:
+                print(f"start  from {start}{_left_out(model.load_fitting(start))}")
         except (OSError, CheckpointError) as error:
             raise UsageError(f"model.start: {error}") from error
-        print(f"start  from {start}" + (f", but for {len(new)} tensors such as {new[0]}" if new else ""))
     return model
+
+
+def _left_out(fitting: Fitting) -> str:
+    said = ""
+    for names, what in zip(fitting, ("of the model begin anew", "of the file are left out"), strict=True):
+        if names:
+            said += (
+                f"; {len(names)} tensors {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            )
+    return said
 
 
 def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[PairMixup | None, nn.Module]:
@@ -192,17 +211,30 @@ class PapersTiles(nn.Module):
 def details(scores: Scores, data: Splits, out: Path) -> dict[str, Any]:
     """The papers' table, one column a data set; ``images.csv`` in the folder ``out`` has every image.
 
-    Images of different folders are different data sets.
+    Images of different folders are different data sets, named by what tells the folders apart: ``high/Set5/HR`` and
+    ``high/Set14/HR`` are Set5 and Set14.
     """
     images: Any = data.val if data.test is None else data.test
     files = [Path(path) for path in images.pairs.high[: len(scores.psnr)]]
+    names = set_names([path.parent for path in files])
     rows = list(zip(files, scores.psnr, scores.ssim, strict=True))
     with (out / "images.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["data set", "image", "psnr", "ssim"])
-        writer.writerows([path.parent.name, path.stem, f"{p:.4f}", f"{s:.6f}"] for path, p, s in rows)
-    sets = {path.parent.name: [row[1:] for row in rows if row[0].parent == path.parent] for path in files}
+        writer.writerows([names[path.parent], path.stem, f"{p:.4f}", f"{s:.6f}"] for path, p, s in rows)
+    sets = {name: [row[1:] for row in rows if row[0].parent == folder] for folder, name in names.items()}
     return {"table": "\n" + papers_table({name: _means(pairs) for name, pairs in sets.items()})}
+
+
+def set_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Names of folders, all different: their last parts, as many as it takes, without an end that all share."""
+    parts = {folder: folder.parts for folder in folders}
+    while len(parts) > 1 and len({part[-1:] for part in parts.values()}) == 1:
+        parts = {folder: part[:-1] for folder, part in parts.items()}
+    count = 1
+    while len({part[-count:] for part in parts.values()}) < len(parts):
+        count += 1
+    return {folder: "/".join(part[-count:]) for folder, part in parts.items()}
 
 
 def _means(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

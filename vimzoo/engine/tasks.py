@@ -40,7 +40,8 @@ class Task:
         unit, digits, label: how that score is written: ``accuracy 98.6 %``.
         own_data: (overrides, meaning) of a run on the user's own images, suggested after a run on others.
         files: name and meaning of what ``pictures`` writes.
-        build_model: (cfg, data) -> model on the CPU.
+        build_model: (cfg, data) -> model on the CPU, to be trained.
+        build_judged: (cfg, data) -> the same to be evaluated: a file of weights has to fit it whole.
         build_loss: (cfg, data) -> mixup or None, and the loss, called with (output.float(), target).
         scores: data -> empty sums.
         pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
@@ -57,6 +58,7 @@ class Task:
     own_data: tuple[str, str]
     files: Mapping[str, str]
     build_model: Callable[[dict[str, Any], Splits], nn.Module]
+    build_judged: Callable[[dict[str, Any], Splits], nn.Module]
     build_loss: Callable[[dict[str, Any], Splits], tuple[Mixer | None, nn.Module]]
     scores: Callable[[Splits], Scores]
     pictures: Callable[[nn.Module, Images, Any, Splits, Path], None]
@@ -81,6 +83,7 @@ TASKS: dict[str, Task] = {
         ),
         files={"predictions.png": "images with the predicted class, mistakes first"},
         build_model=classify.build_model,
+        build_judged=classify.build_model,
         build_loss=classify.build_loss,
         scores=lambda data: classify.Scores(),
         pictures=classify.pictures,
@@ -98,6 +101,7 @@ TASKS: dict[str, Task] = {
         ),
         files={"restored.png": "photographs before, restored and as they were"},
         build_model=restore_task.build_model,
+        build_judged=lambda cfg, data: restore_task.build_model(cfg, data, whole=True),
         build_loss=restore_task.build_loss,
         scores=restore_task.scores,
         pictures=restore_task.pictures,

@@ -1,7 +1,7 @@
 """What the restoration models have in common: images in and out, timm's contract without classes."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import trunc_normal_
@@ -17,6 +17,18 @@ from .mambair_names import checkpoint_filter_fn
 from .threads import SmallOnOneThread
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as all published models subtract it
+
+
+class Fitting(NamedTuple):
+    """What a file and a model do not have in common, by the model's names.
+
+    Attributes:
+        new: Tensors of the model that stay as they were.
+        unused: Tensors of the file that have no place in the model, or another shape there.
+    """
+
+    new: list[str]
+    unused: list[str]
 
 
 class RestorationModel(SmallOnOneThread, DerivedBuffers):
@@ -64,11 +76,11 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
         load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)
 
     @torch.jit.ignore
-    def load_fitting(self, checkpoint_path: str | os.PathLike[str]) -> list[str]:
+    def load_fitting(self, checkpoint_path: str | os.PathLike[str]) -> "Fitting":
         """Load what fits of a like model's file, such as the x2 network's body for x3, as the recipes begin.
 
         Returns:
-            Names of the tensors that stay as they were.
+            What was left out on either side.
 
         Raises:
             CheckpointError: the file cannot be read, or less than half of the tensors fit; nothing was loaded.
@@ -81,7 +93,8 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
                 f"{source}: only {len(fitting)} of {len(own)} tensors fit; nothing was loaded"
             )
         self.load_state_dict(fitting, strict=False)
-        return [name for name in own if name not in fitting]
+        new, unused = ([name for name in names if name not in fitting] for names in (own, found))
+        return Fitting(new, unused)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
