@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 import vimzoo
 from vimzoo.compat.official import official_state_dict
+from vimzoo.convert import convert
+from vimzoo.models import MambaIRv2, Vim
 from vimzoo.models.checkpoint import CheckpointError
 
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
@@ -159,3 +162,26 @@ def test_a_counter_is_not_cut_from_a_fraction(tmp_path: Path) -> None:
     state[name] = torch.tensor(2.5)
     with pytest.raises(CheckpointError, match=r"num_batches_tracked: got torch\.float32, expected"):
         vimzoo.load_checkpoint(model, saved(tmp_path / "w.pth", state))
+
+
+def test_convert_and_fitting_loads_unwrap_as_well(tmp_path: Path) -> None:
+    model = timm.create_model(
+        "test_mambair", depths=(1,)
+    )  # not the registered network, so its options are read off
+    path = saved(tmp_path / "w.pth", {"state_dict": named(model.state_dict(), "model.")})
+    folder = convert(path, "test_mambair", tmp_path / "folder")
+    assert equal(timm.create_model(f"local-dir:{folder}", pretrained=True), model)
+    other = timm.create_model("test_mambair", depths=(1,))
+    assert other.load_fitting(path) == []
+    assert equal(other, model)
+
+
+def test_sizes_may_be_numpys_integers() -> None:
+    """As a search over hyper-parameters draws them."""
+    assert Vim(np.int64(96), embed_dim=np.int64(8), depth=1).pos_embed.shape[1] == 37
+    assert timm.create_model("test_vmamba", dims=np.int64(8)).num_features == 64
+    assert (
+        MambaIRv2(3, 8, (1,), np.int64(2), 4, 2, num_tokens=4, rank=2).groups[0].blocks[0].attn.num_heads == 2
+    )
+    with pytest.raises(ValueError, match=r"img_size: expected a positive number, or two, got 64\.5"):
+        Vim(64.5, embed_dim=8, depth=1)

@@ -1,5 +1,6 @@
 """Image to tokens, with patches that may overlap."""
 
+import operator
 from typing import Any
 
 import torch
@@ -124,7 +125,10 @@ class PatchEmbed(nn.Module):
 
 
 def _positive(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = tuple(to_2tuple(value))
-    if len(pair) != 2 or any(not isinstance(size, int) or size < 1 for size in pair):
+    try:
+        pair = tuple(operator.index(size) for size in to_2tuple(value))
+    except TypeError:  # a fraction
+        pair = ()
+    if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"{name}: expected a positive number, or two, got {value!r}")
     return pair

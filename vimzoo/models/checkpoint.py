@@ -110,7 +110,7 @@ def load_into(
             raise CheckpointError(
                 f"{source}: no tensor's name begins with {prefix!r}; they begin with {first}"
             )
-    fitted = _adapted(model, _unwrapped(model, tensors, filter_fn, source), source)
+    fitted = _adapted(model, unwrapped(model, tensors, filter_fn, source), source)
     _check(model, fitted, source, lambda: _inside(model, tensors, filter_fn, prefix))
     model.load_state_dict(fitted, strict=True)
 
@@ -150,7 +150,7 @@ def build_model(
         if cfg.get("state_dict"):
             source = "the given state_dict"
         tensors = select_tensors(content, source)
-        mapped = _unwrapped(model, tensors, filter_fn, source)
+        mapped = unwrapped(model, tensors, filter_fn, source)
         _check(model, _adapted(model, mapped, source), source, lambda: _inside(model, tensors, filter_fn, ""))
         return mapped  # timm adapts this itself; what it leaves out without a word has been checked
 
@@ -167,7 +167,7 @@ def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
-def _unwrapped(
+def unwrapped(
     model: nn.Module, tensors: Tensors, filter_fn: FilterFn | None, source: str
 ) -> dict[str, Tensor]:
     """The tensors under the model's names, without the prefix that all share and the model's names lack."""

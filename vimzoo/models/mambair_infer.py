@@ -71,7 +71,7 @@ def load_restoration(
         CheckpointError: the file cannot be read, or is none of these models'; the message says what it looks like.
     """
     source = os.fspath(path)
-    tensors, prefix = _unwrapped(read_tensors(path, use_ema=use_ema), source, prefix)
+    tensors = read_tensors(path, use_ema=use_ema).under(prefix)
     kind, options = restoration_options(tensors, source, pos_embed_size)
     if kind is not MambaIRUNet:
         options["img_range"] = img_range
@@ -86,13 +86,11 @@ def load_restoration(
     return model.to(device).eval()
 
 
-def _unwrapped(tensors: Tensors, source: str, prefix: str) -> tuple[Tensors, str]:
-    """The tensors under ``prefix``, or under one that all share if a network of ours is there."""
-    if prefix:
-        return tensors.under(prefix), prefix
+def _unwrapped(tensors: Tensors, source: str) -> Tensors:
+    """The tensors without a prefix that all share, if a network of ours is under it."""
     for shared in shared_prefixes(tensors):
         if _is_ours(tensors.under(shared)):
-            return tensors.under(shared), shared
+            return tensors.under(shared)
     heads = (name[: match.end()] for name in tensors for match in re.finditer(r"\.", name))
     part = next((head for head in dict.fromkeys(heads) if _is_ours(tensors.under(head))), None)
     if part is not None:
@@ -100,7 +98,7 @@ def _unwrapped(tensors: Tensors, source: str, prefix: str) -> tuple[Tensors, str
             f"{source}: a network of ours is in the file under names that begin with {part!r}; pass prefix={part!r} to"
             " vimzoo.load_restoration to load it"
         )
-    return tensors, ""
+    return tensors
 
 
 def _is_ours(tensors: Mapping[str, Tensor]) -> bool:
@@ -127,9 +125,12 @@ def restoration_options(
 ) -> tuple[type[RestorationModel], dict[str, Any]]:
     """The class of network that has these tensors, under our names or the authors', and its arguments.
 
+    A prefix that all names share is overlooked.
+
     Raises:
         CheckpointError: it is none of ours, or lacks a tensor that says how it is built.
     """
+    tensors = _unwrapped(Tensors(tensors), source)
     state = _official(tensors)
     kind, read = _kind(state, source)
     try:

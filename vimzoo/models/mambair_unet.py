@@ -1,6 +1,7 @@
 """MambaIR's U-Net for real photographs: Restormer's layout (Zamir et al. 2022) with state-space blocks."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class MambaIRUNet(RestorationModel):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        states = (d_state,) * len(LEVELS) if isinstance(d_state, int) else tuple(d_state)
+        states = (d_state,) * len(LEVELS) if isinstance(d_state, int | Integral) else tuple(d_state)
         if len(depths) != 4 or min(depths) < 1:
             raise ValueError(f"depths: expected four positive numbers, got {tuple(depths)}")
         if len(states) != len(LEVELS):

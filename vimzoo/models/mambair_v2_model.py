@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ class MambaIRv2(GridModel, RestorationModel):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        heads = [num_heads] * len(depths) if isinstance(num_heads, int) else list(num_heads)
+        heads = [num_heads] * len(depths) if isinstance(num_heads, int | Integral) else list(num_heads)
         if not depths or min(depths) < 1:
             raise ValueError(f"depths: expected a positive number of layers per group, got {tuple(depths)}")
         if len(heads) != len(depths):

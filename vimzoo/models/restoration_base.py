@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vimzoo.layers.buffers import DerivedBuffers
 from vimzoo.layers.images import check_finite
 
-from .checkpoint import CheckpointError, load_into
+from .checkpoint import CheckpointError, load_into, unwrapped
 from .checkpoint_reader import read_tensors
 from .mambair_names import checkpoint_filter_fn
 from .threads import SmallOnOneThread
@@ -86,7 +86,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
             CheckpointError: the file cannot be read, or less than half of the tensors fit; nothing was loaded.
         """
         source, own = os.fspath(checkpoint_path), self.state_dict()
-        found = checkpoint_filter_fn(read_tensors(checkpoint_path), self)
+        found = unwrapped(self, read_tensors(checkpoint_path), checkpoint_filter_fn, source)
         fitting = {name: x for name, x in found.items() if name in own and own[name].shape == x.shape}
         if 2 * len(fitting) < len(own):
             raise CheckpointError(

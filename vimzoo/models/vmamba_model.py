@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -306,7 +307,8 @@ class VMamba(SmallOnOneThread):
 def _widths(dims: int | Sequence[int], depths: Sequence[int]) -> list[int]:
     if not depths or min(depths) < 1:
         raise ValueError(f"depths: expected a positive number of blocks per stage, got {tuple(depths)}")
-    widths = [dims * 2**i for i in range(len(depths))] if isinstance(dims, int) else list(dims)
+    one = isinstance(dims, int | Integral)
+    widths = [int(dims) * 2**i for i in range(len(depths))] if one else list(dims)  # type: ignore[call-overload, arg-type]
     if len(widths) != len(depths) or min(widths) < 1:
         raise ValueError(f"dims: expected {len(depths)} positive numbers, or one, got {dims}")
     return widths
