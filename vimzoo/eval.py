@@ -92,6 +92,8 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     else:
         data = classes.published_data(data, cfg["model"])
         cfg["model"] = classes.evaluated(cfg["model"], data)
+    for note in data.notes:
+        print(f"data   {note}", file=sys.stderr)
     split = split or ("val" if data.test is None else "test")
     images = getattr(data, split)
     if images is None:

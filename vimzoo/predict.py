@@ -16,10 +16,10 @@ import timm
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
-from timm.data.readers.img_extensions import get_img_extensions
 from torch import nn
 
 from .data import UsageError
+from .data.files import find_pictures
 from .data.reading import DAMAGED
 from .engine.build import pick_device
 from .engine.classes import of_file
@@ -84,7 +84,7 @@ def class_names(model: Any) -> list[str]:
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, and every image below folders.
+    """Files as they are, and every picture below folders, as training reads them; says what is left out there.
 
     Raises:
         UsageError: one does not exist, or no image is found.
@@ -93,8 +93,13 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder")
-        inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in get_img_extensions())
-        files += inside if path.is_dir() else [path]
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = find_pictures(path)
+        files += [path / name for name in found.files]
+        if left := found.left_out():
+            print(f"{path}: {left}", file=sys.stderr)
     if not files:
         raise UsageError(f"no images under {', '.join(map(str, paths))}")
     return files

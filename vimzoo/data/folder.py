@@ -1,88 +1,141 @@
-"""Any folder of images, one sub-folder per class, read and transformed by timm.data."""
+"""Any folder of images, one sub-folder per class."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from timm.data.readers import create_reader
 
+from .classes import listed
+from .files import Found, find_pictures, natural_key
+from .layout import LAYOUT, class_names, split_folders, unwrapped
 from .reading import ImageSettings, ReadImages
 from .splits import Splits, UsageError, check_split, split_by_name, stratified_split
 
-VAL_NAMES = ("val", "validation", "valid")
-LAYOUT = "DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg (and DIR/test/...), or DIR/CLASS/*.jpg"
+
+class ClassFolders:
+    """A reader as timm has them: files with the names of their classes.
+
+    Args:
+        root: the folder that ``files`` are relative to, in the order of their indices. labels: a class name each.
+    """
+
+    def __init__(self, root: Path, files: list[str], labels: list[str]) -> None:
+        self.root, self.files = root, files
+        self.class_to_idx = {name: number for number, name in enumerate(sorted(set(labels), key=natural_key))}
+        self.samples = [
+            (f"{root}/{file}", self.class_to_idx[label]) for file, label in zip(files, labels, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, number = self.samples[index]
+        return open(path, "rb"), number
+
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        """Relative to the root."""
+        return self.files[index]
 
 
-def _read(path: Path, class_map: dict[str, int] | None = None) -> ReadImages:
-    """An image folder as timm reads it, with errors that name the folder."""
-    try:
-        dataset = ReadImages(create_reader("", root=str(path), class_map=class_map))
-    except RuntimeError as error:
-        raise UsageError(f"data.root: no images under {path}; expected {LAYOUT}") from error
-    if "" in dataset.reader.class_to_idx:
-        raise UsageError(f"data.root: {path} holds images outside any class folder; expected {LAYOUT}")
-    filled = {Path(name).relative_to(path).parts[0] for name, _ in dataset.reader.samples}
-    empty = sorted({p.name for p in path.iterdir() if p.is_dir() and p.name[0] != "."} - filled)
-    if empty:
-        raise UsageError(f"data.root: class folders without images under {path}: {', '.join(empty[:10])}")
+def _read(root: Path, files: list[str], class_folders: str | None, least: int = 1) -> ReadImages:
+    """Files of one part of the data, ``CLASS/...``, below the folder ``root``."""
+    if not files:
+        raise UsageError(f"data.root: no images under {root}; expected {LAYOUT}")
+    dataset = ReadImages(ClassFolders(root, files, class_names(root, files, class_folders)))
+    return _checked(dataset, root, least)
+
+
+def _checked(dataset: ReadImages, root: Path, least: int) -> ReadImages:
+    if len(names := list(dataset.reader.class_to_idx)) < least:
+        raise UsageError(f"data.root: {root} has one class ({names[0]}); expected at least two class folders")
     return dataset
 
 
-def _read_train(path: Path, least: int = 2) -> ReadImages:
-    dataset = _read(path)
-    classes = list(dataset.reader.class_to_idx)
-    if len(classes) < least:
-        raise UsageError(
-            f"data.root: {path} has one class ({classes[0]}); expected at least two class folders"
-        )
-    return dataset
-
-
-def _class_names(dataset: ReadImages) -> tuple[str, ...]:
-    """Class folders by class number."""
-    return tuple(sorted(dataset.reader.class_to_idx, key=dataset.reader.class_to_idx.get))
-
-
-def _read_held_out(path: Path, class_to_idx: dict[str, int]) -> ReadImages:
+def _held_out(dataset: ReadImages, root: Path, train: ReadImages) -> ReadImages:
     """A held-out folder, numbered by the training classes; it may lack some of them, not add any."""
-    dataset = _read(path)
-    strange = sorted(set(dataset.reader.class_to_idx) - set(class_to_idx))
-    if strange:
+    numbers, known = dataset.reader.class_to_idx, train.reader.class_to_idx
+    if strange := sorted(set(numbers) - set(known)):
         raise UsageError(
-            f"data.root: {path} has classes that training lacks: {', '.join(strange[:10])}; "
-            f"expected only the {len(class_to_idx)} class folders of training"
+            f"data.root: {root} has classes that training lacks: {', '.join(strange[:10])}; "
+            f"expected only the {len(known)} class folders of training"
         )
-    return dataset if dataset.reader.class_to_idx == class_to_idx else _read(path, class_to_idx)
+    names = list(numbers)
+    dataset.reader.samples = [(path, known[names[number]]) for path, number in dataset.reader.samples]
+    dataset.reader.class_to_idx = known
+    return dataset
+
+
+def _labels(dataset: ReadImages) -> np.ndarray:
+    return np.array([number for _, number in dataset.reader.samples])
+
+
+def _names(dataset: ReadImages) -> tuple[str, ...]:
+    """Class names by number."""
+    return tuple(sorted(dataset.reader.class_to_idx, key=dataset.reader.class_to_idx.__getitem__))
+
+
+def _held_out_at_random(whole: ReadImages, root: Path, val: float, test: float) -> list[ReadImages]:
+    """Training, validation and, unless its share is 0, test images; all of them everywhere if that is 1."""
+    if test == 1:
+        return [whole] * 3
+    try:
+        files = [PurePosixPath(name) for name in whole.reader.files]
+        parts = split_by_name(files, _labels(whole), val, test, _names(whole))
+    except UsageError as error:
+        raise UsageError(f"data.root={root}: {error}") from error
+    return [whole.part(part) for part in parts][: 3 if test else 2]
 
 
 def _open(
-    root: Path, val: float, test: float, split: str
-) -> tuple[ReadImages, ReadImages, ReadImages | None]:
-    """Training, validation and test images by the folder's layout."""
-    val_dir = next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and val_dir is not None:
-        train = _read_train(root / "train")
-        held = _read_held_out(val_dir, train.reader.class_to_idx)
-        test_dir = root / "test"
-        return train, held, _read_held_out(test_dir, train.reader.class_to_idx) if test_dir.is_dir() else None
-    if (root / "train").is_dir() or val_dir is not None:
-        found = "train" if val_dir is None else val_dir.name
-        raise UsageError(f"data.root={root}: found {found}/ without its counterpart; expected {LAYOUT}")
-    whole = _read_train(root, least=1 if test == 1 else 2)
-    parts: Sequence[np.ndarray] = (np.arange(len(whole)),) * 3
-    if test != 1:
-        labels = np.array([target for _, target in whole.reader.samples])
+    root: Path, found: Found, val: float, test: float, class_folders: str | None
+) -> tuple[list[ReadImages], list[str]]:
+    """Training, validation and, where there are any, test images by the folder's layout, and what was understood."""
+    parts, notes = split_folders(root, found.files)
+    if class_folders != "leaf" and any(file.count("/") > (2 if parts else 1) for file in found.files):
+        notes.append("folders inside class folders belong to their class")
+    if not parts:
+        if empty := sorted(set(found.folders) - {file.partition("/")[0] for file in found.files}):
+            raise UsageError(f"data.root: class folders without images under {root}: {', '.join(empty[:10])}")
+        whole = _read(root, found.files, class_folders, least=1 if test == 1 else 2)
+        return _held_out_at_random(whole, root, val, test), notes
+    read = {
+        kind: _read(root / folder, files, class_folders, 2 if kind == "train" else 1)
+        for kind, (folder, files) in parts.items()
+    }
+    for kind in ("val", "test"):
+        if kind in read:
+            _held_out(read[kind], root / parts[kind][0], read["train"])
+    if "val" in read:
+        return [read[kind] for kind in ("train", "val", "test") if kind in read], notes
+    train, held = _held_out_at_random(read["train"], root / parts["train"][0], val, 0)
+    return [train, held, read["test"]], notes
+
+
+def _open_as_before(root: Path, val: float, test: float) -> list[ReadImages]:
+    """The parts as they were read before `data.split` was a setting: timm's reader, split by the order of files."""
+
+    def read(path: Path) -> ReadImages:
         try:
-            if split == "names":
-                names = [Path(name).relative_to(root) for name, _ in whole.reader.samples]
-                parts = split_by_name(names, labels, val, test, _class_names(whole))
-            else:
-                parts = stratified_split(labels, val, test, names=_class_names(whole))
-        except UsageError as error:
-            raise UsageError(f"data.root={root}: {error}") from error
-    train, held, tested = (whole.part(part) for part in parts)
-    return train, held, tested if test else None
+            return ReadImages(create_reader("", root=str(path)))
+        except RuntimeError as error:
+            raise UsageError(f"data.root: no images under {path}; expected {LAYOUT}") from error
+
+    held = next((root / name for name in ("val", "validation", "valid") if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and held is not None:
+        train = read(root / "train")
+        folders = [held, *(root / name for name in ("test",) if (root / name).is_dir())]
+        return [train, *(_held_out(read(folder), folder, train) for folder in folders)]
+    whole = read(root)
+    if test == 1:
+        return [whole] * 3
+    return [whole.part(part) for part in stratified_split(_labels(whole), val, test, names=_names(whole))][
+        : 3 if test else 2
+    ]
 
 
 def image_folder(
@@ -90,27 +143,45 @@ def image_folder(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     split: str = "names",
+    class_folders: str | None = None,
     **options: Any,
 ) -> Splits:
     """An image folder: DIR/{train,val[,test]}/CLASS/*.jpg, or DIR/CLASS/*.jpg with a fixed stratified split.
+
+    Folders inside class folders belong to the class; links are followed; hidden files and folders are left out. The
+    data set's ``notes`` say what was understood and left out.
 
     Args:
         root: DIR.
         val_fraction, test_fraction: shares held out where DIR has no train and val folders; a test_fraction of
             1 makes all images test images, to evaluate on.
-        split: how these are chosen, see `SPLITS`.
+        split: how these are chosen, see `vimzoo.data.splits.SPLITS`; ``order`` also reads classes as before.
+        class_folders: ``top`` names classes by the outermost folders, ``leaf`` by the innermost; None sees which is
+            meant.
         options: of `ImageSettings`.
 
     Raises:
-        UsageError: the folder is missing, empty or laid out otherwise.
+        UsageError: the folder is missing, empty or laid out otherwise, or can be read in two ways.
     """
     if root is None:
         raise UsageError(f"data.root is not set; expected data.root=DIR with {LAYOUT}")
     path = Path(root).expanduser()
     if not path.is_dir():
         raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
-    settings = ImageSettings(**options)
+    if class_folders not in (None, "top", "leaf"):
+        raise UsageError(f"data.class_folders={class_folders}: expected null, top or leaf")
     check_split(split)
-    parts = _open(path, val_fraction, test_fraction, split)
-    data = settings.splits(str(path), *parts, _class_names(parts[0]))
-    return data.with_members(path, [part.files() for part in parts if part is not None])
+    settings = ImageSettings(**options)
+    notes: list[str] = []
+    if split == "order":
+        parts = _open_as_before(path, val_fraction, test_fraction)
+    else:
+        inner, found = unwrapped(path, find_pictures(path))
+        parts, notes = _open(inner, found, val_fraction, test_fraction, class_folders)
+        notes = [*([f"read from {inner}"] if inner != path else []), *notes]
+        notes += [line for line in (found.left_out(),) if line]
+    train, val, test = [*parts, None][:3]
+    assert train is not None and val is not None
+    files = [part.files() for part in (train, val, test) if part is not None]
+    data = settings.splits(str(path), train, val, test, _names(train)).with_members(path, files)
+    return replace(data, notes=(listed(data.classes), *notes))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .degradations import Degradation
-from .folder import VAL_NAMES
+from .layout import SPLIT_NAMES
 from .pair_settings import Files, PairSettings
 from .pairs import image_size
 from .splits import Splits, UsageError, check_split, split_by_name, stratified_split
@@ -67,7 +67,7 @@ def _folders(root: str | None, layout: str) -> list[Path]:
     path = Path(root).expanduser()
     if not path.is_dir():
         raise UsageError(f"data.root={root}: no such folder; expected {layout}")
-    held = next((path / name for name in VAL_NAMES if (path / name).is_dir()), None)
+    held = next((path / name for name in SPLIT_NAMES["val"] if (path / name).is_dir()), None)
     if held is None and not (path / "train").is_dir():
         return [path]
     if held is None or not (path / "train").is_dir():

@@ -7,8 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from timm.data.readers.img_extensions import get_img_extensions
-
+from .files import SUFFIXES
 from .reading import ImageSettings, ReadImages
 from .splits import Splits, UsageError
 
@@ -57,7 +56,7 @@ def _samples(shard: Path) -> list[tuple[Path, int, int, str, int]]:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
-                if f".{extension.lower()}" in get_img_extensions():
+                if f".{extension.lower()}" in SUFFIXES:
                     images[key] = member
                 elif extension == "cls" and (file := archive.extractfile(member)) is not None:
                     numbers[key] = int(file.read())

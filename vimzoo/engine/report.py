@@ -74,6 +74,8 @@ def header(state: State, data: Splits, cfg: dict[str, Any], out: Path) -> None:
     print(f"model  {cfg['model']['model_name']}, {million:.2f} million parameters, on {where}")
     classes = f"{len(data.classes)} classes, " if data.classes else ""
     print(f"data   {data.name}: {len(data.train)} training, {held}; {classes}{size}")
+    for note in data.notes:
+        print(f"       {note}")
     print(f"run    {_shown(out)}, {state.epochs - state.epoch} epochs, seed {cfg['run']['seed']}", flush=True)
 
 
