@@ -10,12 +10,13 @@ DOCUMENTED := vimzoo vimzoo.ops.reference vimzoo.layers vimzoo.compat.vim vimzoo
 	vimzoo.exporters vimzoo.data vimzoo.engine vimzoo.restore vimzoo.eval vimzoo.predict vimzoo.demo vimzoo.plots vimzoo.doctor
 SOURCES := $(wildcard kernels/*/*.c kernels/*/*.h)
 
-.PHONY: help .venv train test test-all bench cards docs lint clean
+.PHONY: help .venv train test test-all test-newest bench cards docs lint clean
 
 help:
 	@echo "make train [ARGS=...]   train a small Vim on the bundled digits, or what ARGS says (Hydra overrides)"
 	@echo "make test [ARGS=...]    the test suite without slow and GPU tests; ARGS go to pytest"
 	@echo "make test-all           every test; GPU tests skip themselves where there is no GPU"
+	@echo "make test-newest        train and test in a fresh environment with the newest of everything (ARGS=--pre: pre-releases)"
 	@echo "make bench              measure this machine: benchmarks/results/MACHINE/*.json and tables"
 	@echo "make cards              write MODEL_CARDS.md anew"
 	@echo "make docs               the API reference in build/docs, from the docstrings"
@@ -31,6 +32,9 @@ test: .venv
 
 test-all: .venv
 	$(PYTEST) $(ARGS)
+
+test-newest:
+	$(PYTHON) tests/packaging/any_versions.py --newest $(ARGS)
 
 bench: .venv
 	$(BIN)/python benchmarks/cpu.py
@@ -53,7 +57,8 @@ lint: .venv
 # Stamps rather than the folder itself: a failed or interrupted install is tried again, a finished one is not redone.
 .venv/installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; \
-	sys.version_info >= (3, 11) or sys.exit("vimzoo needs Python 3.11 or newer, $(PYTHON) is " + v + "; try make PYTHON=python3.12")'
+	sys.version_info >= (3, 11) or sys.exit("vimzoo needs Python 3.11 or newer, $(PYTHON) is " + v + "; try make PYTHON=python3.12"); \
+	sys.version_info < (3, 14) or sys.exit("Hydra 1.3, which the trainer needs, does not start on Python " + v + "; try make PYTHON=python3.13")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@ .venv/native

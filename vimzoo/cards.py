@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vimzoo import restoration_cards
+from vimzoo import restoration_cards, version_cards
 from vimzoo.card_parts import (
     comparison,
     errors,
@@ -271,6 +271,10 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "README.md": cards.readme_sections(),
         root / "docs" / "reliability.md": {"reliability": result_table(read_result(results, "reliability"))},
         root / "docs" / "export.md": {"digits": cards.compared("export_digits", DIGITS)},
+        root / "docs" / "install.md": {
+            "versions": version_cards.versions_table(results),
+            "compilers": version_cards.compilers_table(results),
+        },
         root / "docs" / "restoration.md": {
             "photograph": cards.compared("cpu_restoration_photograph", PHOTOGRAPH)
         },

@@ -140,6 +140,15 @@ def test_sweeps_are_checked(call, monkeypatch):
     assert status == "checked hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
+def test_python_that_hydra_does_not_start_on(call, monkeypatch):
+    """Hydra 1.3's own arguments fail there in argparse, with a traceback."""
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    monkeypatch.setattr("hydra.__version__", "1.3.8")
+    assert (
+        call()[0] == "error: Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11, 3.12 or 3.13"
+    )
+
+
 def sweep_config(**groups):
     return OmegaConf.create({"hydra": {"sweeper": {}, "launcher": {}, **groups}})
 

@@ -53,6 +53,8 @@ def main() -> None:
         from omegaconf import DictConfig, OmegaConf
     except ImportError as error:
         sys.exit(f"error: training needs {error.name}; install it with: pip install 'vimzoo[train]'")
+    if sys.version_info >= (3, 14) and hydra.__version__.startswith("1.3."):
+        sys.exit("error: Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11, 3.12 or 3.13")
     from .overrides import unreadable
 
     several = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in sys.argv)
