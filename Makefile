@@ -60,7 +60,8 @@ lint: .venv
 	sys.version_info >= (3, 11) or sys.exit("vimzoo needs Python 3.11 or newer, $(PYTHON) is " + v + "; try make PYTHON=python3.12"); \
 	sys.version_info < (3, 14) or sys.exit("Hydra 1.3, which the trainer needs, does not start on Python " + v + "; try make PYTHON=python3.13")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@echo "Installing into .venv; torch and what it needs are several gigabytes."
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
 	@touch $@ .venv/native
 
 # The install above has built the kernels; this rebuilds them when their sources change.

@@ -1,4 +1,4 @@
-"""Speed of the operators on the CPU, side by side in one run: ``python benchmarks/cpu.py [scan|paths|isa|linear]``.
+"""Speed of the operators on the CPU, side by side in one run: ``python benchmarks/cpu.py [PART ...]``.
 
 Writes ``benchmarks/results/MACHINE/cpu_*.json`` and prints the same as tables. Times are wall-clock medians over rounds
 in which the variants take turns. Whole models: ``cpu_models.py``.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -58,7 +60,7 @@ def scan_inputs(batch: int, channels: int, length: int, states: int, groups: int
 def with_backward(function: Callable[..., Tensor], inputs: list[Any]) -> Callable[[], Any]:
     leaves = [None if t is None else t.clone().requires_grad_() for t in inputs]
     given = [leaf for leaf in leaves if leaf is not None]
-    grad = torch.randn_like(inputs[0])
+    grad = torch.randn_like(function(*inputs))
     return lambda: torch.autograd.grad(function(*leaves), given, grad)
 
 
@@ -167,6 +169,45 @@ def bench_paths(quick: bool) -> None:
     )
 
 
+def cpu_seconds(call: Callable[[], Any], rounds: int) -> float:
+    """The median of the processor time of one call, which other processes do not lengthen."""
+    times = []
+    for _ in range(rounds + 1):
+        calls, begin = 0, time.process_time()
+        while calls == 0 or time.process_time() - begin < 0.02:
+            call()
+            calls += 1
+        times.append((time.process_time() - begin) / calls)
+    return statistics.median(times[1:])
+
+
+def bench_reference(quick: bool) -> None:
+    """The fused op on the native kernels against the plain PyTorch that runs where there are none, one thread."""
+    torch.set_num_threads(1)
+    rows = []
+    for name in ("Vim-T 224 px, B 8", "Vim-T 224 px, B 1", "VMamba-T stage 1, B 4, 56x56"):
+        batch, channels, states, rank, grid = PATHS[name]
+        inputs = list(layer_inputs(batch, channels, states, rank, grid))
+        paths = BIDIRECTIONAL if grid[0] == 1 else CROSS
+        for passes in ("forward", "forward+backward"):
+            row: dict[str, Any] = {"shape": name, "pass": passes}
+            for variant, backend in (("native", "cpu"), ("reference", "reference")):
+                call = partial(scan_paths, paths=paths, grid=grid, backend=backend)
+                if passes == "forward":
+                    with torch.inference_mode():
+                        seconds = cpu_seconds(partial(call, *inputs), 3 if quick else 7)
+                else:
+                    seconds = cpu_seconds(with_backward(call, inputs), 3 if quick else 7)
+                row[f"{variant}_ms"] = seconds * 1e3
+            rows.append(row | {"x_reference": row["reference_ms"] / row["native_ms"]})
+    table(rows, ["shape", "pass", "native_ms", "reference_ms", "x_reference"])
+    write(
+        "cpu_reference",
+        rows,
+        "float32 scan_paths, processor time in ms on one thread; x: reference over native",
+    )
+
+
 def bench_linear(quick: bool) -> None:
     """Vim-T's matrix products: `vimzoo.ops.linear` (oneDNN) against torch's default."""
     rows = []
@@ -236,6 +277,7 @@ PARTS = {
     "paths": bench_paths,
     "isa": bench_isa,
     "linear": bench_linear,
+    "reference": bench_reference,
 }
 
 

@@ -1,6 +1,6 @@
 """What this installation can do, what is missing and what that costs: ``python -m vimzoo.doctor [--json]``.
 
-Always ends with exit status 0: a missing part is a finding, not a failure.
+Always ends with exit status 0: a missing part is a finding, not a failure. Needs torch alone.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ from .ops import (
     scan_paths,
     triton_backend,
 )
+from .ops.shortfalls import Shortfall, shortfalls
 
 LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
-ORDINARY_NS = 4.0
-"""Nanoseconds per element of a native library on an ordinary core, to compare with where none was built."""
 GPU_BACKENDS = ("triton", "cuda", "mamba_ssm")
 """Those that need a GPU."""
 TRAINING = ("hydra", "sklearn", "matplotlib", "tqdm")
 """Modules that the extra ``train`` brings."""
+NEEDED = {
+    "torchvision": "install torch and torchvision from the same index, one release of each made for the other",
+    "timm": "pip install --force-reinstall timm",
+}
+"""Packages that models need, in the order in which they are imported, and what helps where one fails."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,6 @@ class Backend:
     loads: bool
     detail: str
     ns_per_element: float | None
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Something that is not there, what goes without it and how to get it."""
-
-    what: str
-    cost: str
-    remedy: str
 
 
 def processor() -> str:
@@ -131,35 +126,41 @@ def examine_backends() -> list[Backend]:
     return found
 
 
-def examine_missing(found: Sequence[Backend]) -> list[Missing]:
-    """What is not installed or built, each with its price."""
-    missing = []
-    chosen = os.environ.get("VIMZOO_BACKEND") or "reference"
-    if chosen not in backends.NAMES:
-        cost = "every op raises BackendError"
-        missing.append(
-            Missing(f"backend {chosen}", cost, f"VIMZOO_BACKEND: one of {', '.join(backends.NAMES)}")
-        )
-    reference_ns = next(backend.ns_per_element or 0.0 for backend in found if backend.name == "reference")
-    for backend in found:
-        if backend.name == "cpu" and not backend.loads:
-            slower = reference_ns / ORDINARY_NS
-            cost = (
-                f"the reference runs at {reference_ns:.0f} ns per element, about {slower:.0f}x slower than the "
-                f"{ORDINARY_NS:g} ns that a native library with AVX2 is reckoned to take"
-            )
-            remedy = "install a C compiler (gcc or clang) and reinstall vimzoo"
-            remedy = "use WSL, where the Linux library runs" if sys.platform == "win32" else remedy
-            remedy = "unset VIMZOO_ISA" if "VIMZOO_ISA" in os.environ else remedy
-            missing.append(Missing(f"native CPU library: {backend.detail}", cost, remedy))
+def examine_missing() -> list[Shortfall]:
+    """What is not installed, not built or slow, each with its price."""
+    missing = _needed_packages()
+    try:
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            missing += [new for new in shortfalls(device) if new not in missing]
+    except backends.BackendError as error:
+        missing.append(Shortfall(f"backend: {error}", "every op raises BackendError", "unset VIMZOO_BACKEND"))
     absent = [module for module in TRAINING if importlib.util.find_spec(module) is None]
     if absent:
         cost = "`python train.py` and `vimzoo-train` do not run; models and ops do"
-        missing.append(Missing(", ".join(absent), cost, 'pip install "vimzoo[train]"'))
-    if torch.cuda.is_available() and not any(b.name == "triton" and b.loads for b in found):
-        cost = f"on {torch.cuda.get_device_name()} the ops run on the reference"
-        missing.append(Missing("GPU kernels", cost, "install triton, which torch brings on Linux"))
+        missing.append(Shortfall(", ".join(absent), cost, 'pip install "vimzoo[train]"'))
     return missing
+
+
+def _needed_packages() -> list[Shortfall]:
+    """Packages that models need and that are absent or cannot be imported here, each with the reason."""
+    cost, missing = "no models, layers or training; vimzoo.ops works", []
+    for name, remedy in NEEDED.items():
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name == name:  # else a package that it needs, which has an entry of its own
+                missing.append(Shortfall(name, cost, f"pip install {name}"))
+        except Exception as error:  # a binary made for another torch fails in its own way
+            missing.append(Shortfall(f"{name}: {type(error).__name__}: {error}", cost, remedy))
+            break  # timm fails for the same reason as torchvision
+    return missing
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def examine() -> dict[str, Any]:
@@ -167,14 +168,13 @@ def examine() -> dict[str, Any]:
     found = examine_backends()
     versions = {"vimzoo": __version__, "python": platform.python_version()}
     return {
-        "versions": versions
-        | {name: importlib.metadata.version(name) for name in ("torch", "timm", "numpy")},
+        "versions": versions | {name: _version(name) for name in ("torch", "torchvision", "timm", "numpy")},
         "system": platform.platform(),
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "environment": {name: value for name, value in os.environ.items() if name.startswith("VIMZOO_")},
         "backends": [asdict(backend) for backend in found],
-        "missing": [asdict(item) for item in examine_missing(found)],
+        "missing": [asdict(item) for item in examine_missing()],
     }
 
 

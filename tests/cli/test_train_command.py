@@ -1,6 +1,7 @@
 """``python train.py`` as a user types it."""
 
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -200,3 +201,33 @@ def test_words_that_are_no_values_are_left_to_hydra():
         "hydra/launcher=submitit_local",
     ]
     assert unreadable(words, multirun=True) is None
+
+
+def test_suggestions_can_be_pasted(call, tmp_path):
+    """Into a shell, with folders that a shell and Hydra's grammar would read otherwise."""
+    folder = tmp_path / "my settings"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "mine.yaml").write_text(
+        "model_name: vim_digits\npretrained: false\nnum_classes: null\n"
+    )
+    words = ["--config-dir", str(folder), "model=mine", *QUICK, "hydra.run.dir='runs/a, b (1)'"]
+    status, text, errors = call(*words)
+    assert status == 0, errors
+    assert "trained 1 epoch in" in text and "* marks the best epoch so far" in text
+    lines = text.splitlines()
+    line = lines[lines.index("  # train on from here") + 1]
+    again = shlex.split(line)[shlex.split(line).index(f"--config-dir={folder}") :]
+    status, text, errors = call(*again)
+    assert status == 0 and "trained 2 epochs in" in text, errors
+
+
+def test_the_backend_and_a_slow_one_are_named(call, monkeypatch):
+    monkeypatch.setattr("vimzoo.ops.native.load", lambda: (None, "the native library was not built (why)"))
+    status, text, errors = call(*QUICK)
+    assert status == 0
+    assert re.search(
+        r"^model  vim_digits, 0\.14 million parameters, on \d+ CPU threads, backend reference$", text, re.M
+    )
+    assert (
+        "warning: missing native CPU library: the native library was not built (why)\n  scans take" in errors
+    )

@@ -17,7 +17,7 @@ from torch import nn
 import vimzoo
 from vimzoo import convert
 from vimzoo.compat import mambair, vim, vmamba
-from vimzoo.models import MambaIR
+from vimzoo.models import CheckpointError, MambaIR
 
 FAMILIES = {"test_vim": "apache-2.0", "test_vmamba": "mit", "test_mambair": "apache-2.0"}
 OPTIONS = {
@@ -112,6 +112,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub(tmp_path / "hub")
     monkeypatch.setattr("timm.models._hub.HfApi", hub.api)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", hub.download)
+    monkeypatch.setattr("vimzoo.models.hub.unreachable", lambda address: None)
     return hub
 
 
@@ -239,3 +240,29 @@ def test_another_scale_is_refused(tmp_path: Path) -> None:
         vimzoo.CheckpointError, match="holds a MambaIR x3 of 3 channels; test_mambair is a MambaIR x2"
     ):
         convert.convert(file, "test_mambair", tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("vim_tiny_patch16_224", "vim_t_midclstok_76p1acc.pth"),
+        ("vmamba_tiny_s1l8", "vssm1_tiny_0230s_ckpt_epoch_264.pth"),
+    ],
+)
+def test_weights_out_of_reach_are_named_at_once(
+    name: str, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without the retries of the hub's own client."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network here")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(
+        "timm.models._hub.hf_hub_download", lambda *_, **__: pytest.fail("asked all the same")
+    )
+    with pytest.raises(
+        CheckpointError, match=rf"^{name}: its weights {file} .*no network here.*dict\(file='{file}'\)$"
+    ):
+        timm.create_model(name, pretrained=True, cache_dir=str(tmp_path))

@@ -6,13 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from vimzoo import doctor
-from vimzoo.ops import cuda_backend, mamba_ssm_backend, native
+from vimzoo.ops import cuda_backend, mamba_ssm_backend, native, shortfalls
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -23,7 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.usefixtures("needs_native")
 def test_whole_installation(capsys: pytest.CaptureFixture[str]) -> None:
     report: dict[str, Any] = json.loads(run(capsys, "--json"))
-    assert set(report["versions"]) == {"vimzoo", "python", "torch", "timm", "numpy"}
+    assert set(report["versions"]) == {"vimzoo", "python", "torch", "torchvision", "timm", "numpy"}
     speeds = {
         backend["name"]: backend["ns_per_element"] for backend in report["backends"] if backend["loads"]
     }
@@ -38,8 +41,7 @@ def test_without_a_compiler(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     text = run(capsys)
     assert "backend cpu        does not load          the native library was not built (why)" in text
     assert "missing native CPU library: the native library was not built (why)" in text
-    assert re.search(r"the reference runs at \d+ ns per element, about \d+x slower", text)
-    assert "install a C compiler" in text
+    assert shortfalls.price("reference") in text and f"pip install -e {native.checkout()}" in text
     (cpu,) = (b for b in json.loads(run(capsys, "--json"))["backends"] if b["name"] == "cpu")
     assert cpu["loads"] is False and cpu["ns_per_element"] is None
 
@@ -82,5 +84,131 @@ def test_environment_is_shown_and_cannot_break_it() -> None:
     environment = {**os.environ, "VIMZOO_BACKEND": "quick", "VIMZOO_ISA": "mmx"}
     command = [sys.executable, "-m", "vimzoo.doctor"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "VIMZOO_BACKEND=quick" in done.stdout and "missing backend quick" in done.stdout
+    assert "VIMZOO_BACKEND=quick" in done.stdout
+    assert re.search(r"missing backend: VIMZOO_BACKEND: expected one of .*, got 'quick'", done.stdout)
     assert "VIMZOO_ISA=mmx is not available here" in done.stdout or "was not built" in done.stdout
+
+
+IMPORTS_FAIL = """
+import runpy, sys
+class Fails:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            raise {error}
+sys.meta_path.insert(0, Fails())
+import torch, vimzoo
+print(vimzoo.ops.selective_scan(*torch.rand(5, 1, 4, 4)[:2], torch.rand(4, 2), *torch.rand(2, 1, 2, 4)).shape)
+try:
+    vimzoo.load_checkpoint
+except ImportError as error:
+    print("error:", error)
+sys.argv = ["doctor"]
+runpy.run_module("vimzoo.doctor", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "finding"),
+    [
+        ("torchvision", "ModuleNotFoundError(name='torchvision')", "missing torchvision\n"),
+        ("timm", "ModuleNotFoundError(name='timm')", "missing timm\n"),
+        (
+            "torchvision",
+            "RuntimeError('operator torchvision::nms does not exist')",
+            "missing torchvision: RuntimeError: operator torchvision::nms does not exist\n",
+        ),
+    ],
+)
+def test_answers_without_what_models_need(name: str, error: str, finding: str) -> None:
+    """The table and the ops are there; models are missing with the reason, not in silence."""
+    code = IMPORTS_FAIL.format(name=name, error=error)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.search(r"backend reference +\d+\.\d\d ns", done.stdout)
+    assert finding + "    -> no models, layers or training; vimzoo.ops works\n" in done.stdout
+    assert len(re.findall("^missing ", done.stdout, flags=re.M)) == 1
+    assert (
+        "torch.Size([1, 4, 4])" in done.stdout and "error: vimzoo.load_checkpoint: timm cannot" in done.stdout
+    )
+    assert "vimzoo has no models here, only vimzoo.ops: timm cannot be imported" in done.stderr
+
+
+class Library:
+    """A native library with these symbols."""
+
+    def __init__(self, *symbols: str, best: int = 2) -> None:
+        self.vimzoo_cpu_level = lambda: best
+        for symbol in symbols:
+            setattr(self, symbol, None)
+
+
+@pytest.mark.parametrize(
+    ("level", "symbols", "what", "cost"),
+    [
+        (
+            "base",
+            ["omp_get_max_threads"],
+            "avx512 kernels: the compiler did not build them",
+            "scans take 4.1 to 9",
+        ),
+        (
+            "avx2",
+            ["omp_get_max_threads"],
+            "avx512 kernels: the compiler did not build them",
+            "scans take 1.5 to 3",
+        ),
+        ("avx512", [], "OpenMP: the compiler of the native library had none", "on 1 of 3 threads"),
+        (
+            "avx512",
+            ["omp_get_max_threads", "__kmpc_fork_call"],
+            "a common OpenMP runtime: the native library uses LLVM's (libomp), torch uses GNU's",
+            "each has its own 3 threads",
+        ),
+        ("avx512", ["omp_get_max_threads"], None, None),
+    ],
+)
+def test_a_slow_native_library(
+    level: str, symbols: list[str], what: str | None, cost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VIMZOO_ISA", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(native, "load", lambda: (object(), level))
+    monkeypatch.setattr(native, "open_library", lambda _: Library(*symbols))
+    monkeypatch.setattr("ctypes.CDLL", lambda path: Library("omp_get_max_threads"))  # torch's
+    found = shortfalls.shortfalls("cpu")
+    if what is None:
+        assert found == []
+        return
+    (item,) = found
+    assert (
+        item.what.startswith(what) and cost in item.cost and item.remedy.startswith("reinstall vimzoo with")
+    )
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_an_instruction_set_that_is_asked_for() -> None:
+    code = "from vimzoo.ops.shortfalls import shortfalls; print([item.what for item in shortfalls('cpu')])"
+    environment = {**os.environ, "VIMZOO_ISA": "base", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    best = native.LEVELS[native.open_library("base").vimzoo_cpu_level()]
+    assert done.stdout == f"{[f'{best} kernels: VIMZOO_ISA=base is set'] if best != 'base' else []}\n"
+
+
+def test_prices_are_measured() -> None:
+    """The least and most of the result files of all machines, rounded to two digits."""
+    ratios: dict[str, list[float]] = {"reference": [], "base": [], "avx2": []}
+    for path in RESULTS.glob("*/cpu_isa.json"):
+        rows = json.loads(path.read_text())["rows"]
+        ns = {(row["instruction_set"], row["pass"]): row["ns"] for row in rows}
+        for level, passes in ns:
+            if level != "avx512":
+                ratios[level].append(ns[level, passes] / ns["avx512", passes])
+    for path in RESULTS.glob("*/cpu_reference.json"):
+        ratios["reference"] += [row["x_reference"] for row in json.loads(path.read_text())["rows"]]
+    rounded = {
+        name: tuple(float(f"{bound:.2g}") for bound in (min(found), max(found)))
+        for name, found in ratios.items()
+    }
+    assert rounded == shortfalls.TIMES_AS_LONG

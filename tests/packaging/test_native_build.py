@@ -116,7 +116,7 @@ def test_windows_steps_aside(
     command.build_extensions()  # would fail at the first use of that compiler
     assert said == ["vimzoo: no native CPU kernels on Windows; the reference serves instead"]
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(native, "_open", lambda level: None)
+    monkeypatch.setattr(native, "open_library", lambda level: None)
     assert native.load.__wrapped__() == (
         None,
         "the native library was not built (there is none for Windows)",

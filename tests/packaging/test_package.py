@@ -316,6 +316,27 @@ def test_extras_are_explained() -> None:
         assert f"{name} {version} or newer" in text
 
 
+def test_a_checkout_uses_the_libraries_of_the_installed_package(
+    installed: Path, source: Path, tmp_path: Path
+) -> None:
+    """After ``pip install .`` in a checkout; but not libraries that were built from other sources."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(source, checkout)
+    code = """if True:
+        import vimzoo
+        from vimzoo.ops import native
+        from vimzoo.ops.shortfalls import shortfalls
+        print(vimzoo.__file__, native.load()[0] is not None, native.load()[1], shortfalls("cpu"), sep="|")"""
+    where, loads, level, _ = python(code, cwd=checkout, interpreter=installed).split("|")
+    assert Path(where).is_relative_to(checkout) and loads == "True" and level in LEVELS
+
+    changed = checkout / "kernels" / "norm" / "add_norm.c"
+    changed.write_text(changed.read_text() + "/* changed */\n")
+    where, loads, reason, slow = python(code, cwd=checkout, interpreter=installed).split("|")
+    assert loads == "False" and f"{checkout} is imported, and the libraries in " in reason
+    assert reason.endswith("are of other sources)") and f"pip install -e {checkout}" in slow
+
+
 @pytest.mark.parametrize("extra", ["train", "cluster", "sweep"])
 def test_extras_do_not_bring_a_pre_release_of_hydra(extra: str) -> None:
     """The plugins' own bound, ``>=1.1.0.dev7``, admits pre-releases; one without them makes pip leave them out."""

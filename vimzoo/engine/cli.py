@@ -1,8 +1,10 @@
 """The command line: Hydra composes the configuration here and is seen nowhere else."""
 
+import argparse
 import contextlib
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,16 @@ def version_base() -> dict[str, str]:
     import hydra
 
     return {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+
+
+def config_flags(words: Sequence[str]) -> list[str]:
+    """Hydra's flags of a command line that say where configurations lie, in the form ``--config-dir=DIR``."""
+    flags = ("--config-dir", "-cd"), ("--config-name", "-cn"), ("--config-path", "-cp")
+    parser = argparse.ArgumentParser(add_help=False)
+    for flag in flags:
+        parser.add_argument(*flag)
+    given, _ = parser.parse_known_args([word for word in words if word not in ("-c", "-m")])
+    return [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items() if value is not None]
 
 
 def _remove_empty(folder: Path) -> None:
@@ -73,7 +85,7 @@ def main() -> None:
             for key in OmegaConf.missing_keys(cfg):
                 raise UsageError(f"{key} is not set; expected {key}=VALUE")
             settings = OmegaConf.to_container(cfg, resolve=True)
-            said = list(HydraConfig.get().overrides.task)
+            said = [*config_flags(sys.argv[1:]), *HydraConfig.get().overrides.task]
             return launch(settings, out, said)  # type: ignore[arg-type]
         except FloatingPointError as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:

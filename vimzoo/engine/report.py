@@ -17,6 +17,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..data import Splits
+from ..ops.shortfalls import chosen_backend, shortfalls
+from .overrides import quoted
 from .parallel import World
 from .state import State
 from .tasks import Task
@@ -71,12 +73,26 @@ def header(state: State, data: Splits, cfg: dict[str, Any], out: Path) -> None:
     held = f"{len(data.val)} validation"
     held += "" if data.test is None else f", {len(data.test)} test"
     size = "x".join(map(str, data.input_size))
+    slow = []
+    if any(type(module).__module__.startswith("vimzoo.") for module in state.model.modules()):
+        name, detail = chosen_backend(state.device.type)
+        where += f", backend {name}" + (f" ({detail})" if detail else "")
+        slow = shortfalls(state.device.type)
     print(f"model  {cfg['model']['model_name']}, {million:.2f} million parameters, on {where}")
     classes = f"{len(data.classes)} classes, " if data.classes else ""
     print(f"data   {data.name}: {len(data.train)} training, {held}; {classes}{size}")
     for note in data.notes:
         print(f"       {note}")
-    print(f"run    {_shown(out)}, {state.epochs - state.epoch} epochs, seed {cfg['run']['seed']}", flush=True)
+    left = _epochs(state.epochs - state.epoch)
+    print(
+        f"run    {_shown(out)}, {left}, seed {cfg['run']['seed']}; * marks the best epoch so far", flush=True
+    )
+    for item in slow:
+        print(f"warning: missing {item.what}\n  {item.cost}; {item.remedy}", file=sys.stderr, flush=True)
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
 def progress(loader: DataLoader, state: State) -> Iterator[Any]:
@@ -212,7 +228,7 @@ def closing(state: State, out: Path, overrides: Sequence[str], split: str, score
     """Where everything is, what to try next, and the result as the last line."""
     seconds, task = sum(row["seconds"] for row in state.history), state.task
     print(
-        f"\ntrained {state.epoch} epochs in {seconds:.0f} s, best validation {task.label} {task.text(state.best)}"
+        f"\ntrained {_epochs(state.epoch)} in {seconds:.0f} s, best validation {task.label} {task.text(state.best)}"
     )
     print(f"\nfiles in {_shown(out)}")
     for name, meaning in {**FILES, **task.files}.items():
@@ -227,9 +243,9 @@ def closing(state: State, out: Path, overrides: Sequence[str], split: str, score
 def _suggestions(state: State, out: Path, overrides: Sequence[str]) -> list[tuple[str, str]]:
     """(command, what it does); commands repeat how this run was called."""
     script = Path(sys.argv[0])
-    name = f"python {_shown(script)}" if script.suffix == ".py" else script.name
+    name = f"python {shlex.quote(_shown(script))}" if script.suffix == ".py" else script.name
     said = [word for word in overrides if not word.startswith(("resume=", "run.epochs="))]
-    longer = [*said, f"resume={_shown(out)}", f"run.epochs={2 * state.epochs}"]
+    longer = [*said, quoted("resume", _shown(out)), f"run.epochs={2 * state.epochs}"]
     suggestions = [
         (
             f"python -m vimzoo.eval {shlex.quote(_shown(out))}",
@@ -240,7 +256,8 @@ def _suggestions(state: State, out: Path, overrides: Sequence[str]) -> list[tupl
     ]
     if not any(word.startswith("data=") for word in said):
         words, meaning = state.task.own_data
-        suggestions.insert(0, (f"{name} {words}", meaning))
+        flags = [word for word in said if word.startswith("--")]
+        suggestions.insert(0, (" ".join([name, *map(shlex.quote, flags), words]), meaning))
     return suggestions
 
 

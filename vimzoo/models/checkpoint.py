@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from .checkpoint_contents import Tensors, select_tensors, shared_prefixes
 from .checkpoint_reader import CheckpointError, read_checkpoint, read_tensors
+from .hub import require_weights
 
 __all__ = ["CheckpointError", "build_model", "load_checkpoint", "load_into", "read_checkpoint"]
 
@@ -140,8 +141,10 @@ def build_model(
         The model, or timm's feature wrapper around it.
 
     Raises:
-        CheckpointError: The weights cannot be read or do not fit.
+        CheckpointError: The weights cannot be reached or read, or do not fit.
     """
+    if pretrained:
+        require_weights(variant, kwargs)
     overlay = {"custom_load": "hf", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
 
     def checked(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:

@@ -69,6 +69,15 @@ VIM_FACTS: dict[str, ModelFacts] = {
             top1=83.2, score_source="arXiv:2401.09417v3", note="no weights are published", **_SOURCE,
         ),
         ModelFacts(
+            "vim_digits", "",
+            dict(
+                img_size=16, patch_size=4, stride=2, embed_dim=64, depth=4, d_state=8, cls_token="none",
+                global_pool="avg",
+            ),
+            input_size=(3, 16, 16), num_classes=10, params=145_482,
+            note="not the authors'; `python train.py` trains it on scikit-learn's digits, with one channel", **_SOURCE,
+        ),
+        ModelFacts(
             "test_vim", "", dict(img_size=64, embed_dim=32, depth=3, d_state=8, dynamic_img_size=True),
             input_size=(3, 64, 64), params=90_184, note="for tests", **_SOURCE,
         ),
@@ -148,6 +157,12 @@ def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
 def vim_base_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vim:
     """Vim-B+; the paper reports 83.2 %, no weights are published."""
     return _create_vim("vim_base_patch16_stride8_224", pretrained, **kwargs)
+
+
+@register_model
+def vim_digits(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """A Vim of 0.14 million parameters for small pictures, such as scikit-learn's digits."""
+    return _create_vim("vim_digits", pretrained, **kwargs)
 
 
 @register_model

@@ -13,11 +13,13 @@ import os
 import struct
 import sys
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from .. import kernels
 from .backends import Unsupported
 
 LEVELS = ("base", "avx2", "avx512")
@@ -70,30 +72,46 @@ _ENTRIES = tuple(
 )
 
 
-def _open(level: str) -> ctypes.CDLL | None:
+def open_library(level: str) -> ctypes.CDLL | None:
+    """The library for one instruction set; ``None`` if it was not built."""
     spec = importlib.util.find_spec(f"vimzoo.kernels._cpu_{level}")
     if spec is None or spec.origin is None:
         return None
     return ctypes.CDLL(spec.origin)  # after torch, so that both share one OpenMP runtime
 
 
+def checkout() -> Path | None:
+    """The folder of the checkout that is imported; ``None`` if an installed copy is."""
+    folder = Path(kernels.__file__).resolve().parents[2]
+    return folder if (folder / "kernels" / "selective_scan").is_dir() else None
+
+
+def _why_not_built() -> str:
+    if sys.platform == "win32":
+        return "there is none for Windows"
+    if (folder := checkout()) is None:
+        return "no C compiler at install time?"
+    if kernels.other is not None:
+        return f"{folder} is imported, and the libraries in {kernels.other} are of other sources"
+    return f"{folder} is imported, where nothing was built"
+
+
 @cache
 def load() -> tuple[SimpleNamespace | None, str]:
     """The native entry points and the instruction set they use, or ``None`` and why there are none."""
     try:
-        base = _open("base")
+        base = open_library("base")
     except OSError as error:  # such as a runtime library of the compiler that this machine lacks
         return None, f"the native library does not load: {error}"
     if base is None:
-        why = "there is none for Windows" if sys.platform == "win32" else "no C compiler at install time?"
-        return None, f"the native library was not built ({why})"
+        return None, f"the native library was not built ({_why_not_built()})"
     best = int(base.vimzoo_cpu_level())
     wanted = os.environ.get("VIMZOO_ISA")
     if wanted is not None and (wanted not in LEVELS or LEVELS.index(wanted) > best):
         return None, f"VIMZOO_ISA={wanted} is not available here; this processor has {LEVELS[: best + 1]}"
     candidates = [wanted] if wanted else [LEVELS[i] for i in range(best, -1, -1)]
     for level in candidates:
-        library = _open(level)
+        library = open_library(level)
         if library is not None:
             entries = {}
             for name in _ENTRIES:

@@ -1,0 +1,123 @@
+"""What keeps the native kernels below full speed on this machine, each with its price and remedy."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from . import backends, native, triton_backend
+
+TIMES_AS_LONG = {"reference": (16, 39), "base": (4.1, 9.0), "avx2": (1.5, 3.0)}
+"""How many times as long a scan takes, at least and at most, as with AVX-512 kernels on one thread.
+
+From ``cpu_reference.json`` and ``cpu_isa.json`` of the machines in ``benchmarks/results``.
+"""
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """Something that is missing or slow, what that costs, and how to get it."""
+
+    what: str
+    cost: str
+    remedy: str
+
+
+def chosen_backend(device: str) -> tuple[str, str]:
+    """The backend that runs float32 scans on a device type, and its version or instruction set ("" if it has none)."""
+    forced = backends.forced_backend()
+    for name in (forced,) if forced else backends.ORDER.get(device, ("reference",)):
+        load = {"cpu": native.load, "triton": triton_backend.load}.get(name, lambda: (True, ""))
+        found, detail = load()
+        if forced or found is not None:
+            return name, detail if found is not None else ""
+    return "reference", ""
+
+
+def price(slow: str) -> str:
+    """What a backend or instruction set costs, as a sentence."""
+    low, high = TIMES_AS_LONG[slow]
+    return f"scans take {low:g} to {high:g} times as long as with AVX-512 kernels on one thread"
+
+
+def shortfalls(device: str) -> list[Shortfall]:
+    """Why scans on a device type are slower than this machine allows; empty if they are not.
+
+    Args:
+        device: type of a device, such as ``cpu`` or ``cuda``.
+
+    Raises:
+        BackendError: ``VIMZOO_BACKEND`` names no backend.
+    """
+    name, _ = chosen_backend(device)
+    if name == "reference" and backends.forced_backend() == name:
+        return [Shortfall("native kernels: backend reference is forced", price(name), "unset VIMZOO_BACKEND")]
+    if device == "cuda" and name == "reference":
+        cost = "the ops run on the reference, plain PyTorch, step by step"
+        return [
+            Shortfall(
+                f"GPU kernels: {triton_backend.load()[1]}",
+                cost,
+                "install triton, which torch brings on Linux",
+            )
+        ]
+    return _cpu_shortfalls() if device == "cpu" else []
+
+
+def _cpu_shortfalls() -> list[Shortfall]:
+    library, detail = native.load()
+    if library is None:
+        return [Shortfall(f"native CPU library: {detail}", price("reference"), _remedy())]
+    return [found for found in (_instruction_set(detail), _serial(detail), _two_runtimes(detail)) if found]
+
+
+def _remedy() -> str:
+    if sys.platform == "win32":
+        return "use WSL, where the Linux library runs"
+    if "VIMZOO_ISA" in os.environ:
+        return "unset VIMZOO_ISA"
+    compiler = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    first = "" if compiler else "install a C compiler (gcc or clang) and then "
+    checkout = native.checkout()
+    return f"{first}run pip install -e {checkout}" if checkout else f"{first}reinstall vimzoo from source"
+
+
+def _instruction_set(level: str) -> Shortfall | None:
+    """A better one that the processor has, but the build or VIMZOO_ISA leaves out."""
+    best = native.LEVELS[int(native.open_library("base").vimzoo_cpu_level())]  # type: ignore[union-attr]
+    if level == best:
+        return None
+    if "VIMZOO_ISA" in os.environ:
+        return Shortfall(f"{best} kernels: VIMZOO_ISA={level} is set", price(level), "unset VIMZOO_ISA")
+    what = f"{best} kernels: the compiler did not build them, those for {level} run"
+    return Shortfall(what, price(level), f"reinstall vimzoo with a compiler that knows {best}")
+
+
+def _serial(level: str) -> Shortfall | None:
+    threads = torch.get_num_threads()
+    library = native.open_library(level)
+    if threads == 1 or sys.platform == "darwin" or hasattr(library, "omp_get_max_threads"):
+        return None
+    return Shortfall(
+        "OpenMP: the compiler of the native library had none",
+        f"scans, convolutions and norms run on 1 of {threads} threads",
+        "reinstall vimzoo with gcc, or with clang and its OpenMP package (such as libomp-dev)",
+    )
+
+
+def _two_runtimes(level: str) -> Shortfall | None:
+    """LLVM's OpenMP under the native library beside GNU's under torch; each is known by its entry point."""
+    ours, torchs = native.open_library(level), ctypes.CDLL(torch._C.__file__)
+    if not hasattr(ours, "__kmpc_fork_call") or hasattr(torchs, "__kmpc_fork_call"):
+        return None
+    threads = torch.get_num_threads()
+    return Shortfall(
+        "a common OpenMP runtime: the native library uses LLVM's (libomp), torch uses GNU's (libgomp)",
+        f"each has its own {threads} threads, which compete for the same cores",
+        "reinstall vimzoo with gcc",
+    )
