@@ -20,6 +20,7 @@ import torch
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+from .data.decode import DAMAGED, MODES, read_image
 from .models import load_restoration
 from .ops import BIDIRECTIONAL, ScanPath
 from .restoration import PictureError, Restorer, read_picture, restoration_model
@@ -99,7 +100,9 @@ def _upright(pixels: np.ndarray, exif: bytes | None) -> np.ndarray:
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """Any picture as ``(H, W, 3)`` uint8, alpha left out."""
-    eight = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    eight = (
+        ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    )
     colour = eight[..., :1] if eight.shape[2] < 3 else eight[..., :3]
     return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 
@@ -126,14 +129,17 @@ def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[st
     Raises:
         DemoError: the picture or the model cannot be had.
     """
-    from PIL import Image
-
     from .plots import attribution
 
-    pixels = as_rgb(read_pixels(path))
+    if path is None:
+        raise DemoError("Choose a picture first.")
     model = classifier(name.strip(), checkpoint.strip())
     config = resolve_model_data_config(model)
-    image: Tensor = create_transform(**config)(Image.fromarray(pixels)).unsqueeze(0)  # type: ignore[operator,union-attr]
+    try:
+        picture = read_image(path, MODES.get(config["input_size"][0], "RGB"), max_pixels=MOST_PIXELS)
+    except DAMAGED as error:
+        raise DemoError(f"This file cannot be read as a picture: {_first_line(error)}") from error
+    image: Tensor = create_transform(**config)(picture).unsqueeze(0)  # type: ignore[operator,union-attr]
     with torch.no_grad():
         probabilities = model(image)[0].softmax(-1)
     best = probabilities.topk(min(5, len(probabilities)))
@@ -141,7 +147,7 @@ def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[st
     scores = {names(index): p for p, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
     heat = attribution(model, image, best.indices[:1])[0]
     mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    seen = (image[0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+    seen = (image[0] * std + mean).clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3).numpy()
     return scores, draw_heat(seen, heat.numpy()), draw_paths(seen, scan_paths_of(model))
 
 

@@ -14,13 +14,12 @@ from typing import Any
 
 import timm
 import torch
-from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import nn
 
 from .data import UsageError
+from .data.decode import DAMAGED, MODES, read_image
 from .data.files import find_pictures
-from .data.reading import DAMAGED
 from .engine.build import pick_device
 from .engine.classes import of_file
 from .engine.create import create_model
@@ -42,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--top", type=int, default=5, help="classes for each image (default: 5)")
     command.add_argument("--batch", type=int, default=32, help="images at once (default: 32)")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    command.add_argument(
+        "--as-stored", action="store_true", help="do not turn photographs as their EXIF orientation says"
+    )
     command.add_argument("--json", action="store_true", help="one JSON object per image and line")
     return command
 
@@ -107,23 +109,27 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 @torch.inference_mode()
 def predictions(
-    model: nn.Module, files: Sequence[Path], top: int = 5, batch: int = 32, device: torch.device | str = "cpu"
+    model: nn.Module,
+    files: Sequence[Path],
+    top: int = 5,
+    batch: int = 32,
+    device: torch.device | str = "cpu",
+    upright: bool = True,
 ) -> Iterator[dict[str, Any]]:
     """For each file ``{"file", "classes": [{"class", "probability"}, ...]}``, or ``{"file", "error"}``.
 
-    Images are prepared as the model's weights want them.
+    Images are prepared as the model's weights want them, and turned ``upright`` as their EXIF orientation says.
     """
     names, inputs = class_names(model), resolve_model_data_config(model)
     transform = create_transform(**inputs, is_training=False)
-    mode = "L" if inputs["input_size"][0] == 1 else "RGB"
+    mode = MODES.get(inputs["input_size"][0], "RGB")
     model = model.to(device).eval()
     for first in range(0, len(files), batch):
         answers: list[dict[str, Any]] = [{"file": str(file)} for file in files[first : first + batch]]
         images = []
         for answer in answers:
             try:
-                with Image.open(answer["file"]) as image:
-                    images.append(transform(image.convert(mode)))
+                images.append(transform(read_image(answer["file"], mode, upright)))
             except DAMAGED as error:
                 answer["error"] = str(error)
         if images:
@@ -147,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for answer in predictions(model, files, asked.top, asked.batch, device):
+    for answer in predictions(model, files, asked.top, asked.batch, device, not asked.as_stored):
         failed += "error" in answer
         if asked.json:
             print(json.dumps(answer))

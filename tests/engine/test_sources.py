@@ -119,7 +119,8 @@ def test_unreadable_images_are_replaced_counted_and_listed(folder, tmp_path, mon
     listed = (tmp_path / "out/unreadable.txt").read_text().split()
     assert listed == ["cat/1.jpg", "dog/2.jpg"] and "2 images cannot be read" in capsys.readouterr().out
     with pytest.raises(
-        UsageError, match=r"2 of 8 images cannot be read, such as cat/1.jpg; .*max_unreadable=0.2"
+        UsageError,
+        match=r"2 of 8 images cannot be read, such as cat/1.jpg \(cannot identify .*max_unreadable=0.2",
     ):
         launch(composed(*words, "data.max_unreadable=0.2"), tmp_path / "none")
 

@@ -154,7 +154,7 @@ def test_an_older_run_keeps_its_split(tmp_path):
     """Its config.yaml has no ``data.split``: images are drawn from the order of files as they were then."""
     root = make_images(tmp_path / "photos", {"a": 20, "b": 20})
     cfg = composed(*WORDS, f"data.root={root}")
-    assert cfg["data"].pop("split") == "names"
+    assert cfg["data"].pop("split") == "names" and cfg["data"].pop("upright")
     del cfg["aug"]["transform"]["ratio"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(cfg))
     old = run_settings(tmp_path)

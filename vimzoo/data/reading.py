@@ -19,13 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .buckets import Shape, Shapes
+from .decode import DAMAGED, MODES, read_image, size_of
 from .splits import Splits, UsageError
 
 TRIES = 50  # unreadable images in a row before reading gives up
-MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
 READERS = 16  # threads that read headers
-# What Pillow's decoders raise
-DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # Arguments of timm's create_transform that switch off what it does by default
 NO_AUG = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
 
@@ -40,7 +38,7 @@ class ReadImages(Dataset):
         reader: gives (file, class number, ...) by index; has ``class_to_idx`` and ``filename(index)``.
         indices: which of the reader's images these are.
         unreadable: of the reader's images, (N,).
-        mode: of the image: RGB, or L for grey.
+        mode: of the image: RGB, or L for grey. upright: whether it is turned as its EXIF orientation says.
         transform: from an image, and a height and width or None, to a tensor; None leaves images as they are.
         shapes: height and width of each image after the transform where they differ, else None.
     """
@@ -49,7 +47,7 @@ class ReadImages(Dataset):
         self.reader = reader
         self.indices = np.arange(len(reader))
         self.unreadable = torch.zeros(len(reader), dtype=torch.bool).share_memory_()
-        self.mode = "RGB"
+        self.mode, self.upright = "RGB", True
         self.transform: Callable[[Image.Image, Shape | None], Tensor] | None = None
         self.shapes: list[Shape] | None = None
 
@@ -77,8 +75,8 @@ class ReadImages(Dataset):
         for place in self.indices[np.arange(index, index + TRIES) % len(self)].tolist():
             try:
                 file, target, *_ = self.reader[place]
-                with Image.open(file) as image:
-                    picture = image.convert(self.mode)
+                with file:
+                    picture = read_image(file, self.mode, self.upright)
                 break
             except DAMAGED:
                 self.unreadable[place] = True
@@ -93,8 +91,8 @@ class ReadImages(Dataset):
 
         def size(index: int) -> Shape:
             try:
-                with Image.open(self.reader[index][0]) as image:
-                    return image.height, image.width
+                with self.reader[index][0] as file:
+                    return size_of(file, self.upright)
             except DAMAGED:
                 return 1, 1
 
@@ -108,6 +106,15 @@ class ReadImages(Dataset):
     def unreadable_names(self) -> list[str]:
         """Files that could not be read so far, by name."""
         return [str(self.reader.filename(int(index))) for index in self.unreadable.nonzero()]
+
+    def reason(self) -> str:
+        """Why the first of the files that could not be read cannot be."""
+        try:
+            with self.reader[int(self.unreadable.nonzero()[0])][0] as file:
+                read_image(file, self.mode)
+        except DAMAGED as error:
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return "it can be read now"
 
 
 class SeededImages(Dataset):
@@ -173,6 +180,7 @@ class ImageSettings:
     Attributes:
         img_size: side in pixels; None takes the model's own.
         in_chans: 3 reads colour, 1 reads grey.
+        upright: turn photographs as their EXIF orientation says.
         max_unreadable: share of the images that may be unreadable before the run stops.
         sides: None makes all images squares of ``img_size``. Otherwise training images come in squares of these
             sides and oblong shapes of the same areas, each image in shapes near its own; evaluation keeps the shape
@@ -189,6 +197,7 @@ class ImageSettings:
 
     img_size: int | None = None
     in_chans: int = 3
+    upright: bool = True
     max_unreadable: float = 0.01
     sides: Sequence[int] | None = None
     step: int = 16
@@ -226,7 +235,7 @@ class ImageSettings:
         """The data set of that name, from the images of its parts."""
         read = [part for part in (train, val, test) if part is not None]
         for part in read:
-            part.mode, part.transform = MODES[self.in_chans], self.still
+            part.mode, part.upright, part.transform = MODES[self.in_chans], self.upright, self.still
         train.transform = self.training
         val, test = self._by_shape(val), test and self._by_shape(test)
         return Splits(
@@ -271,7 +280,7 @@ def unreadable(parts: list[ReadImages], share: float) -> list[str]:
         names = images.unreadable_names()
         if len(names) > share * len(images.unreadable):
             raise UsageError(
-                f"{len(names)} of {len(images.unreadable)} images cannot be read, such as {names[0]}; "
-                f"expected at most the share data.max_unreadable={share}"
+                f"{len(names)} of {len(images.unreadable)} images cannot be read, such as {names[0]} "
+                f"({images.reason()}); expected at most the share data.max_unreadable={share}"
             )
     return sorted({name for images in parts for name in images.unreadable_names()})
