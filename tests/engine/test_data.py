@@ -177,3 +177,11 @@ def test_presets_name_all_that_timm_does(images):
             16, is_training=True, **options, **named
         )(image)
         assert torch.equal(ours, data.train[1, 3][0])
+
+
+def test_evaluating_everything_does_not_augment(images):
+    for options in ({}, {"split": "order"}):
+        data = image_folder(str(images), img_size=16, test_fraction=1, aug={"scale": [0.1, 0.2]}, **options)
+        assert len(data.test) == len(data.val) == len(data.train) == 20
+        for part in (data.val, data.test):
+            assert torch.equal(part[3][0], part[3][0]) and not torch.equal(part[3][0], data.train[0, 3][0])

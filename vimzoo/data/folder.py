@@ -82,7 +82,7 @@ def _names(dataset: ReadImages) -> tuple[str, ...]:
 def _held_out_at_random(whole: ReadImages, root: Path, val: float, test: float) -> list[ReadImages]:
     """Training, validation and, unless its share is 0, test images; all of them everywhere if that is 1."""
     if test == 1:
-        return [whole] * 3
+        return [whole.part(np.arange(len(whole))) for _ in range(3)]  # prepared in different ways
     try:
         files = [PurePosixPath(name) for name in whole.reader.files]
         parts = split_by_name(files, _labels(whole), val, test, _names(whole))
@@ -132,7 +132,7 @@ def _open_as_before(root: Path, val: float, test: float) -> list[ReadImages]:
         return [train, *(_held_out(read(folder), folder, train) for folder in folders)]
     whole = read(root)
     if test == 1:
-        return [whole] * 3
+        return [whole.part(np.arange(len(whole))) for _ in range(3)]  # prepared in different ways
     return [whole.part(part) for part in stratified_split(_labels(whole), val, test, names=_names(whole))][
         : 3 if test else 2
     ]
