@@ -26,8 +26,6 @@ class SmallOnOneThread(nn.Module):
     and exported models are left alone, and so is the backward pass.
     """
 
-    feature_info: list[dict[str, Any]]
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As `torch.nn.Module`'s."""
         if torch.compiler.is_compiling() or not args or not _is_small(self, args[0]):
@@ -45,7 +43,8 @@ def _is_small(model: SmallOnOneThread, x: Any) -> bool:
 def multiply_adds(model: SmallOnOneThread, shape: torch.Size) -> int:
     """About how many products with weights images ``(B, C, H, W)`` take: weights of each stage times its tokens."""
     if model not in _parts:
-        steps = {part["module"]: part["reduction"] for part in model.feature_info}
+        infos: Any = model.feature_info  # not annotated on the class, where TorchScript would try to read it
+        steps = {part["module"]: part["reduction"] for part in infos}
         stages = [(stage, steps[name]) for name, stage in model.named_modules() if name in steps]
         _parts[model] = [(sum(p.numel() for p in stage.parameters()), step) for stage, step in stages]
     pixels = shape[0] * shape[2] * shape[3]
