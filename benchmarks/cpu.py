@@ -205,6 +205,7 @@ def bench_reference(quick: bool) -> None:
         "cpu_reference",
         rows,
         "float32 scan_paths, processor time in ms on one thread; x: reference over native",
+        timed=False,
     )
 
 

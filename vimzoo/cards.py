@@ -88,11 +88,16 @@ models, published figures come from the records beside each registration, measur
 
 
 def machine_folders(folder: Path) -> list[Path]:
-    """The folders of machines that were measured, the latest first."""
+    """The folders of machines that were measured, the one whose models were timed last first.
+
+    A single later measurement of something else does not make a machine's figures newer.
+    """
 
     def latest(machine: Path) -> tuple[str, str]:
+        files = [path for path in [machine / "cpu_each_model.json"] if path.is_file()]
         dates = [
-            read_result(machine, file.stem)["machine"].get("date", "") for file in machine.glob("*.json")
+            read_result(machine, file.stem)["machine"].get("date", "")
+            for file in files or machine.glob("*.json")
         ]
         return max(dates, default=""), machine.name
 
