@@ -13,6 +13,8 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from vimzoo.ops.flops import papers_flops
+
 
 @dataclass(frozen=True)
 class Size:
@@ -21,12 +23,6 @@ class Size:
     params: int
     flops: int
     paper_flops: int
-
-
-def _papers_scan(x: Sequence[int], x_dbl: Any, A: Sequence[int], dt_weight: Sequence[int], *args: Any) -> int:
-    """Twice the papers' count of a scan, since all other terms come out doubled too."""
-    directions = len(args[3])
-    return 2 * x[0] * x[1] * x[-1] * directions * (9 * A[-1] + 2 + dt_weight[-1])
 
 
 @cache
@@ -41,7 +37,7 @@ def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> 
 
     def both(*args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         ours = flop_registry[torch.ops.vimzoo.scan_paths](*args, out_val=out_shape, **kwargs)
-        scans.append((ours, _papers_scan(*args)))
+        scans.append((ours, 2 * papers_flops("scan_paths", *args)))  # all other terms come out doubled, too
         return 0
 
     with torch.device("meta"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,8 +137,12 @@ def predictions(
             ranked = model(torch.stack(images).to(device)).float().softmax(dim=1).topk(min(top, len(names)))
             rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
             for answer in answers:
-                if "error" not in answer:
-                    pairs = zip(*next(rows), strict=True)
+                if "error" in answer:
+                    continue
+                pairs = list(zip(*next(rows), strict=True))
+                if any(math.isnan(p) for p, _ in pairs):
+                    answer["error"] = "the model answered NaN; the weights may be damaged"
+                else:
                     answer["classes"] = [{"class": names[i], "probability": p} for p, i in pairs]
         yield from answers
 

@@ -106,6 +106,15 @@ def test_predict_names_digits(run, digits, capsys):
         assert best["probability"] == pytest.approx(ranked.max().item(), abs=1e-4)
 
 
+def test_predict_refuses_an_answer_that_is_no_number(run, digits):
+    """A NaN has a largest class, too, which would be shown with a probability."""
+    model = predict.load_model(str(run))
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    answer = next(predict.predictions(model, [digits / "3.png"]))
+    assert "NaN" in answer["error"] and "classes" not in answer
+
+
 def test_predict_as_a_table(run, digits, capsys):
     assert (
         predict.main(["--top", "2", str(digits / "3.png"), "--model", str(run), str(digits / "4.png")]) == 0

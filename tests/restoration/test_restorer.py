@@ -263,7 +263,8 @@ def test_models_and_pictures_of_another_kind_are_refused(small) -> None:
         Restorer(MambaIR(in_chans=4, embed_dim=32, depths=(1,), d_state=4))
     with pytest.raises(ValueError, match="multiples of 8"):
         Restorer(small("unet"), tile="official")
-    for wrong in (np.zeros((4, 4, 5)), np.zeros((0, 4, 3)), np.zeros(4), np.zeros((4, 4), bool)):
+    infinite = np.full((4, 4), np.inf, np.float32)
+    for wrong in (np.zeros((4, 4, 5)), np.zeros((0, 4, 3)), np.zeros(4), np.zeros((4, 4), bool), infinite):
         with pytest.raises(ValueError, match="pixels: expected"):
             Restorer(small("light_x2"))(wrong)
 

@@ -1,5 +1,7 @@
 """The checks that an image is one, and of a size that a model takes."""
 
+import warnings
+
 import torch
 from timm.models import register_notrace_function
 from torch import Tensor
@@ -40,17 +42,18 @@ def check_image_sizes(
 
 @register_notrace_function  # values decide, which FX cannot follow
 @torch.jit.ignore
-def check_finite(x: Tensor) -> None:
-    """Refuses images with pixels that are NaN or infinite, which would come out as a confident nothing.
+def warn_unless_finite(x: Tensor) -> None:
+    """Warn that images with a NaN or infinite pixel come out as NaN.
 
-    Only where it costs next to nothing: on the CPU, outside compiled and exported graphs. On a GPU the answer would
-    have to be waited for; there such an image gives NaN, for itself alone.
+    Every model of this package answers such an image with NaN alone, on every backend, and the other images of the
+    batch with what they would get without it. It is a warning and not an error because tools that count operations or
+    look for shapes call models with uninitialised memory. `vimzoo.restoration.Restorer` refuses such pictures.
+
+    On a GPU the answer would have to be waited for, so the pixels are looked at on the CPU only; tracers, compiled and
+    exported graphs and dispatch modes skip it as well.
 
     Args:
         x: Images ``(B, C, H, W)``.
-
-    Raises:
-        ValueError: naming the images.
     """
     if (
         not x.is_cpu
@@ -61,4 +64,7 @@ def check_finite(x: Tensor) -> None:
         return
     bad = (~x.detach().isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if bad:
-        raise ValueError(f"x: expected finite pixels, got NaN or infinity in images {bad[:8]} of {len(x)}")
+        found = f"images {bad[:8]} of {len(x)}"
+        warnings.warn(
+            f"x: NaN or infinite pixels in {found}; their outputs are NaN", RuntimeWarning, stacklevel=3
+        )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .images import check_finite, check_image_sizes
+from .images import check_image_sizes, warn_unless_finite
 from .linear import apply_linear
 from .maps import map_norm
 
@@ -62,11 +62,11 @@ class MapStem(nn.Module):
         """Images ``(B, C, H, W)`` -> map ``(B, h, w, D)``.
 
         Raises:
-            ValueError: the images have not four axes, other channels, no whole patch, or no finite pixels.
+            ValueError: the images have not four axes, other channels, or no whole patch.
         """
         check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
         if not torch.jit.is_scripting():
-            check_finite(x)
+            warn_unless_finite(x)
         x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, in words that vmap knows
         x = self.norm1(self.conv1(x).permute(0, 2, 3, 1))
         if self.conv2 is not None and self.norm2 is not None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import lecun_normal_, resample_patch_embed, to_2tuple
 from torch import Tensor, nn
 
-from .images import check_finite, check_image_sizes
+from .images import check_image_sizes, warn_unless_finite
 
 
 class PatchEmbed(nn.Module):
@@ -111,11 +111,11 @@ class PatchEmbed(nn.Module):
         """Images ``(B, C, H, W)`` -> tokens ``(B, rows * columns, D)``.
 
         Raises:
-            ValueError: the images have not four axes, other channels, a size that is not taken, or no finite pixels.
+            ValueError: the images have not four axes, other channels, or a size that is not taken.
         """
         check_image_sizes(x, self.in_chans, self.patch_size, self.img_size if self.strict_img_size else None)
         if not torch.jit.is_scripting():
-            check_finite(x)
+            warn_unless_finite(x)
         if self.dynamic_img_pad:
             height, width = x.shape[2], x.shape[3]
             bottom = (self.patch_size[0] - height) % self.stride[0]

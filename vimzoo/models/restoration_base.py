@@ -9,7 +9,7 @@ from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 from vimzoo.layers.buffers import DerivedBuffers
-from vimzoo.layers.images import check_finite
+from vimzoo.layers.images import warn_unless_finite
 
 from .checkpoint import CheckpointError, load_into, unwrapped
 from .checkpoint_reader import read_tensors
@@ -128,7 +128,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
 
 @register_notrace_function  # sizes decide, which FX cannot follow
 def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> None:
-    """Images ``(B, channels, H, W)`` of finite pixels with sides in multiples of ``multiple_of``.
+    """Images ``(B, channels, H, W)`` with sides in multiples of ``multiple_of``.
 
     Raises:
         ValueError: they are not.
@@ -137,4 +137,4 @@ def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> None:
         raise ValueError(f"x: expected images (B, {channels}, H, W), got {x.shape}")
     if x.shape[2] % multiple_of != 0 or x.shape[3] % multiple_of != 0:
         raise ValueError(f"x: expected height and width in multiples of {multiple_of}, got {x.shape}")
-    check_finite(x)
+    warn_unless_finite(x)

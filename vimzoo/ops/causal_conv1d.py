@@ -12,13 +12,13 @@ from torch import Tensor
 from . import mamba_ssm_backend, native, reference, threads, triton_rows
 from .backends import Unsupported
 from .derivatives import Derivative, register
+from .flops import flop_formula
 from .library import (
     LIBRARY,
     autocast_activations,
     check,
     check_tensors,
     empty,
-    flop_formula,
     gradients_of,
     implement,
 )
@@ -196,7 +196,7 @@ register(
 autocast_activations("causal_conv1d", activations=(0,))
 
 
-@flop_formula(torch.ops.vimzoo.causal_conv1d)
+@flop_formula("causal_conv1d")
 def _flops(x_shape, weight_shape, *args, **kwargs) -> int:  # type: ignore
     """Two per tap and element."""
     return 2 * x_shape[0] * x_shape[1] * weight_shape[0] * weight_shape[1] * weight_shape[2]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends
-from .library import LIBRARY, autocast_inputs, empty, in_forward_mode
+from .library import LIBRARY, autocast_inputs, empty, in_forward_mode, without_autocast
 
 TORCH_FUNC, FORWARD_MODE, SECOND = "torch.func transforms", "forward-mode AD", "second derivatives"
 
@@ -76,7 +76,7 @@ class Derivative:
             cotangents, leaves = values[: self.outputs], values[self.outputs :]
             return self.gradients(*cotangents, *(None,) * self.saved, *leaves, *ctx.settings)
 
-        with torch.autocast(tensors[0].device.type, enabled=False):
+        with without_autocast(tensors[0].device.type):
             found = _gradients(first, tensors, grads)
         settings = (None,) * (len(ctx.settings) + 1)
         return *found[: self.outputs], *(None,) * self.saved, *found[self.outputs :], *settings
@@ -147,7 +147,7 @@ def _register(
         backends.use_reference(op, why, args[-1])
         device = args[0].device.type
         narrowed = autocast_inputs(op, args, device)
-        with torch.autocast(device, enabled=False):
+        with without_autocast(device):
             return plain(*narrowed[:-1])
 
     def autograd(keyset: Any, *args: Any) -> Any:

@@ -1,14 +1,14 @@
-"""The ``vimzoo`` operator library and what its ops share: argument checks, autocast, reference gradients, FLOPs."""
+"""The ``vimzoo`` operator library and what its ops share: argument checks, autocast, reference gradients."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
 
 from . import backends
 
@@ -86,7 +86,7 @@ def in_forward_mode() -> bool:
 def check_same_dtype(name: str, tensor: Tensor, of: str, x: Tensor) -> None:
     """Raise ``ValueError`` unless ``tensor`` has the dtype of ``x`` or autocast is about to give both the same one."""
     wide = torch.float64 in (tensor.dtype, x.dtype)
-    mixed = not wide and torch.is_autocast_enabled(x.device.type)
+    mixed = not wide and in_autocast(x.device.type)
     check(tensor.dtype == x.dtype or mixed, name, "the dtype of {}, {}", tensor, of, x.dtype)
 
 
@@ -101,8 +101,7 @@ def gradients_of(
     """
     # Inside an operator autograd may be switched off (under a FLOP counter, say); leaving inference mode switches it
     # on. A backward pass inside an autocast block must not narrow what runs in float32 here.
-    no_autocast = torch.autocast(args[0].device.type, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), no_autocast:
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(args[0].device.type):
         leaves = [None if t is None else t.detach().requires_grad_() for t in args[:tensors]]
         outputs = function(*leaves, *args[tensors:])
         given = [leaf for leaf in leaves if leaf is not None]
@@ -129,6 +128,16 @@ def _narrowed(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return tensor.to(dtype)
 
 
+def in_autocast(device: str) -> bool:
+    """Whether autocast is on for this type of device; some, such as ``meta``, have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager:
+    """A block in which autocast is off."""
+    return torch.autocast(device, enabled=False) if in_autocast(device) else contextlib.nullcontext()
+
+
 _ACTIVATIONS: dict[str, Sequence[int]] = {}
 
 
@@ -152,12 +161,7 @@ def autocast_activations(op: str, activations: Sequence[int]) -> None:
 
 def autocast_inputs(op: str, args: Sequence[Any], device: str) -> Sequence[Any]:
     """The arguments of ``vimzoo::op`` under the autocast of ``device``; without autocast they stay as they are."""
-    if op not in _ACTIVATIONS or not torch.is_autocast_enabled(device):
+    if op not in _ACTIVATIONS or not in_autocast(device):
         return args
     dtype = torch.get_autocast_dtype(device)
     return [_narrowed(a, dtype) if i in _ACTIVATIONS[op] else a for i, a in enumerate(args)]
-
-
-def flop_formula(op: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Tell ``torch.utils.flop_counter`` what one call of ``op`` costs; the formula sees shapes in place of tensors."""
-    return register_flop_formula(op)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .library import LIBRARY, check, check_tensors, is_eager
+from .library import LIBRARY, check, check_tensors, is_eager, without_autocast
 
 LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 
@@ -70,7 +70,7 @@ class _OneDNNLinear(torch.autograd.Function):
         grad = grad.contiguous()
         rows = grad.flatten(0, -2)
         to_x, to_weight, to_bias = ctx.needs_input_grad
-        with torch.autocast("cpu", enabled=False):  # float32, as the forward pass was
+        with without_autocast("cpu"):  # float32, as the forward pass was
             return (
                 _one(grad, weight.t(), None) if to_x else None,
                 _one(rows.t(), x.flatten(0, -2).t(), None) if to_weight else None,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import cuda_scans, mamba_ssm_backend, native, reference, threads, triton_scans
 from .derivatives import Derivative, register
+from .flops import flop_formula
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -18,7 +19,6 @@ from .library import (
     check_same_dtype,
     check_tensors,
     empty,
-    flop_formula,
     gradients_of,
     implement,
 )
@@ -342,9 +342,15 @@ register(
 autocast_activations("scan_paths", activations=(0, 1, 6))
 
 
-@flop_formula(torch.ops.vimzoo.scan_paths)
-def _flops(x_shape, x_dbl_shape, A_shape, dt_weight_shape, *args, **kwargs) -> int:  # type: ignore
-    """Per element and path: 9 N for the recurrence (VMamba's convention), 2 for D, 2 R for the dt projection."""
-    codes = args[3]
-    states, rank = A_shape[-1], dt_weight_shape[-1]
-    return x_shape[0] * x_shape[1] * x_shape[-1] * len(codes) * (9 * states + 2 + 2 * rank)
+def _papers_flops(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, *args) -> int:  # type: ignore
+    """Per element and step: 9 N for the recurrence (VMamba's convention), 1 each for D and the gate, R for the step
+    sizes."""
+    steps = x[1] if table is None else table[1]
+    return x[0] * steps * x[-1] * len(codes) * (9 * A[-1] + 2 + dt_weight[-1])
+
+
+@flop_formula("scan_paths", _papers_flops)
+def _flops(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, *args, **kwargs) -> int:  # type: ignore
+    """Per element and step: 9 N for the recurrence (VMamba's convention), 2 for D, 2 R for the step sizes."""
+    steps = x[1] if table is None else table[1]
+    return x[0] * steps * x[-1] * len(codes) * (9 * A[-1] + 2 + 2 * dt_weight[-1])

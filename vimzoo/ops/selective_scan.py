@@ -11,6 +11,7 @@ from torch import Tensor
 from . import cuda_scans, mamba_ssm_backend, native, reference, threads, triton_scans
 from .backends import Unsupported
 from .derivatives import Derivative, register
+from .flops import flop_formula
 from .library import (
     LIBRARY,
     autocast_activations,
@@ -18,7 +19,6 @@ from .library import (
     check_same_dtype,
     check_tensors,
     empty,
-    flop_formula,
     gradients_of,
     implement,
 )
@@ -307,7 +307,9 @@ register(
 autocast_activations("selective_scan", activations=(0, 1, 3, 4, 6))
 
 
-@flop_formula(torch.ops.vimzoo.selective_scan)
 def _flops(u_shape, delta_shape, A_shape, *args, **kwargs) -> int:  # type: ignore
     """9 N per element for the recurrence and 2 for D (VMamba's convention)."""
     return u_shape[0] * u_shape[1] * u_shape[2] * (9 * A_shape[1] + 2)
+
+
+flop_formula("selective_scan", papers=_flops)(_flops)

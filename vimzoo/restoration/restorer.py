@@ -219,6 +219,8 @@ def _check_pixels(planes: np.ndarray) -> None:
         raise ValueError(f"pixels: expected (H, W) or (H, W, 1 to 4), got {planes.shape}")
     if planes.dtype not in WHITE:
         raise ValueError(f"pixels: expected uint8, uint16 or float32, got {planes.dtype}")
+    if planes.dtype == np.float32 and not np.isfinite(planes.sum(dtype=np.float64)):
+        raise ValueError("pixels: expected finite numbers, got NaN or infinity")
 
 
 def _check_options(
