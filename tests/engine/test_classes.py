@@ -95,7 +95,7 @@ def test_an_old_run_is_matched_by_what_it_left_or_says_that_it_cannot_be(run, fo
     with pytest.raises(UsageError, match=r"dog is not in it"):
         eval_command.evaluation([str(old), f"data.root={folders / 'bcd'}", "data.test_fraction=1"])
     launch(composed(*WORDS, f"data.root={folders / 'abc'}", f"resume={old}", "run.epochs=4"), tmp_path / "on")
-    assert "before class names were recorded" in capsys.readouterr().err
+    assert "before runs recorded class names" in capsys.readouterr().err
 
 
 def test_a_classifier_keeps_the_classes_that_stay(run, folders, capsys):
