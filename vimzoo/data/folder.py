@@ -11,6 +11,7 @@ from timm.data.readers import create_reader
 
 from .classes import listed
 from .files import Found, find_pictures, natural_key
+from .label_file import read_labels
 from .layout import LAYOUT, class_names, split_folders, unwrapped
 from .reading import ImageSettings, ReadImages
 from .splits import Splits, UsageError, check_split, split_by_name, stratified_split
@@ -24,7 +25,7 @@ class ClassFolders:
     """
 
     def __init__(self, root: Path, files: list[str], labels: list[str]) -> None:
-        self.root, self.files = root, files
+        self.root, self.files = root, list(files)
         self.class_to_idx = {name: number for number, name in enumerate(sorted(set(labels), key=natural_key))}
         self.samples = [
             (f"{root}/{file}", self.class_to_idx[label]) for file, label in zip(files, labels, strict=True)
@@ -107,13 +108,28 @@ def _open(
         kind: _read(root / folder, files, class_folders, 2 if kind == "train" else 1)
         for kind, (folder, files) in parts.items()
     }
+    return _in_order(read, root, val), notes
+
+
+def _in_order(read: dict[str, ReadImages], root: Path, val: float) -> list[ReadImages]:
+    """Training, validation and, if given, test; validation images are held out of training where there are none."""
     for kind in ("val", "test"):
         if kind in read:
-            _held_out(read[kind], root / parts[kind][0], read["train"])
+            _held_out(read[kind], root / kind, read["train"])
     if "val" in read:
-        return [read[kind] for kind in ("train", "val", "test") if kind in read], notes
-    train, held = _held_out_at_random(read["train"], root / parts["train"][0], val, 0)
-    return [train, held, read["test"]], notes
+        return [read[kind] for kind in ("train", "val", "test") if kind in read]
+    return [
+        *_held_out_at_random(read["train"], root, val, 0),
+        *(read[kind] for kind in ("test",) if kind in read),
+    ]
+
+
+def _open_listed(root: Path, labels: Path, val: float, test: float) -> tuple[list[ReadImages], list[str]]:
+    """As `_open`, with the classes and splits that a CSV file tells."""
+    listed, notes = read_labels(root, labels)
+    read = {kind: ReadImages(ClassFolders(root, *pair)) for kind, pair in listed.items()}
+    first = _checked(read[""] if "" in read else read["train"], root, least=1 if test == 1 else 2)
+    return (_held_out_at_random(first, root, val, test) if "" in read else _in_order(read, root, val)), notes
 
 
 def _open_as_before(root: Path, val: float, test: float) -> list[ReadImages]:
@@ -144,6 +160,7 @@ def image_folder(
     test_fraction: float = 0.1,
     split: str = "names",
     class_folders: str | None = None,
+    labels: str | None = None,
     **options: Any,
 ) -> Splits:
     """An image folder: DIR/{train,val[,test]}/CLASS/*.jpg, or DIR/CLASS/*.jpg with a fixed stratified split.
@@ -158,6 +175,8 @@ def image_folder(
         split: how these are chosen, see `vimzoo.data.splits.SPLITS`; ``order`` also reads classes as before.
         class_folders: ``top`` names classes by the outermost folders, ``leaf`` by the innermost; None sees which is
             meant.
+        labels: a CSV file with columns file (relative to DIR), label and, if it divides them, split; folders then mean
+            nothing.
         options: of `ImageSettings`.
 
     Raises:
@@ -173,7 +192,9 @@ def image_folder(
     check_split(split)
     settings = ImageSettings(**options)
     notes: list[str] = []
-    if split == "order":
+    if labels is not None:
+        parts, notes = _open_listed(path, Path(labels).expanduser(), val_fraction, test_fraction)
+    elif split == "order":
         parts = _open_as_before(path, val_fraction, test_fraction)
     else:
         inner, found = unwrapped(path, find_pictures(path))

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from .files import SUFFIXES
+from .files import SUFFIXES, hidden
 from .reading import ImageSettings, ReadImages
 from .splits import Splits, UsageError
 
@@ -54,6 +54,8 @@ def _samples(shard: Path) -> list[tuple[Path, int, int, str, int]]:
             for member in archive:
                 # A sample's key ends at the first dot of the file's name, as WebDataset has it
                 folder, _, name = member.name.rpartition("/")
+                if hidden(name):  # such as ._x.jpg of macOS
+                    continue
                 stem, _, extension = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 if f".{extension.lower()}" in SUFFIXES:
