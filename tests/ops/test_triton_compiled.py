@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -43,6 +44,28 @@ upstream's CUDA takes 876, 1796 and 131."""
 def sass() -> Any:
     """``benchmarks/sass.py``."""
     return benchmark("sass")
+
+
+@pytest.fixture(scope="module")
+def amd_linker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Triton 3.4 links AMD's code with a program of ROCm; Zig brings one that does the same."""
+    from triton.backends.amd import compiler
+
+    try:
+        getattr(compiler.HIPBackend, "path_to_rocm_lld", str)()
+    except Exception as error:
+        if importlib.util.find_spec("ziglang") is None:
+            pytest.skip(f"no linker for AMD: {error}")
+        script = tmp_path_factory.mktemp("linker") / "ld.lld"
+        script.write_text(
+            f'#!/bin/sh\n[ "$1" = -flavor ] && shift 2\nexec "{sys.executable}" -m ziglang ld.lld "$@"\n'
+        )
+        script.chmod(0o755)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_HIP_LLD_PATH", str(script))
+            yield
+        return
+    yield
 
 
 def forward_and_backward(
@@ -90,7 +113,7 @@ def run_everything(dtype: torch.dtype, small: bool) -> None:
 
 
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
-def test_compiles(sass: Any, target: str) -> None:
+def test_compiles(sass: Any, amd_linker: None, target: str) -> None:
     """All kernels in bfloat16, with the arguments that a GPU would get."""
     with sass.compiling(target) as found:
         run_everything(torch.bfloat16, small=False)
@@ -103,7 +126,9 @@ def test_compiles(sass: Any, target: str) -> None:
 @pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
-def test_compiles_everywhere(sass: Any, target: str, dtype: torch.dtype, small: bool) -> None:
+def test_compiles_everywhere(
+    sass: Any, amd_linker: None, target: str, dtype: torch.dtype, small: bool
+) -> None:
     with sass.compiling(target) as found:
         run_everything(dtype, small)
     assert {made.name for made in found} == KERNELS

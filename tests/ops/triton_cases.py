@@ -26,6 +26,7 @@ from ops_helpers import (
     with_dtype,
     with_layout,
 )
+from triton.runtime import interpreter
 
 from vimzoo.ops import (
     BIDIRECTIONAL,
@@ -39,6 +40,15 @@ from vimzoo.ops import (
 )
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def patch_tensor(tensor: Any, *scope: Any, original: Any = interpreter._patch_lang_tensor) -> None:
+    """Bounds of loops as numbers: Triton 3.4 takes ``int`` of arrays of one element, which NumPy 2.5 refuses."""
+    original(tensor, *scope)
+    tensor.__index__ = lambda self: int(self.handle.data.item())
+
+
+interpreter._patch_lang_tensor = patch_tensor
 HALVES = [torch.bfloat16, torch.float16]
 
 CONVS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
