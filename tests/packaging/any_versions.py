@@ -10,6 +10,7 @@ but Python.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -88,7 +89,12 @@ class Clone:
 
     def __init__(self, folder: Path, python: str, torch: str | None, pre: bool) -> None:
         self.folder, self.python = folder / "vimzoo", python
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.folder)], check=True)
+        get = (
+            ["-C", str(self.folder), "pull"]
+            if self.folder.exists()
+            else ["clone", str(ROOT), str(self.folder)]
+        )
+        subprocess.run(["git", *get, "--quiet"], check=True)
         held = folder / "constraints.txt"
         held.write_text(constraints(torch))
         self.environment = {
@@ -144,9 +150,14 @@ def main() -> int:
     parser.add_argument(
         "--python", default=sys.executable, help="command of the Python to use; default: this one"
     )
+    parser.add_argument(
+        "--folder", type=Path, help="of clone and environment, kept and used again; default: temporary"
+    )
     options, words = parser.parse_known_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        clone = Clone(Path(temporary), options.python, options.torch, options.pre)
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        clone = Clone(folder.resolve(), options.python, options.torch, options.pre)
         clone.make(".venv", check=True)
         if options.newest:
             clone.update()
@@ -157,7 +168,7 @@ def main() -> int:
         trained = clone.make("train", stdout=subprocess.PIPE)
         last = trained.stdout.strip().splitlines()[-1:] if trained.returncode == 0 else ["failed"]
         print(*last, sep="\n", flush=True)
-        report = Path(temporary) / "report.xml"
+        report = folder.resolve() / "report.xml"
         status = clone.make("test", shlex.join([f"--junitxml={report}", *words])).returncode
         found = outcomes(report)
         commit = clone.run("git", "rev-parse", "--short", "HEAD", stdout=subprocess.PIPE, check=True).stdout
