@@ -21,6 +21,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from .data.decode import DAMAGED, MODES, read_image
+from .engine.classes import file_options
 from .models import load_restoration
 from .ops import BIDIRECTIONAL, ScanPath
 from .restoration import PictureError, Restorer, read_picture, restoration_model
@@ -48,7 +49,7 @@ def classifier(name: str, checkpoint: str = "") -> nn.Module:
         raise DemoError(f"There is no model {name!r}; near it: {near or 'none'}")
     overlay: dict[str, Any] = {}
     if checkpoint:
-        overlay = {"pretrained": True, "pretrained_cfg_overlay": {"file": checkpoint}}
+        overlay = file_options(Path(checkpoint))
     try:
         if not overlay and (":" in name or timm.get_pretrained_cfg(name).has_weights):  # type: ignore[union-attr]
             overlay = {"pretrained": True}

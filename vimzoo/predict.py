@@ -22,7 +22,7 @@ from .data import UsageError
 from .data.decode import DAMAGED, MODES, read_image
 from .data.files import find_pictures
 from .engine.build import pick_device
-from .engine.classes import of_file
+from .engine.classes import file_options
 from .engine.create import create_model
 from .engine.finished import newest_run
 
@@ -66,11 +66,8 @@ def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
         name = f"local-dir:{folder}"
     elif ":" not in name and not timm.is_model(name):
         raise UsageError(f"--model={name}: neither a folder nor a model; timm.list_models() names all models")
-    overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(checkpoint)}} if checkpoint else {}
-    if checkpoint and (names := of_file(checkpoint)):
-        overlay["pretrained_cfg_overlay"] |= {"label_names": names, "num_classes": len(names)}
-        overlay["num_classes"] = len(names)
-    model = create_model({"model_name": name, "pretrained": True, **overlay})
+    options = file_options(checkpoint) if checkpoint else {"pretrained": True}
+    model = create_model({"model_name": name, **options})
     if not getattr(model, "num_classes", 0):
         raise UsageError(f"--model={name}: {type(model).__name__} tells no classes; expected a classifier")
     return model

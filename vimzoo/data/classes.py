@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from .splits import Images, Splits, UsageError
@@ -68,6 +69,7 @@ def numbered_as(data: Splits, classes: Sequence[str], owner: str) -> Splits:
         data,
         classes=tuple(classes),
         train=Renumbered(data.train, numbers),
+        labels=None if data.labels is None else np.array(numbers)[data.labels],
         val=Renumbered(data.val, numbers),
         test=None if data.test is None else Renumbered(data.test, numbers),
     )

@@ -104,6 +104,7 @@ def bundled_digits(
         train=AugmentedDigits(images[train], labels[train], size, norm, amounts, seed),
         val=held_out(val),
         test=held_out(test) if len(test) else None,
+        labels=labels[train].numpy(),
         classes=tuple(str(name) for name in source.target_names),
         input_size=(1, size, size),
         mean=norm[:1],

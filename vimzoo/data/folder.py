@@ -38,6 +38,10 @@ class ClassFolders:
         path, number = self.samples[index]
         return open(path, "rb"), number
 
+    def numbers(self) -> list[int]:
+        """Class numbers."""
+        return [number for _, number in self.samples]
+
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Relative to the root."""
         return self.files[index]

@@ -28,6 +28,8 @@ class EpochBatches(Sampler[list[tuple[int, ...]]]):
         repeats: times that an image comes in a batch, with keys (epoch, index, repeat); an epoch is as long as
             without, so it sees a share of the images (repeated augmentation, Hoffer et al., CVPR 2020).
         rank, world: which part of every batch, of how many.
+        labels: class numbers of the images: all classes then come equally often, and images of small ones several
+            times in an epoch, with keys (epoch, index, round).
 
     Raises:
         UsageError: the batch cannot be shared evenly.
@@ -42,7 +44,9 @@ class EpochBatches(Sampler[list[tuple[int, ...]]]):
         rank: int = 0,
         world: int = 1,
         repeats: int = 1,
+        labels: np.ndarray | None = None,
     ) -> None:
+        self.labels = labels
         self.size, self.batch_size, self.seed, self.repeats = size, min(batch_size, size), seed, repeats
         self.rank, self.world, self.epoch, self.start = rank, world, 0, 0
         self.count = min(size // self.batch_size, limit or size)
@@ -58,14 +62,28 @@ class EpochBatches(Sampler[list[tuple[int, ...]]]):
         return self.count
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        part = self.batch_size // self.world
+        rng, part = np.random.default_rng([self.seed, self.epoch]), self.batch_size // self.world
+        order = rng.permutation(self.size) if self.labels is None else self._balanced(rng)
         for batch in range(self.start, self.count):
             first = batch * self.batch_size + self.rank * part
             yield [self._key(order, place) for place in range(first, first + part)]
 
+    def _balanced(self, rng: np.random.Generator) -> np.ndarray:
+        """Indices and rounds, (size, 2): images of every class in turn, as many of each, class by class anew."""
+        assert self.labels is not None
+        numbers = np.unique(self.labels)
+        each, picks = -(-self.size // len(numbers)), []
+        for number in numbers:
+            members = np.flatnonzero(self.labels == number)
+            rounds = range(-(-each // len(members)))
+            shuffled = [np.stack([rng.permutation(members), np.full(len(members), n)], 1) for n in rounds]
+            picks.append(np.concatenate(shuffled)[:each])
+        return rng.permutation(np.concatenate(picks))[: self.size]
+
     def _key(self, order: np.ndarray, place: int) -> tuple[int, ...]:
         """Epoch and index, and which repeat of the image it is if there are several."""
+        if self.labels is not None:
+            return self.epoch, int(order[place, 0]), int(order[place, 1])
         index, repeat = int(order[place // self.repeats]), place % self.repeats
         return (self.epoch, index) if self.repeats == 1 else (self.epoch, index, repeat)
 
@@ -119,6 +137,7 @@ def train_loader(
     world: int = 1,
     repeats: int = 1,
     tokens: int | None = None,
+    balanced: bool = False,
 ) -> DataLoader:
     """Batches of (images (B, C, H, W), class numbers (B,)); the last incomplete batch is left out.
 
@@ -132,6 +151,7 @@ def train_loader(
         limit: batches per epoch, for a quick look.
         rank, world: which process this is, of how many.
         repeats: see ``EpochBatches``.
+        balanced: draw all classes equally often, see ``EpochBatches``.
         tokens: in a batch of images of many sizes; None is those of ``batch_size`` images of ``data.input_size``.
 
     Raises:
@@ -140,6 +160,10 @@ def train_loader(
     """
     if batch_size < 1:
         raise UsageError(f"data.batch_size={batch_size}: expected at least 1")
+    if balanced and (data.labels is None or data.shapes or data.stages or repeats != 1):
+        raise UsageError(
+            "data.balanced=true: expected classes, and neither data.sides, data.stages nor data.repeats"
+        )
     count = _workers(workers)
     batches: EpochBatches | BucketBatches | StageBatches
     if data.stages is not None:
@@ -151,7 +175,8 @@ def train_loader(
     elif data.shapes is None or data.kinds is None:
         if tokens is not None:
             raise UsageError(f"data.tokens={tokens}: expected null without data.sides")
-        batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world, repeats)
+        labels = data.labels if balanced else None
+        batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world, repeats, labels)
     else:
         if repeats != 1:
             raise UsageError(f"data.repeats={repeats}: expected 1 with data.sides")

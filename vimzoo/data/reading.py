@@ -99,6 +99,11 @@ class ReadImages(Dataset):
         with ThreadPoolExecutor(READERS) as pool:  # headers wait for the disk, not for the processor
             return np.array(list(pool.map(size, self.indices.tolist())), dtype=np.int64).reshape(-1, 2)
 
+    def labels(self) -> np.ndarray | None:
+        """Class numbers, (N,); None of a reader that would have to read the images."""
+        numbers = getattr(self.reader, "numbers", None)
+        return None if numbers is None else np.array(numbers())[self.indices]
+
     def files(self) -> list[Path]:
         """The files of these images, of a reader of files."""
         return [Path(self.reader.samples[index][0]) for index in self.indices.tolist()]
@@ -249,6 +254,7 @@ class ImageSettings:
             std=self.std,
             crop_pct=self.crop_pct,
             shapes=self.shapes,
+            labels=train.labels(),
             kinds=None if self.shapes is None else _kinds(train, self.shapes),
             unreadable=lambda: unreadable(read, self.max_unreadable),
             damaged=[part.unreadable for part in read],

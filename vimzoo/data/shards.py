@@ -41,6 +41,10 @@ class ShardReader:
             file.seek(offset)
             return io.BytesIO(file.read(size)), number
 
+    def numbers(self) -> list[int]:
+        """Class numbers."""
+        return [sample[4] for sample in self.samples]
+
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """``SHARD/KEY``."""
         return f"{self.samples[index][0]}/{self.samples[index][3]}"

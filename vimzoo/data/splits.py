@@ -50,6 +50,7 @@ class Splits:
     whichever process, and raises ``UsageError`` when they are too many; ``damaged`` are its marks, bool (images,),
     that processes on different machines have to exchange first.
 
+    ``labels`` are the class numbers of the training images, (N,), where they are known without reading these.
     ``members`` holds the `keys` of each part's images by the name of the part, where they are files of a folder, and
     ``notes`` what a person should know of how the data were read.
     """
@@ -70,6 +71,7 @@ class Splits:
     stages: Stages | None = None
     unreadable: Callable[[], list[str]] = list
     damaged: Sequence[Tensor] = ()
+    labels: np.ndarray | None = None
     members: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -22,7 +22,7 @@ from .state import State
 from .tasks import Mixer, find_task
 
 # Of the data group; the rest goes to the source
-LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens")
+LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens", "balanced")
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:

@@ -38,6 +38,16 @@ def of_file(path: Path) -> Names | None:
         return None
 
 
+def file_options(path: Path) -> dict[str, Any]:
+    """Options of ``timm.create_model`` that read a file of weights, whole and with the classes that it names."""
+    overlay: dict[str, Any] = {"file": str(path)}
+    options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    if names := of_file(path):
+        overlay |= {"label_names": names, "num_classes": len(names)}
+        options["num_classes"] = len(names)
+    return options
+
+
 def of_run(run: Path) -> Names | None:
     """Class names of a run folder's best weights; None for an old run that stopped before it was finished."""
     return of_file(run / checkpoint.BEST) or of_file(run / "model" / "model.safetensors")

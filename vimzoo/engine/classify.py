@@ -15,6 +15,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from torch import Tensor, nn
 
 from ..data import Images, Splits, UsageError
+from ..data.classes import listed
 from .classes import model_for, of_weights
 from .create import create_model, model_cfg
 
@@ -60,18 +61,82 @@ NO_MIXUP = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0}
 def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[Mixup | None, nn.Module]:
     """timm's Mixup when ``aug.mixup`` mixes anything, and the loss that fits its targets.
 
+    ``loss`` is a name, or ``{name: cross_entropy, class_weights: balanced}``; see `WeightedCrossEntropy`.
+
     Raises:
-        UsageError: another loss than ``cross_entropy`` and ``bce``.
+        UsageError: another loss than ``cross_entropy`` and ``bce``, or weights that do not fit the classes.
     """
-    mixup, name = NO_MIXUP | (cfg["aug"].get("mixup") or {}), cfg["loss"]
-    if name not in ("cross_entropy", "bce"):
-        raise UsageError(f"loss={name}: task=classify takes cross_entropy or bce")
+    mixup, asked = NO_MIXUP | (cfg["aug"].get("mixup") or {}), cfg["loss"]
+    loss = dict(asked) if isinstance(asked, dict) else {"name": asked}
+    name, weights = loss.pop("name", None), loss.pop("class_weights", None)
+    if name not in ("cross_entropy", "bce") or loss:
+        raise UsageError(
+            f"loss={asked}: task=classify takes cross_entropy or bce, the former with class_weights"
+        )
+    if weights is not None:
+        if name == "bce":
+            raise UsageError(f"loss={asked}: class_weights go with cross_entropy")
+        mixed = mixup["mixup_alpha"] > 0 or mixup["cutmix_alpha"] > 0
+        smoothing = 0.0 if mixed else mixup["label_smoothing"]
+        weighted = WeightedCrossEntropy(class_weights(weights, data), smoothing)
+        return Mixup(**mixup, num_classes=len(data.classes)) if mixed else None, weighted
     if mixup["mixup_alpha"] <= 0 and mixup["cutmix_alpha"] <= 0:
         hard = LabelSmoothingCrossEntropy if name == "cross_entropy" else BinaryCrossEntropy
         return None, hard(smoothing=mixup["label_smoothing"])
     # Mixup smooths the labels itself
     soft = SoftTargetCrossEntropy() if name == "cross_entropy" else BinaryCrossEntropy(smoothing=0.0)
     return Mixup(**mixup, num_classes=len(data.classes)), soft
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Mean over a batch of cross-entropy times a weight of each class.
+
+    The sum is not divided by the weights that happen to be in a batch, so that micro-batches and processes add up.
+
+    Args:
+        weights: (C,). smoothing: of labels that are class numbers.
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor, smoothing: float) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.smoothing = smoothing
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, C); class numbers (B,), or shares of classes (B, C)."""
+        if target.ndim == 1:
+            share = self.smoothing / output.shape[1]
+            target = F.one_hot(target, output.shape[1]) * (1 - self.smoothing) + share
+        weighted = target * self.weights.to(output.device)
+        return -(weighted * output.log_softmax(1)).sum(1).mean()
+
+
+def class_weights(asked: Any, data: Splits) -> Tensor:
+    """Weights of the classes, (C,), of mean 1 over the training images.
+
+    Args:
+        asked: ``balanced`` gives all classes the same weight in sum; or weights by class name, 1 where none is given.
+
+    Raises:
+        UsageError: neither, a name that is no class, or no labels to count.
+    """
+    if data.labels is None:
+        raise UsageError(
+            f"loss.class_weights={asked}: {data.name} does not tell its labels without reading images"
+        )
+    counts = torch.from_numpy(np.bincount(data.labels, minlength=len(data.classes))).float()
+    if asked == "balanced":
+        weights = 1 / counts.clamp(min=1)
+    elif isinstance(asked, dict) and not {str(name) for name in asked} - set(data.classes):
+        by_name = {str(name): float(weight) for name, weight in asked.items()}
+        weights = torch.tensor([by_name.get(name, 1.0) for name in data.classes])
+    else:
+        raise UsageError(
+            f"loss.class_weights={asked}: expected balanced, or weights by class name: {listed(data.classes)}"
+        )
+    return weights * (counts.sum() / (weights * counts).sum())
 
 
 @dataclass

@@ -74,7 +74,7 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
     shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
     data = build_data(cfg)
     seed_everything(run["seed"])
-    asked = {key: cfg["data"][key] for key in ("repeats", "tokens") if key in cfg["data"]}
+    asked = {key: cfg["data"][key] for key in ("repeats", "tokens", "balanced") if key in cfg["data"]}
     batches = train_loader(data, batch_size, run["seed"], **asked, **shared)
     val = eval_loader(data.val, data.eval_batch or batch_size, **shared)
     state = build_state(cfg, data, len(batches), world)
