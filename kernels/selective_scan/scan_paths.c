@@ -29,7 +29,10 @@ typedef struct {
 
 static int64_t token_at(const scan_paths_args *a, int64_t k, int64_t step) {
     const int64_t code = a->codes[k];
-    if (a->table) return a->table[k * a->steps + step];
+    if (a->table) { /* the operator has checked it, but memory that NumPy shares can change unseen */
+        const int64_t token = a->table[k * a->steps + step];
+        return token < a->length ? token : -1;
+    }
     if (code & 1) step = a->length - 1 - step;
     return code >= COLUMN ? (step % a->height) * a->width + step / a->height : step;
 }

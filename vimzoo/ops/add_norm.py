@@ -11,12 +11,12 @@ from torch import Tensor
 
 from . import native, reference, threads, triton_rows
 from .backends import Unsupported
+from .contract import FLOATING, Contract, Given, exactly, like
 from .derivatives import Derivative, register
 from .flops import flop_formula
 from .library import (
     LIBRARY,
     autocast_activations,
-    check,
     check_tensors,
     empty,
     gradients_of,
@@ -67,15 +67,35 @@ def add_norm(
         ValueError: naming the argument that does not fit.
     """
     check_tensors(("residual", "bias"), x=x, residual=residual, weight=weight, bias=bias)
-    check(x.dim() >= 1 and x.is_floating_point(), "x", "floating point (..., D)", x)
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None:
-            check(tensor.shape == x.shape[-1:], name, "({},)", tensor, x.shape[-1])
-    if residual is not None:
-        check(residual.shape == x.shape, "residual", "the shape of x, {}", residual, x.shape)
-    if not eps > 0:
-        raise ValueError(f"eps: expected a positive number, got {eps}")
     return torch.ops.vimzoo.add_norm(x, residual, weight, bias, eps, rms, residual_in_fp32, backend)
+
+
+def _check_settings(given: Given) -> None:
+    if not given["eps"] > 0:
+        raise ValueError(f"eps: expected a positive number, got {given['eps']}")
+
+
+def _stream_dtype(given: Given) -> torch.dtype:
+    return residual_dtype(given["x"], given["residual"], given["residual_in_fp32"])
+
+
+_TENSORS = {
+    "x": ("... D", FLOATING),
+    "residual": ("... D", FLOATING),
+    "weight": ("D", FLOATING),
+    "bias": ("D", FLOATING),
+}
+CONTRACT = Contract("add_norm", _TENSORS, rest=_check_settings)
+BACKWARD_CONTRACT = Contract(
+    "add_norm_backward",
+    _TENSORS
+    | {
+        "grad": ("... D", like("x")),
+        "stream": ("... D", exactly(_stream_dtype)),
+        "grad_stream": ("... D", like("stream")),
+    },
+    rest=_check_settings,
+)
 
 
 def _reference(x: Tensor, residual: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
@@ -159,17 +179,20 @@ _BACKWARD: dict[str, Callable[..., Any]] = {
     "triton": triton_rows.add_norm_backward,
     "reference": _reference_backward,
 }
-implement("add_norm", _FORWARD, inputs=7)
-implement("add_norm_backward", _BACKWARD, inputs=10)
+implement("add_norm", _FORWARD, CONTRACT)
+implement("add_norm_backward", _BACKWARD, BACKWARD_CONTRACT)
 
 
 @torch.library.register_fake("vimzoo::add_norm")
 def _(x, residual, weight, bias, eps, rms, residual_in_fp32, backend=None):  # type: ignore
+    CONTRACT.check(x, residual, weight, bias, eps, rms, residual_in_fp32)
     return x.new_empty(x.shape), x.new_empty(x.shape, dtype=residual_dtype(x, residual, residual_in_fp32))
 
 
 @torch.library.register_fake("vimzoo::add_norm_backward")
-def _(grad, grad_stream, stream, x, residual, weight, bias, *args, backend=None):  # type: ignore
+def _(grad, grad_stream, stream, x, residual, weight, bias, eps, rms, residual_in_fp32, backend=None):  # type: ignore
+    BACKWARD_CONTRACT.check(grad, grad_stream, stream, x, residual, weight, bias, eps, rms, residual_in_fp32)
+
     def like(tensor: Tensor | None) -> Tensor:
         return empty(x) if tensor is None else tensor.new_empty(tensor.shape)
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from . import mamba_ssm_backend, native, reference, threads, triton_rows
 from .backends import Unsupported
+from .contract import FLOATING, Contract, Given, like
 from .derivatives import Derivative, register
 from .flops import flop_formula
 from .library import (
     LIBRARY,
     autocast_activations,
-    check,
     check_tensors,
     empty,
     gradients_of,
@@ -67,18 +67,26 @@ def causal_conv1d(
         ValueError: naming the argument that does not fit.
     """
     check_tensors(("bias",), x=x, weight=weight, bias=bias)
-    check(x.dim() == 3 and x.is_floating_point(), "x", "floating point (B, L, D)", x)
-    fits = weight.dim() == 3 and weight.shape[1] == x.shape[2] and weight.shape[2] > 0
-    check(fits, "weight", "(K, {}, W) with W > 0", weight, x.shape[2])
+    return torch.ops.vimzoo.causal_conv1d(x, weight, bias, list(reverse), activation, backend)
+
+
+def _check_settings(given: Given) -> None:
+    weight, reverse, activation = given["weight"], given["reverse"], given["activation"]
+    if 0 in weight.shape:
+        raise ValueError(f"weight: expected (K, D, W), each at least 1, got shape {tuple(weight.shape)}")
     if len(reverse) != weight.shape[0]:
         raise ValueError(
             f"reverse: expected {weight.shape[0]} values, one per direction of weight, got {len(reverse)}"
         )
-    if bias is not None:
-        check(bias.shape == weight.shape[:2], "bias", "({}, {})", bias, *weight.shape[:2])
     if activation not in (None, "silu"):
         raise ValueError(f"activation: expected 'silu' or None, got {activation!r}")
-    return torch.ops.vimzoo.causal_conv1d(x, weight, bias, list(reverse), activation, backend)
+
+
+_TENSORS = {"x": ("B L D", FLOATING), "weight": ("K D W", FLOATING), "bias": ("K D", FLOATING)}
+CONTRACT = Contract("causal_conv1d", _TENSORS, rest=_check_settings)
+BACKWARD_CONTRACT = Contract(
+    "causal_conv1d_backward", _TENSORS | {"grad": ("B L K D", like("x"))}, rest=_check_settings
+)
 
 
 def _new_output(x: Tensor, directions: int) -> Tensor:
@@ -89,11 +97,15 @@ def _new_output(x: Tensor, directions: int) -> Tensor:
 def _reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
 ) -> Tensor:
+    if not x.numel():  # torch has no convolution of nothing
+        return _new_output(x, len(reverse))
     y = reference.causal_conv1d(x, weight, bias, reverse, activation)
     return y.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
 
 
 def _reference_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    if not grad.numel():
+        return tuple(empty(grad) if t is None else t.new_zeros(t.shape) for t in args[:3])
     return gradients_of(reference.causal_conv1d, args, 3, grad)
 
 
@@ -161,17 +173,19 @@ _BACKWARD: dict[str, Callable[..., Any]] = {
     "mamba_ssm": mamba_ssm_backend.causal_conv1d_backward,
     "reference": _reference_backward,
 }
-implement("causal_conv1d", _FORWARD, inputs=5)
-implement("causal_conv1d_backward", _BACKWARD, inputs=6)
+implement("causal_conv1d", _FORWARD, CONTRACT)
+implement("causal_conv1d_backward", _BACKWARD, BACKWARD_CONTRACT)
 
 
 @torch.library.register_fake("vimzoo::causal_conv1d")
 def _(x, weight, bias, reverse, activation=None, backend=None):  # type: ignore
+    CONTRACT.check(x, weight, bias, reverse, activation)
     return _new_output(x, weight.shape[0])
 
 
 @torch.library.register_fake("vimzoo::causal_conv1d_backward")
 def _(grad, x, weight, bias, reverse, activation=None, backend=None):  # type: ignore
+    BACKWARD_CONTRACT.check(grad, x, weight, bias, reverse, activation)
     bias_gradient = empty(x) if bias is None else bias.new_empty(bias.shape)
     return x.new_empty(x.shape), weight.new_empty(weight.shape), bias_gradient
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends
-from .library import LIBRARY, autocast_inputs, empty, in_forward_mode, without_autocast
+from .library import CONTRACTS, LIBRARY, autocast_inputs, empty, in_forward_mode, without_autocast
 
 TORCH_FUNC, FORWARD_MODE, SECOND = "torch.func transforms", "forward-mode AD", "second derivatives"
 
@@ -147,6 +147,7 @@ def _register(
         backends.use_reference(op, why, args[-1])
         device = args[0].device.type
         narrowed = autocast_inputs(op, args, device)
+        CONTRACTS[op].check(*narrowed[:-1])
         with without_autocast(device):
             return plain(*narrowed[:-1])
 

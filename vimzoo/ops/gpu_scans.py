@@ -160,6 +160,7 @@ class Kernels(ABC):
         device itself finds out which, for asking it here would mean waiting for it.
         """
         if states.numel():
+            states = states.contiguous()
             self.forward(walk, states=states, guard=states.flatten()[:1].clone())
             return states
         states = walk.x.new_empty(walk.states_size(), dtype=torch.float32)

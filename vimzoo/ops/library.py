@@ -1,4 +1,4 @@
-"""The ``vimzoo`` operator library and what its ops share: argument checks, autocast, reference gradients."""
+"""The ``vimzoo`` operator library and what its ops share: autocast, reference gradients."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends
+from .contract import Contract
 
 LIBRARY = torch.library.Library("vimzoo", "DEF")
+
+
+CONTRACTS: dict[str, Contract] = {}
+"""What each operator takes."""
 
 
 def empty(like: Tensor) -> Tensor:
@@ -20,49 +25,30 @@ def empty(like: Tensor) -> Tensor:
     return like.new_empty(0, dtype=torch.float32)
 
 
-def implement(op: str, table: dict[str, Callable[..., Any]], inputs: int) -> None:
-    """Run ``vimzoo::op`` through `backends.run`; its schema has ``inputs`` arguments and then ``backend``."""
+def implement(op: str, table: dict[str, Callable[..., Any]], contract: Contract) -> None:
+    """Run ``vimzoo::op`` through `backends.run`, once ``contract`` has found its arguments to be right."""
+    inputs = len(contract.names)
+    CONTRACTS[op] = contract
 
     def kernel(*args: Any) -> Any:
         args += (None,) * (
             inputs + 1 - len(args)
         )  # the dispatcher leaves out trailing defaults, which are all None
+        contract.check_once(*args[:inputs])
         return backends.run(op, table, args[inputs], *args[:inputs])
 
     LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")
 
 
-def check(ok: bool, name: str, expected: str, tensor: Tensor, *values: Any) -> None:
-    """Raise ``ValueError`` unless ``ok``, naming the argument, what was expected and what came.
-
-    ``values`` fill the braces of ``expected``, and only then: formatting a size fixes it in a graph that is compiled
-    for any size.
-    """
-    if not ok:
-        expected = expected.format(*(tuple(v) if isinstance(v, torch.Size) else v for v in values))
-        raise ValueError(f"{name}: expected {expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
-
-
 def check_tensors(optional: Sequence[str] = (), /, **tensors: Any) -> None:
-    """See that these are tensors, or ``None`` where that is ``optional``, all on the device of the first.
+    """See that these are tensors, or ``None`` where that is ``optional``; `Contract` checks what tensors they are.
 
     Raises:
-        TypeError: naming what is none.
-        ValueError: naming what is elsewhere.
+        TypeError: naming an argument that is not a tensor.
     """
-    device = None
     for name, tensor in tensors.items():
-        if tensor is None and name in optional:
-            continue
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor) and not (tensor is None and name in optional):
             raise TypeError(f"{name}: expected a tensor, got {tensor!r} of type {type(tensor).__name__}")
-        if device is None:
-            device = tensor.device
-        elif tensor.device != device:
-            first = next(iter(tensors))
-            raise ValueError(
-                f"{name}: expected a tensor on the device of {first}, {device}, got one on {tensor.device}"
-            )
 
 
 def is_eager(*tensors: Tensor) -> bool:
@@ -83,13 +69,6 @@ def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
-def check_same_dtype(name: str, tensor: Tensor, of: str, x: Tensor) -> None:
-    """Raise ``ValueError`` unless ``tensor`` has the dtype of ``x`` or autocast is about to give both the same one."""
-    wide = torch.float64 in (tensor.dtype, x.dtype)
-    mixed = not wide and in_autocast(x.device.type)
-    check(tensor.dtype == x.dtype or mixed, name, "the dtype of {}, {}", tensor, of, x.dtype)
-
-
 def gradients_of(
     function: Callable[..., Any], args: Sequence[Any], tensors: int, grad: Any
 ) -> tuple[Tensor, ...]:
@@ -105,6 +84,9 @@ def gradients_of(
         leaves = [None if t is None else t.detach().requires_grad_() for t in args[:tensors]]
         outputs = function(*leaves, *args[tensors:])
         given = [leaf for leaf in leaves if leaf is not None]
+        if isinstance(outputs, tuple):  # the last state of a sequence without steps depends on nothing
+            used = [(out, to) for out, to in zip(outputs, grad, strict=True) if out.requires_grad]
+            outputs, grad = zip(*used, strict=True)
         found = iter(torch.autograd.grad(outputs, given, grad, allow_unused=True))
     gradients: list[Tensor] = []
     for leaf in leaves:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .library import LIBRARY, check, check_tensors, is_eager, without_autocast
+from .contract import ANY, Contract, Given
+from .library import LIBRARY, check_tensors, is_eager, without_autocast
 
 LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 
@@ -35,19 +36,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ValueError: naming the argument whose rank or size does not fit.
     """
     check_tensors(("bias",), x=x, weight=weight, bias=bias)
-    check(weight.dim() in (2, 3), "weight", "(O, I) or (K, O, I)", weight)
-    check(
-        x.dim() > 0 and x.shape[-1] == weight.shape[-1],
-        "x",
-        f"{weight.shape[-1]} channels on its last axis",
-        x,
-    )
-    if weight.dim() == 3:
-        check(x.dim() == 4 and x.shape[2] == weight.shape[0], "x", f"(B, L, {weight.shape[0]}, I)", x)
-        if bias is not None:
-            raise ValueError("bias: expected None with a weight per direction")
     return torch.ops.vimzoo.linear(x, weight, bias)
 
+
+def _check_directions(given: Given) -> None:
+    x, weight = given["x"], given["weight"]
+    if weight.dim() == 2:
+        return
+    if x.dim() != 4 or x.shape[2] != weight.shape[0]:
+        expected = f"(B, L, {weight.shape[0]}, {weight.shape[2]})"
+        raise ValueError(f"x: expected {expected}, got shape {tuple(x.shape)} of {x.dtype}")
+    if given["bias"] is not None:
+        raise ValueError("bias: expected None with a weight per direction")
+
+
+CONTRACT = Contract(
+    "linear",
+    {"weight": ("O I | K O I", ANY), "x": ("... I", ANY), "bias": ("O", ANY)},
+    rest=_check_directions,
+)
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _onednn_linear = torch.ops.mkldnn._linear_pointwise.default if _HAS_ONEDNN else None
@@ -102,6 +109,8 @@ def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if is_eager(x, weight):  # others go to torch's own linear, which checks for itself
+        CONTRACT.check_once(x, weight, bias)
     if weight.dim() == 2:
         return _one(x, weight, bias)
     rows = [_one(x_k, weight_k, None) for x_k, weight_k in zip(x.unbind(2), weight.unbind(0), strict=True)]

@@ -26,6 +26,8 @@ LEVELS = ("base", "avx2", "avx512")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CHUNK = 32
 """Steps between saved states; the same number in ``kernels/selective_scan/tile.h``."""
+MOST_STATES = 1024
+"""States N that a backward pass holds on the stack, 64 bytes each."""
 
 
 class Arguments:
@@ -122,15 +124,18 @@ def load() -> tuple[SimpleNamespace | None, str]:
     return None, f"no native library for {candidates} was built"
 
 
-def require(*tensors: Tensor | None) -> SimpleNamespace:
-    """The native entry points, once it is clear that they can take these activations.
+def require(*tensors: Tensor | None, states: int = 0) -> SimpleNamespace:
+    """The native entry points, once it is clear that they can take these activations, and so many states N.
 
     Raises:
-        Unsupported: if there is no library, or a tensor is not float32, bfloat16 or float16 on the CPU.
+        Unsupported: if there is no library, a tensor is not float32, bfloat16 or float16 on the CPU, or the states do
+            not fit a thread's stack.
     """
     library, reason = load()
     if library is None:
         raise Unsupported(reason)
+    if states > MOST_STATES:
+        raise Unsupported(f"{states} states; at most {MOST_STATES}")
     for tensor in tensors:
         if tensor is not None and (tensor.dtype not in DTYPES or tensor.device.type != "cpu"):
             raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
@@ -145,8 +150,20 @@ def states_size(batch: int, directions: int, steps: int, states: int, channels: 
     return batch * directions * ((steps + CHUNK - 1) // CHUNK) * states * channels
 
 
-def require_states(states: Tensor, grad: Tensor) -> None:
-    """Check that a backward pass has the states which a native forward pass saves.
+def check_states(states: Tensor, size: int) -> None:
+    """Check that saved states are as many as `states_size` says, or none.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if states.numel() not in (size, 0):
+        raise ValueError(
+            f"states: expected {size} values as a forward pass saves them, or 0, got {states.numel()}"
+        )
+
+
+def required_states(states: Tensor, grad: Tensor) -> Tensor:
+    """The states that a native forward pass saved, contiguous, for its backward pass.
 
     Raises:
         Unsupported: if none were saved, or the reference ran the forward pass: it saves ones, and the true state
@@ -156,13 +173,14 @@ def require_states(states: Tensor, grad: Tensor) -> None:
         raise Unsupported("the forward pass saved no states")
     if states.numel() and states.flatten()[0].item() != 0:
         raise Unsupported("the forward pass ran on the reference, which saves no states")
+    return states.contiguous()
 
 
 def address(tensor: Tensor | None) -> int:
     """Where a tensor's first item lies; 0 for ``None``.
 
     Raises:
-        ValueError: it is not in this process's memory, so that C would read whatever lies there.
+        ValueError: it is not in this process's memory, or its memory was freed, so that C would read elsewhere.
     """
     if tensor is None:
         return 0
@@ -170,7 +188,12 @@ def address(tensor: Tensor | None) -> int:
         raise ValueError(
             f"a tensor of shape {tuple(tensor.shape)}: expected all on cpu, got one on {tensor.device}"
         )
-    return tensor.data_ptr()
+    pointer = tensor.data_ptr()
+    if not pointer and tensor.numel():
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)}: expected memory, got a storage resized to 0"
+        )
+    return pointer
 
 
 def float_parameter(tensor: Tensor | None) -> Tensor | None:

@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 
 from . import cuda_scans, mamba_ssm_backend, native, reference, threads, triton_scans
+from .contract import FLOATING, WHOLE, Contract, Given, exactly, like
 from .derivatives import Derivative, register
 from .flops import flop_formula
 from .library import (
     LIBRARY,
     autocast_activations,
-    check,
-    check_same_dtype,
     check_tensors,
     empty,
     gradients_of,
     implement,
 )
-from .scan_path import ScanPath, path_arguments
+from .scan_path import COLUMN_REVERSED, ROW, TABLE, ScanPath, path_arguments
 
 LIBRARY.define(
     "scan_paths(Tensor x, Tensor x_dbl, Tensor A, Tensor dt_weight, Tensor dt_bias, Tensor? D, Tensor? z, "
@@ -80,9 +79,15 @@ def scan_paths(
     """
     check_tensors(("D", "z"), x=x, x_dbl=x_dbl, A=A, dt_weight=dt_weight, dt_bias=dt_bias, D=D, z=z)
     paths = tuple(paths)
-    grid = (1, x.shape[1]) if grid is None and x.dim() > 1 else grid
-    _check_arguments(x, x_dbl, A, dt_weight, dt_bias, D, z, paths, grid, merge)
-    height, width = grid  # type: ignore[misc]
+    if not paths or not all(isinstance(path, ScanPath) for path in paths):
+        raise ValueError(f"paths: expected at least one ScanPath, got {paths!r}")
+    length = x.shape[1] if x.dim() > 1 else 0
+    grid = (1, length) if grid is None else grid
+    if not isinstance(grid, Sequence) or len(grid) != 2:
+        raise ValueError(f"grid: expected (H, W) with H * W = {length}, got {grid!r}")
+    height, width = grid
+    if x.dim() > 1:
+        _check_grid(height, width, length)  # before tables are made for it
     codes, table = path_arguments(paths, height, width, x.device)
     save = torch.is_grad_enabled()
     return torch.ops.vimzoo.scan_paths(
@@ -90,60 +95,59 @@ def scan_paths(
     )[0]
 
 
-def _check_arguments(
-    x: Tensor,
-    x_dbl: Tensor,
-    A: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    paths: tuple[ScanPath, ...],
-    grid: tuple[int, int] | None,
-    merge: bool,
-) -> None:
-    check(x.dim() in (3, 4), "x", "(B, L, D) or (B, L, K, D)", x)
-    check(x.is_floating_point(), "x", "a floating-point tensor", x)
-    directions = len(paths)
-    if not directions or not all(isinstance(path, ScanPath) for path in paths):
-        raise ValueError(f"paths: expected at least one ScanPath, got {paths!r}")
-    batch, length, channels = x.shape[0], x.shape[1], x.shape[-1]
-    if x.dim() == 4:
-        check(x.shape[2] == directions, "x", "{} directions on axis 2, one per path", x, directions)
-    check(A.dim() == 3 and A.shape[1] == channels, "A", "(K or 1, {}, N)", A, channels)
-    check(not A.is_complex(), "A", "real values (complex ones: selective_scan)", A)
-    check(
-        dt_weight.dim() == 3 and dt_weight.shape[1] == channels,
-        "dt_weight",
-        f"(K or 1, {channels}, R)",
-        dt_weight,
-    )
-    columns = dt_weight.shape[-1] + 2 * A.shape[-1]
-    fits = x_dbl.dim() == 4 and x_dbl.shape[:2] == (batch, length) and x_dbl.shape[3] == columns
-    check(fits, "x_dbl", "({}, {}, K or 1, R + 2 N = {})", x_dbl, batch, length, columns)
-    for name, tensor in (("dt_bias", dt_bias), ("D", D)):
-        if tensor is not None:
-            check(tensor.dim() == 2 and tensor.shape[1] == channels, name, "(K or 1, {})", tensor, channels)
-    shared = (
-        ("A", A, 0),
-        ("dt_weight", dt_weight, 0),
-        ("dt_bias", dt_bias, 0),
-        ("D", D, 0),
-        ("x_dbl", x_dbl, 2),
-    )
-    for name, tensor, axis in shared:
-        if tensor is not None:
-            check(
-                tensor.shape[axis] in (1, directions), name, f"{directions} paths or 1 on axis {axis}", tensor
-            )
-    check_same_dtype("x_dbl", x_dbl, "x", x)
-    if z is not None:
-        check(z.shape == (batch, length, channels), "z", "({}, {}, {})", z, batch, length, channels)
-        check_same_dtype("z", z, "x", x)
-        if not merge:
-            raise ValueError("z: the gate multiplies the merged output; expected None with merge=False")
-    if grid is None or grid[0] * grid[1] != length:
-        raise ValueError(f"grid: expected (H, W) with H * W = {length}, got {grid}")
+def _check_grid(height: int, width: int, length: int) -> None:
+    if height * width != length or height < 0:
+        raise ValueError(f"grid: expected (H, W) with H * W = {length}, got ({height}, {width})")
+
+
+def _check_settings(given: Given) -> None:
+    codes, table = given["codes"], given["table"]
+    known = COLUMN_REVERSED if table is None else TABLE
+    if not codes or not all(ROW <= code <= known for code in codes):
+        raise ValueError(
+            f"codes: expected one or more of {ROW}..{known}, {'no' if table is None else 'a'} table, got {codes}"
+        )
+    _check_grid(given["height"], given["width"], given["x"].shape[1])
+    if given["z"] is not None and not given["merge"]:
+        raise ValueError("z: the gate multiplies the merged output; expected None with merge=False")
+
+
+def _check_backward(given: Given) -> None:
+    _check_settings(given)
+    grad, states = given["grad"], given["states"]
+    if grad.dim() != (3 if given["merge"] else 4):
+        layout = "(B, L, D)" if given["merge"] else "(B, K, T, D)"
+        raise ValueError(f"grad: expected {layout} with merge={given['merge']}, got {tuple(grad.shape)}")
+    x, codes, table, height, width = (given[name] for name in ("x", "codes", "table", "height", "width"))
+    native.check_states(states, _states_size(x, given["A"], codes, _steps(codes, table, height, width), True))
+
+
+_TENSORS = {
+    "x": ("B L D | B L K D", FLOATING),
+    "A": ("K? D N", FLOATING),
+    "dt_weight": ("K? D R", FLOATING),
+    "x_dbl": ("B L K? R+2N", like("x")),
+    "dt_bias": ("K? D", FLOATING),
+    "D": ("K? D", FLOATING),
+    "z": ("B L D", like("x")),
+    "table": ("K T", WHOLE),
+}
+_SIZES = {
+    "K": lambda given: len(given["codes"]),
+    "R+2N": lambda given: given["dt_weight"].shape[-1] + 2 * given["A"].shape[-1],
+    "T": lambda given: given["x"].shape[1] if given["table"] is None else given["table"].shape[-1:].numel(),
+}
+CONTRACT = Contract("scan_paths", _TENSORS, _SIZES, _check_settings)
+BACKWARD_CONTRACT = Contract(
+    "scan_paths_backward",
+    _TENSORS
+    | {
+        "grad": ("B L D | B K T D", like("x")),
+        "states": ("S", exactly(lambda given: torch.float32)),
+    },
+    _SIZES,
+    _check_backward,
+)
 
 
 def _steps(codes: list[int], table: Tensor | None, height: int, width: int) -> int:
@@ -217,7 +221,7 @@ def _native_arguments(
 def _native(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     x_dbl, A, z = args[0], args[1], args[5]
     codes, table, height, width, merge, save_states = args[6:12]
-    library = native.require(x, x_dbl, z)
+    library = native.require(x, x_dbl, z, states=A.shape[-1])
     steps = _steps(codes, table, height, width)
     out = x.new_empty(_output_shape(x, codes, table, height, width, merge))
     states = torch.empty(_states_size(x, A, codes, steps, save_states), dtype=torch.float32)
@@ -235,8 +239,8 @@ def _reference_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tenso
 
 def _native_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tensor, ...]:
     x, x_dbl, A, dt_weight, dt_bias, D, z = args[:7]
-    library = native.require(grad, x, x_dbl, z)
-    native.require_states(states, grad)
+    library = native.require(grad, x, x_dbl, z, states=A.shape[-1])
+    states = native.required_states(states, grad)
     batch, length, channels = x.shape[0], x.shape[1], x.shape[-1]
     K, N, R = len(args[7]), A.shape[-1], dt_weight.shape[-1]
     groups, parts = task_split(batch, channels)
@@ -294,19 +298,24 @@ _BACKWARD: dict[str, Callable[..., Any]] = {
 }
 
 
-implement("scan_paths", _FORWARD, inputs=13)
-implement("scan_paths_backward", _BACKWARD, inputs=14)
+implement("scan_paths", _FORWARD, CONTRACT)
+implement("scan_paths_backward", _BACKWARD, BACKWARD_CONTRACT)
 
 
 @torch.library.register_fake("vimzoo::scan_paths")
 def _(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, save_states, backend=None):  # type: ignore
+    CONTRACT.check(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, save_states)
     steps = _steps(codes, table, height, width)
     states = x.new_empty(_states_size(x, A, codes, steps, save_states), dtype=torch.float32)
     return x.new_empty(_output_shape(x, codes, table, height, width, merge)), states
 
 
 @torch.library.register_fake("vimzoo::scan_paths_backward")
-def _(grad, states, x, x_dbl, A, dt_weight, dt_bias, D, z, *args, backend=None):  # type: ignore
+def _(grad, states, x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, backend=None):  # type: ignore
+    BACKWARD_CONTRACT.check(
+        grad, states, x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge
+    )
+
     def like(tensor: Tensor | None) -> Tensor:
         return empty(x) if tensor is None else tensor.new_empty(tensor.shape)
 

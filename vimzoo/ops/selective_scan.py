@@ -10,13 +10,12 @@ from torch import Tensor
 
 from . import cuda_scans, mamba_ssm_backend, native, reference, threads, triton_scans
 from .backends import Unsupported
+from .contract import FLOATING, NUMBERS, Contract, Given, exactly, like
 from .derivatives import Derivative, register
 from .flops import flop_formula
 from .library import (
     LIBRARY,
     autocast_activations,
-    check,
-    check_same_dtype,
     check_tensors,
     empty,
     gradients_of,
@@ -73,53 +72,49 @@ def selective_scan(
         ValueError: naming the argument whose rank, size or dtype does not fit.
         vimzoo.ops.BackendError: if a forced backend cannot run it.
     """
-    _check_arguments(u, delta, A, B, C, D, z, delta_bias)
+    check_tensors(("D", "z", "delta_bias"), u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     out, last_state, _ = torch.ops.vimzoo.selective_scan(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, torch.is_grad_enabled(), backend
     )
     return (out, last_state) if return_last_state else out
 
 
-def _check_arguments(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-) -> None:
-    check_tensors(("D", "z", "delta_bias"), u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=bias)
-    check(u.dim() == 3 and u.is_floating_point(), "u", "floating point (B, D, L)", u)
-    batch, channels, length = u.shape
-    check(A.dim() == 2 and A.shape[0] == channels, "A", "({}, N)", A, channels)
-    for name, tensor in (("delta", delta), ("z", z)):
-        if tensor is not None:
-            check(tensor.shape == u.shape, name, "the shape of u, {}", tensor, u.shape)
-            check_same_dtype(name, tensor, "u", u)
-    steps = length * 2 if A.is_complex() else length
-    groups = [1]
-    for name, tensor in (("B", B), ("C", C)):
-        if tensor.dim() == 2:
-            check(tensor.shape == A.shape, name, "({}, {}) when constant", tensor, *A.shape)
-            check(
-                tensor.is_complex() == A.is_complex(), name, f"complex exactly when A is ({A.dtype})", tensor
-            )
+def _check_matrices(given: Given) -> None:
+    """B and C: constant ones are complex exactly when A is, the others real, in groups that divide the channels."""
+    channels, groups = given["u"].shape[1], {1}
+    for name in ("B", "C"):
+        matrix = given[name]
+        if matrix.is_complex() != (matrix.dim() == 2 and given["A"].is_complex()):
+            when = f"complex exactly when A is ({given['A'].dtype})" if matrix.dim() == 2 else "real"
+            raise ValueError(f"{name}: expected {when}, got {matrix.dtype}")
+        if matrix.dim() != 4:
             continue
-        fits = (
-            tensor.dim() in (3, 4) and tensor.shape[0] == batch and tensor.shape[-2:] == (A.shape[1], steps)
-        )
-        check(fits, name, "({}, {}), or ({}, [G,] {}, {})", tensor, *A.shape, batch, A.shape[1], steps)
-        if tensor.dim() == 4:
-            groups.append(tensor.shape[1])
-            divides = tensor.shape[1] > 0 and channels % tensor.shape[1] == 0
-            check(divides, name, "a number of groups on axis 1 that divides {} channels", tensor, channels)
-    if len(set(groups) - {1}) > 1:
-        raise ValueError(f"C: expected as many groups as B, {groups[1]}, got {groups[2]}")
-    for name, tensor in (("D", D), ("delta_bias", bias)):
-        if tensor is not None:
-            check(tensor.shape == (channels,), name, "({},)", tensor, channels)
+        count = matrix.shape[1]
+        if count < 1 or channels % count:
+            raise ValueError(
+                f"{name}: expected a number of groups on axis 1 that divides {channels} channels, got {count}"
+            )
+        groups.add(count)
+    if len(groups) > 2:
+        raise ValueError(f"C: expected as many groups as B, {given['B'].shape[1]}, got {given['C'].shape[1]}")
+
+
+def _check_backward(given: Given) -> None:
+    _check_matrices(given)
+    native.check_states(given["states"], _states_size(given["u"], given["A"], True))
+
+
+_TENSORS = {
+    "u": ("B D L", FLOATING),
+    "delta": ("B D L", like("u")),
+    "z": ("B D L", like("u")),
+    "A": ("D N", NUMBERS),
+    "B": ("D N | B N S | B * N S", NUMBERS),
+    "C": ("D N | B N S | B * N S", NUMBERS),
+    "D": ("D", FLOATING),
+    "delta_bias": ("D", FLOATING),
+}
+_SIZES = {"S": lambda given: given["u"].shape[2] * (2 if given["A"].is_complex() else 1)}
 
 
 def _states_size(u: Tensor, A: Tensor, save: bool) -> int:
@@ -130,6 +125,20 @@ def _states_size(u: Tensor, A: Tensor, save: bool) -> int:
 def _state_dtype(u: Tensor, A: Tensor) -> torch.dtype:
     work = reference.compute_dtype(u)
     return torch.promote_types(work, torch.complex64) if A.is_complex() else work
+
+
+CONTRACT = Contract("selective_scan", _TENSORS, _SIZES, _check_matrices)
+BACKWARD_CONTRACT = Contract(
+    "selective_scan_backward",
+    _TENSORS
+    | {
+        "grad": ("B D L", like("u")),
+        "grad_last": ("B D N", exactly(lambda given: _state_dtype(given["u"], given["A"]))),
+        "states": ("saved", exactly(lambda given: torch.float32)),
+    },
+    _SIZES,
+    _check_backward,
+)
 
 
 def _reference(u: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,7 +163,7 @@ def _with_groups(matrix: Tensor, groups: int) -> Tensor:
 
 
 def _require(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Any:
-    library = native.require(u, B, C)
+    library = native.require(u, B, C, states=A.shape[1])
     if A.is_complex():
         raise Unsupported("complex A")
     if B.dim() == 2 or C.dim() == 2:
@@ -209,7 +218,7 @@ def _native_backward(
     u, _, A, B, C, D, z, bias = args[:8]
     library = _require(u, A, B, C)
     native.require(grad)
-    native.require_states(states, grad)
+    states = native.required_states(states, grad)
     fields, alive = _fields(*args)
     batch, channels, length = u.shape
     batch_groups, parts = task_split(batch, channels // fields["groups"])
@@ -259,12 +268,13 @@ _BACKWARD: dict[str, Callable[..., Any]] = {
     "mamba_ssm": mamba_ssm_backend.selective_scan_backward,
     "reference": _reference_backward,
 }
-implement("selective_scan", _FORWARD, inputs=10)
-implement("selective_scan_backward", _BACKWARD, inputs=12)
+implement("selective_scan", _FORWARD, CONTRACT)
+implement("selective_scan_backward", _BACKWARD, BACKWARD_CONTRACT)
 
 
 @torch.library.register_fake("vimzoo::selective_scan")
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, save_states, backend=None):  # type: ignore
+    CONTRACT.check(u, delta, A, B, C, D, z, delta_bias, delta_softplus, save_states)
     last_state = u.new_empty((u.shape[0], u.shape[1], A.shape[1]), dtype=_state_dtype(u, A))
     return (
         u.new_empty(u.shape),
@@ -276,6 +286,7 @@ def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, save_states, backend=
 @torch.library.register_fake("vimzoo::selective_scan_backward")
 def _(grad, grad_last, states, u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend=None):  # type: ignore
     tensors = (u, delta, A, B, C, D, z, delta_bias)
+    BACKWARD_CONTRACT.check(grad, grad_last, states, *tensors, delta_softplus)
     return tuple(empty(u) if tensor is None else tensor.new_empty(tensor.shape) for tensor in tensors)
 
 
