@@ -13,7 +13,7 @@ from vimzoo.ops.scan_path import FORWARD, path_codes
 from .buffers import DerivedBuffers
 from .linear import apply_linear
 from .restoration import relative_index
-from .ssm import SelectiveSSM
+from .ssm import SelectiveSSM, run_scan
 
 Noise = Callable[[Tensor], Tensor]
 _FORWARD = path_codes((FORWARD,))
@@ -165,11 +165,7 @@ class PromptedSSM(SelectiveSSM):
         rows = self.project(x)
         rows = rows + F.pad(prompt.to(rows.dtype), (rows.shape[-1] - self.d_state, 0)).unsqueeze(2)
         rates, dt_proj, dt_bias = self.step_parameters()
-        y, _ = torch.ops.vimzoo.scan_paths(
-            x, rows, rates, dt_proj, dt_bias, self.D, None, _FORWARD, None, 1, x.shape[1], True,
-            torch.is_grad_enabled(), None,
-        )  # fmt: skip
-        return y
+        return run_scan(x, rows, rates, dt_proj, dt_bias, self.D, None, _FORWARD, None, 1, x.shape[1])
 
 
 class AttentiveScan(nn.Module):
@@ -240,7 +236,7 @@ class AttentiveScan(nn.Module):
         if noise is not None:
             scores = scores + noise(scores).to(scores)
         route = scores.detach().argmax(-1)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not torch.jit.is_tracing():  # a traced graph may be trained
             return route, table[route]
         soft = scores.softmax(-1)
         classes = torch.arange(self.num_tokens, device=route.device)

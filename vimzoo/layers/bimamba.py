@@ -16,6 +16,13 @@ from .norm import AddNorm
 from .ssm import SelectiveSSM
 
 
+@torch.jit.script_if_tracing
+def _traced_conv(x: Tensor, weight: Tensor, bias: Tensor | None, directions: int) -> Tensor:
+    """The operator as a graph holds it that ``torch.jit.trace`` records, which takes no list of truth values."""
+    reverse = [k == 1 for k in range(directions)]
+    return torch.ops.vimzoo.causal_conv1d(x, weight, bias, reverse, "silu", None)
+
+
 class CausalConv(nn.Module):
     """Depthwise causal convolution of a sequence in one or both directions, then SiLU.
 
@@ -53,6 +60,8 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, L, D) -> (B, L, K, D)`` over K-major memory."""
+        if not torch.jit.is_scripting() and torch.jit.is_tracing():
+            return _traced_conv(x, self.weight, self.bias, len(self.reverse))
         return torch.ops.vimzoo.causal_conv1d(x, self.weight, self.bias, self.reverse, "silu", None)
 
     def extra_repr(self) -> str:

@@ -10,10 +10,11 @@ from vimzoo.ops.library import is_eager
 
 
 @register_notrace_function  # sizes decide, which FX cannot follow
+@torch.jit.script_if_tracing  # so that a traced model checks the images that it is given, not those it was traced with
 def check_image_sizes(
     x: Tensor, in_chans: int, smallest: tuple[int, int], exact: tuple[int, int] | None = None
-) -> None:
-    """Refuses what is no batch of images ``(B, in_chans, H, W)`` with enough pixels.
+) -> Tensor:
+    """``x`` itself, unless it is no batch of images ``(B, in_chans, H, W)`` with enough pixels.
 
     Words are formed only when something is wrong: a size in a message would be fixed in a graph made for any size.
 
@@ -38,6 +39,7 @@ def check_image_sizes(
             f"x: expected a height of at least {smallest[0]} and a width of at least {smallest[1]}, one patch,"
             f" got {x.shape[2]} and {x.shape[3]}"
         )
+    return x
 
 
 @register_notrace_function  # values decide, which FX cannot follow

@@ -64,7 +64,7 @@ class MapStem(nn.Module):
         Raises:
             ValueError: the images have not four axes, other channels, or no whole patch.
         """
-        check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
+        x = check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
         if not torch.jit.is_scripting():
             warn_unless_finite(x)
         x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, in words that vmap knows

@@ -113,7 +113,9 @@ class PatchEmbed(nn.Module):
         Raises:
             ValueError: the images have not four axes, other channels, or a size that is not taken.
         """
-        check_image_sizes(x, self.in_chans, self.patch_size, self.img_size if self.strict_img_size else None)
+        x = check_image_sizes(
+            x, self.in_chans, self.patch_size, self.img_size if self.strict_img_size else None
+        )
         if not torch.jit.is_scripting():
             warn_unless_finite(x)
         if self.dynamic_img_pad:

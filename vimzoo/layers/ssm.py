@@ -23,6 +23,64 @@ def _some(parameter: Tensor, first: int, count: int) -> Tensor:
     return parameter if parameter.shape[0] == 1 else parameter.narrow(0, first, count)
 
 
+@torch.jit.script_if_tracing
+def _traced_scan(
+    x: Tensor,
+    rows: Tensor,
+    rates: Tensor,
+    dt_proj: Tensor,
+    dt_bias: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    codes: list[int],
+    table: Tensor | None,
+    height: Tensor,
+    width: Tensor,
+    merge: bool,
+    grid: list[int],
+) -> Tensor:
+    """`run_scan` as a graph holds it that ``torch.jit.trace`` records: sizes are tensors, or they would be constants.
+
+    Raises:
+        ValueError: the map is not ``grid``, for which the table was made.
+    """
+    h, w = int(height), int(width)
+    if len(grid) == 2 and (h != grid[0] or w != grid[1]):
+        raise ValueError(f"x: this model was traced with a map of {grid[0]} x {grid[1]}, got {h} x {w}")
+    y, _ = torch.ops.vimzoo.scan_paths(
+        x, rows, rates, dt_proj, dt_bias, D, z, codes, table, h, w, merge, torch.is_grad_enabled(), None
+    )
+    return y
+
+
+def run_scan(
+    x: Tensor,
+    rows: Tensor,
+    rates: Tensor,
+    dt_proj: Tensor,
+    dt_bias: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    codes: list[int],
+    table: Tensor | None,
+    height: int,
+    width: int,
+    merge: bool = True,
+) -> Tensor:
+    """The operator ``vimzoo::scan_paths`` in a form that can be scripted, and traced for every size.
+
+    A traced graph holds a table as a constant; it refuses maps other than the one that the table is for.
+    """
+    if not torch.jit.is_scripting() and torch.jit.is_tracing():
+        sizes = torch.as_tensor(height), torch.as_tensor(width)
+        grid = [] if table is None else [int(height), int(width)]
+        return _traced_scan(x, rows, rates, dt_proj, dt_bias, D, z, codes, table, *sizes, merge, grid)
+    y, _ = torch.ops.vimzoo.scan_paths(
+        x, rows, rates, dt_proj, dt_bias, D, z, codes, table, height, width, merge, torch.is_grad_enabled(), None
+    )  # fmt: skip
+    return y
+
+
 class SelectiveSSM(nn.Module):
     """Selective state-space scan along K directions, with the parameters of all directions stacked.
 
@@ -207,23 +265,8 @@ class SelectiveSSM(nn.Module):
             x_proj, D = _some(x_proj, first, len(codes)), _some(D, first, len(codes))
             rates, dt_bias = _some(rates, first, len(codes)), _some(dt_bias, first, len(codes))
             dt_proj = _some(dt_proj, first, len(codes))
-        y, _ = torch.ops.vimzoo.scan_paths(
-            x,
-            self._project(x, x_proj),
-            rates,
-            dt_proj,
-            dt_bias,
-            D,
-            z,
-            codes,
-            table,
-            height,
-            width,
-            merge,
-            torch.is_grad_enabled(),
-            None,
-        )
-        return y
+        rows = self._project(x, x_proj)
+        return run_scan(x, rows, rates, dt_proj, dt_bias, D, z, codes, table, height, width, merge)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, d_state={self.d_state}, dt_rank={self.dt_rank}, directions={self.directions}"

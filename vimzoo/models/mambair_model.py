@@ -133,7 +133,7 @@ class MambaIR(RestorationModel):
         Raises:
             ValueError: ``x`` has another number of axes or channels.
         """
-        check_image(x, self.in_chans)
+        x = check_image(x, self.in_chans)
         mean = self.mean.to(x.dtype)
         x = (x - mean) * self.img_range
         y = self.head(self.forward_features(self.conv_first(x).permute(0, 2, 3, 1)))

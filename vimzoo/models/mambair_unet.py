@@ -147,6 +147,6 @@ class MambaIRUNet(RestorationModel):
         Raises:
             ValueError: ``x`` has another number of axes or channels, or sides that are no multiples of 8.
         """
-        check_image(x, self.in_chans, self.multiple_of)
+        x = check_image(x, self.in_chans, self.multiple_of)
         y = self.forward_features(self.conv_first(x).permute(0, 2, 3, 1))
         return self.output(y.permute(0, 3, 1, 2)) + x

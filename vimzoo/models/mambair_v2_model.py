@@ -218,7 +218,7 @@ class MambaIRv2(GridModel, RestorationModel):
         Raises:
             ValueError: ``x`` has another number of axes or channels.
         """
-        check_image(x, self.in_chans)
+        x = check_image(x, self.in_chans)
         height, width = x.shape[2], x.shape[3]
         mean = self.mean.to(x.dtype)
         x = (mirrored(x, self.window) - mean) * self.img_range

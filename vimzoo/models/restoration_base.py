@@ -127,14 +127,23 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
 
 
 @register_notrace_function  # sizes decide, which FX cannot follow
-def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> None:
-    """Images ``(B, channels, H, W)`` with sides in multiples of ``multiple_of``.
+def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> Tensor:
+    """``x`` itself, unless it is not images ``(B, channels, H, W)`` with sides in multiples of ``multiple_of``.
+
+    Warns if pixels are not finite.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it is not.
     """
+    x = _check_shape(x, channels, multiple_of)
+    warn_unless_finite(x)
+    return x
+
+
+@torch.jit.script_if_tracing  # so that a traced model checks the images that it is given
+def _check_shape(x: Tensor, channels: int, multiple_of: int) -> Tensor:
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"x: expected images (B, {channels}, H, W), got {x.shape}")
     if x.shape[2] % multiple_of != 0 or x.shape[3] % multiple_of != 0:
         raise ValueError(f"x: expected height and width in multiples of {multiple_of}, got {x.shape}")
-    warn_unless_finite(x)
+    return x

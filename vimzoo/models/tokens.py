@@ -110,6 +110,19 @@ def _surely_equal(a: int, b: int) -> bool:
     return statically_known_true(a == b)
 
 
+@torch.jit.script_if_tracing
+def _traced_resize(
+    pos_embed: Tensor,
+    old_size: tuple[int, int],
+    height: Tensor,
+    width: Tensor,
+    placement: str,
+    official: bool,
+) -> Tensor:
+    """`resize_pos_embed` as a traced graph holds it: sizes are tensors, or they would be constants."""
+    return resize_pos_embed(pos_embed, old_size, (int(height), int(width)), placement, official)
+
+
 @register_notrace_function  # sizes decide what happens, which FX cannot follow
 def resize_pos_embed(
     pos_embed: Tensor,
@@ -138,6 +151,9 @@ def resize_pos_embed(
     Raises:
         RuntimeError: the embeddings are not those of ``old_size``.
     """
+    if not torch.jit.is_scripting() and torch.jit.is_tracing():
+        height, width = torch.as_tensor(new_size[0]), torch.as_tensor(new_size[1])
+        return _traced_resize(pos_embed, old_size, height, width, placement, official)
     if _surely_equal(old_size[0], new_size[0]) and _surely_equal(old_size[1], new_size[1]):
         return pos_embed
     if official:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -156,7 +157,15 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: Any) -> dict[str,
 
 def resize_map(pos_embed: Tensor, height: int, width: int) -> Tensor:
     """Position embeddings ``(1, C, H, W)`` for another grid, bicubic as the authors' loader does it."""
+    if not torch.jit.is_scripting() and torch.jit.is_tracing():
+        return _traced_resize(pos_embed, torch.as_tensor(height), torch.as_tensor(width))
     if pos_embed.shape[2] == height and pos_embed.shape[3] == width:
         return pos_embed
     resized = F.interpolate(pos_embed.float(), [height, width], mode="bicubic", align_corners=False)
     return resized.to(pos_embed.dtype)
+
+
+@torch.jit.script_if_tracing
+def _traced_resize(pos_embed: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """`resize_map` as a traced graph holds it: sizes are tensors, or they would be constants."""
+    return resize_map(pos_embed, int(height), int(width))

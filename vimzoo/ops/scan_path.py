@@ -301,10 +301,17 @@ def _table(height: int, width: int, device: str, paths: tuple[ScanPath, ...]) ->
     key = (paths, height, width, device)
     if key in _TABLES:
         return _TABLES[key]
-    with torch.inference_mode(
-        False
-    ):  # else the first call could leave a table that no training step may save
-        table = torch.from_numpy(_stacked(paths, height, width)).to(device)
+    tracing = (
+        torch._C._get_tracing_state()
+    )  # a first trace would note how a table is made, a second would not
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        with torch.inference_mode(
+            False
+        ):  # else the first call could leave a table that no training step may save
+            table = torch.from_numpy(_stacked(paths, height, width)).to(device)
+    finally:
+        torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
     if type(table) is Tensor:  # a fake one must not outlive its mode
         while len(_TABLES) >= 256:
             del _TABLES[next(iter(_TABLES))]
