@@ -51,6 +51,7 @@ README_RESULTS = {
     ),
 }
 """Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
+PAIRS = ("files", "images", "ms", "crops_per_s")
 PHOTOGRAPH = ("pixels", "result", "threads", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
 """Columns of docs/restoration.md's table of a large photograph."""
 DIGITS = (
@@ -281,7 +282,8 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "compilers": version_cards.compilers_table(results),
         },
         root / "docs" / "restoration.md": {
-            "photograph": cards.compared("cpu_restoration_photograph", PHOTOGRAPH)
+            "photograph": cards.compared("cpu_restoration_photograph", PHOTOGRAPH),
+            "pairs": cards.compared("cpu_pairs_crops", PAIRS),
         },
     }
     filled = {
