@@ -23,8 +23,9 @@ from vimzoo.data.degradations import imresize
 from vimzoo.data.photos import PHOTOS
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
-from vimzoo.engine.finished import best_model, composed_settings
+from vimzoo.engine.finished import best_model
 from vimzoo.engine.restore_task import measured
+from vimzoo.engine.words import composed_settings
 
 Restore = Callable[[Tensor], Tensor]
 

@@ -1,6 +1,17 @@
 """Vision state-space models for timm: `import vimzoo`, then `timm.create_model("vim_tiny_patch16_224")`."""
 
+import os.path
+import signal
+import sys
+from itertools import pairwise
 from typing import Any
+
+# Our own commands: Ctrl-C ends them without a traceback while torch is imported; vimzoo.commands listens again
+if (
+    any(option == "-m" and name.startswith("vimzoo.") for option, name in pairwise(sys.orig_argv))
+    or os.path.basename(sys.argv[0] if sys.argv else "") == "vimzoo-train"
+) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from . import ops
 

@@ -27,6 +27,7 @@ from vimzoo.card_parts import (
     size_of,
     table,
 )
+from vimzoo.commands import run_command
 from vimzoo.models.facts import ModelFacts
 from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES
 from vimzoo.models.vmamba import VMAMBA_FACTS
@@ -316,4 +317,4 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -23,6 +23,7 @@ from torch import nn
 
 from . import __version__
 from .cards import FAMILIES
+from .commands import run_command
 from .models import CheckpointError, load_checkpoint
 from .models._timm import generate_readme
 from .models.checkpoint_reader import read_tensors
@@ -62,7 +63,7 @@ def full_name(name: str) -> str:
 
 
 def build(
-    file: Path, name: str, *, use_ema: bool = False, num_classes: int | None = None
+    file: Path, name: str, *, use_ema: bool | None = None, num_classes: int | None = None
 ) -> tuple[nn.Module, Mapping[str, Any]]:
     """The registered model with the file's weights, on the CPU in evaluation mode.
 
@@ -166,7 +167,7 @@ def convert(
     name: str,
     output: str | os.PathLike[str],
     *,
-    use_ema: bool = False,
+    use_ema: bool | None = None,
     num_classes: int | None = None,
 ) -> Path:
     """Write a checkpoint as a folder for timm and the hub; whole, or not at all.
@@ -175,7 +176,7 @@ def convert(
         file: The authors' checkpoint or one of our own, as `vimzoo.load_checkpoint` takes it.
         name: Registered name; the tag (``mambair_dn.sigma25``) decides what the card says.
         output: The new folder.
-        use_ema: Take the moving average of the weights.
+        use_ema: Take the moving average of the weights, or the trained ones; None: see `read_checkpoint`.
         num_classes: Classes that the file was trained for, if not the registered ones.
 
     Returns:
@@ -194,7 +195,11 @@ def convert(
         raise ValueError(f"--output {output}: there is no folder {output.parent}")
     model, changed = build(file, name, use_ema=use_ema, num_classes=num_classes)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    which = "the moving average of the weights in" if use_ema else "the weights in"
+    which = {
+        True: "the moving average of the weights in",
+        False: "the trained weights in",
+        None: "the weights in",
+    }[use_ema]
     made = f"from {which} {file.name} (sha256 {digest}) by vimzoo {__version__} and timm {timm.__version__}"
     with TemporaryDirectory(dir=output.absolute().parent, prefix="unfinished-") as place:
         folder = Path(place) / output.name
@@ -222,7 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--model", metavar="NAME", required=True, help="registered name, with or without a tag"
     )
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the folder to make")
-    parser.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    parser.add_argument(
+        "--ema", action=argparse.BooleanOptionalAction,
+        help="take the moving average of the weights, or the trained ones (default: what was evaluated)",
+    )  # fmt: skip
     parser.add_argument("--num-classes", metavar="N", type=int, help="of a file that was trained for others")
     options = parser.parse_args(arguments)
     try:
@@ -238,4 +246,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -20,6 +20,7 @@ import torch
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+from .commands import run_command
 from .data.decode import DAMAGED, MODES, read_image
 from .engine.classes import file_options
 from .models import load_restoration
@@ -292,4 +293,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

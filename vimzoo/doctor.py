@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from . import __version__
+from .commands import run_command
 from .ops import (
     BIDIRECTIONAL,
     backends,
@@ -204,4 +204,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -19,14 +19,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .commands import run_command, slow_half
 from .data import Splits, UsageError, closing, eval_loader, sample
 from .engine import classes, evaluate
 from .engine.build import build_data, pick_device
 from .engine.check import AMP, check_run
-from .engine.finished import best_model, composed_settings, newest_run, run_settings
+from .engine.drawing import drawn
+from .engine.finished import best_model, newest_run, run_settings
 from .engine.loop import seed_everything
 from .engine.remembered import trained_on
 from .engine.tasks import Task, find_task
+from .engine.words import composed_settings
 
 EXAMPLES = """examples:
   python -m vimzoo.eval                                     the newest run below outputs/, on its test images
@@ -66,11 +69,16 @@ def by_size(
 ) -> dict[str, dict[str, Any]]:
     """What `evaluation` tells at each image size, by size: how a model does away from the size that it learnt."""
     words = words or [str(newest_run())]
-    folders = [word for word in words if "=" not in word]
+    folders = _folders(words)
     out = out or Path(*folders[:1]) / "eval"
     return {
         str(size): evaluation([*words, f"data.img_size={size}"], split, out / f"{size}px") for size in sizes
     }
+
+
+def _folders(words: Sequence[str]) -> list[str]:
+    """Words that are no settings; the name of a run folder may hold ``=``."""
+    return [word for word in words if "=" not in word or (Path(word) / "config.yaml").is_file()]
 
 
 def evaluation(words: Sequence[str], split: str | None = None, out: Path | None = None) -> dict[str, Any]:
@@ -79,8 +87,8 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     Raises:
         UsageError: no such run, setting, model or data.
     """
-    folders = [word for word in words if "=" not in word]
-    settings = [word for word in words if "=" in word]
+    folders = _folders(words)
+    settings = [word for word in words if word not in folders]
     if len(folders) > 1:
         raise UsageError(f"one run folder at a time, not {', '.join(folders)}")
     run = Path(folders[0]) if folders else None if settings else newest_run()
@@ -99,6 +107,11 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     if images is None:
         raise UsageError(f"--split={split}: {data.name} has no such images")
     device, amp = pick_device(cfg["run"]["device"]), AMP[cfg["run"]["amp"]]
+    slow_half(amp, device, "run.amp")
+    if crop := cfg["data"].get("eval_crop"):
+        classes.warn(
+            f"of larger images the middle {crop} x {crop} pixels are evaluated; data.eval_crop=null takes whole images"
+        )
     model = (best_model(run, cfg, data) if run else _published(cfg, data, task)).to(device).eval()
     model = task.as_measured(model)
     batch_size = data.eval_batch or cfg["data"]["batch_size"]
@@ -114,6 +127,10 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     begin = time.perf_counter()
     count = len(loader.dataset)  # type: ignore[arg-type]  # fewer under run.limit_batches
     numbers: dict[str, Any] = {"split": split, "images": count}
+    if data.classes and data.crop_pct < 1:
+        numbers["crop_pct"] = data.crop_pct  # the share of each side that the model sees
+    if crop:
+        numbers["eval_crop"] = crop
     if run and (seen := trained_on(run, data, split)):
         numbers["trained_on"] = seen
     with closing(loader):
@@ -123,8 +140,8 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     out = out or (run or Path()) / "eval"
     out.mkdir(parents=True, exist_ok=True)
     numbers |= task.details(scores, data, out)
-    task.pictures(model, images, scores, data, out)
     (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    drawn(", ".join(task.files), task.pictures, model, images, scores, data, out)
     return numbers | {"folder": str(out)}
 
 
@@ -191,4 +208,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from . import exporters
+from .commands import run_command
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "torchscript": ".ts"}
 """Format -> how its files are called."""
@@ -215,7 +216,8 @@ def export(
     Args:
         name: the model as timm knows it, or a folder; see `locate`.
         kind: one of `FORMATS`.
-        output: where to; by default the model's registered name in the current folder.
+        output: where to, a file or a folder that exists; by default the current folder. In a folder the file has the
+            model's registered name.
         checkpoint, random, size: see `build`. By default a model that takes any size is written for any.
         int8: write a second ONNX file with 8-bit weights.
 
@@ -230,7 +232,9 @@ def export(
     if int8 and kind != "onnx":
         raise ExportError(f"--int8: needs --format onnx, got {kind}")
     architecture = locate(name)[1]
-    path = output or Path(architecture + FORMATS[kind])
+    path = output or Path()
+    if path.is_dir():
+        path /= architecture + FORMATS[kind]
     if not path.parent.is_dir():
         raise ExportError(f"--output {path}: there is no folder {path.parent}")
     model = build(name, checkpoint, random, size)
@@ -279,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", metavar="FILE", help="weights; default: the published ones")
     parser.add_argument("--random", action="store_true", help="initial weights")
     parser.add_argument("--size", help="dynamic, PIXELS or HEIGHTxWIDTH; default: whatever the model takes")
-    parser.add_argument("--output", type=Path, metavar="FILE")
+    parser.add_argument("--output", type=Path, metavar="FILE | FOLDER")
     parser.add_argument("--int8", action="store_true", help="also write an ONNX file with 8-bit weights")
     options = parser.parse_args(arguments)
     try:
@@ -299,4 +303,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

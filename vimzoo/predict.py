@@ -18,6 +18,7 @@ import torch
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import nn
 
+from .commands import run_command
 from .data import UsageError
 from .data.decode import DAMAGED, MODES, read_image
 from .data.files import find_pictures
@@ -168,4 +169,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .commands import run_command, slow_half
+
 if TYPE_CHECKING:
     from .models.restoration_base import RestorationModel
     from .restoration import Report
@@ -35,7 +37,10 @@ def parser() -> argparse.ArgumentParser:
     weights = command.add_mutually_exclusive_group(required=True)
     weights.add_argument("--model", metavar="NAME", help="registered model with its authors' weights")
     weights.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights; the model is told by them")
-    command.add_argument("--ema", action="store_true", help="take the checkpoint's moving average")
+    command.add_argument(
+        "--ema", action=argparse.BooleanOptionalAction,
+        help="take the checkpoint's moving average, or the trained weights (default: what was evaluated)",
+    )  # fmt: skip
     tiles = command.add_argument_group("tiles")
     tiles.add_argument(
         "--tile", metavar="N|auto|none|official", type=_tile, default="auto",
@@ -110,7 +115,7 @@ def load_model(options: argparse.Namespace) -> RestorationModel:
 
     if options.checkpoint is not None:
         return load_restoration(options.checkpoint, use_ema=options.ema)
-    if options.ema:
+    if options.ema is not None:
         raise ValueError("--ema: the authors' files have one set of weights; it goes with --checkpoint")
     return restoration_model(options.model)
 
@@ -121,7 +126,7 @@ def run(options: argparse.Namespace) -> Report:
     Raises:
         ValueError: the request cannot be met; nothing has been written.
     """
-    from .restoration import MAX_PIXELS, Restorer, find_jobs, restore_files
+    from .restoration import MAX_PIXELS, Restorer, claim_results, find_jobs, restore_files
 
     jobs = find_jobs(options.input, options.output, f".{options.format}" if options.format else None)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -139,6 +144,9 @@ def run(options: argparse.Namespace) -> Report:
         seed=options.seed,
         device=device,
     )
+    slow_half(DTYPES[options.dtype], restorer.device, "--dtype")
+    if options.input.is_dir():
+        claim_results(options.output, restorer, jobs, options.existing)
     return restore_files(
         jobs,
         restorer,
@@ -181,4 +189,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

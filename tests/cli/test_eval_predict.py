@@ -13,7 +13,8 @@ from vimzoo import eval as eval_command
 from vimzoo import predict
 from vimzoo.engine import launch
 from vimzoo.engine.classify import calibration_error
-from vimzoo.engine.finished import composed_settings, newest_run, run_settings
+from vimzoo.engine.finished import newest_run, run_settings
+from vimzoo.engine.words import composed_settings
 
 QUICK = [
     "model=timm", "model.model_name=test_vit", "data.img_size=16", "run.epochs=2", "run.device=cpu", "run.ema=null",
@@ -76,7 +77,7 @@ def test_eval_of_a_model_without_a_run(tmp_path, capsys):
     [
         (["nowhere"], "nowhere: not a run folder"),
         (["model=vim_tny"], "Could not find 'model/vim_tny'"),
-        (["RUN", "optim.lrr=1"], "optim.lrr=1: no such setting in .*near it: lr"),
+        (["RUN", "optim.lrr=1"], "optim.lrr=1: the run has no such setting; near it: lr"),
         (["RUN", "RUN"], "one run folder at a time"),
         (["RUN", "run.amp=bf17"], "run.amp=bf17"),
         ([], "no finished run under outputs/"),

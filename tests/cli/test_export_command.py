@@ -140,8 +140,9 @@ def test_packages_run_where_only_the_ops_are_imported(kind: str, tmp_path: Path)
 
 
 def test_torchscript_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "model.ts"
-    assert export.main(["test_vim", "--format", "torchscript", "--random", "--output", str(path)]) == 0
+    """Into a folder that exists, where it has the model's name."""
+    path = tmp_path / "test_vim.ts"
+    assert export.main(["test_vim", "--format", "torchscript", "--random", "--output", str(tmp_path)]) == 0
     assert "largest difference" in capsys.readouterr().out
     kept = {exporters.METADATA: ""}
     assert torch.jit.load(str(path), _extra_files=kept)(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)

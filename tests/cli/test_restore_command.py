@@ -49,6 +49,21 @@ def test_in_a_process_of_its_own(place: Path) -> None:
         assert image.size == (28, 18) and image.getexif()[ExifTags.Base.Orientation] == 6
 
 
+def test_results_of_another_model_are_not_taken_for_this_ones(place: Path, capsys) -> None:
+    words = ["photos", "out", "--quiet", "--checkpoint"]
+    assert main([*words, "light_x2.pth"]) == 0
+    before = (place / "out/a.png").read_bytes()
+    assert main([*words, "light_x2.pth"]) == 0 and "2 skipped" in capsys.readouterr().out
+    assert main([*words, "v2_dn.pth"]) == 2 and main([*words, "light_x2.pth", "--self-ensemble"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "out were made with another model, weights; expected another folder, or --existing overwrite" in said
+    )
+    assert "made with another self_ensemble" in said and (place / "out/a.png").read_bytes() == before
+    assert main([*words, "v2_dn.pth", "--existing", "overwrite"]) == 0
+    assert main([*words, "v2_dn.pth"]) == 0 and main([*words, "light_x2.pth"]) == 2
+
+
 def test_the_result_is_the_restorers(place: Path) -> None:
     words = [
         "photo.jpg",
@@ -192,4 +207,4 @@ def test_an_interruption_leaves_whole_files_only(
     monkeypatch.setattr(Restorer, "__call__", interrupted)
     assert main(["photos", "out", "--checkpoint", "light_x2.pth", "--quiet"]) == 130
     assert "interrupted" in capsys.readouterr().err
-    assert [path.name for path in (place / "out").rglob("*") if path.is_file()] == ["a.png"]
+    assert [path.name for path in (place / "out").rglob("[!.]*") if path.is_file()] == ["a.png"]

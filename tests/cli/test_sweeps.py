@@ -35,6 +35,21 @@ def test_a_grid_makes_one_run_per_value(tmp_path):
     assert [result["config"]["run"]["seed"] for result in results(tmp_path)] == [3, 4]
 
 
+def test_a_grid_goes_on_after_a_run_that_cannot_be(tmp_path):
+    """It is listed with the reason, and the exit status says so."""
+    words = ["model.model_name=test_vit,no_such_model,test_resnet", "optim.lr=1e-3"]
+    call = [sys.executable, str(TRAIN), "-m", *QUICK, *words]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert [result["config"]["model"]["model_name"] for result in results(tmp_path)] == [
+        "test_vit",
+        "test_resnet",
+    ]
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    summary = done.stderr[done.stderr.index("runs that failed: 1") :].splitlines()
+    assert summary[1].startswith("  1  ") and "model.model_name=no_such_model" in summary[1]
+    assert "model.model_name=no_such_model: no such model" in summary[2]
+
+
 def test_a_search_goes_on_where_it_stopped(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     words = ["sweep=optuna", "hydra.sweeper.n_trials=2"]

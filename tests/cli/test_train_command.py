@@ -8,15 +8,19 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from PIL import Image
 
+from vimzoo import eval as eval_command
 from vimzoo.engine.cli import main
-from vimzoo.engine.finished import composed_settings
 from vimzoo.engine.overrides import quoted, unreadable
 from vimzoo.engine.sweeps import SweepCheck, storage_problem
+from vimzoo.engine.words import composed_settings
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 QUICK = ["run.epochs=1", "run.limit_batches=2", "data.batch_size=16", "run.device=cpu"]
@@ -40,6 +44,18 @@ def call(tmp_path, monkeypatch, capfd):
         return status, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two classes of six images, in a folder whose name Hydra would not take."""
+    for name in ("cat", "dog"):
+        (tmp_path / "a=b" / name).mkdir(parents=True)
+        for index in range(6):
+            Image.fromarray(np.full((32, 32, 3), 40 * index, np.uint8)).save(
+                tmp_path / "a=b" / name / f"{index}.png"
+            )
+    return "a=b"
 
 
 def test_the_script_trains_and_ends_with_the_accuracy(tmp_path):
@@ -77,18 +93,13 @@ def test_help_is_ours(call, tmp_path):
         ("run.amp=bf17", "error: run.amp=bf17: expected one of"),
         ("data=folder", "error: data.root is not set"),
         ("model=timm", "error: model.model_name is not set"),
-        (
-            "data.root=/a=b",
-            "error: data.root=/a=b: Hydra cannot read this value; quote text: 'data.root=\"/a=b\"'",
-        ),
+        ("model.x=/a=b", "error: model.x=/a=b: Hydra cannot read this value; quote text: 'model.x=\"/a=b\"'"),
+        ("data.root=/a=b", "error: data.root=/a=b: no such folder"),
         (
             "data.root=a,b",
             "error: data.root=a,b: several values need -m, which makes a run of each; quote text: '",
         ),
-        (
-            "data.root=2024",
-            "error: data.root=2024 is of type int; for a folder of that name quote it: 'data.root=\"2024\"'",
-        ),
+        ("data.root=2024", "error: data.root=2024: no such folder"),
     ],
 )
 def test_mistakes_create_nothing(call, tmp_path, word, message):
@@ -231,3 +242,33 @@ def test_the_backend_and_a_slow_one_are_named(call, monkeypatch):
     assert (
         "warning: missing native CPU library: the native library was not built (why)\n  scans take" in errors
     )
+
+
+def test_a_run_goes_on_with_its_own_settings(call, tmp_path, images):
+    """Whatever data and model the configuration's files choose; the folder's name is read as it is."""
+    words = [
+        "model=timm",
+        "model.model_name=test_vit",
+        "data=folder",
+        f"data.root={images}",
+        "data.img_size=32",
+    ]
+    words += ["data.workers=0", "data.batch_size=4", "run.epochs=1", "optim.lr=1e-3", "run.device=cpu"]
+    status, text, errors = call(*words, "hydra.run.dir=runs/lr=1e-3")
+    assert status == 0, errors
+    longer = next(line for line in text.splitlines() if "train.py" in line and "resume" in line)
+    assert shlex.split(longer)[-2:] == ['resume="runs/lr=1e-3"', "run.epochs=2"]
+    status, text, errors = call(
+        "resume=runs/lr=1e-3", "run.epochs=2", "data.max_unreadable=0.5", "hydra.run.dir=more"
+    )
+    assert status == 0, errors
+    assert "resume runs/lr=1e-3/last.pt, from epoch 2, step " in text
+    before, after = (
+        yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("runs/lr=1e-3", "more")
+    )
+    assert after["data"] == {**before["data"], "max_unreadable": 0.5} and after["optim"] == before["optim"]
+    assert after["model"] == before["model"] and after["run"] == {**before["run"], "epochs": 2}
+    status, _, errors = call("resume=more", "data.rooot=x", "hydra.run.dir=none")
+    assert "data.rooot=x: the run has no such setting; near it: root" in f"{errors} {status}"
+    assert eval_command.main(["runs/lr=1e-3", "data.batch_size=2", "data=folder", f"data.root={images}",
+                              "data.img_size=32", "data.workers=0"]) == 0  # fmt: skip

@@ -40,12 +40,22 @@ def send(*numbers):
         os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_repeated_signal_is_one_request(number, tmp_path, monkeypatch):
     before_step(monkeypatch, 2, lambda: send(number, number, number))
     with pytest.raises(Stopped, match=rf"{number.name} after step 2"):
         launch(small(), tmp_path)
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 2
+
+
+def test_under_nohup_a_closed_terminal_does_not_stop_a_run(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        before_step(monkeypatch, 2, lambda: send(signal.SIGHUP))
+        launch(small(), tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert checkpoint.read(tmp_path / "last.pt")["step"] == 3
 
 
 def test_ctrl_c_again_ends_at_once(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from trainer_helpers import small
@@ -46,6 +48,54 @@ def test_tensorboard_of_a_resumed_run_has_every_point_once(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
     assert [e.value for e in events.Scalars("epoch/train_loss")] == pytest.approx(losses(tmp_path))
+
+
+def test_tensorboard_in_another_folder_has_the_whole_run(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    launch(small("run.tracker=tensorboard"), tmp_path / "first")
+    launch(
+        small("run.tracker=tensorboard", "run.epochs=2", f"resume={tmp_path / 'first'}"), tmp_path / "second"
+    )
+    events = EventAccumulator(str(tmp_path / "second/tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+class FakeRun:
+    """What `wandb.init` returns."""
+
+    def __init__(self, **asked):
+        self.id, self.asked, self.steps = asked.get("id") or "abc123", asked, []
+
+    def log(self, numbers, step):
+        self.steps.append(step)
+
+    def finish(self):
+        pass
+
+
+def test_a_resumed_run_is_the_same_at_wandb(tmp_path, monkeypatch):
+    runs = []
+    fake = SimpleNamespace(Error=RuntimeError, init=lambda **asked: runs.append(FakeRun(**asked)) or runs[-1])
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    words = ["run.tracker=wandb", "run.epochs=2", f"resume={tmp_path / 'first'}"]
+    launch(small("run.tracker=wandb"), tmp_path / "first")
+    launch(small(*words), tmp_path / "second")
+    launch(small("run.tracker=wandb", "run.epochs=3", "resume=auto"), tmp_path / "second")
+    assert "id" not in runs[0].asked and runs[0].steps[-1] == 3
+    for run in runs[1:]:
+        assert (run.asked["id"], run.asked["resume"]) == ("abc123", "allow") and run.steps[0] > 3
+
+
+def test_wandb_offline_keeps_its_id(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    launch(small("run.tracker=wandb"), tmp_path)
+    launch(small("run.tracker=wandb", "run.epochs=2", "optim.lr=1e-3", "resume=auto"), tmp_path)
+    ids = {folder.name.rsplit("-", 1)[1] for folder in (tmp_path / "wandb").glob("offline-run-*")}
+    assert ids == {(tmp_path / "wandb.id").read_text().strip()}
 
 
 def test_wandb_without_a_network(tmp_path, monkeypatch):

@@ -274,6 +274,29 @@ def test_confusion_rows_are_true_classes():
     assert scores.confusion(3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
 
 
+def test_a_run_ends_early_where_nothing_gets_better(tmp_path, monkeypatch, capsys):
+    """Equal scores are better; a resume of the run finishes it."""
+    scores = iter([50.0, 60.0, 60.0, 55.0, 59.0, 70.0])
+    monkeypatch.setattr(
+        Scores, "summary", lambda _: {"loss": 1.0, "top5": 0.0, "top1": next(scores, 1.0)}, raising=True
+    )
+    words = ["run.epochs=9", "run.early_stop=2", "run.limit_batches=1"]
+    launch(small(*words), tmp_path)
+    assert [row["val_top1"] for row in checkpoint.read(tmp_path / "last.pt")["history"]] == [
+        50,
+        60,
+        60,
+        55,
+        59,
+    ]
+    assert "no better validation accuracy for 2 epochs: the run ends here" in capsys.readouterr().out
+    assert checkpoint.read(tmp_path / "best.pt")["epoch"] == 3
+    launch(small(*words, "resume=auto"), tmp_path)
+    assert checkpoint.read(tmp_path / "last.pt")["epoch"] == 5
+    with pytest.raises(UsageError, match=r"run.early_stop=0: expected null or at least 1"):
+        launch(small("run.early_stop=0"), tmp_path / "out")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_default_run_reaches_98_percent(seed, tmp_path):

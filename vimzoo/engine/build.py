@@ -12,6 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from ..commands import slow_half
 from ..data import SOURCES, Splits, UsageError
 from . import parallel
 from .check import AMP
@@ -85,6 +86,8 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     """
     run, task, world = cfg["run"], find_task(cfg["task"]), world or World()
     device, amp = pick_device(run["device"], world.local_rank), AMP[run["amp"]]
+    if world.main:
+        slow_half(amp, device, "run.amp")
     model = task.build_model(cfg, data).to(device)
     mixup, criterion = _build_loss(cfg, data, world)
     frozen = freeze(model, run["freeze"]) if run["freeze"] else []
@@ -119,8 +122,10 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         amp=amp,
         clip_grad=run["clip_grad"],
         epochs=epochs,
+        updates_per_epoch=steps_per_epoch,
         seed=run["seed"],
         on_nonfinite=run["on_nonfinite"],
+        early_stop=run.get("early_stop"),
         world=world,
         accumulate=run["accumulate"],
         frozen=frozen,

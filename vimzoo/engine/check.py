@@ -10,6 +10,7 @@ from ..data import UsageError
 from .parallel import KINDS
 from .recover import ON_NONFINITE
 from .tasks import find_task
+from .words import setting
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Setting -> the least whole number that it may be
@@ -17,6 +18,7 @@ LEAST = {
     "devices": 1,
     "run.epochs": 1,
     "run.accumulate": 1,
+    "run.early_stop": 1,
     "run.seed": 0,
     "run.limit_batches": 1,
     "run.save_every.steps": 1,
@@ -25,7 +27,7 @@ LEAST = {
 }
 ABOVE_ZERO = ("run.clip_grad", "run.save_every.minutes")
 SWITCHES = ("run.compile", "run.grad_checkpointing", "deterministic")
-MAY_BE_NULL = {"run.limit_batches", "run.save_every.steps", "data.workers", *ABOVE_ZERO}
+MAY_BE_NULL = {"run.limit_batches", "run.early_stop", "run.save_every.steps", "data.workers", *ABOVE_ZERO}
 
 
 def check_run(cfg: dict[str, Any]) -> None:
@@ -45,15 +47,7 @@ def check_run(cfg: dict[str, Any]) -> None:
                 f"run.{key}={run[key]}: expected null, or one of its keys, such as run.{key}.KEY="
             )
     for name in [*LEAST, *ABOVE_ZERO, *SWITCHES]:
-        _check(name, _setting(cfg, name))
-
-
-def _setting(cfg: dict[str, Any], name: str) -> Any:
-    """What stands under ``group.key``; None where a group is left out."""
-    value: Any = cfg
-    for key in name.split("."):
-        value = value.get(key) if value else None
-    return value
+        _check(name, setting(cfg, name))
 
 
 def _check(name: str, value: Any) -> None:

@@ -174,7 +174,9 @@ def load_training(state: State, content: dict[str, Any], path: str | Path) -> No
     try:
         state.optimizer.load_state_dict(content["optimizer"])
     except (ValueError, KeyError) as error:
-        raise UsageError(f"resume={path}: its optimizer does not fit optim of this run ({error})") from error
+        raise UsageError(
+            f"resume={path}: its optimizer does not fit optim and run.freeze of this run ({error})"
+        ) from error
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:

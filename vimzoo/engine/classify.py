@@ -18,6 +18,7 @@ from ..data import Images, Splits, UsageError
 from ..data.classes import listed
 from .classes import model_for, of_weights
 from .create import create_model, model_cfg
+from .drawing import drawn, printable
 
 
 def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
@@ -197,7 +198,7 @@ def details(scores: Scores, data: Splits, out: Path) -> dict[str, Any]:
     truth, guesses = (torch.cat(part).cpu() for part in (scores.targets, scores.predictions))
     counts = scores.confusion(len(data.classes)).cpu()
     right, images, guessed = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
-    with (out / "classes.csv").open("w", newline="") as file:
+    with (out / "classes.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "recall", "precision", "most taken for"])
         for index, name in enumerate(data.classes):
@@ -206,7 +207,7 @@ def details(scores: Scores, data: Splits, out: Path) -> dict[str, Any]:
             taken = data.classes[int(others.argmax())] if others.sum() else ""
             shares = (float(right[index] / max(1, int(n[index]))) for n in (images, guessed))
             writer.writerow([name, int(images[index]), *(f"{share:.4f}" for share in shares), taken])
-    confusion_picture(counts, data.classes, out / "confusion.png")
+    drawn("confusion.png", confusion_picture, counts, data.classes, out / "confusion.png")
     return {"calibration_error": calibration_error(torch.cat(scores.confidences).cpu(), guesses == truth)}
 
 
@@ -222,8 +223,9 @@ def confusion_picture(counts: Tensor, classes: tuple[str, ...], path: Path) -> N
     )
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= 50:
-        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(classes)), classes, fontsize=8)
+        names = [printable(name) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(classes)), names, fontsize=8, parse_math=False)
     figure.savefig(path, dpi=120)
 
 
@@ -259,13 +261,15 @@ def prediction_sheet(images: Images, predictions: Tensor, targets: Tensor, data:
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
     for place, index in enumerate(chosen, start=1):
         picture = (images[index][0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
-        guess, truth = data.classes[int(predictions[index])], data.classes[int(targets[index])]
+        right = bool(predictions[index] == targets[index])
+        guess, truth = (printable(data.classes[int(part[index])]) for part in (predictions, targets))
         axes = figure.add_subplot(rows, 8, place)
         axes.imshow(picture.squeeze(2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=1)
         axes.set_title(
-            guess[:16] if guess == truth else f"{guess[:12]} (is {truth[:12]})",
-            color="black" if guess == truth else "red",
+            guess[:16] if right else f"{guess[:12]} (is {truth[:12]})",
+            color="black" if right else "red",
             fontsize=8,
+            parse_math=False,  # a name with $ is no formula
         )
         axes.axis("off")
     figure.savefig(path, dpi=120)

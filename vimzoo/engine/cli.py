@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,8 +56,8 @@ def main() -> None:
     """Compose the configuration from ``sys.argv`` and train; ``--help`` says how.
 
     Raises:
-        SystemExit: an unknown option or value (from Hydra), a request that cannot be met, a non-finite loss; but
-            among several runs (``-m``) the loss of one ends that run alone, as the worst of them.
+        SystemExit: an unknown option or value (from Hydra), a request that cannot be met, a non-finite loss. Among
+            several runs (``-m``) these end one run alone; the summary of the sweep lists it, and the status is 1.
     """
     try:
         import hydra
@@ -67,8 +68,13 @@ def main() -> None:
         sys.exit(f"error: training needs {error.name}; install it with: pip install 'vimzoo[train]'")
     if sys.version_info >= (3, 14) and hydra.__version__.startswith("1.3."):
         sys.exit("error: Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11, 3.12 or 3.13")
+    from ..commands import INTERRUPTED, listen
+    from .output import patient
     from .overrides import unreadable
+    from .words import for_hydra
 
+    typed = sys.argv[1:]
+    sys.argv[1:] = for_hydra(typed)
     several = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in sys.argv)
     if problem := unreadable(sys.argv[1:], multirun=several):
         sys.exit(f"error: {problem}")
@@ -76,28 +82,46 @@ def main() -> None:
     @hydra.main(**hydra_options(), config_path=str(config_dir()), config_name="train")
     def run(cfg: DictConfig) -> float:
         from ..data import UsageError
+        from . import resume
         from .launch import launch
         from .recover import OutOfMemory
         from .saver import Stopped
+        from .sweeps import note_failure
+        from .words import applied, as_typed
 
         out = Path(HydraConfig.get().runtime.output_dir)
         try:
             for key in OmegaConf.missing_keys(cfg):
                 raise UsageError(f"{key} is not set; expected {key}=VALUE")
-            settings = OmegaConf.to_container(cfg, resolve=True)
-            said = [*config_flags(sys.argv[1:]), *HydraConfig.get().overrides.task]
-            return launch(settings, out, said)  # type: ignore[arg-type]
-        except FloatingPointError as error:
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
-                sys.exit(f"error: {error}")
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            return -math.inf
-        except (UsageError, OutOfMemory, OSError) as error:
-            _remove_empty(out)
+            settings: Any = OmegaConf.to_container(cfg, resolve=True)
+            words = as_typed(HydraConfig.get().overrides.task, typed)
+            if begun := resume.wanted(settings["resume"], out):
+                settings = applied(resume.configuration(begun), words, settings)
+            named = any(re.match(r"hydra\.(run|sweep)\.", text) for text in HydraConfig.get().overrides.hydra)
+            return launch(settings, out, [*config_flags(typed), *words], named)
+        except (FloatingPointError, UsageError, OutOfMemory, OSError) as error:
+            hydra_cfg, diverged = HydraConfig.get(), isinstance(error, FloatingPointError)
+            if hydra_cfg.mode == RunMode.MULTIRUN:
+                if diverged and "BasicSweeper" not in hydra_cfg.sweeper._target_:
+                    print(f"error: {error}", file=sys.stderr, flush=True)  # to a search the worst of results
+                else:
+                    note_failure(out, hydra_cfg.overrides.task, error)
+                return -math.inf
+            if not diverged:
+                _remove_empty(out)
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            _remove_empty(out)
+            raise
         except Stopped as stop:
             print(stop, file=sys.stderr)
             number = stop.number
         sys.exit(128 + number)  # outside the handler, where nothing holds the loader's processes any more
 
-    run()
+    listen()
+    with patient():
+        try:
+            run()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)

@@ -29,6 +29,12 @@ def model_cfg(name: str) -> dict[str, Any]:
     return cfg.to_dict() if cfg else {}
 
 
+def without_start(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run whose weights come from its own checkpoint: what it started from may be gone."""
+    model = {key: value for key, value in cfg["model"].items() if key != "start"}
+    return {**cfg, "model": model | {"pretrained": False}}
+
+
 def create_model(options: dict[str, Any]) -> nn.Module:
     """``timm.create_model(**options)``.
 

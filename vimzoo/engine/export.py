@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data import Splits
 from . import sharded
+from .create import without_start
 from .state import State
 
 
@@ -21,7 +22,7 @@ def whole_model(state: State, cfg: dict[str, Any], data: Splits) -> nn.Module:
     weights = sharded.whole_weights(state.averaged)
     if not state.world.main:
         return state.averaged
-    model = state.task.build_model(cfg, data)
+    model = state.task.build_model(without_start(cfg), data)
     model.load_state_dict(weights)
     return model.to(state.device).eval()
 

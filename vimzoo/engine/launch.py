@@ -17,7 +17,11 @@ from ..data import BucketBatches, Splits, StageBatches, UsageError, closing, eva
 from . import export, report, resume
 from .build import build_data, build_state
 from .check import check_run
+from .claim import claimed
+from .create import without_start
+from .drawing import drawn
 from .loop import evaluate, fit, seed_everything
+from .output import patient
 from .parallel import World, joined, started_elsewhere
 from .saver import Saver
 from .spawn import spawn
@@ -25,13 +29,15 @@ from .state import State
 from .track import open_tracker
 
 
-def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> float:
+def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = (), named: bool = True) -> float:
     """Train as ``cfg`` says and leave everything in ``out``.
 
     Args:
         cfg: the groups of configs/train.yaml as plain containers.
-        out: the run folder; nothing is written there before data, model and optimizer have been built.
+        out: the run folder, which this run claims for itself; nothing else is written there before data, model and
+            optimizer have been built.
         overrides: the command-line words behind ``cfg``, for the suggestions at the end.
+        named: whether the user chose that folder. If not, and another run has it, the next name is taken.
 
     Returns:
         The best validation score in the task's unit (what a sweep maximises).
@@ -43,33 +49,30 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> flo
         OSError: a checkpoint cannot be written.
     """
     check_run(cfg)
-    if started_elsewhere():
-        size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-        with joined(rank, size, int(os.environ.get("LOCAL_RANK", rank)), "env://") as world:
-            return work(cfg, one_folder(out, world), overrides, world)
-    if cfg["devices"] > 1:
-        return spawn(work, cfg, out, overrides)
-    return work(cfg, out, overrides, World())
-
-
-def one_folder(out: Path, world: World) -> Path:
-    """The first process's run folder; another one, named by the second that a process began in, goes if empty."""
-    first = Path(world.gather(str(out))[0])
-    if first != out:
-        with contextlib.suppress(OSError):
-            out.rmdir()
-    return first
+    with contextlib.ExitStack() as stack:
+        world, elsewhere = World(), started_elsewhere()
+        if elsewhere:
+            size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+            local_rank = int(os.environ.get("LOCAL_RANK", rank))
+            world = stack.enter_context(joined(rank, size, local_rank, "env://"))
+        folder = world.first(lambda: stack.enter_context(claimed(out, cfg["resume"], named)))
+        if folder != out:  # named by the second that this process began in
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        if cfg["devices"] > 1 and not elsewhere:
+            return spawn(work, cfg, folder, overrides)
+        return work(cfg, folder, overrides, world)
 
 
 def work(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
     """What each process of a run does; see ``launch``."""
-    with deterministic(cfg["deterministic"]):
+    with patient(), deterministic(cfg["deterministic"]):
         return train(cfg, out, overrides, world)
 
 
 def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
     """Build, train, finish."""
-    begun = resume.find(cfg["resume"], out)
+    begun = world.first(lambda: resume.wanted(cfg["resume"], out))
     run, batch_size, workers = cfg["run"], cfg["data"]["batch_size"], cfg["data"]["workers"]
     shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
     data = build_data(cfg)
@@ -77,11 +80,10 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
     asked = {key: cfg["data"][key] for key in ("repeats", "tokens", "balanced") if key in cfg["data"]}
     batches = train_loader(data, batch_size, run["seed"], **asked, **shared)
     val = eval_loader(data.val, data.eval_batch or batch_size, **shared)
-    state = build_state(cfg, data, len(batches), world)
-    if begun:
-        resume.restore(state, begun, cfg)
+    state = build_state(without_start(cfg) if begun else cfg, data, len(batches), world)
+    changes = resume.restore(state, begun, cfg) if begun else []
 
-    tracker = open_tracker(run["tracker"], out, cfg, state.step, world.main)
+    tracker = open_tracker(run["tracker"], out, cfg, state.step, world.main, begun and begun.parent)
     if world.main:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False))
@@ -89,6 +91,8 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
         if begun:
             resume.carry_best(begun, out)
         report.header(state, data, cfg, out)
+        if begun:
+            report.going_on(state, begun, changes)
         if isinstance(batches.batch_sampler, BucketBatches | StageBatches):
             print(f"sizes  {batches.batch_sampler.summary()}", flush=True)
     every = run["save_every"] or {}
@@ -150,8 +154,8 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides
     (out / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
     export.save(model, data, out / "model")
     report.write_csv(state.history, out / "metrics.csv")
-    report.curves(state.history, task, out / "curves.png")
-    task.pictures(model, images, scores, data, out)
+    drawn("curves.png", report.curves, state.history, task, out / "curves.png")
+    drawn(", ".join(task.files), task.pictures, model, images, scores, data, out)
     if len(images) < len(everything):
         print(f"\nrun.limit_batches={limit}: scores are of {len(images)} of {len(everything)} {split} images")
     report.closing(state, out, overrides, split, metrics[task.score])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data import Splits
+from ..data import Splits, UsageError
 from . import recover, report, sizes
 from .parallel import World, sync_gradients, whole
 from .saver import Saver
@@ -83,7 +83,7 @@ def advance(state: State) -> None:
     """Count an update and set the learning rate of the next one."""
     state.step += 1
     if state.scheduler is not None:
-        state.scheduler.step_update(state.step)
+        state.scheduler.step_update(state.step + state.ahead)
 
 
 def train_epoch(
@@ -177,9 +177,9 @@ def fit(
         Stopped, FloatingPointError: see ``train_epoch``.
     """
     with saver:
-        if state.on_nonfinite == "rollback" and not saver.last(state).exists():
+        if state.on_nonfinite == "rollback":  # also where the run goes on: with the settings of now
             saver.save(state)
-        while state.epoch < state.epochs:
+        while state.epoch < state.epochs and not ended_early(state):
             start = time.perf_counter() - state.sums["seconds"]
             row = {"epoch": state.epoch + 1, **train_epoch(state, train, saver, tracker), "step": state.step}
             seed_everything(state.seed, state.step, state.world.rank)  # for models that draw in evaluation
@@ -188,16 +188,26 @@ def fit(
             row |= {f"val_{name}": value for name, value in metrics.items()}
             if data.shapes is not None or data.stages is not None:
                 row |= sizes.row(state)
-                if state.world.main:
-                    sizes.write(state, data.shapes, saver.out / "sizes.csv")
             row["seconds"] = time.perf_counter() - start
-            report.unreadable(data, state.world, saver.out)
-            end_epoch(state, row, saver)
-            tracker.epoch(row, state.step)
+            improved = count_epoch(state, row)
+            saver.save(state, improved)
+            tell(state, data, row, improved, saver, tracker)
+            saver.stop_if_heard(state)
 
 
-def end_epoch(state: State, row: dict[str, float], saver: Saver) -> None:
-    """Count the epoch and keep its row, its checkpoint and, if none was better, its weights as the best."""
+def ended_early(state: State) -> bool:
+    """Whether ``run.early_stop`` epochs have passed without a better validation score; says so."""
+    scores = [row[f"val_{state.task.score}"] for row in state.history]
+    if state.early_stop is None or state.best not in scores:
+        return False
+    waited = scores[::-1].index(state.best)  # of several best epochs the last counts
+    if waited >= state.early_stop and state.world.main:
+        print(f"no better validation {state.task.label} for {waited} epochs: the run ends here", flush=True)
+    return waited >= state.early_stop
+
+
+def count_epoch(state: State, row: dict[str, float]) -> bool:
+    """Count the epoch and keep its row; returns whether none was better."""
     score = row[f"val_{state.task.score}"]
     improved = score >= state.best or not math.isfinite(state.best)  # some epoch has to be the best
     state.epoch, state.batch, state.sums = state.epoch + 1, 0, no_sums()
@@ -205,7 +215,24 @@ def end_epoch(state: State, row: dict[str, float], saver: Saver) -> None:
     state.history.append(row)
     if state.scheduler is not None:
         state.scheduler.step(state.epoch, metric=score)
+    return improved
+
+
+def tell(
+    state: State, data: Splits, row: dict[str, float], improved: bool, saver: Saver, tracker: Tracker
+) -> None:
+    """Report an epoch that is saved: tables, a line, the tracker, images that could not be read.
+
+    Raises:
+        UsageError: too many images could not be read.
+    """
     if state.world.main:
         report.write_csv(state.history, saver.out / "metrics.csv")
+        if data.shapes is not None or data.stages is not None:
+            sizes.write(state, data.shapes, saver.out / "sizes.csv")
         report.epoch_line(state, row, improved)
-    saver.after_epoch(state, improved)
+    tracker.epoch(row, state.step)
+    try:
+        report.unreadable(data, state.world, saver.out)
+    except UsageError as error:
+        raise UsageError(f"{error}; the run is saved in {saver.last(state)}") from error

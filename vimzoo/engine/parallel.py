@@ -75,6 +75,23 @@ class World:
         dist.all_gather_object(parts, _on_cpu(value))
         return parts
 
+    def first(self, decide: Callable[[], Any]) -> Any:
+        """What ``decide`` returns or raises in the first process, in all of them: others may see other files.
+
+        Raises:
+            UsageError, OSError: as ``decide`` does.
+        """
+        answer: Any = None
+        if self.main:
+            try:
+                answer = decide()
+            except (UsageError, OSError) as error:
+                answer = error
+        answer = self.gather(answer)[0]
+        if isinstance(answer, UsageError | OSError):
+            raise answer
+        return answer
+
     def add_up(self, sums: Any) -> None:
         """Replace every attribute (number, tensor, list) by its sum over the processes."""
         if self.size > 1:

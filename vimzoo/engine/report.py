@@ -95,6 +95,14 @@ def _epochs(number: int) -> str:
     return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
+def going_on(state: State, begun: Path, changes: Sequence[str]) -> None:
+    """From where a run goes on, and with which other settings than before."""
+    batch = f", batch {state.batch + 1}" if state.batch else ""
+    print(f"resume {_shown(begun)}, from epoch {state.epoch + 1}{batch}, step {state.step + 1} on")
+    for change in changes:
+        print(f"       {change}", flush=True)
+
+
 def progress(loader: DataLoader, state: State) -> Iterator[Any]:
     """Batches of one epoch under a live bar; where output is not a terminal, a plain line now and then."""
     from tqdm import tqdm
@@ -219,6 +227,7 @@ FILES = {
     "curves.png": "learning curves",
     "sizes.csv": "sizes of images and batches, and how many of each",
     "unreadable.txt": "images that could not be read",
+    "wandb.id": "the run at Weights & Biases, which a resume goes on with",
     "config.yaml": "what was asked for",
     "about.json": "command, code, versions and machine",
 }

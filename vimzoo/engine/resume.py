@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..data import UsageError
 from . import checkpoint, sharded
+from .older import updated
 from .remembered import check_resumed
 from .state import State
+from .words import FOLLOWS, flat
 
 # Settings that say which images a batch holds: they must stay when a run goes on in the middle of an epoch
 ORDER = [("run", "seed"), ("run", "limit_batches")]
@@ -17,26 +23,44 @@ ORDER += [
     ("data", key)
     for key in ("batch_size", "tokens", "sides", "step", "max_aspect", "crop", "crops", "stages")
 ]
+# Settings that a run goes on with or not at all
+FIXED = ("task", "optim.opt", "optim.layer_decay")
+# Settings of weights to begin from, which a run that goes on does not read
+START = ("model.start", "model.pretrained")
 
 
-def find(asked: str | None, out: Path) -> Path | None:
+def wanted(asked: str | None, out: Path) -> Path | None:
     """The checkpoint to go on from: a file, that of a run folder, or of this one (``auto``) if a job before left one.
 
     Raises:
-        UsageError: there is none in the folder asked for, or ``out`` holds another run, which would be lost.
+        UsageError: there is none in the folder asked for.
     """
-    own = _last(out)
-    if asked == "auto":
-        return own
-    begun = Path(asked) if asked else None
+    if asked is None or asked == "auto":
+        return _last(out) if asked else None
+    begun: Path | None = Path(asked).expanduser()
     if begun and begun.is_dir() and begun.suffix != ".dcp":
         begun = _last(begun)
         if begun is None:
             raise UsageError(
                 f"resume={asked}: no checkpoint in that folder; expected a run folder or its last.pt"
             )
+    return begun
+
+
+class Taken(UsageError):
+    """A run folder that belongs to another run."""
+
+
+def find(asked: str | None, out: Path) -> Path | None:
+    """As `wanted`; also refuses to write where there is another run.
+
+    Raises:
+        UsageError: see `wanted`.
+        Taken: ``out`` holds another run, which would be lost.
+    """
+    own, begun = _last(out), wanted(asked, out)
     if own and (begun is None or begun.parent.resolve() != out.resolve()):
-        raise UsageError(
+        raise Taken(
             f"{out} holds a run already ({own.name}); expected resume=auto to go on with it, or another hydra.run.dir"
         )
     return begun
@@ -49,36 +73,76 @@ def _last(run: Path) -> Path | None:
     return None
 
 
-def load(state: State, path: Path) -> dict[str, Any]:
-    """Take weights, average, moments and loss scale of a checkpoint; returns all that it holds besides.
+def configuration(path: Path) -> dict[str, Any]:
+    """The settings that the run of a checkpoint was told, from beside it or from within.
 
     Raises:
-        UsageError: it is missing, damaged, or of another model or kind of run.
+        UsageError: there is no readable checkpoint.
     """
-    if path.is_dir() or path.suffix == ".dcp":
+    try:
+        return updated(yaml.safe_load((path.parent / "config.yaml").read_text()))
+    except FileNotFoundError:
+        return (
+            sharded.read_progress(path)["config"]
+            if is_sharded(path)
+            else checkpoint.read_or_previous(path)["config"]
+        )
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a checkpoint is a folder of parts."""
+    return path.is_dir() or path.suffix == ".dcp"
+
+
+def load(state: State, path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Take weights, average, moments and loss scale of a checkpoint; returns all that it holds besides.
+
+    Args:
+        config: the settings of now, if they may be others than the checkpoint's.
+
+    Raises:
+        UsageError: it is missing, damaged, of another model or kind of run, or a setting that has to stay is another.
+    """
+
+    def check(content: dict[str, Any]) -> None:
+        _check_fixed(differences(content.get("config"), config), path)
+
+    if is_sharded(path):
+        with contextlib.suppress(OSError, zipfile.BadZipFile):  # the one before is taken then
+            check(sharded.read_progress(path))
         content = sharded.restore(state, path)
     elif state.sharded:
         raise UsageError(f"resume={path}: written by a run that was not sharded; expected run.parallel=ddp")
     else:
         content = checkpoint.read_or_previous(path)
+        check(content)
         checkpoint.load_training(state, content, path)
-    if state.ema is not None and "ema_rounding" in content:
+    if state.ema is not None and content.get("ema_rounding") is not None:
         state.ema._sr_generator.set_state(content["ema_rounding"])
     if state.scaler.is_enabled() and content.get("scaler"):
         state.scaler.load_state_dict(content["scaler"])
     return content
 
 
-def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> None:
+def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> list[str]:
     """Continue ``state`` from a checkpoint, in the middle of an epoch if it was written there.
 
+    Settings may be others than before; see the document on training. The learning rate goes on at the same share of
+    the schedule, however many updates an epoch has now.
+
+    Returns:
+        The settings that are others than before, as a person reads them.
+
     Raises:
-        UsageError: see ``load``; also when nothing is left to do, or the batches of the epoch would change. A run
-            that goes on by itself (``auto``) may have been ended after its last epoch, and then finishes.
+        UsageError: see ``load``; also when nothing is left to do, the batches of the epoch would change, or a setting
+            is another one that has to stay. A run that goes on by itself (``auto``) may have been ended after its last
+            epoch, and then finishes.
     """
     config = config or {}
-    content = load(state, path)
+    built = [dict(group) for group in state.optimizer.param_groups]
+    content = load(state, path, config)
     check_resumed(content.get("data"), state.data, path, bool(content.get("batch")))
+    changes = differences(content.get("config"), config)
     given = state.accumulate
     for name in checkpoint.COUNTERS:
         setattr(state, name, content.get(name, getattr(state, name)))
@@ -90,12 +154,69 @@ def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> N
         )
     if state.batch:
         _check_order(content["config"], config, path, state.epoch + 1)
+    rate = state.lr
+    _set_optimizer(state, built, changes, path)
+    state.ahead = state.epoch * state.updates_per_epoch + state.batch - state.step
     if state.scheduler is not None:
-        # The schedule is a function of the step, so a longer run.epochs may continue a shorter run.
-        state.scheduler.step(state.epoch)
-        state.scheduler.step_update(state.step)
-        if content.get("plateau"):
-            state.scheduler.lr_scheduler.load_state_dict(content["plateau"])  # type: ignore[attr-defined]
+        plateau = getattr(state.scheduler, "lr_scheduler", None)
+        if plateau is None:
+            state.scheduler.step(state.epoch)
+            state.scheduler.step_update(state.step + state.ahead)
+        elif content.get("plateau"):
+            plateau.load_state_dict(content["plateau"])
+    said = [f"{key} {old} -> {new}" for key, (old, new) in changes.items()]
+    return [*said, f"learning rate {rate:.1e} -> {state.lr:.1e}"] if said else said
+
+
+def differences(before: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, each with both values; null where one has no such setting. Without settings, none."""
+    if not before or not now:
+        return {}
+    old, new = flat(updated(before)), flat(now)
+    changed = {
+        name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)
+    }
+    return {
+        name: (old_value, value)
+        for name, (old_value, value) in changed.items()
+        if name != "resume" and FOLLOWS.get(name) not in changed and not (name in START and not value)
+    }
+
+
+def _check_fixed(changes: dict[str, tuple[Any, Any]], path: Path) -> None:
+    """Refuse another value of a setting that has to stay."""
+    for key in FIXED:
+        if key in changes:
+            raise _refused(path, key, *changes[key])
+    for key in START:
+        if key in changes:
+            raise UsageError(f"resume={path}: goes on with the weights of the run; expected no {key}")
+
+
+def _set_optimizer(
+    state: State, built: list[dict[str, Any]], changes: dict[str, tuple[Any, Any]], path: Path
+) -> None:
+    """Give the optimizer, which has the checkpoint's settings by now, those that have changed.
+
+    Args:
+        built: its groups of parameters as the configuration made them.
+    """
+    changed = {
+        name.removeprefix("optim."): pair for name, pair in changes.items() if name.startswith("optim.")
+    }
+    for group, new in zip(state.optimizer.param_groups, built, strict=True):
+        for name, (old, value) in changed.items():
+            if name not in group or name not in new:
+                raise _refused(path, f"optim.{name}", old, value)
+            if name == "lr":  # a schedule that is not a function of time may have lowered it
+                group["lr"] = group["lr"] * value / old if old else new["lr"]
+                group["initial_lr"] = new.get("initial_lr", new["lr"])
+            else:
+                group[name] = new[name]
+
+
+def _refused(path: Path, key: str, old: Any, value: Any) -> UsageError:
+    return UsageError(f"resume={path}: {key} was {old}, not {value}; a run that goes on has to keep it")
 
 
 def _check_order(old: dict[str, Any], new: dict[str, Any], path: Path, epoch: int) -> None:
@@ -110,8 +231,12 @@ def _check_order(old: dict[str, Any], new: dict[str, Any], path: Path, epoch: in
 
 
 def roll_back(state: State, out: Path) -> int:
-    """Take weights, average, moments and loss scale of the last checkpoint; returns its step."""
-    return load(state, out / (sharded.LAST if state.sharded else checkpoint.LAST))["step"]
+    """Take weights, average, moments and loss scale of the last checkpoint; returns its step. Rates stay."""
+    rates = [group["lr"] for group in state.optimizer.param_groups]
+    step = load(state, out / (sharded.LAST if state.sharded else checkpoint.LAST))["step"]
+    for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    return step
 
 
 def load_best(state: State, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 import time
@@ -10,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, sharded
+from .overrides import quoted
 from .state import State
 
 AGAIN = 2.0  # seconds after which a second Ctrl-C is meant; launchers repeat at once what a terminal has sent to all
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+]
+
+
+def listened_to() -> list[signal.Signals]:
+    """Signals that stop a run; without SIGHUP, which a closed terminal sends, under ``nohup``."""
+    ignored = [name for name in SIGNALS if name.name == "SIGHUP" and signal.getsignal(name) is signal.SIG_IGN]
+    return [number for number in SIGNALS if number not in ignored]
 
 
 class Stopped(Exception):
@@ -48,7 +58,7 @@ class Saver:
 
     def __enter__(self) -> Saver:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
-            self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._hear) for number in listened_to()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,9 +110,12 @@ class Saver:
             checkpoint.save(state, self.out / checkpoint.LAST, self.config, best)
         self.saved = time.monotonic()
 
-    def after_epoch(self, state: State, best: bool) -> None:
-        """Save; see ``after_step``."""
-        self.save(state, best)
+    def stop_if_heard(self, state: State) -> None:
+        """After an epoch, which is saved.
+
+        Raises:
+            Stopped: a signal came to any process of the run, and there are epochs left.
+        """
         (heard,) = state.world.largest(self.heard)
         if heard and state.epoch < state.epochs:
             self.stop(state, heard)
@@ -116,8 +129,9 @@ class Saver:
         the others with it.
         """
         state.world.wait()
+        resume = shlex.quote(quoted("resume", str(self.last(state))))
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after step {state.step} (epoch {state.epoch + 1}, "
-            f"batch {state.batch}); go on with resume={self.last(state)}",
+            f"batch {state.batch}); go on with {resume}",
             number,
         )

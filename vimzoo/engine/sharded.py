@@ -121,10 +121,19 @@ def restore(state: State, path: Path) -> dict[str, Any]:
         return rest
 
 
+def read_progress(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds apart from weights and moments.
+
+    Raises:
+        OSError, zipfile.BadZipFile: it is missing or damaged.
+    """
+    checkpoint.verify(path / PROGRESS)
+    return torch.load(path / PROGRESS, weights_only=True)
+
+
 def _restore(state: State, path: Path) -> dict[str, Any]:
     try:
-        checkpoint.verify(path / PROGRESS)
-        rest = torch.load(path / PROGRESS, weights_only=True)
+        rest = read_progress(path)
         found = checksums(path, state.world)
         for name, crc in rest["checksums"].items():
             if found.get(name) != crc:

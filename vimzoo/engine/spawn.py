@@ -19,7 +19,7 @@ from ..data import UsageError
 from . import resume
 from .parallel import World, joined
 from .recover import OutOfMemory
-from .saver import Stopped
+from .saver import Stopped, listened_to
 
 EXPECTED = (UsageError, FloatingPointError, Stopped, OutOfMemory, OSError)  # come back as they are
 Work = Callable[[dict[str, Any], Path, Sequence[str], World], float]
@@ -39,7 +39,7 @@ def spawn(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) 
         except OutOfMemory as error:
             accumulate = 2 * cfg["run"]["accumulate"]
             cfg = {**cfg, "run": {**cfg["run"], "accumulate": accumulate}}
-            if resume.find("auto", out):
+            if resume.wanted("auto", out):
                 cfg["resume"] = "auto"
             print(f"{error}: all processes start again with run.accumulate={accumulate}", file=sys.stderr)
 
@@ -55,9 +55,12 @@ def _once(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) 
             try:
                 while not processes.join():
                     pass
-            except multiprocessing.ProcessExitedException:
-                if answers.empty():
+            except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:
+                # Another process may have told the cause, and this one failed because that one had ended
+                if answers.empty() and getattr(error, "signal_name", None) != "SIGINT":
                     raise
+    if answers.empty():  # Ctrl-C came before the processes listened
+        raise KeyboardInterrupt
     answer = answers.get()
     if isinstance(answer, Exception):
         raise answer
@@ -89,7 +92,7 @@ def _child(
 
 @contextlib.contextmanager
 def _passing_signals_on(pid: int) -> Iterator[None]:
-    """Hand SIGTERM and SIGUSR1 to the first process; a terminal's Ctrl-C reaches all of them by itself."""
+    """Hand signals to the first process; a terminal's Ctrl-C reaches all of them by itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,9 +101,8 @@ def _passing_signals_on(pid: int) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: pass_on, signal.SIGINT: lambda *_: None}
-    if hasattr(signal, "SIGUSR1"):
-        handlers[signal.SIGUSR1] = pass_on
+    handlers: dict[signal.Signals, Any] = dict.fromkeys(listened_to(), pass_on)
+    handlers[signal.SIGINT] = lambda *_: None
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

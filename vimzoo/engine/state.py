@@ -42,14 +42,19 @@ class State:
     amp: torch.dtype | None
     clip_grad: float | None
     epochs: int
+    updates_per_epoch: int = 0
     seed: int = 0
     on_nonfinite: str = "stop"
+    early_stop: int | None = None  # epochs without a better score that end the run
     world: World = field(default_factory=World)
     accumulate: int = 1  # micro-batches that a process makes of its share of a batch
     frozen: list[nn.Module] = field(default_factory=list)  # modules that stay in evaluation mode
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the epoch under way that are done
     step: int = 0  # updates finished
+    ahead: int = (
+        0  # updates that the schedule is ahead of them, in a run that went on with batches of another size
+    )
     nonfinite: int = 0  # updates left out in a row
     sums: dict[str, float] = field(default_factory=no_sums)  # over the epoch under way
     sizes: dict[str, int] = field(default_factory=dict)  # batches by "images x height x width"

@@ -1,18 +1,34 @@
-"""Checks of a sweep (``python train.py -m``) before its first run."""
+"""What belongs to all runs of a sweep (``python train.py -m``): checks before the first, a summary after the last."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import shlex
 import shutil
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+FAILED = "error.txt"
+"""In the folder of a run that failed: its words on the first line, then why."""
+
+
+def note_failure(out: Path, words: Sequence[str], error: BaseException) -> None:
+    """Leave a note for the summary, which another process may write."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk
+        out.mkdir(parents=True, exist_ok=True)
+        (out / FAILED).write_text(f"{shlex.join(words)}\n{error}\n", errors="backslashreplace")
+
 
 class SweepCheck(Callback):
-    """Hydra callback of configs/train.yaml that refuses sweeps which cannot work here.
+    """Hydra callback of configs/train.yaml that refuses sweeps which cannot work here, and tells which runs failed.
 
     It ends the process instead of raising: Hydra turns a callback's exceptions into warnings.
     """
@@ -26,6 +42,19 @@ class SweepCheck(Callback):
             problem = problem or optuna_problem(*versions) or storage_problem(sweeper.get("storage"))
         if problem:
             sys.exit(f"error: {problem}")
+        self.begun = time.time()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """List the runs that failed; the exit status is 1 if there are any."""
+        folder = Path(config.hydra.sweep.dir)
+        notes = [note for note in sorted(folder.rglob(FAILED)) if note.stat().st_mtime >= self.begun - 1]
+        if not notes:
+            return
+        print(f"\nruns that failed: {len(notes)}", file=sys.stderr)
+        for note in notes:
+            words, *reason = note.read_text().splitlines()
+            print(f"  {note.parent.relative_to(folder)}  {words}\n     {' '.join(reason)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def slurm_problem() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from ..data import UsageError
 from .state import State
 
 TRACKERS = ("tensorboard", "wandb")
+WANDB_ID = "wandb.id"
 
 
 def nothing(*_: Any) -> None:
@@ -38,11 +40,21 @@ class Tracker:
 
 
 def open_tracker(
-    name: str | None, out: Path, cfg: dict[str, Any], step: int = 0, main: bool = True
+    name: str | None,
+    out: Path,
+    cfg: dict[str, Any],
+    step: int = 0,
+    main: bool = True,
+    begun: Path | None = None,
 ) -> Tracker:
-    """A tracker that writes into the run folder ``out``; a run that is resumed goes on from ``step``.
+    """A tracker that writes into the run folder ``out``.
 
-    Weights & Biases obeys its own environment: ``WANDB_MODE=offline`` keeps everything in ``out/wandb``.
+    A run that is resumed goes on with its curves from ``step``, also in another folder: TensorBoard's files are copied
+    there, and Weights & Biases is told the same id. It obeys its own environment: ``WANDB_MODE=offline`` keeps
+    everything in ``out/wandb``.
+
+    Args:
+        begun: the folder of the run that goes on.
 
     Raises:
         UsageError: an unknown name, or its package is not installed or refuses.
@@ -52,17 +64,18 @@ def open_tracker(
     if name is None or not main:
         return Tracker()
     try:
-        return _tensorboard(out, step) if name == "tensorboard" else _wandb(out, cfg)
+        return _tensorboard(out, step, begun) if name == "tensorboard" else _wandb(out, cfg, begun)
     except ImportError as error:
         raise UsageError(f"run.tracker={name}: pip install 'vimzoo[track]' brings it ({error})") from error
 
 
-def _tensorboard(out: Path, step: int) -> Tracker:
+def _tensorboard(out: Path, step: int, begun: Path | None) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(
-        str(out / "tensorboard"), purge_step=step + 1
-    )  # that step itself is done and written
+    folder = out / "tensorboard"
+    if begun and (begun / folder.name).is_dir() and not folder.exists():
+        shutil.copytree(begun / folder.name, folder)
+    writer = SummaryWriter(str(folder), purge_step=step + 1)  # that step itself is done and written
 
     def write(numbers: dict[str, float], at: int) -> None:
         for name, value in numbers.items():
@@ -71,12 +84,18 @@ def _tensorboard(out: Path, step: int) -> Tracker:
     return Tracker(write, writer.close)
 
 
-def _wandb(out: Path, cfg: dict[str, Any]) -> Tracker:
+def _wandb(out: Path, cfg: dict[str, Any], begun: Path | None) -> Tracker:
     import wandb
 
     out.mkdir(parents=True, exist_ok=True)
+    own = out / WANDB_ID
+    ids = [folder / WANDB_ID for folder in (out, begun) if folder and (folder / WANDB_ID).exists()]
+    same = {"id": ids[0].read_text().strip(), "resume": "allow"} if ids else {}
     try:
-        run = wandb.init(project="vimzoo", name=out.name, dir=str(out), config=cfg)
+        run = wandb.init(
+            project="vimzoo", name=out.name, dir=str(out), config=cfg, allow_val_change=True, **same
+        )
     except wandb.Error as error:
         raise UsageError(f"run.tracker=wandb: {error} WANDB_MODE=offline needs no account") from error
+    own.write_text(run.id + "\n")
     return Tracker(lambda numbers, at: run.log(numbers, step=at), run.finish)

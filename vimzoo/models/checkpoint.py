@@ -5,7 +5,7 @@ saying so, names no file in its errors, and passes missing tensors once the clas
 this one with two lines, the method timm calls and the builder its entrypoints return:
 
     class VisionMamba(nn.Module):
-        def load_pretrained(self, checkpoint_path, prefix="", *, use_ema=False):
+        def load_pretrained(self, checkpoint_path, prefix="", *, use_ema=None):
             load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)
 
     def _create_vim(variant, pretrained=False, **kwargs):
@@ -39,7 +39,7 @@ def load_checkpoint(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    use_ema: bool = False,
+    use_ema: bool | None = None,
     prefix: str = "",
     pos_embed_grid: tuple[int, int] | None = None,
 ) -> None:
@@ -49,14 +49,14 @@ def load_checkpoint(
         vimzoo.load_checkpoint(model, "vim_t_midclstok_76p1acc.pth", use_ema=True)
 
     `timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...))` reads the same files,
-    but timm has no argument for the EMA, so that always takes the trained weights. `create_model`'s
+    but timm has no argument for the EMA, so that always takes the weights of `use_ema=None`. `create_model`'s
     `checkpoint_path=` is another door of timm's, for its own checkpoints: it takes the EMA where there is one
     and knows nothing of the authors' names.
 
     Args:
         model: A model of this package, of any image size, class count or number of input channels.
         path: The authors' file, or one of our own.
-        use_ema: Take the moving average of the weights instead of the weights.
+        use_ema: Take the moving average of the weights, or the trained weights; None: see `read_checkpoint`.
         prefix: Take only the tensors whose names begin with this, such as ``"backbone."`` of a detector's file. A
             prefix that all names share needs no argument.
         pos_embed_grid: Rows and columns of patches that the file's position embedding was learned on. Files that
@@ -82,7 +82,7 @@ def load_into(
     path: str | os.PathLike[str],
     filter_fn: FilterFn | None = None,
     *,
-    use_ema: bool = False,
+    use_ema: bool | None = None,
     prefix: str = "",
 ) -> None:
     """Loads a checkpoint file into `model` after checking every name and shape; all or nothing.

@@ -16,6 +16,8 @@ EMA_KEYS = (
     "model_ema", "state_dict_ema", "ema_model", "params_ema", "ema", "ema_state_dict", "model_ema_state_dict",
     "net_ema", "ema_weights",
 )  # fmt: skip
+# Together only in checkpoints of our trainer, which evaluates the average and chooses best.pt by it
+TRAINER_KEYS = {"model_ema", "best", "history", "sums"}
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 GRID = "pos_embed_grid"
 """Key in a state dict's metadata under which `vimzoo.models.grids.GridModel` records rows and columns."""
@@ -48,7 +50,7 @@ class Tensors(dict[str, Tensor]):
         return found
 
 
-def select_tensors(content: object, source: str, *, use_ema: bool = False) -> Tensors:
+def select_tensors(content: object, source: str, *, use_ema: bool | None = None) -> Tensors:
     """Picks one set of weights out of a file's content and removes wrapper prefixes.
 
     A set under an unknown key is taken if it is the only one. Of several, all are returned, each name with its key and
@@ -67,6 +69,8 @@ def select_tensors(content: object, source: str, *, use_ema: bool = False) -> Te
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{source}: no named tensors inside, it holds one {type(content).__name__}")
+    if use_ema is None:
+        use_ema = set(content) >= TRAINER_KEYS
     plain = [key for key in PLAIN_KEYS if _tensors_in(content.get(key))]
     ema = [key for key in EMA_KEYS if _tensors_in(content.get(key))]
     loose, others = _tensors_in(content, nested=False), {}

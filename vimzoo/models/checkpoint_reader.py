@@ -98,7 +98,7 @@ _LOOKS = (
 )
 
 
-def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
+def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool | None = None) -> dict[str, Tensor]:
     """Reads the weights in a checkpoint file under the names its authors gave them.
 
     Takes files of `torch.save` (zip format, and the one before torch 1.6), with or without a training
@@ -108,9 +108,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
 
     Args:
         path: The file.
-        use_ema: Take the moving average (`model_ema`, `state_dict_ema`, `params_ema`, `ema` and others) instead of the
+        use_ema: Take the moving average (`model_ema`, `state_dict_ema`, `params_ema`, `ema` and others), or the
             trained weights (`model`, `state_dict`, `params`, `model_state_dict`, `net`, ..., or the bare state dict).
-            A file that holds nothing but an average, as BasicSR's `params_ema`, gives it either way.
+            None takes those that the file's authors evaluated: the trained ones, but the average of a checkpoint of
+            our trainer. A file that holds nothing but an average, as BasicSR's `params_ema`, gives it in any case.
 
     Returns:
         Name to tensor, on the CPU; the tensors own their memory and do not depend on the file.
@@ -122,7 +123,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
     return {name: tensor.clone() for name, tensor in read_tensors(path, use_ema=use_ema).items()}
 
 
-def read_tensors(path: str | os.PathLike[str], *, use_ema: bool = False) -> Tensors:
+def read_tensors(path: str | os.PathLike[str], *, use_ema: bool | None = None) -> Tensors:
     """As `read_checkpoint`, but the tensors may be views of the file, so it must not change meanwhile."""
     file = Path(path)
     return select_tensors(_read_any(file), str(file), use_ema=use_ema)

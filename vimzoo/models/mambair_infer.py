@@ -42,7 +42,7 @@ _OTHERS = (
 def load_restoration(
     path: str | os.PathLike[str],
     *,
-    use_ema: bool = False,
+    use_ema: bool | None = None,
     prefix: str = "",
     routing: str = "gumbel",
     img_range: float = 1.0,
@@ -56,7 +56,7 @@ def load_restoration(
 
     Args:
         path: The authors' file (``{"params": ...}``, ``{"params_ema": ...}``), or one of our own, also safetensors.
-        use_ema: Take the moving average of the weights where a file holds both.
+        use_ema: Take the moving average of the weights where a file holds both; None: see `read_checkpoint`.
         prefix: Take only the tensors whose names begin with this; one that all names share needs no argument.
         routing: MambaIRv2's ``"gumbel"`` or ``"argmax"``.
         img_range: Not in the tensors; 1 in every published model.

@@ -167,7 +167,7 @@ class MambaIRv2(GridModel, RestorationModel):
         checkpoint_path: str | os.PathLike[str],
         prefix: str = "",
         *,
-        use_ema: bool = False,
+        use_ema: bool | None = None,
         pos_embed_grid: tuple[int, int] | None = None,
     ) -> None:
         """Load a file of ours or the authors', as `vimzoo.load_checkpoint` does, with its arguments and errors."""

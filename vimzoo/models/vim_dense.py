@@ -61,7 +61,7 @@ class VimDense(Vim):
         self,
         path: str | os.PathLike[str],
         placement: str = "middle",
-        use_ema: bool = False,
+        use_ema: bool | None = None,
         pos_embed_grid: tuple[int, int] | None = None,
     ) -> None:
         """Start from a classifier's checkpoint file, without its head, class token and that token's position.

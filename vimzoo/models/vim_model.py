@@ -203,7 +203,7 @@ class Vim(GridModel, SmallOnOneThread):
         checkpoint_path: str | os.PathLike[str],
         prefix: str = "",
         *,
-        use_ema: bool = False,
+        use_ema: bool | None = None,
         official_pos_embed: bool = False,
         pos_embed_grid: tuple[int, int] | None = None,
     ) -> None:

@@ -39,7 +39,7 @@ class VMambaDense(VMamba):
         self.outnorms = nn.ModuleDict({str(i): map_norm(norm, widths[i], **dd) for i in self.out_indices})
         self.norm = nn.Identity()
 
-    def load_classifier(self, path: str | os.PathLike[str], use_ema: bool = False) -> None:
+    def load_classifier(self, path: str | os.PathLike[str], use_ema: bool | None = None) -> None:
         """Start from a classifier's checkpoint file, without its head and last norm; the added norms stay as they are.
 
         Args:

@@ -164,7 +164,7 @@ class VMamba(SmallOnOneThread):
 
     @torch.jit.ignore
     def load_pretrained(
-        self, checkpoint_path: str | os.PathLike[str], prefix: str = "", *, use_ema: bool = False
+        self, checkpoint_path: str | os.PathLike[str], prefix: str = "", *, use_ema: bool | None = None
     ) -> None:
         """Load a file of ours or the authors', as `vimzoo.models.checkpoint.load_into` does, with its errors."""
         load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)

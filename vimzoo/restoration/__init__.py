@@ -2,6 +2,7 @@
 
 from .files import MAX_PIXELS, read_picture, write_picture
 from .folders import Job, Report, find_jobs, restore_file, restore_files
+from .origin import claim_results
 from .picture import Picture, PictureError
 from .restorer import Restorer
 from .weights import restoration_model
@@ -13,6 +14,7 @@ __all__ = [
     "PictureError",
     "Report",
     "Restorer",
+    "claim_results",
     "find_jobs",
     "read_picture",
     "restoration_model",

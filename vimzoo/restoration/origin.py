@@ -1,0 +1,63 @@
+"""Which model the pictures of a folder of results are of, so that a folder never mixes two."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .folders import Job
+from .restorer import Restorer
+
+__all__ = ["claim_results"]
+
+NOTE = ".vimzoo-restore.json"
+
+
+def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existing: str) -> None:
+    """Note in a folder of results whose they are, unless results there that would be skipped are of another model.
+
+    Folders without a note, and places where none can be written, are taken as they are.
+
+    Raises:
+        ValueError: results to be skipped are of other weights, or of these without (with) a self-ensemble.
+    """
+    own = {
+        "model": type(restorer.model).__name__,
+        "weights": _digest(restorer),
+        "self_ensemble": restorer.self_ensemble,
+    }
+    note, skipped = folder / NOTE, existing == "skip" and any(job.target.is_file() for job in jobs)
+    theirs = _read(note)
+    if skipped and theirs is not None and theirs != own:
+        names = ", ".join(name for name in own if theirs.get(name) != own[name])
+        raise ValueError(
+            f"--existing skip: the results in {folder} were made with another {names}; expected another folder, or "
+            "--existing overwrite"
+        )
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = note.with_name(f"{NOTE}.{os.getpid()}")
+        unfinished.write_text(json.dumps(own) + "\n")
+        unfinished.replace(note)
+
+
+def _read(note: Path) -> dict[str, Any] | None:
+    """What a folder's note says; None where there is no such note."""
+    try:
+        return dict(json.loads(note.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _digest(restorer: Restorer) -> str:
+    """Of all weights, by name."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(restorer.model.state_dict().items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
