@@ -88,6 +88,17 @@ def test_a_sample_without_a_class_is_named(tmp_path):
         shards()
 
 
+def test_held_out_shards_have_the_classes_of_training(packed):
+    (packed / "classes.txt").unlink()
+    with tarfile.open(packed / "val-1.tar", "w") as archive:
+        for name, content in (("x.jpg", b""), ("x.cls", b"7"), ("._x.jpg", b"Mac OS X")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(UsageError, match=r"shards of val have class 7, training has 2 classes \(0, 1\)"):
+        shards(str(packed))
+
+
 def test_hugging_face_data_set(folder, tmp_path):
     """The library's own reader of image folders, by timm, without a network."""
     pytest.importorskip("datasets")

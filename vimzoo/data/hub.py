@@ -6,6 +6,7 @@ from typing import Any
 
 from timm.data.readers import create_reader
 
+from .classes import listed
 from .reading import ImageSettings, ReadImages
 from .splits import Splits, UsageError
 
@@ -44,5 +45,16 @@ def hub_dataset(
         ) from error
     except (ValueError, OSError, KeyError) as error:
         raise UsageError(f"data.name={name}: {str(error).splitlines()[0]}") from error
-    numbers: dict[str, int] = train.reader.class_to_idx
-    return settings.splits(name, train, val, test, sorted(numbers, key=numbers.__getitem__))
+    classes = _names(train)
+    for part in (val, test):
+        if part is not None and (other := _names(part)) != classes:
+            raise UsageError(
+                f"data.name={name}: training has {listed(classes)}, a held-out split {listed(other)}"
+            )
+    return settings.splits(name, train, val, test, classes)
+
+
+def _names(images: ReadImages) -> list[str]:
+    """Class names by number."""
+    numbers: dict[str, int] = images.reader.class_to_idx
+    return sorted(numbers, key=numbers.__getitem__)

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from .classes import listed
 from .files import SUFFIXES, hidden
 from .reading import ImageSettings, ReadImages
 from .splits import Splits, UsageError
@@ -114,4 +115,10 @@ def shards(root: str | None = None, **options: Any) -> Splits:
     settings = ImageSettings(**options)
     train, val = (ReadImages(ShardReader(found[part])) for part in ("train", "val"))
     test = ReadImages(ShardReader(found["test"])) if found["test"] else None
-    return settings.splits(str(path), train, val, test, class_names(path, train.reader))
+    classes = class_names(path, train.reader)
+    for name, part in (("val", val), ("test", test)):
+        if part is not None and (highest := max(part.reader.numbers())) >= len(classes):
+            raise UsageError(
+                f"data.root={root}: shards of {name} have class {highest}, training has {listed(classes)}"
+            )
+    return settings.splits(str(path), train, val, test, classes)
