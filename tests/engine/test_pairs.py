@@ -283,6 +283,7 @@ def test_a_part_is_reduced_as_the_whole_is(scale: int) -> None:
     pixels = np.random.default_rng(scale).integers(0, 256, (30 * scale, 41 * scale, 3), dtype=np.uint8)
     whole = to_8bit(imresize(to_image(pixels), 1 / scale))
     degradation = Degradation(scale=scale)
+    assert np.array_equal(degradation.reduced(pixels), whole)
     for top, left, height, width in (
         (0, 0, 9, 8),
         (11, 17, 5, 6),

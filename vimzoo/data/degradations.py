@@ -153,16 +153,17 @@ class Degradation:
         if (self.scale, self.sigma, self.quality) == (1, 0, None):
             raise UsageError("nothing to restore: expected data.sigma, data.scale or data.quality")
 
-    def reduced(self, pixels: np.ndarray, window: Window) -> np.ndarray:
+    def reduced(self, pixels: np.ndarray, window: Window | None = None) -> np.ndarray:
         """A part of a clean image at low resolution, equal in every pixel to that of the whole image reduced.
 
         Args:
             pixels: The clean image ``(H, W, C)`` uint8, sides in multiples of ``scale``.
-            window: The part, in pixels of low resolution.
+            window: The part, in pixels of low resolution; None is the whole.
 
         Returns:
             ``(height, width, C)`` uint8 of the window's size.
         """
+        window = window or Window(0, 0, pixels.shape[0] // self.scale, pixels.shape[1] // self.scale)
         if self.scale == 1:
             return pixels[window.slices()]
         # A pixel is the mean of less than 4 of its size to each side; beyond the border the image is mirrored.
