@@ -93,7 +93,9 @@ def test_small_epochs_reach_every_image_in_turn(folder: Path, monkeypatch: pytes
     )
     read: list[int] = []
     pixels = data.train.pairs.pixels
-    monkeypatch.setattr(data.train.pairs, "pixels", lambda index: (read.append(index), pixels(index))[1])
+    monkeypatch.setattr(
+        data.train.pairs, "pixels", lambda index, *rest: (read.append(index), pixels(index, *rest))[1]
+    )
     loader = train_loader(data, 14, seed=0)
     for epoch in range(1, 8):
         loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
