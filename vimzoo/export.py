@@ -31,6 +31,7 @@ ROUTED = 0.95
 """Share of the output that must agree where a model routes tokens: the last bit of a score may send one elsewhere."""
 BOUND = 3e-5
 """Largest difference from PyTorch that a written file may have, as a share of the output's standard deviation."""
+WEIGHTS = "--checkpoint FILE takes a file, --random initial weights"
 
 
 class ExportError(Exception):
@@ -112,7 +113,7 @@ def build(name: str, checkpoint: str | None, random: bool, size: tuple[int, int]
 
     Args:
         name: as `locate` takes it; a folder brings its weights.
-        checkpoint: a file of weights; without it the published ones, or none where none were published.
+        checkpoint: a file of weights; without it the published ones.
         random: initial weights instead.
         size: what `parse_size` returns; None is the model's own way.
 
@@ -130,15 +131,22 @@ def build(name: str, checkpoint: str | None, random: bool, size: tuple[int, int]
         options |= {"dynamic_img_size": True} if size == "dynamic" else {"img_size": size}
     if "mambairv2" in architecture:
         options["routing"] = "argmax"  # a file draws no random numbers
+    if not (own or random or checkpoint or (cfg is not None and cfg.has_weights)):
+        raise ExportError(f"MODEL {name}: its weights are published nowhere; {WEIGHTS}")
     if checkpoint is not None:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": checkpoint}}
-    elif own or (not random and cfg is not None and cfg.has_weights):
+    elif not random:
         options["pretrained"] = True
     try:
         return timm.create_model(source, **options).eval()
     except Exception as error:  # a hub's errors have no common ancestor
-        hint = "" if checkpoint or own else "; --checkpoint FILE takes a file, --random initial weights"
+        hint = "" if checkpoint or own else f"; {WEIGHTS}"
         raise ExportError(f"MODEL {name}: {error}{hint}") from error
+
+
+def coarsest(model: nn.Module) -> int:
+    """Pixels from one position of the smallest map to the next."""
+    return max(info["reduction"] for info in getattr(model, "feature_info", None) or [{"reduction": 1}])
 
 
 def image_shapes(model: nn.Module, size: tuple[int, int] | str | None) -> list[tuple[int, ...]]:
@@ -146,6 +154,8 @@ def image_shapes(model: nn.Module, size: tuple[int, int] | str | None) -> list[t
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     channels, height, width = cfg["input_size"]
     if size == "dynamic":
+        # torch.export would take a side of one position for a constant
+        height, width = (max(side, 2 * coarsest(model)) for side in (height, width))
         odd = 1 if getattr(model, "multiple_of", 0) == 1 else 32
         sizes = [(height, width + 32), (height + 32, width), (height + odd, width + 96), (height, width)]
     else:
@@ -164,11 +174,11 @@ def describe(name: str, model: nn.Module) -> dict[str, Any]:
 def write(model: nn.Module, kind: str, path: Path, shapes: Sequence[tuple[int, ...]], facts: dict[str, Any],
           dynamic: bool) -> None:  # fmt: skip
     """Export ``model`` in format ``kind`` to ``path``."""
+    example = torch.rand(shapes[0], generator=torch.Generator().manual_seed(0))
     if kind == "torchscript":
-        exporters.save_torchscript(model, path, facts)
+        exporters.save_torchscript(model, path, facts, example)
         return
-    generator = torch.Generator().manual_seed(0)
-    program = exporters.to_program(model, torch.rand(shapes[0], generator=generator), dynamic_size=dynamic)
+    program = exporters.to_program(model, example, dynamic_size=dynamic)
     savers = {"onnx": exporters.save_onnx, "pt2": exporters.save_pt2, "aoti": exporters.save_aoti}
     savers[kind](program, path, facts)
 
@@ -241,12 +251,26 @@ def export(
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     if size is None and not cfg.get("fixed_input_size"):
         size = "dynamic"
+        if min(cfg["input_size"][1:]) < 2 * coarsest(
+            model
+        ):  # such a file would not take the model's own size
+            size = cfg["input_size"][1:]
+            print(
+                f"{name}: written for {size[0]} x {size[1]} pixels, at which a side of its last map is one position; "
+                f"--size dynamic writes it for sizes from {2 * coarsest(model)} on",
+                file=sys.stderr,
+            )
     shapes = image_shapes(model, size)
     unfinished = path.with_name("unfinished-" + path.name)  # the suffix says what it is
     try:
-        write(model, kind, unfinished, shapes, describe(architecture, model), size == "dynamic")
-        run = exporters.load(unfinished, kind)
-        worst = compare(run, model, shapes)
+        try:
+            write(model, kind, unfinished, shapes, describe(architecture, model), size == "dynamic")
+            run = exporters.load(unfinished, kind)
+            worst = compare(run, model, shapes)
+        except (ExportError, ImportError, MemoryError):
+            raise
+        except Exception as error:  # exporters and runtimes raise what they like
+            raise ExportError(f"--format {kind}: {name} cannot be written: {summary(error)}") from error
         if not worst.difference <= BOUND:
             raise ExportError(
                 f"{kind}: differs from PyTorch by {worst.difference:.1e} of the spread on images "
@@ -262,6 +286,15 @@ def export(
         run = exporters.load(small, "onnx")
         written.append(measured(small, run, model, compare(run, model, shapes), shapes[-1]))
     return written
+
+
+def summary(error: Exception) -> str:
+    """An exporter's error in one line: its type, and the last line that says something of its own first cause."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if isinstance(error, torch.jit.Error) and lines else (lines or [""])[0]
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 def measured(

@@ -7,6 +7,7 @@ nodes, so that ``import vimzoo.ops`` is all that a process needs to run them at 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,16 @@ def save_aoti(program: ExportedProgram, path: Path, metadata: dict[str, Any]) ->
     torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=packed)
 
 
-def save_torchscript(model: nn.Module, path: Path, metadata: dict[str, Any]) -> None:
-    """A ``.ts`` file for ``torch.jit.load``, for any number of images and any size that the model takes."""
-    torch.jit.script(with_fast_linears(model.eval())).save(
-        str(path), _extra_files={METADATA: json.dumps(metadata)}
-    )
+def save_torchscript(model: nn.Module, path: Path, metadata: dict[str, Any], example: Tensor) -> None:
+    """A traced ``.ts`` file for ``torch.jit.load``, for any number of images and any size that the model takes.
+
+    A model with scan paths that have no closed form is for the size of ``example`` alone and refuses others.
+    """
+    model = with_fast_linears(model.eval().requires_grad_(False))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that stay as they are: the file is compared with the model
+        graph = torch.jit.trace(model, example, check_trace=False)
+    graph.save(str(path), _extra_files={METADATA: json.dumps(metadata)})
 
 
 def quantise(path: Path, to: Path) -> None:

@@ -149,6 +149,59 @@ def test_torchscript_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(kept[exporters.METADATA])["model"] == "test_vim"
 
 
+def test_torchscript_file_of_a_restoration_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.ts"
+    written = export.export("test_mambair", "torchscript", path, random=True)[0]
+    assert written.worst.difference < 1e-5
+    assert torch.jit.load(str(path))(torch.zeros(2, 3, 17, 40)).shape == (2, 3, 34, 80)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2", "torchscript"])
+def test_a_last_map_of_one_position(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As VMamba has on images of 32 x 32 pixels; the file is written for these, saying so, or from 64 on."""
+    overlay = {"input_size": (3, 32, 32)}
+    model = timm.create_model("test_vmamba", num_classes=10, pretrained_cfg_overlay=overlay).eval()
+    timm.models.save_for_hf(model, str(tmp_path / "run"))
+    path = tmp_path / "model"
+    assert export.main([str(tmp_path / "run"), "--format", kind, "--output", str(path)]) == 0
+    if kind != "torchscript":
+        assert "written for 32 x 32 pixels" in capsys.readouterr().err
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert spread_error(exporters.load(path, kind)(images), model(images)) < 3e-5
+    assert (
+        export.main([str(tmp_path / "run"), "--format", kind, "--size", "dynamic", "--output", str(path)])
+        == 0
+    )
+    images = torch.rand(1, 3, 128, 64)
+    with torch.no_grad():
+        assert spread_error(exporters.load(path, kind)(images), model(images)) < 3e-5
+
+
+def test_an_exporters_own_error_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("of another library\nwith many lines") from RuntimeError("the cause")
+
+    monkeypatch.setattr(export, "write", fail)
+    monkeypatch.chdir(tmp_path)
+    assert export.main(["test_vim", "--random", "--format", "pt2"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "error: --format pt2: test_vim cannot be written: RuntimeError: the cause\n"
+    )
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_torch_onnx_export_points_here(dynamo: bool, tmp_path: Path) -> None:
+    model = timm.create_model("test_vim").eval()
+    with pytest.raises(Exception, match=r"python -m vimzoo\.export MODEL"):
+        torch.onnx.export(
+            model, (torch.rand(2, 3, 64, 64),), tmp_path / "x.onnx", dynamo=dynamo, verbose=False
+        )
+
+
 def test_a_file_with_other_numbers_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = exporters.load
     monkeypatch.setattr(exporters, "load", lambda *a: lambda x: load(*a)(x) * 1.001)
@@ -193,6 +246,10 @@ def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
         (["test_vim", "--int8", "--format", "pt2"], "--int8: needs --format onnx, got pt2"),
         (["test_vim", "--output", "nowhere/model.onnx"], "there is no folder nowhere"),
         (["test_vim", "--checkpoint", "absent.pth"], "absent.pth"),
+        (
+            ["test_vim"],
+            "MODEL test_vim: its weights are published nowhere; --checkpoint FILE takes a file, --random",
+        ),
     ],
 )
 def test_bad_requests(

@@ -72,6 +72,7 @@ class Contract:
         rest: Callable[[Given], None] = lambda given: None,
     ) -> None:
         schema = getattr(torch.ops.vimzoo, op).default._schema
+        self.op = op
         self.names = [argument.name for argument in schema.arguments if argument.name != "backend"]
         self.tensors = {name: (_alternatives(axes), dtype) for name, (axes, dtype) in tensors.items()}
         self.sizes = sizes or {}
@@ -86,6 +87,7 @@ class Contract:
         Raises:
             ValueError: naming the argument, what was expected and what came.
         """
+        self._refuse_onnx()
         given = dict(zip(self.names, args, strict=False))
         first = self.names[0]
         sizes: dict[str, Any] = {}
@@ -100,6 +102,7 @@ class Contract:
 
     def check_once(self, *args: Any) -> None:
         """`check`, unless a call with the same sizes, dtypes, devices and settings has passed; and `check_table`."""
+        self._refuse_onnx()
         key = tuple([
             (a.shape, a.dtype, a.device, a.layout) if isinstance(a, Tensor) else tuple(a) if type(a) is list else a
             for a in args
@@ -111,6 +114,14 @@ class Contract:
             self._seen.add(key)
         if self._table is not None and args[self._table] is not None:
             check_table(args[self._table], args[self._x].shape[1])
+
+    def _refuse_onnx(self) -> None:
+        if torch.onnx.is_in_onnx_export():  # exporters of ours have replaced the operators by then
+            raise RuntimeError(
+                f"torch.onnx.export: ONNX has no operator vimzoo::{self.op}. `python -m vimzoo.export MODEL` writes "
+                "ONNX files of standard operators; for a network of your own use vimzoo.exporters.to_program and "
+                "save_onnx, see docs/export.md"
+            )
 
     def _check_axes(
         self, name: str, tensor: Tensor, alternatives: list[list[str]], sizes: dict[str, Any], given: Given
