@@ -31,6 +31,7 @@ from .ops import (
     triton_backend,
 )
 from .ops.shortfalls import Shortfall, shortfalls
+from .ops.threads import counted
 
 LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
 GPU_BACKENDS = ("triton", "cuda", "mamba_ssm")
@@ -181,7 +182,7 @@ def examine() -> dict[str, Any]:
 def as_text(report: dict[str, Any]) -> str:
     """The report for people."""
     lines = ["  ".join(f"{name} {value}" for name, value in report["versions"].items())]
-    lines.append(f"{report['processor']}, {report['threads']} threads, {report['system']}")
+    lines.append(f"{report['processor']}, {counted(report['threads'])}, {report['system']}")
     lines += [f"set in the environment: {name}={value}" for name, value in report["environment"].items()]
     for backend in report["backends"]:
         speed = f"{backend['ns_per_element']:.2f} ns per element" if backend["loads"] else "does not load"

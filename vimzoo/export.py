@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from . import exporters
 from .commands import run_command
+from .ops.threads import counted
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "torchscript": ".ts"}
 """Format -> how its files are called."""
@@ -63,7 +64,7 @@ class Written:
             f"{self.path}  {self.path.stat().st_size / 1e6:.1f} MB\n"
             f"  largest difference{of} {self.worst.difference:.1e} of the output's spread, "
             f"on images {self.worst.shape}\n"
-            f"  {self.milliseconds:.1f} ms for images {self.shape} on {torch.get_num_threads()} threads; "
+            f"  {self.milliseconds:.1f} ms for images {self.shape} on {counted(torch.get_num_threads())}; "
             f"PyTorch with vimzoo {self.torch_milliseconds:.1f} ms"
         )
 

@@ -68,7 +68,7 @@ def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
     elif ":" not in name and not timm.is_model(name):
         raise UsageError(f"--model={name}: neither a folder nor a model; timm.list_models() names all models")
     options = file_options(checkpoint) if checkpoint else {"pretrained": True}
-    model = create_model({"model_name": name, **options})
+    model = create_model({"model_name": name, **options}, "--checkpoint FILE")
     if not getattr(model, "num_classes", 0):
         raise UsageError(f"--model={name}: {type(model).__name__} tells no classes; expected a classifier")
     return model

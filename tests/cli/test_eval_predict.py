@@ -139,7 +139,7 @@ def test_predict_with_names_of_imagenet():
         ([__file__, "--top", "0"], "--top=0"),
         ([__file__, "--model", "."], "no config.json; expected the folder of a finished run"),
         ([__file__, "--checkpoint", "a.pth"], "--checkpoint=a.pth: expected with --model NAME"),
-        ([__file__, "--model", "test_mambair"], "No pretrained weights exist"),
+        ([__file__, "--model", "test_mambair"], "test_mambair: no published weights of this model are known"),
     ],
 )
 def test_predict_names_mistakes(words, message, monkeypatch, tmp_path, capsys):

@@ -141,7 +141,7 @@ def test_repeated_blocks_are_sharded_inner_first(monkeypatch):
 
 
 def test_impossible_processes_are_named(monkeypatch, tmp_path):
-    with pytest.raises(UsageError, match=r"devices=0: expected at least 1"):
+    with pytest.raises(UsageError, match=r"devices=0: expected a whole number, at least 1"):
         launch(small("devices=0"), tmp_path / "out")
     with pytest.raises(UsageError, match=r"run.parallel=tensor: expected one of ddp, fsdp"):
         launch(small("run.parallel=tensor"), tmp_path / "out")

@@ -142,19 +142,19 @@ def test_non_finite_loss_names_the_step():
         (["+model.no_such=1"], "model .*no_such"),
         (["run.amp=bf17"], "run.amp=bf17: expected one of none, bf16, fp16"),
         (["run.device=tpu9"], "run.device=tpu9: .*expected auto, cpu"),
-        (["run.epochs=0"], "run.epochs=0: expected at least 1"),
+        (["run.epochs=0"], "run.epochs=0: expected a whole number, at least 1"),
         (["sched.num_epochs=3"], "run.epochs=1, but sched .* lasts 3"),
-        (["data.batch_size=0"], "data.batch_size=0: expected at least 1"),
+        (["data.batch_size=0"], "data.batch_size=0: expected a whole number, at least 1"),
         (["data.batch_size=31", "aug.mixup.mixup_alpha=1"], "data.batch_size=31: mixup .*not 31"),
         (["data.batch_size=9999", "aug.mixup.mixup_alpha=1"], "data.batch_size=9999: mixup .*not 1259"),
         (["aug.mixup.label_smoothing=2"], "aug.mixup .*label_smoothing"),
-        (["run.epochs=1.5"], "run.epochs=1.5: expected at least 1, as a whole number"),
-        (["run.seed=-1"], "run.seed=-1: expected at least 0"),
-        (["run.limit_batches=0"], "run.limit_batches=0: expected null or at least 1"),
-        (["data.workers=-1"], "data.workers=-1: expected null or at least 0"),
+        (["run.epochs=1.5"], "run.epochs=1.5: expected a whole number, at least 1"),
+        (["run.seed=-1"], "run.seed=-1: expected a whole number, at least 0"),
+        (["run.limit_batches=0"], "run.limit_batches=0: expected null or a whole number, at least 1"),
+        (["data.workers=-1"], "data.workers=-1: expected null or a whole number, at least 0"),
         (["run.clip_grad=0"], "run.clip_grad=0: expected null or a number above 0"),
         (["run.save_every=5"], "run.save_every=5: expected null, or one of its keys"),
-        (["run.save_every.steps=0"], "run.save_every.steps=0: expected null or at least 1"),
+        (["run.save_every.steps=0"], "run.save_every.steps=0: expected null or a whole number, at least 1"),
         (["run.compile=maybe"], "run.compile=maybe: expected true or false"),
         (["+run.ema.nonsense=1"], "run.ema .*nonsense"),
         (["data.val_fraction=0"], "data.val_fraction=0, .*expected shares below 1"),
@@ -264,8 +264,28 @@ def test_suggested_commands_repeat_the_request(tmp_path, monkeypatch, capsys):
     launch(small("run.limit_batches=1"), tmp_path, ["run.seed=3", "run.epochs=1", "model=timm"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert f"vimzoo-train run.seed=3 model=timm resume={tmp_path} run.epochs=2" in lines
-    assert "vimzoo-train model=vim_tiny_patch16_224 data=folder data.root=DIR" in lines
+    commands = [line for line in lines[lines.index("try next") + 1 : -1] if line and line[0] != "#"]
+    assert len(commands) == 3 and not any("DIR" in line for line in commands)  # all of them can be pasted
+    own = "# your own images, one folder per class; with their folder for DIR: vimzoo-train "
+    assert f"{own}model=vim_tiny_patch16_224 data=folder data.root=DIR" in lines
     assert f"python -m vimzoo.eval {tmp_path}" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["model.model_name=test_vim", "model.pretrained=true"],
+            "test_vim: no published weights of this model are known; give",
+        ),
+        (["+model.start=nowhere.pt"], "model test_resnet: nowhere.pt: no such file"),
+    ],
+)
+def test_missing_weights_are_one_short_sentence(words, said, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        launch(small(*words), tmp_path, words)
+    text = str(caught.value)
+    assert text.startswith(said) and "{" not in text and "pretrained_cfg_overlay" not in text
 
 
 def test_confusion_rows_are_true_classes():
@@ -293,7 +313,7 @@ def test_a_run_ends_early_where_nothing_gets_better(tmp_path, monkeypatch, capsy
     assert checkpoint.read(tmp_path / "best.pt")["epoch"] == 3
     launch(small(*words, "resume=auto"), tmp_path)
     assert checkpoint.read(tmp_path / "last.pt")["epoch"] == 5
-    with pytest.raises(UsageError, match=r"run.early_stop=0: expected null or at least 1"):
+    with pytest.raises(UsageError, match=r"run.early_stop=0: expected null or a whole number, at least 1"):
         launch(small("run.early_stop=0"), tmp_path / "out")
 
 

@@ -266,3 +266,12 @@ def test_weights_out_of_reach_are_named_at_once(
         CheckpointError, match=rf"^{name}: its weights {file} .*no network here.*dict\(file='{file}'\)$"
     ):
         timm.create_model(name, pretrained=True, cache_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["vim_tiny_patch16_384", "vmamba_tiny_m2", "mambair_light_x3"])
+def test_models_without_published_weights_say_so(name):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"^{name}: no published weights of this model are known; give a file instead: ",
+    ):
+        timm.create_model(name, pretrained=True)

@@ -212,3 +212,12 @@ def test_prices_are_measured() -> None:
         for name, found in ratios.items()
     }
     assert rounded == shortfalls.TIMES_AS_LONG
+
+
+def test_one_thread_is_not_plural(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert ", 1 thread, " in run(capsys)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert ", 2 threads, " in run(capsys)

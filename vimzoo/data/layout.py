@@ -10,7 +10,7 @@ from pathlib import Path
 from .files import Found
 from .splits import UsageError
 
-LAYOUT = "DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg (and DIR/test/...), or DIR/CLASS/*.jpg"
+LAYOUT = "DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg (and DIR/test/...), or DIR/CLASS/*.jpg"
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),

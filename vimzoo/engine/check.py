@@ -60,4 +60,4 @@ def _check(name: str, value: Any) -> None:
         raise UsageError(f"{name}={value}: expected null or a number above 0")
     if name in LEAST and not (number and isinstance(value, int) and value >= LEAST[name]):
         null = "null or " if name in MAY_BE_NULL else ""
-        raise UsageError(f"{name}={value}: expected {null}at least {LEAST[name]}, as a whole number")
+        raise UsageError(f"{name}={value}: expected {null}a whole number, at least {LEAST[name]}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import pickle
 import sys
+from pathlib import Path
 from typing import Any
 
 import timm
 from torch import Tensor, nn
 
 from ..data import UsageError
+from ..models.hub import MissingWeightsError
 
 
 def model_cfg(name: str) -> dict[str, Any]:
@@ -35,16 +37,25 @@ def without_start(cfg: dict[str, Any]) -> dict[str, Any]:
     return {**cfg, "model": model | {"pretrained": False}}
 
 
-def create_model(options: dict[str, Any]) -> nn.Module:
+def create_model(options: dict[str, Any], file: str = "+model.start=FILE") -> nn.Module:
     """``timm.create_model(**options)``.
+
+    Args:
+        options: keyword arguments of ``timm.create_model``.
+        file: how the user of this command gives a file of weights.
 
     Raises:
         UsageError: the model refuses an argument, or its weights cannot be had.
     """
+    name, given = options["model_name"], (options.get("pretrained_cfg_overlay") or {}).get("file")
+    if given and not Path(given).exists():
+        raise UsageError(f"model {name}: {given}: no such file")
     try:
         return timm.create_model(**options)
+    except MissingWeightsError as error:
+        raise UsageError(f"{error.reason}; give a file instead: {file}") from error
     except (TypeError, ValueError, AssertionError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UsageError(f"model {options}: {error}") from error
+        raise UsageError(f"model {name}: {str(error).removeprefix(f'{name}: ')}") from error
 
 
 def resized(name: str, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..data import Splits
 from ..ops.shortfalls import chosen_backend, shortfalls
+from ..ops.threads import counted
 from .overrides import quoted
 from .parallel import World
 from .state import State
@@ -59,7 +60,7 @@ def about(state: State) -> dict[str, Any]:
         "versions": versions(),
         "machine": {
             "system": platform.platform(),
-            "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+            "device": gpu or f"{platform.machine()} CPU, {counted(torch.get_num_threads())}",
             "processes": state.world.size,
         },
         "first_step": state.step + 1,
@@ -69,7 +70,7 @@ def about(state: State) -> dict[str, Any]:
 def header(state: State, data: Splits, cfg: dict[str, Any], out: Path) -> None:
     """What is about to be trained, on what, and where it goes."""
     million = sum(p.numel() for p in state.model.parameters()) / 1e6
-    where = f"{torch.get_num_threads()} CPU threads" if state.device.type == "cpu" else str(state.device)
+    where = counted(torch.get_num_threads(), "CPU") if state.device.type == "cpu" else str(state.device)
     held = f"{len(data.val)} validation"
     held += "" if data.test is None else f", {len(data.test)} test"
     size = "x".join(map(str, data.input_size))
@@ -246,28 +247,32 @@ def closing(state: State, out: Path, overrides: Sequence[str], split: str, score
     print("\ntry next")
     for command, effect in _suggestions(state, out, overrides):
         print(f"  # {effect}\n  {command}")
+    if not any(word.startswith("data=") for word in overrides):
+        words, meaning = task.own_data
+        command = _command([word for word in overrides if word.startswith("--")])
+        print(f"  # {meaning}; with their folder for DIR: {command} {words}")
     print(f"\n{split} {task.label} {task.text(score)}", flush=True)
 
 
 def _suggestions(state: State, out: Path, overrides: Sequence[str]) -> list[tuple[str, str]]:
     """(command, what it does); commands repeat how this run was called."""
-    script = Path(sys.argv[0])
-    name = f"python {shlex.quote(_shown(script))}" if script.suffix == ".py" else script.name
     said = [word for word in overrides if not word.startswith(("resume=", "run.epochs="))]
     longer = [*said, quoted("resume", _shown(out)), f"run.epochs={2 * state.epochs}"]
-    suggestions = [
+    return [
         (
             f"python -m vimzoo.eval {shlex.quote(_shown(out))}",
             "all scores, pictures and speed of the best weights",
         ),
-        (f"{name} {shlex.join(longer)}", "train on from here"),
-        (f"{name} --help", "everything else"),
+        (f"{_command(longer)}", "train on from here"),
+        (f"{_command(['--help'])}", "everything else"),
     ]
-    if not any(word.startswith("data=") for word in said):
-        words, meaning = state.task.own_data
-        flags = [word for word in said if word.startswith("--")]
-        suggestions.insert(0, (" ".join([name, *map(shlex.quote, flags), words]), meaning))
-    return suggestions
+
+
+def _command(words: Sequence[str]) -> str:
+    """What a shell runs to call the trainer as this process was called, with other words behind it."""
+    script = Path(sys.argv[0])
+    name = f"python {shlex.quote(_shown(script))}" if script.suffix == ".py" else script.name
+    return f"{name} {shlex.join(words)}".rstrip()
 
 
 def _shown(path: Path) -> str:

@@ -19,6 +19,18 @@ SECONDS = 3.0
 """How long a server may take to accept a connection."""
 
 
+class MissingWeightsError(CheckpointError):
+    """A model's weights are not published, or cannot be had from here.
+
+    Attributes:
+        reason: The message without its last part, which says how Python code gives a file instead.
+    """
+
+    def __init__(self, reason: str, file: str) -> None:
+        super().__init__(f"{reason}; give a file instead: pretrained_cfg_overlay=dict(file={file!r})")
+        self.reason = reason
+
+
 def require_weights(variant: str, options: dict[str, Any]) -> None:
     """Check that the weights of a model are in the cache, or that their server can be reached.
 
@@ -27,7 +39,7 @@ def require_weights(variant: str, options: dict[str, Any]) -> None:
         options: keyword arguments of ``timm.create_model``.
 
     Raises:
-        CheckpointError: naming the file, where it lies, and how to give it from elsewhere.
+        MissingWeightsError: there are none, or they cannot be had; the message names them and their address.
     """
     cfg = resolve_pretrained_cfg(
         variant, options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay")
@@ -41,12 +53,15 @@ def require_weights(variant: str, options: dict[str, Any]) -> None:
     elif isinstance(cfg.url, str):
         name, where, address = cfg.url.rpartition("/")[2], cfg.url, cfg.url
         cached = check_cached_file(cfg.url, check_hash=False)
-    else:
+    elif cfg.hf_hub_id:
         return
+    else:
+        raise MissingWeightsError(f"{variant}: no published weights of this model are known", "FILE")
     if not cached and (reason := unreachable(address)):
-        raise CheckpointError(
+        raise MissingWeightsError(
             f"{variant}: its weights {name} ({where}) are not in the cache, and their server does not answer "
-            f"({reason}); give a file instead: pretrained_cfg_overlay=dict(file={name!r})"
+            f"({reason})",
+            name,
         )
 
 

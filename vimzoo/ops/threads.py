@@ -33,6 +33,11 @@ _started = (
 _forked = False  # they were started by a process that this one is a fork of
 
 
+def counted(number: int, kind: str = "") -> str:
+    """A number of threads in words: ``1 thread``, or ``2 CPU threads`` of the kind ``CPU``."""
+    return " ".join([str(number), *([kind] if kind else []), "thread" if number == 1 else "threads"])
+
+
 def for_work(nanoseconds: float) -> int:
     """Threads for a region that would take so long on one core: at most torch's number, at least `GRAIN` each."""
     global _started, _forked
