@@ -35,11 +35,10 @@ SHOWN = ("torchvision", "timm", "triton", "numpy", "hydra-core", "pillow")
 
 
 def constraints(torch: str | None) -> str:
-    """A constraints file's text: torch's version and the torchvision that belongs to it, or nothing."""
+    """A constraints file's text: torch's version, to which each torchvision is bound, or nothing."""
     if torch is None:
         return ""
-    pin = torch if torch.count(".") > 1 else f"{torch}.*"
-    return f"torch=={pin}\ntorchvision==0.{int(torch.split('.')[1]) + 15}.*\n"
+    return f"torch=={torch if torch.count('.') > 1 else torch + '.*'}\n"
 
 
 def direct_requirements(project: dict[str, Any]) -> list[str]:

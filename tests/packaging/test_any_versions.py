@@ -29,9 +29,10 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "tests" / "packaging" / "any_versions.py"))
 
 
-def test_torch_is_held_with_its_torchvision(script: dict[str, Any]) -> None:
-    assert script["constraints"]("2.8") == "torch==2.8.*\ntorchvision==0.23.*\n"
-    assert script["constraints"]("2.14.1") == "torch==2.14.1\ntorchvision==0.29.*\n"
+def test_torch_is_held(script: dict[str, Any]) -> None:
+    """Torchvision follows, for each release of it asks for one release of torch."""
+    assert script["constraints"]("2.8") == "torch==2.8.*\n"
+    assert script["constraints"]("2.14.1") == "torch==2.14.1\n"
     assert script["constraints"](None) == ""
 
 
