@@ -25,7 +25,13 @@ from .data.decode import DAMAGED, MODES, read_image
 from .engine.classes import file_options
 from .models import load_restoration
 from .ops import BIDIRECTIONAL, ScanPath
-from .restoration import PictureError, Restorer, read_picture, restoration_model
+
+try:
+    from .restoration import PictureError, Restorer, read_picture, restoration_model
+except ImportError as missing:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"error: {missing}; pip install 'vimzoo[demo]' brings what is missing")
 
 MOST_PIXELS = 50_000_000
 """Pictures with more pixels are refused: the page is for one person who waits."""

@@ -272,3 +272,19 @@ def test_a_run_goes_on_with_its_own_settings(call, tmp_path, images):
     assert "data.rooot=x: the run has no such setting; near it: root" in f"{errors} {status}"
     assert eval_command.main(["runs/lr=1e-3", "data.batch_size=2", "data=folder", f"data.root={images}",
                               "data.img_size=32", "data.workers=0"]) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("word", "extra"), [("sweep=optuna", "sweep"), ("hydra/launcher=submitit_slurm", "cluster")]
+)
+def test_a_missing_plugin_is_named_with_its_extra(word, extra, monkeypatch):
+    monkeypatch.setattr("vimzoo.engine.overrides.PLUGINS", {word: ("hydra_plugins.no_such_plugin", extra)})
+    said = f"{word}: its plugin is not installed; install it with: pip install 'vimzoo[{extra}]'"
+    assert unreadable([word], multirun=True) == said
+
+
+def test_the_demo_page_names_what_it_lacks():
+    code = "import runpy, sys; sys.modules['imagecodecs'] = None; runpy.run_module('vimzoo.demo', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "vimzoo[demo]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

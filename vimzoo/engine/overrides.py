@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Sequence
@@ -10,6 +11,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 _WORD = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w.\-/@:]*)=(?P<value>.*)", re.DOTALL)
+
+PLUGINS = {
+    "sweep=optuna": ("hydra_plugins.hydra_optuna_sweeper", "sweep"),
+    "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "sweep"),
+    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "cluster"),
+    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "cluster"),
+}
+"""Words that need a plugin of Hydra: its module, and the extra that brings it."""
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is the package around it
+        return False
 
 
 def quoted(key: str, value: str) -> str:
@@ -29,13 +45,15 @@ def quoted(key: str, value: str) -> str:
 
 
 def unreadable(words: Sequence[str], *, multirun: bool) -> str | None:
-    """What is wrong with the first word whose value Hydra cannot read, and how to write it; None if all are well.
+    """What is wrong with the first word that Hydra cannot use, and how to help it; None if all are well.
 
     Args:
         words: the command line; options and words without ``=`` are Hydra's own affair.
         multirun: several values (``key=1,2``) mean several runs and are no mistake.
     """
     for word in words:
+        if (plugin := PLUGINS.get(word)) and not _installed(plugin[0]):
+            return f"{word}: its plugin is not installed; install it with: pip install 'vimzoo[{plugin[1]}]'"
         match = _WORD.fullmatch(word)
         if match is None:
             continue
