@@ -122,10 +122,3 @@ def test_a_list_chooses_images(tmp_path: Path) -> None:
         )
         with pytest.raises(UsageError, match=r"data\.meta_info=.*(holds no names|cannot be read)"):
             degraded_folder(str(tmp_path / "clean"), **words)
-
-
-def test_a_data_base_is_named(tmp_path: Path) -> None:
-    (tmp_path / "GT.lmdb").mkdir()
-    (tmp_path / "GT.lmdb" / "data.mdb").write_bytes(b"")
-    with pytest.raises(UsageError, match="is an LMDB data base; expected the image files"):
-        degraded_folder(str(tmp_path / "GT.lmdb"), sigma=5)

@@ -1,6 +1,7 @@
 """Degradations and the data sets of pairs: against formulas, Pillow and each other; folder layouts and their errors."""
 
 import io
+import shutil
 import zlib
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def test_divided_folders(pairs: Path, tmp_path: Path) -> None:
     root = tmp_path / "divided"
     root.mkdir()
     pairs.rename(root / "train")
-    with pytest.raises(UsageError, match="one of train/ and val/ without the other"):
+    with pytest.raises(UsageError, match="found train/ without its counterpart; expected DIR/low"):
         paired_folder(str(root), crop=16)
     for kind, height in (("high", 16), ("low", 16)):
         make_photo(root / "val" / kind / "a.png", height, 16)
@@ -200,6 +201,57 @@ def test_divided_folders(pairs: Path, tmp_path: Path) -> None:
     make_photo(root / "val" / "low" / "a.png", 8, 8)
     data = paired_folder(str(root), crop=16)
     assert (len(data.train.pairs), len(data.val), data.test) == (5, 1, None)
+    assert data.notes == ("train/ is train, val/ is val",)
+
+
+@pytest.mark.parametrize(
+    ("folders", "sizes"),
+    (
+        (("Train", "Val"), (5, 5, None)),
+        (("TRAINING", "dev", "Testing"), (5, 5, 5)),
+        (("all/train", "all/Valid"), (5, 5, None)),
+        (("train", "Test"), (4, 1, 5)),
+    ),
+)
+def test_splits_are_known_by_their_names(pairs: Path, folders: tuple[str, ...], sizes: tuple) -> None:
+    """As in class folders, for pairs and for clean images; none of a split is held out again."""
+    root = pairs.parent / "divided"
+    for folder in folders:
+        shutil.copytree(pairs, root / folder)
+    clean_root = pairs.parent / "divided_clean"
+    for folder in folders:
+        shutil.copytree(pairs / "high", clean_root / folder)
+    for data in (paired_folder(str(root), crop=16), degraded_folder(str(clean_root), sigma=5, crop=16)):
+        assert (len(data.train.pairs), len(data.val), data.test and len(data.test)) == sizes
+        first, last = Path(folders[0]), Path(folders[-1])
+        assert all(first.name in path.parts for path in data.train.pairs.high)
+        if data.test is not None:
+            assert all(last.name in path.parts for path in data.test.pairs.high)
+            held = "validation images are held out of train/"
+            assert (held in data.notes) == (len(folders) == 2)
+        assert not set(data.train.pairs.high) & set(data.val.pairs.high)
+        assert any(f"{first.name}/ is train" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    (
+        (("train", "cats"), r"in two ways: train as a split beside other folders \(cats\), or all of them as one set"),
+        (("train", "Training", "val"), r"expected one folder for train"),
+        (("DIV2K_train_HR", "DIV2K_valid_HR"), r"DIV2K_train_HR, DIV2K_valid_HR as splits, or as one set of images"),
+        (("val", "test"), r"found test and val/ without its counterpart; expected images in DIR"),
+    ),
+)  # fmt: skip
+def test_folders_that_may_be_splits(tmp_path: Path, folders: tuple[str, ...], says: str) -> None:
+    for folder in folders:
+        make_photo(tmp_path / folder / "a.png", 24, 24)
+    with pytest.raises(UsageError, match=says):
+        degraded_folder(str(tmp_path), sigma=5, crop=16)
+
+
+def test_a_share_of_nothing_is_no_test(clean: Path) -> None:
+    data = degraded_folder(str(clean), sigma=5, crop=16, test_fraction=0)
+    assert data.test is None and len(data.train.pairs) + len(data.val) == 10
 
 
 def test_unusable_pairs_are_named(pairs: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,20 +66,30 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
-def find_pictures(folder: Path) -> Found:
+Names = Callable[[Path], list[str] | None]
+
+
+def find_pictures(folder: Path, stored: Names | None = None) -> Found:
     """All pictures below a folder. Links are followed, but not to a folder that holds the link.
+
+    Args:
+        folder: Where to look.
+        stored: Tells the pictures of a folder that is a data base; None for one to look into, as all are without it.
 
     Raises:
         UsageError: a folder cannot be listed.
     """
     found = Found()
-    _walk(str(folder), "", frozenset(), found)
+    _walk(str(folder), "", frozenset(), found, stored)
     found.files.sort(key=natural_key)
     found.folders.sort(key=natural_key)
     return found
 
 
-def _walk(folder: str, prefix: str, above: frozenset[str], found: Found) -> None:
+def _walk(folder: str, prefix: str, above: frozenset[str], found: Found, stored: Names | None) -> None:
+    if stored is not None and (names := stored(Path(folder))) is not None:
+        found.files.extend(prefix + name for name in names)
+        return
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -94,7 +105,7 @@ def _walk(folder: str, prefix: str, above: frozenset[str], found: Found) -> None
         elif entry.is_dir():
             if not prefix:
                 found.folders.append(name)
-            _walk(entry.path, f"{name}/", above | {real}, found)
+            _walk(entry.path, f"{name}/", above | {real}, found, stored)
         elif not entry.is_file():
             found.others["links to nothing or devices"] += 1
         elif (suffix := os.path.splitext(name)[1].lower()) in SUFFIXES:

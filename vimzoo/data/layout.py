@@ -19,6 +19,11 @@ SPLIT_NAMES = {
 KINDS = {name: kind for kind, names in SPLIT_NAMES.items() for name in names}
 
 
+def _kind(folder: str) -> str | None:
+    """What a folder of that name is for; ``val.lmdb`` is read like ``val``."""
+    return KINDS.get(folder.lower().removesuffix(".lmdb"))
+
+
 def by_folder(files: list[str]) -> dict[str, list[str]]:
     """Files by their first folder, relative to it; those in no folder stand under the empty name."""
     grouped: dict[str, list[str]] = defaultdict(list)
@@ -32,7 +37,7 @@ def unwrapped(root: Path, found: Found) -> tuple[Path, Found]:
     """The folder inside ``root`` that holds everything, where a lone folder that is no class stands around it."""
     while len(groups := by_folder(found.files)) == 1:
         ((folder, files),) = groups.items()
-        if not folder or folder.lower() in KINDS or any("/" not in file for file in files):
+        if not folder or _kind(folder) or any("/" not in file for file in files):
             break
         root = root / folder
         folders = sorted({file.partition("/")[0] for file in files})
@@ -40,26 +45,36 @@ def unwrapped(root: Path, found: Found) -> tuple[Path, Found]:
     return root, found
 
 
-def split_folders(root: Path, files: list[str]) -> tuple[dict[str, tuple[str, list[str]]], list[str]]:
+def split_folders(
+    root: Path, files: list[str], layout: str = LAYOUT, classes: bool = True
+) -> tuple[dict[str, tuple[str, list[str]]], list[str]]:
     """The folders for training, validation and test, and what a person should know of that reading.
 
+    Args:
+        root: Where the folders are. files: relative to it.
+        layout: What errors say is expected.
+        classes: Folders may be classes instead, so that a split holds folders; else they are one set of images.
+
     Returns:
-        Kind -> folder and its files; nothing where the folders of ``root`` are classes.
+        Kind -> folder and its files; nothing where the folders of ``root`` are no splits.
 
     Raises:
-        UsageError: training is missing, is there twice, or the folders may be splits or classes.
+        UsageError: training is missing, is there twice, or the folders may be splits or not.
     """
+    instead = "as classes" if classes else "as one set of images"
     groups = by_folder(files)
-    kinds = {folder: KINDS[folder.lower()] for folder in groups if folder.lower() in KINDS}
+    kinds = {folder: kind for folder in groups if (kind := _kind(folder))}
     others = [folder for folder in groups if folder and folder not in kinds]
-    nested = [folder for folder in groups if folder and all("/" in file for file in groups[folder])]
+    nested = [
+        folder for folder in groups if folder and (not classes or all("/" in file for file in groups[folder]))
+    ]
     if not kinds or (others and not set(kinds) & set(nested)):
-        _refuse_lookalikes(root, nested)
+        _refuse_lookalikes(root, nested, instead)
         return {}, []
     if others and not {"train"} < set(kinds.values()):
         raise UsageError(
             f"data.root: {root} can be read in two ways: {', '.join(kinds)} as a split beside other folders "
-            f"({', '.join(others[:5])}), or all of them as classes; expected {LAYOUT}"
+            f"({', '.join(others[:5])}), or all of them {instead}; expected {layout}"
         )
     parts: dict[str, tuple[str, list[str]]] = {}
     for folder, kind in kinds.items():
@@ -70,7 +85,7 @@ def split_folders(root: Path, files: list[str]) -> tuple[dict[str, tuple[str, li
         parts[kind] = folder, groups[folder]
     if "train" not in parts or len(parts) == 1:
         raise UsageError(
-            f"data.root={root}: found {' and '.join(kinds)}/ without its counterpart; expected {LAYOUT}"
+            f"data.root={root}: found {' and '.join(kinds)}/ without its counterpart; expected {layout}"
         )
     notes = [", ".join(f"{folder}/ is {kind}" for kind, (folder, _) in parts.items())]
     if "val" not in parts:
@@ -83,14 +98,14 @@ def split_folders(root: Path, files: list[str]) -> tuple[dict[str, tuple[str, li
     return parts, notes
 
 
-def _refuse_lookalikes(root: Path, nested: list[str]) -> None:
+def _refuse_lookalikes(root: Path, nested: list[str], instead: str) -> None:
     """Refuse folders such as ``seg_train`` and ``seg_test``, which hold folders and may be splits."""
     words = {folder: set(re.split(r"[^a-z]+", folder.lower())) for folder in nested}
     alike = {folder: KINDS[word] for folder in nested for word in sorted(words[folder] & set(KINDS))}
     if len(set(alike.values())) > 1 and "train" in alike.values():
         raise UsageError(
-            f"data.root: {root} can be read in two ways: {', '.join(alike)} as splits, or as classes; "
-            f"expected the names {', '.join(SPLIT_NAMES)} for splits, and classes without these words"
+            f"data.root: {root} can be read in two ways: {', '.join(alike)} as splits, or {instead}; "
+            f"expected the names {', '.join(SPLIT_NAMES)} for splits, and other folders without these words"
         )
 
 

@@ -1,4 +1,4 @@
-"""A user's own images to learn restoration from: folders of pairs, or clean images that are degraded on the fly."""
+"""A user's own images to learn restoration from: folders or data bases of pairs, or of clean images to degrade."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,35 +9,38 @@ import numpy as np
 
 from .degradations import Degradation
 from .files import SUFFIXES, find_pictures
-from .layout import SPLIT_NAMES
+from .layout import split_folders, unwrapped
 from .pair_settings import Files, PairSettings
 from .pairing import HIGH_NAMES, LOW_NAMES, kind_folder, listed_names, matched
 from .pairs import image_size
 from .splits import Splits, UsageError, check_split, split_by_name, stratified_split
+from .stored import is_data_base, stored_names
 
 __all__ = ["degraded_folder", "image_files", "paired_files", "paired_folder"]
 
 PAIRS_LAYOUT = (
     "DIR/low with DIR/high (or LR, LQ with HR, GT), or DIR/{train,val[,test]}/{low,high}; files of a pair have one "
-    "name"
+    "name; folders may be LMDB data bases NAME.lmdb"
 )
-CLEAN_LAYOUT = "images in DIR, or in DIR/{train,val[,test]}"
+CLEAN_LAYOUT = "images in DIR, or in DIR/{train,val[,test]}; folders may be LMDB data bases NAME.lmdb"
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files below ``folder``, in order of their names; links are followed, hidden files left out.
+    """All images below ``folder``, in order of their names; links are followed, hidden files left out.
+
+    Those of a data base are under its path, see `vimzoo.data.stored`.
 
     Raises:
         UsageError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise UsageError(f"data.root: no folder {folder}")
-    found = sorted(folder / name for name in find_pictures(folder).files)
+    found = sorted(folder / name for name in find_pictures(folder, stored_names).files)
     if found:
         return found
     if (folder / "data.mdb").is_file():
         raise UsageError(
-            f"data.root: {folder} is an LMDB data base; expected the image files that it was made from"
+            f"data.root: {folder} is an LMDB data base; expected a name that ends in .lmdb, as BasicSR has it"
         )
     raise UsageError(f"data.root: no images under {folder}; expected {', '.join(SUFFIXES)}")
 
@@ -88,29 +91,56 @@ def _only_listed(files: Files, folder: Path, meta_info: str | None) -> Files:
     return low and [low[place] for place in kept], [high[place] for place in kept]
 
 
+def _image_folder(folder: Path) -> Path:
+    """The data base in a folder that holds nothing else, or the folder."""
+    inside = {name.partition("/")[0] for name in find_pictures(folder, stored_names).files}
+    inner = folder / inside.pop() if len(inside) == 1 else folder
+    return inner if is_data_base(inner) else folder
+
+
 def _left_out(folders: Sequence[Path]) -> tuple[str, ...]:
     """What of these folders is not read, a line each."""
-    said = ((folder, find_pictures(folder).left_out()) for folder in folders)
+    said = ((folder, find_pictures(folder, stored_names).left_out()) for folder in folders)
     return tuple(f"{folder}: {line}" for folder, line in said if line)
 
 
-def _folders(root: str | None, layout: str) -> list[Path]:
-    """The folders for training, validation and, where there is one, test; DIR alone if it is not divided."""
+def _folders(root: str | None, layout: str) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The folders for train, val and test, and notes on that reading; DIR alone, as train, if it is not divided.
+
+    Raises:
+        UsageError: DIR is missing, or can be read in two ways.
+    """
     if root is None:
         raise UsageError(f"data.root is not set; expected data.root=DIR with {layout}")
     path = Path(root).expanduser()
     if not path.is_dir():
         raise UsageError(f"data.root={root}: no such folder; expected {layout}")
-    held = next((path / name for name in SPLIT_NAMES["val"] if (path / name).is_dir()), None)
-    if held is None and not (path / "train").is_dir():
-        return [path]
-    if held is None or not (path / "train").is_dir():
-        raise UsageError(f"data.root={root}: one of train/ and val/ without the other; expected {layout}")
-    return [path / "train", held, *(path / name for name in ("test",) if (path / name).is_dir())]
+    inner, found = unwrapped(path, find_pictures(path, stored_names))
+    parts, notes = split_folders(inner, found.files, layout, classes=False)
+    if not parts:
+        return {"train": path}, ()
+    notes = [*([f"read from {inner}"] if inner != path else []), *notes]
+    return {kind: inner / parts[kind][0] for kind in ("train", "val", "test") if kind in parts}, tuple(notes)
+
+
+def _divided(
+    read: dict[str, Files], val: float, test: float, split: str, root: Path, folder: Path
+) -> list[Files]:
+    """Files for training, validation and test; what has no folder of its own is held out of training.
+
+    Args:
+        read: Files by the folders there are. val, test, split, root: of the data set.
+        folder: That of the clean training images, for their names.
+    """
+    if "val" in read:
+        return list(read.values())
+    if "test" not in read:
+        return _split(read["train"], val, test, split, root, folder)
+    return [*_split(read["train"], val, 0, split, root, folder), read["test"]]
 
 
 def _split(files: Files, val: float, test: float, split: str, root: Path, folder: Path) -> list[Files]:
-    """A fixed random split of all images into training, validation and test; all of them everywhere if test is 1."""
+    """A fixed random split into training, validation and, unless its share is 0, test; all in each if that is 1."""
     low, high = files
     if test == 1:
         return [files] * 3
@@ -122,7 +152,8 @@ def _split(files: Files, val: float, test: float, split: str, root: Path, folder
             parts = stratified_split(labels, val, test, names=[root.name])
     except UsageError as error:
         raise UsageError(f"data.root={root}: {error}") from error
-    return [(low and [low[i] for i in part], [high[i] for i in part]) for part in parts]
+    kept = parts[: 3 if test else 2]
+    return [(low and [low[i] for i in part], [high[i] for i in part]) for part in kept]
 
 
 def paired_folder(
@@ -133,7 +164,10 @@ def paired_folder(
     meta_info: str | None = None,
     **options: Any,
 ) -> Splits:
-    """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}.
+    """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}; folders may be data bases.
+
+    Folders of splits are known as in `vimzoo.data.image_folder`; validation images are held out of training where there
+    is only a test folder. The data set's ``notes`` say what was understood and left out.
 
     Files of a pair have one name (``low/a.png``, ``high/a.jpg``), or are named as this field does, see
     `vimzoo.data.pairing.matched`; the scale is told by their sizes, and must be one for all.
@@ -152,20 +186,23 @@ def paired_folder(
     """
     settings = PairSettings(**options)
     check_split(split)
-    folders = _folders(root, PAIRS_LAYOUT)
-    kinds = [
-        tuple(kind_folder(folder, names, PAIRS_LAYOUT) for names in (LOW_NAMES, HIGH_NAMES))
-        for folder in folders
-    ]
-    found = [paired_files(low, high) for low, high in kinds]
-    scales = sorted({scale for *_, scale in found})
+    folders, notes = _folders(root, PAIRS_LAYOUT)
+    kinds = {
+        part: tuple(
+            _image_folder(kind_folder(folder, names, PAIRS_LAYOUT)) for names in (LOW_NAMES, HIGH_NAMES)
+        )
+        for part, folder in folders.items()
+    }
+    found = {part: paired_files(low, high) for part, (low, high) in kinds.items()}
+    scales = sorted({scale for *_, scale in found.values()})
     if len(scales) > 1:
         raise UsageError(f"data.root={root}: images of scales {scales}; expected one scale in all folders")
-    parts: list[Files] = [(low, high) for low, high, _ in found]
-    parts[0] = _only_listed(parts[0], kinds[0][1], meta_info)
-    if len(parts) == 1:
-        parts = _split(parts[0], val_fraction, test_fraction, split, folders[0], kinds[0][1])
-    data = replace(settings.splits(str(root), parts, scales[0]), notes=_left_out(sum(kinds, ())))
+    read: dict[str, Files] = {part: (low, high) for part, (low, high, _) in found.items()}
+    clean = kinds["train"][1]
+    read["train"] = _only_listed(read["train"], clean, meta_info)
+    parts = _divided(read, val_fraction, test_fraction, split, folders["train"], clean)
+    data = settings.splits(str(root), parts, scales[0])
+    data = replace(data, notes=(*notes, *_left_out(sum(kinds.values(), ()))))
     return data.with_members(Path(str(root)).expanduser(), [high for _, high in parts])
 
 
@@ -181,7 +218,7 @@ def degraded_folder(
     meta_info: str | None = None,
     **options: Any,
 ) -> Splits:
-    """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read.
+    """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read; folders may be data bases.
 
     Args:
         root, val_fraction, test_fraction, split, meta_info, options: As in `paired_folder`.
@@ -193,10 +230,11 @@ def degraded_folder(
     """
     settings, degradation = PairSettings(**options), Degradation(scale, sigma, quality, rounded)
     check_split(split)
-    folders = _folders(root, CLEAN_LAYOUT)
-    parts: list[Files] = [(None, image_files(folder)) for folder in folders]
-    parts[0] = _only_listed(parts[0], folders[0], meta_info)
-    if len(parts) == 1:
-        parts = _split(parts[0], val_fraction, test_fraction, split, folders[0], folders[0])
+    folders, notes = _folders(root, CLEAN_LAYOUT)
+    folders = {part: _image_folder(folder) for part, folder in folders.items()}
+    read: dict[str, Files] = {part: (None, image_files(folder)) for part, folder in folders.items()}
+    read["train"] = _only_listed(read["train"], folders["train"], meta_info)
+    parts = _divided(read, val_fraction, test_fraction, split, folders["train"], folders["train"])
     data = settings.splits(str(root), parts, scale, degradation)
+    data = replace(data, notes=(*notes, *_left_out(list(folders.values()))))
     return data.with_members(Path(str(root)).expanduser(), [high for _, high in parts])

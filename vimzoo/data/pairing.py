@@ -100,12 +100,16 @@ def _misfit(low: Sequence[PurePath], high: Sequence[PurePath], lows: Found, high
 
 
 def kind_folder(folder: Path, names: Sequence[str], layout: str) -> Path:
-    """The sub-folder of one of these names, in any case.
+    """The sub-folder of one of these names, in any case; ``LQ.lmdb`` counts as ``LQ``.
 
     Raises:
         UsageError: there is none, or more than one.
     """
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower() in names)
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and path.name.lower().removesuffix(".lmdb") in names
+    )
     if len(found) == 1:
         return found[0]
     if not found:
@@ -115,17 +119,21 @@ def kind_folder(folder: Path, names: Sequence[str], layout: str) -> Path:
     raise UsageError(f"data.root: {' and '.join(map(str, found))} could both be meant; expected one of them")
 
 
-def listed_names(path: str) -> list[str]:
+def listed_names(path: str, named: str | None = None) -> list[str]:
     """Names of images in a list as BasicSR writes them: one a line, with or without ``(height,width,channels)``.
+
+    Args:
+        path: The list. named: What errors call it; None for ``data.meta_info``.
 
     Raises:
         UsageError: there is no such file, or no name in it.
     """
+    named = f"data.meta_info={path}" if named is None else named
     try:
         lines = Path(path).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"data.meta_info={path}: cannot be read ({error})") from error
+        raise UsageError(f"{named}: cannot be read ({error})") from error
     names = [name for line in lines if (name := _SHAPE.sub("", line.strip()))]
     if not names:
-        raise UsageError(f"data.meta_info={path}: holds no names; expected one a line")
+        raise UsageError(f"{named}: holds no names; expected one a line")
     return names

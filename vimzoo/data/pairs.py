@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from .degradations import Degradation, Window, to_image
 from .splits import UsageError
+from .stored import opened
 
 Rng = np.random.Generator | np.random.RandomState
 
@@ -28,13 +29,13 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_pixels(path: Path, channels: int = 3) -> np.ndarray:
-    """An image file as ``(H, W, channels)`` uint8, upright.
+    """An image file, or one in a data base, as ``(H, W, channels)`` uint8, upright.
 
     Raises:
         UsageError: the file cannot be read, or has more than 8 bits.
     """
     try:
-        with Image.open(path) as file:
+        with opened(path) as source, Image.open(source) as file:
             if deep := _deep_layout(file):
                 raise UsageError(f"{path}: expected 8 bits a channel, got {deep}")
             pixels = np.asarray(ImageOps.exif_transpose(file).convert(MODES[channels]))
@@ -59,22 +60,31 @@ def image_size(path: Path) -> tuple[int, int]:
         UsageError: the file is no image.
     """
     try:
-        with Image.open(path) as file:
+        with (
+            opened(path, buffering=0) as source,
+            Image.open(source) as file,
+        ):  # a buffer would read what is skipped
             width, height = file.size
             if not isinstance(file, PngImageFile):
                 turned = file.getexif().get(ORIENTATION) in TURNED
-            elif _describes_late(path):
+            elif _describes_late(source):
                 turned = ImageOps.exif_transpose(file).size != file.size
             else:  # PNG's own getexif decodes all pixels to see what comes after them
                 turned = Image.Image.getexif(file).get(ORIENTATION) in TURNED
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"{path}: not a readable image ({error})") from error
     return (width, height) if turned else (height, width)
 
 
-def _describes_late(path: Path) -> bool:
-    """Whether a PNG file has, after its pixels, an entry that may hold an orientation; walks over their chunks."""
-    with path.open("rb", buffering=0) as file:  # a buffer would read what is skipped
+def _describes_late(file: BinaryIO) -> bool:
+    """Whether a PNG file has, after its pixels, an entry that may hold an orientation; walks over their chunks.
+
+    The file's position stays as it was.
+    """
+    before = file.tell()
+    try:
         file.seek(len(PNG_SIGNATURE))
         pixels_seen = False
         while len(head := file.read(8)) == 8:
@@ -88,7 +98,9 @@ def _describes_late(path: Path) -> bool:
                 length -= min(length, 80)
             pixels_seen = pixels_seen or kind == b"IDAT"
             file.seek(length + 4, 1)  # the sum of a chunk follows it
-    return False
+        return False
+    finally:
+        file.seek(before)
 
 
 class PixelCache:
