@@ -279,7 +279,9 @@ def test_links_imports_and_inline_commands(document: Path) -> None:
     for statement in re.findall(r"`(from vimzoo[^`]*|import vimzoo[^`]*)`", text):
         exec(statement, {})
     known = {command.values[0] for command in commands()}
-    for command in re.findall(r"`((?:python|pip|make) [^`]*)`", text):
+    for target in re.findall(r"`make ([\w.-]+)", text):
+        assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.M), f"make {target}"
+    for command in re.findall(r"`((?:python|pip) [^`]*)`", text):
         run_by = [block for block in known if block == command or block.startswith(f"{command} ")]
         assert run_by, f"{command}: not run by any block"
     for name in re.findall(r"`(vimzoo(?:\.\w+)+)", text):
