@@ -150,6 +150,19 @@ def test_a_square_is_assumed_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "9 patches taken for a grid of 3 x 3" in caplog.text
 
 
+def test_the_models_own_oblong_grid_is_assumed_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, path = rows_known(vim((32, 96))), tmp_path / "w.safetensors"
+    safetensors.torch.save_file(source.state_dict(), path)
+    model = vim((96, 32))
+    vimzoo.load_checkpoint(model, path, pos_embed_grid=(2, 6))
+    check(model, source)
+    assert not caplog.text
+    vimzoo.load_checkpoint(model, path)
+    assert "12 patches taken for the model's own grid of 6 x 2: nothing says which grid it is" in caplog.text
+
+
 def test_a_folder_in_timms_format_says_it(tmp_path: Path) -> None:
     source = rows_known(vim((32, 64)))
     inputs = dict(input_size=(3, 32, 64))

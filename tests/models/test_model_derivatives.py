@@ -55,12 +55,13 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float = 1e-6) -> Non
 
 
 def test_hessian_vector_product(model_and_images: tuple[nn.Module, Tensor]) -> None:
-    """Backward over backward, forward over backward, and finite differences of the gradient."""
+    """Backward over backward, forward over backward, backward over forward, and finite differences of the gradient."""
     model, images = model_and_images
     loss, direction = loss_of(model), torch.randn_like(images)
     found = torch.autograd.functional.hvp(loss, images, direction)[1]
     with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no forward mode
         assert_near(jvp(grad(loss), (images,), (direction,))[1], found, 1e-9)
+        assert_near(grad(lambda x: jvp(loss, (x,), (direction,))[1])(images), found, 1e-9)
     if isinstance(model, MambaIRv2):
         return  # its routing has straight-through gradients, which are no derivatives
     ahead, behind = (gradient(loss, images + step * direction) for step in (STEP, -STEP))

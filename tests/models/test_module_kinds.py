@@ -1,15 +1,19 @@
 """Layers are what their class says: quantisers, adapters and counters choose them by type and put others in place."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from model_cases import MODELS, built
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
+from torch.overrides import TorchFunctionMode
 
 import vimzoo
 from vimzoo.layers import SS2D, apply_linear
+from vimzoo.layers import linear as linear_module
 from vimzoo.layers.linear import with_fast_linears
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -125,6 +129,31 @@ def test_a_replaced_forward_and_global_hooks_are_called() -> None:
     finally:
         handle.remove()
     assert seen == [plain]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_watches_torchs_functions_sees_every_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mode of torch functions, and a profiler that replaces ``F.linear``; a default device is no such mode."""
+    model, images = built(name)
+    layers = len(layers_of(model, nn.Linear))
+    products: list[Any] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            products.extend([func] if func is F.linear else [])
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        model(images)
+    assert len(products) >= layers
+    with torch.device("cpu"):
+        assert not linear_module._calls_are_watched()
+    products.clear()
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda *args: products.append(args) or linear(*args))
+    with torch.no_grad():
+        model(images)
+    assert len(products) >= layers
 
 
 @pytest.mark.skipif(not vimzoo.ops.linear.__globals__["_HAS_ONEDNN"], reason="torch has no oneDNN here")

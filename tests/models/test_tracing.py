@@ -61,11 +61,12 @@ def test_mambair_v2_is_right_at_every_size() -> None:
         embed_dim=16, depths=(2,), d_state=4, num_heads=2, window=8, rank=4, num_tokens=6,
         upsampler="pixelshuffledirect", routing="argmax",
     ).eval()  # fmt: skip
-    graph = traced(model)
-    for shape in (*SHAPES, (1, 3, 33, 41)):
-        images = torch.rand(shape)
-        with torch.no_grad():
-            assert difference(graph(images), model(images), share=0.95) < 3e-5, shape
+    one_window = torch.jit.trace(model, torch.rand(1, 3, 8, 8))
+    for graph in (traced(model), one_window):
+        for shape in (*SHAPES, (1, 3, 33, 41), (1, 3, 8, 8)):
+            images = torch.rand(shape)
+            with torch.no_grad():
+                assert difference(graph(images), model(images), share=0.95) < 3e-5, shape
 
 
 @pytest.mark.parametrize(

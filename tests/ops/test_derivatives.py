@@ -114,6 +114,18 @@ def test_second_derivatives(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["add_norm", "scan_paths", "linear"])
+def test_third_derivatives(name: str) -> None:
+    """Those of torch's own layer norm are wrong, so the reference does not use it."""
+    call, tensors = call_of(OPS[name])
+    loss = loss_of(call)
+
+    def gradient(*values: Tensor) -> Tensor:
+        return torch.autograd.grad(loss(*values), values[0], create_graph=True)[0]
+
+    assert torch.autograd.gradgradcheck(gradient, tensors, fast_mode=True)
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_torch_func(name: str) -> None:
     """Every transform gives what backward passes give."""

@@ -105,7 +105,7 @@ class WindowAttention(DerivedBuffers):
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     shape = q.shape
-    if 0 in shape[:3]:
+    if 0 in shape[:3] and not torch.jit.is_tracing():  # a traced graph may see a map of more windows later
         return q
     q, k, v = q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))

@@ -7,13 +7,16 @@ others in their place. `apply_linear` calls whatever stands there.
 import copy
 
 import torch
+import torch.nn.functional as F
 import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
 from vimzoo.ops.library import is_eager
 
-_FORWARD = nn.Linear.forward
+_FORWARD, _LINEAR = nn.Linear.forward, F.linear
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in _HOOKS)
 
@@ -22,10 +25,11 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)``, ``(..., I) -> (..., O)``; on the CPU oneDNN makes the product, see `vimzoo.linear`.
 
     That holds for a plain `torch.nn.Linear`. A quantised layer, an adapter, or a layer with hooks, a parametrization or
-    a tensor subclass for its weight is called as it is; so is every layer under a tracer or compiler. TorchScript
-    cannot compile this function: a ``forward`` that is to be scripted calls the layer itself there.
+    a tensor subclass for its weight is called as it is; so is every layer under a tracer, a compiler or a mode that
+    watches calls of torch functions. TorchScript cannot compile this function: a ``forward`` that is to be scripted
+    calls the layer itself there.
     """
-    if _is_plain(layer) and is_eager(x, layer.weight):  # type: ignore[arg-type]
+    if _is_plain(layer) and is_eager(x, layer.weight) and not _calls_are_watched():  # type: ignore[arg-type]
         return torch.ops.vimzoo.linear(x, layer.weight, layer.bias)
     return layer(x)
 
@@ -39,6 +43,18 @@ def _is_plain(layer: nn.Module) -> bool:
         and not any(getattr(layer, name) for name in _HOOKS)
         and not any(_GLOBAL_HOOKS)
     )
+
+
+def _calls_are_watched() -> bool:
+    """Whether ``F.linear`` has been replaced, as some profilers do, or a mode of torch functions is active.
+
+    The mode of ``torch.device`` and ``torch.set_default_device``, which concerns new tensors, does not count.
+    """
+    if F.linear is not _LINEAR:
+        return True
+    if not torch._C._len_torch_function_stack():
+        return False
+    return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
 
 
 class Linear(nn.Linear):

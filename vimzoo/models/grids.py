@@ -120,6 +120,11 @@ def _source_grid(model: Any, own: Grid, patches: int, img_size: Grid | None) -> 
                     _tell(grid, own, f"the image size in {what} says so")
                 return grid
     if patches == own[0] * own[1]:
+        if own[0] != own[1]:
+            _logger.warning(
+                "pos_embed of %d patches taken for the model's own grid of %d x %d: nothing says which grid it is;"
+                " pos_embed_grid=(rows, columns) of load_checkpoint says otherwise", patches, *own,
+            )  # fmt: skip
         return own
     side = math.isqrt(max(patches, 0))
     if not patches or side * side != patches:

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from vimzoo.ops.library import is_eager
+from vimzoo.ops.derivatives import PlainLayerNorm
+from vimzoo.ops.library import in_forward_mode, is_eager
 from vimzoo.ops.threads import calling_thread
 
 __all__ = ["GRAIN", "SmallOnOneThread", "multiply_adds"]
@@ -23,12 +24,17 @@ class SmallOnOneThread(nn.Module):
     """Base of models that run on the calling thread where a call is small; torch's operators do not see the whole.
 
     Two threads are slower than one then, and far slower where other processes keep the cores busy. Compiled, traced
-    and exported models are left alone, and so is the backward pass.
+    and exported models are left alone, and so is the backward pass. In forward mode layer norms are plain operations.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As `torch.nn.Module`'s."""
-        if torch.compiler.is_compiling() or not args or not _is_small(self, args[0]):
+        if torch.compiler.is_compiling() or not args:
+            return super().__call__(*args, **kwargs)
+        if in_forward_mode():
+            with PlainLayerNorm():
+                return super().__call__(*args, **kwargs)
+        if not _is_small(self, args[0]):
             return super().__call__(*args, **kwargs)
         with calling_thread():
             return super().__call__(*args, **kwargs)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
-from . import backends
+from . import backends, reference
 from .library import CONTRACTS, LIBRARY, autocast_inputs, empty, in_forward_mode, without_autocast
 
 TORCH_FUNC, FORWARD_MODE, SECOND = "torch.func transforms", "forward-mode AD", "second derivatives"
@@ -161,6 +163,18 @@ def _register(
     Node.__name__ = Node.__qualname__ = f"vimzoo_{op}"
     LIBRARY.impl(op, autograd, "Autograd", with_keyset=True)
     LIBRARY.impl(op, lambda *args: on_reference(TORCH_FUNC, args), "FuncTorchDynamicLayerFrontMode")
+
+
+class PlainLayerNorm(TorchFunctionMode):
+    """Within the block ``F.layer_norm`` is `reference.layer_norm`, whose tangents can be differentiated backward."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call ``func``, or the reference in place of ``F.layer_norm``."""
+        if func is F.layer_norm:
+            func = reference.layer_norm
+        return func(*args, **(kwargs or {}))
 
 
 def _filled(args: tuple, count: int) -> tuple:

@@ -6,6 +6,8 @@ autograd. Nothing of size ``(B, D, L, N)`` is materialised in the forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -181,11 +183,30 @@ def add_norm(
     if rms:
         scaled = stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + eps)
     else:
-        scaled = F.layer_norm(stream, stream.shape[-1:], None, None, eps)
+        scaled = layer_norm(stream, stream.shape[-1:], eps=eps)
     scaled = scaled * weight.to(work)
     if bias is not None:
         scaled = scaled + bias.to(work)
     return scaled.to(x.dtype), kept
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.layer_norm` with right derivatives of every order.
+
+    torch's own takes the mean and the deviation for constants when its forward-mode derivative is differentiated
+    backward, and in third derivatives.
+    """
+    axes = tuple(range(-len(normalized_shape), 0))
+    centred = x - x.mean(axes, keepdim=True)
+    y = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 def residual_dtype(x: Tensor, residual: Tensor | None, residual_in_fp32: bool) -> torch.dtype:
