@@ -6,11 +6,13 @@ set is the mean of its images' figures. SSIM has an 11 x 11 Gaussian window of d
 windows that lie inside the image. Images are tensors ``(C, H, W)``, RGB or grey, in 0..1.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["luma", "psnr", "ssim", "to_8bit"]
+__all__ = ["broken", "luma", "psnr", "ssim", "to_8bit"]
 
 SSIM_WINDOW = 11
 _LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, for RGB in 0..1: luma lies in 16..235
@@ -77,3 +79,8 @@ def _prepared(restored: Tensor, original: Tensor, crop: int, y: bool, least: int
     inner = np.s_[crop : height - crop, crop : width - crop]
     a, b = to_8bit(restored)[inner], to_8bit(original)[inner]
     return (luma(a), luma(b)) if y else (a.astype(np.float64), b.astype(np.float64))
+
+
+def broken(output: Tensor) -> Tensor:
+    """Which outputs (B, ...) hold NaN or infinity, (B,) bool; minus infinity is a class that is ruled out."""
+    return ~(output < math.inf).flatten(1).all(1)

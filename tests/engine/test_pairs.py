@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from vimzoo.data import UsageError, bundled_photos, degraded_folder, paired_folder, train_loader
+from vimzoo.data.decode import size_of
 from vimzoo.data.degradations import Degradation, Window, add_noise, imresize, jpeg, to_image
 from vimzoo.data.pairs import MODES, PixelCache, image_size, read_pixels
 from vimzoo.data.photos import PHOTOS, photo_files
@@ -291,15 +292,9 @@ def test_files_that_are_no_plain_photographs(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"not an image")
     with pytest.raises(UsageError, match=r"a.png: not a readable image"):
         read_pixels(tmp_path / "a.png")
-    Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(UsageError, match=r"deep.png: expected 8 bits a channel"):
-        read_pixels(tmp_path / "deep.png")
-    pixels = np.full((4, 5, 3), 40000, dtype=np.uint16)
-    (tmp_path / "deep_colour.png").write_bytes(imagecodecs.png_encode(pixels))
-    tifffile.imwrite(tmp_path / "deep_colour.tif", pixels, photometric="rgb")
-    for name in ("deep_colour.png", "deep_colour.tif"):  # Pillow would give their upper 8 bits
-        with pytest.raises(UsageError, match=rf"{name}: expected 8 bits a channel, got RGB;16"):
-            read_pixels(tmp_path / name)
+    tifffile.imwrite(tmp_path / "wide.tif", np.full((4, 5), 700, dtype=np.float32))
+    with pytest.raises(UsageError, match=r"wide.tif: .*from 700 to 700; expected 0 to 1"):
+        read_pixels(tmp_path / "wide.tif")
     make_photo(tmp_path / "cut.png", 30, 30)
     whole = (tmp_path / "cut.png").read_bytes()
     for length in range(30, len(whole) - 12, 97):
@@ -311,11 +306,29 @@ def test_files_that_are_no_plain_photographs(tmp_path: Path) -> None:
         degraded_folder(str(tmp_path / "empty"), sigma=1)
 
 
+def test_deep_pairs_are_as_bright_as_they_were_meant(tmp_path: Path) -> None:
+    """Read as in classification; 20000 of 65535 is 78 of 255."""
+    for kind, level in (("low", 20000), ("high", 40000)):
+        (tmp_path / kind).mkdir()
+        for index in range(4):
+            grey = np.full((16, 16), level, dtype=np.uint16)
+            colour = np.full((16, 16, 3), level, dtype=np.uint16)
+            Image.fromarray(grey).save(tmp_path / kind / f"grey{index}.png")
+            (tmp_path / kind / f"colour{index}.png").write_bytes(imagecodecs.png_encode(colour))
+            tifffile.imwrite(tmp_path / kind / f"planes{index}.tif", colour, photometric="rgb")
+    data = paired_folder(str(tmp_path), crop=16, crops=12, val_fraction=0.3, test_fraction=0.3, split="order")
+    for low, high in [data.train[0, index] for index in range(12)]:
+        assert low.unique().tolist() == pytest.approx([78 / 255])
+        assert high.unique().tolist() == pytest.approx([156 / 255])
+
+
 def test_turned_photographs_are_read_upright(tmp_path: Path) -> None:
     picture, exif = Image.new("RGB", (40, 20)), Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     picture.save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == read_pixels(tmp_path / "a.jpg").shape[:2] == (40, 20)
+    picture.save(tmp_path / "a.tif", exif=exif)
+    for name in ("a.jpg", "a.tif"):
+        assert image_size(tmp_path / name) == read_pixels(tmp_path / name).shape[:2] == (40, 20)
 
 
 def test_cache_forgets_the_longest_unused() -> None:
@@ -425,3 +438,5 @@ def test_sizes_come_from_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for path in sorted(tmp_path.iterdir()):
         if path.name != "late.png":
             assert image_size(path) == ((8, 5) if path.stem == "turned" else (5, 8)), path
+            with path.open("rb") as file:  # as the readers of classification give it
+                assert size_of(file) == image_size(path), path

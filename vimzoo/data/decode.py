@@ -1,17 +1,21 @@
-"""The reader of pictures for classification, in training, evaluation, prediction and the demo page."""
+"""The reader of pictures, in training, evaluation, prediction and the demo page."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngImageFile
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
 DAMAGED = (OSError, ValueError)
 """What `read_image` raises."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 SIGNED, WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, APART = 2, 0, 1, 2, 2  # their values
@@ -70,17 +74,19 @@ def read_image(
 
 
 def size_of(source: Path | str | IO[bytes], upright: bool = True) -> tuple[int, int]:
-    """Height and width of the picture that `read_image` gives, from the file's header.
+    """Height and width of the picture that `read_image` gives, from the file's header if Pillow can read it.
 
     Raises:
         OSError, UnreadablePicture: as there.
     """
     try:
         with Image.open(source) as image:
-            turned = (
-                upright and image.format != "TIFF" and _orientation(image) >= 5
-            )  # of TIFF, Pillow turns the size
+            # Pillow turns the size of a TIFF itself
+            turned = upright and image.format != "TIFF" and _header_orientation(image) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
+    except Image.UnidentifiedImageError:
+        picture = read_image(source, upright=upright)
+        return picture.height, picture.width
     except (OSError, MemoryError):
         raise
     except Exception as error:
@@ -89,11 +95,45 @@ def size_of(source: Path | str | IO[bytes], upright: bool = True) -> tuple[int, 
 
 def _orientation(image: Image.Image) -> int:
     """EXIF's, 1 to 8; 1 where it is missing or damaged."""
+    return _oriented(image.getexif)
+
+
+def _header_orientation(image: Image.Image) -> int:
+    """As `_orientation`, but the pixels of a PNG file are decoded only if an orientation may follow them."""
+    if isinstance(image, PngImageFile) and not _describes_late(image):
+        return _oriented(partial(Image.Image.getexif, image))  # PNG's own getexif decodes all pixels first
+    return _orientation(image)
+
+
+def _oriented(exif: Callable[[], Image.Exif]) -> int:
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = exif().get(ExifTags.Base.Orientation, 1)
         return value if isinstance(value, int) else 1
     except Exception:
         return 1
+
+
+def _describes_late(image: PngImageFile) -> bool:
+    """Whether a PNG file has, after its pixels, an entry that may hold an orientation; walks over its chunks."""
+    file: Any = getattr(image.fp, "raw", image.fp)  # a buffer would read what is skipped
+    place = file.tell()
+    try:
+        file.seek(len(PNG_SIGNATURE))
+        pixels_seen = False
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if pixels_seen and kind == b"eXIf":
+                return True
+            if pixels_seen and kind in (b"tEXt", b"zTXt", b"iTXt"):
+                keyword = file.read(min(length, 80)).split(b"\0")[0]
+                if keyword in (b"XML:com.adobe.xmp", b"Raw profile type exif"):
+                    return True
+                length -= min(length, 80)
+            pixels_seen = pixels_seen or kind == b"IDAT"
+            file.seek(length + 4, 1)  # a chunk's checksum follows it
+        return False
+    finally:
+        file.seek(place)
 
 
 def _misread(image: Image.Image) -> bool:

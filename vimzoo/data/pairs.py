@@ -1,18 +1,18 @@
 """Pairs of a degraded and a clean image, whole for evaluation and as random crops for training."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .decode import DAMAGED, MODES, read_image, size_of
 from .degradations import Degradation, Window, to_image
 from .splits import UsageError
 from .stored import opened
@@ -21,86 +21,40 @@ Rng = np.random.Generator | np.random.RandomState
 
 __all__ = ["CropPairs", "ImagePairs", "PixelCache", "WholePairs", "image_size", "read_pixels"]
 
-MODES = {1: "L", 3: "RGB"}
-DEEP_MODES = ("I", "F")  # Pillow's 16 and 32-bit modes begin so; converting them to 8 bits would clip
-ORIENTATION = 0x0112
-TURNED = range(5, 9)  # EXIF orientations that exchange height and width
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 
 def read_pixels(path: Path, channels: int = 3) -> np.ndarray:
     """An image file, or one in a data base, as ``(H, W, channels)`` uint8, upright.
 
+    More bits are scaled to 8, see `read_image`.
+
     Raises:
-        UsageError: the file cannot be read, or has more than 8 bits.
+        UsageError: the file cannot be read, or its pixels have no known range.
     """
-    try:
-        with opened(path) as source, Image.open(source) as file:
-            if deep := _deep_layout(file):
-                raise UsageError(f"{path}: expected 8 bits a channel, got {deep}")
-            pixels = np.asarray(ImageOps.exif_transpose(file).convert(MODES[channels]))
-    except UsageError:
-        raise
-    except Exception as error:  # on damaged files the decoders raise nearly anything
-        raise UsageError(f"{path}: not a readable image ({error})") from error
+    with _readable(path) as source:
+        pixels = np.asarray(read_image(source, MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _deep_layout(file: Image.Image) -> str | None:
-    """What tells that a file has more than 8 bits a channel: its mode, or how Pillow would cut its pixels to 8."""
-    layouts = (tile[3] for tile in getattr(file, "tile", ()))  # a name, or a tuple that begins with it
-    names = file.mode, *(str(layout[0] if isinstance(layout, tuple) else layout) for layout in layouts)
-    return next((name for name in names if name.startswith(DEEP_MODES) or ";16" in name), None)
-
-
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file as `read_pixels` gives it, from its header alone.
+    """Height and width of an image file as `read_pixels` gives it, from its header.
 
     Raises:
         UsageError: the file is no image.
     """
+    with _readable(path, buffering=0) as source:  # a buffer would read what is skipped
+        return size_of(source)
+
+
+@contextmanager
+def _readable(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
+    """A file to read an image from; what goes wrong names it."""
     try:
-        with (
-            opened(path, buffering=0) as source,
-            Image.open(source) as file,
-        ):  # a buffer would read what is skipped
-            width, height = file.size
-            if not isinstance(file, PngImageFile):
-                turned = file.getexif().get(ORIENTATION) in TURNED
-            elif _describes_late(source):
-                turned = ImageOps.exif_transpose(file).size != file.size
-            else:  # PNG's own getexif decodes all pixels to see what comes after them
-                turned = Image.Image.getexif(file).get(ORIENTATION) in TURNED
+        with opened(path, buffering) as source:
+            yield source
     except UsageError:
         raise
-    except Exception as error:
+    except (*DAMAGED, MemoryError) as error:
         raise UsageError(f"{path}: not a readable image ({error})") from error
-    return (width, height) if turned else (height, width)
-
-
-def _describes_late(file: BinaryIO) -> bool:
-    """Whether a PNG file has, after its pixels, an entry that may hold an orientation; walks over their chunks.
-
-    The file's position stays as it was.
-    """
-    before = file.tell()
-    try:
-        file.seek(len(PNG_SIGNATURE))
-        pixels_seen = False
-        while len(head := file.read(8)) == 8:
-            length, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if pixels_seen and kind == b"eXIf":
-                return True
-            if pixels_seen and kind in (b"tEXt", b"zTXt", b"iTXt"):
-                keyword = file.read(min(length, 80)).split(b"\0")[0]
-                if keyword in (b"XML:com.adobe.xmp", b"Raw profile type exif"):
-                    return True
-                length -= min(length, 80)
-            pixels_seen = pixels_seen or kind == b"IDAT"
-            file.seek(length + 4, 1)  # the sum of a chunk follows it
-        return False
-    finally:
-        file.seek(before)
 
 
 class PixelCache:

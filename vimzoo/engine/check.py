@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import yaml
 
 from ..data import UsageError
+from .cli import config_dir
 from .parallel import KINDS
 from .recover import ON_NONFINITE
 from .tasks import find_task
@@ -28,6 +30,18 @@ LEAST = {
 ABOVE_ZERO = ("run.clip_grad", "run.save_every.minutes")
 SWITCHES = ("run.compile", "run.grad_checkpointing", "deterministic")
 MAY_BE_NULL = {"run.limit_batches", "run.early_stop", "run.save_every.steps", "data.workers", *ABOVE_ZERO}
+# Settings without which timm would choose for itself; by kind of schedule also those below
+NAMED = {
+    "optim": ("opt", "lr", "weight_decay"),
+    "sched": ("sched", "num_epochs", "warmup_epochs", "step_on_epochs"),
+    "run.ema": ("decay",),
+}
+SHAPES = {
+    "cosine": ("min_lr",),
+    "multistep": ("decay_milestones", "decay_rate"),
+    "step": ("decay_epochs", "decay_rate"),
+    "plateau": ("patience_epochs", "decay_rate"),
+}
 
 
 def check_run(cfg: dict[str, Any]) -> None:
@@ -36,6 +50,7 @@ def check_run(cfg: dict[str, Any]) -> None:
     Raises:
         UsageError: naming the key, what came and what was expected.
     """
+    _check_whole(cfg)
     run = cfg["run"]
     find_task(cfg["task"])
     for key, allowed in (("amp", AMP), ("parallel", KINDS), ("on_nonfinite", ON_NONFINITE)):
@@ -48,6 +63,27 @@ def check_run(cfg: dict[str, Any]) -> None:
             )
     for name in [*LEAST, *ABOVE_ZERO, *SWITCHES]:
         _check(name, setting(cfg, name))
+
+
+def _check_whole(cfg: dict[str, Any]) -> None:
+    """Refuse settings of which a part is missing, as after ``~optim.lr``."""
+    default = yaml.safe_load((config_dir() / "run" / "default.yaml").read_text())
+    run = (f"run.{key}" for key in default)
+    for name in ("task", "loss", "resume", *run, "aug.transform", "data.workers"):
+        *path, last = name.split(".")
+        if last not in ((setting(cfg, ".".join(path)) or {}) if path else cfg):
+            raise UsageError(
+                f"{name} is missing; it can be null where it can be left out, but not taken away"
+            )
+    for group, names in NAMED.items():
+        options = setting(cfg, group)
+        if not options and group == "run.ema":
+            continue
+        names += SHAPES.get(options.get("sched"), ()) if group == "sched" and options else ()
+        if unset := [f"{group}.{key}" for key in names if (options or {}).get(key) is None]:
+            raise UsageError(
+                f"{', '.join(unset)}: not set; expected values, for a library's own would be taken otherwise"
+            )
 
 
 def _check(name: str, value: Any) -> None:

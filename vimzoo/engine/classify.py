@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..data import Images, Splits, UsageError
 from ..data.classes import listed
+from ..metrics import broken
 from .classes import model_for, of_weights
 from .create import create_model, model_cfg
 from .drawing import drawn, printable
@@ -153,10 +154,10 @@ class Scores:
     targets: list[Tensor] = field(default_factory=list)
 
     def add(self, output: Tensor, target: Tensor) -> None:
-        """Count one batch: logits (B, C), class numbers (B,)."""
+        """Count one batch: logits (B, C), class numbers (B,). Logits with NaN or infinity are wrong."""
         logits = output.float()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = ranked == target[:, None]
+        hits = (ranked == target[:, None]) & ~broken(logits)[:, None]
         self.loss = self.loss + F.cross_entropy(logits, target, reduction="sum")
         self.top1 = self.top1 + hits[:, 0].sum()
         self.top5 = self.top5 + hits.sum()

@@ -3,6 +3,7 @@
 import math
 import random
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import Splits, UsageError
+from ..metrics import broken
 from . import recover, report, sizes
+from .classes import warn
 from .parallel import World, sync_gradients, whole
 from .saver import Saver
 from .state import State, no_sums
@@ -124,6 +127,19 @@ def train_epoch(
     }
 
 
+@dataclass
+class Tally:
+    """Outputs of a model, and those of them that hold NaN or infinity."""
+
+    broken: Tensor | int = 0
+    count: int = 0
+
+    def add(self, output: Tensor) -> None:
+        """Count one batch (B, ...)."""
+        self.broken = self.broken + broken(output).sum()
+        self.count += len(output)
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -148,14 +164,22 @@ def evaluate(
     if len(loader) == 0:
         raise ValueError("loader: no batches to evaluate; expected at least one image")
     model.eval()
+    tally = Tally()
     for images, targets in loader:
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
             output = model(images.to(device, non_blocking=True))
+        tally.add(output)
         scores.add(output, targets.to(device, non_blocking=True))
     if world is not None:
         for _ in range(len(loader), *world.largest(len(loader))):
             model(images.to(device))  # sharded weights come together by all processes or not at all
         world.add_up(scores)
+        world.add_up(tally)
+    if tally.broken:
+        warn(
+            f"{int(tally.broken)} of {tally.count} outputs of the model hold NaN or infinity; they count as wrong in "
+            "accuracies, and means with them are NaN"
+        )
     model.train(was_training)
     return scores.summary()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 FOLDERS = ("folder", "paired", "degraded_folder")
 PICTURES = ("folder", "shards", "hub")
+ADDED = {"split", "upright", "rounded"}  # settings of data that runs before them do not have
 TIMMS_AUG = {"scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "hflip": 0.5, "color_jitter": 0.4}
 
 
@@ -25,3 +27,27 @@ def updated(cfg: dict[str, Any]) -> dict[str, Any]:
         data = {**data, "upright": False}
         aug = {**aug, "transform": TIMMS_AUG | (aug["transform"] or {})}
     return {**cfg, "data": data, "aug": aug}
+
+
+def as_begun(cfg: dict[str, Any], begun: dict[str, Any], named: Collection[str]) -> dict[str, Any]:
+    """The settings of a run that goes on: what a command asks for has the meaning that it had when the run began.
+
+    So the command that an older version was started with can be given again: ``data=folder`` stands for another split
+    today and ``loss=charbonnier`` for another loss, but the run keeps its own.
+
+    Args:
+        cfg: what the command stands for today. begun: the settings of the run.
+        named: settings that the command gives by their own name, which mean what they say.
+    """
+    meant = updated(begun)
+    if cfg["data"].get("source") != meant["data"].get("source"):
+        return cfg
+    then = updated({**cfg, "data": {key: value for key, value in cfg["data"].items() if key not in ADDED}})
+    result = {**cfg, "data": dict(cfg["data"])}
+    for group in ("loss", "aug") if meant["data"].get("upright") is False else ("loss",):
+        if then[group] == meant[group]:
+            result[group] = meant[group]
+    for key in ADDED - {"rounded"}:
+        if f"data.{key}" not in named and key in then["data"] and then["data"][key] == meant["data"].get(key):
+            result["data"][key] = meant["data"][key]
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data import Images, Splits, UsageError
 from ..data.degradations import imresize
-from ..metrics import psnr, ssim, to_8bit
+from ..metrics import broken, psnr, ssim, to_8bit
 from ..models import CheckpointError
 from ..models.restoration_base import Fitting
 from .create import create_model
@@ -154,9 +155,10 @@ class Scores:
     ssim: list[float] = field(default_factory=list)
 
     def add(self, output: Tensor, target: Tensor) -> None:
-        """Count one batch of restored images (B, C, H, W) and originals, in 0..1."""
-        for restored, original in zip(output.float(), target, strict=True):
-            decibel, similarity = measured(restored, original, self.scale)
+        """Count one batch of restored images (B, C, H, W) and originals, in 0..1; of NaN or infinity, NaN."""
+        lost = broken(output).tolist()
+        for restored, original, unknown in zip(output.float(), target, lost, strict=True):
+            decibel, similarity = [math.nan] * 2 if unknown else measured(restored, original, self.scale)
             self.l1.append(F.l1_loss(restored, original).item())
             self.psnr.append(decibel)
             self.ssim.append(similarity)

@@ -11,10 +11,13 @@ from typing import Any
 
 from ..data import UsageError
 from .cli import config_dir, version_base
+from .older import as_begun
 from .overrides import quoted
 
 # Settings that name a file or folder
-PATHS = re.compile(r"\+{0,2}(resume|model\.start|data\.\w*root|hydra\.(run|sweep)\.(dir|subdir))")
+PATHS = re.compile(
+    r"\+{0,2}(resume|model\.start|data\.(\w*root|labels|meta_info|cache)|hydra\.(run|sweep)\.(dir|subdir))"
+)
 # Settings that the configuration's files take from another one, unless they are set themselves
 FOLLOWS = {"sched.num_epochs": "run.epochs"}
 
@@ -126,19 +129,19 @@ def applied(
     if composed is None:
         whole = "experiment" in chosen
         composed = composed_settings([t for t, o in overrides.items() if whole or _group(o) in chosen])
+    said = {override.key_or_group for override in overrides.values()}
     if "experiment" in chosen:
-        return composed
+        return as_begun(composed, cfg, said)
     result = {**copy.deepcopy(composed), **copy.deepcopy(cfg)} | {name: composed[name] for name in chosen}
     result["run"] = composed["run"] | result["run"]  # a run of an older version has fewer settings
     for text, override in overrides.items():
         if _group(override) not in chosen:
             _set(result, text, override)
-    said = {override.key_or_group for override in overrides.values()}
     for key, source in FOLLOWS.items():
         group, _, name = key.partition(".")
         if key not in said and (group in chosen or setting(cfg, key) == setting(cfg, source)):
             result[group] = result[group] | {name: setting(result, source)}
-    return result
+    return as_begun(result, cfg, said)
 
 
 def _group(override: Any) -> str:
@@ -158,7 +161,14 @@ def _set(cfg: dict[str, Any], text: str, override: Any) -> None:
     if override.is_delete():
         del place[last]
     else:
-        place[last] = override.value()
+        place[last] = _merged(place.get(last), override.value())
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """As Hydra does: of a mapping only what is given changes."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
 def setting(cfg: dict[str, Any], name: str) -> Any:
