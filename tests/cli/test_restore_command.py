@@ -56,10 +56,8 @@ def test_results_of_another_model_are_not_taken_for_this_ones(place: Path, capsy
     assert main([*words, "light_x2.pth"]) == 0 and "2 skipped" in capsys.readouterr().out
     assert main([*words, "v2_dn.pth"]) == 2 and main([*words, "light_x2.pth", "--self-ensemble"]) == 2
     said = capsys.readouterr().err
-    assert (
-        "out were made with another model, weights; expected another folder, or --existing overwrite" in said
-    )
-    assert "made with another self_ensemble" in said and (place / "out/a.png").read_bytes() == before
+    assert "out were made with other model, weights; expected another folder, or --existing overwrite" in said
+    assert "made with other self_ensemble" in said and (place / "out/a.png").read_bytes() == before
     assert main([*words, "v2_dn.pth", "--existing", "overwrite"]) == 0
     assert main([*words, "v2_dn.pth"]) == 0 and main([*words, "light_x2.pth"]) == 2
 

@@ -169,6 +169,13 @@ def test_names_of_folders_are_read_as_they_are(name, tmp_path, monkeypatch):
         assert parsed(text).value() == name and not parsed(text).is_sweep_override()
 
 
+def test_escapes_stay_escapes():
+    """As a word for Hydra has them; in a sweep, where quotes would not do, too."""
+    assert readable(r"data.root=my\ photos") == r"data.root=my\ photos"
+    assert parsed(r"data.root=my\ photos").value() == "my photos"
+    assert readable("hydra.run.dir=2024") == 'hydra.run.dir="2024"'
+
+
 def test_other_words_stay_as_they_are():
     for text in ("-m", "run.seed=0,1", "data.root=null", "data.root=${oc.env:DATA}", "data.root=a,b", "optim.lr=1e-3",
                  "data.root='a=b'", "data.root=[a,b]", "--cfg", "data=folder", "run.epochs=3"):  # fmt: skip

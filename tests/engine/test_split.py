@@ -122,6 +122,13 @@ def test_a_run_goes_on_with_more_images_but_not_with_other_fractions(tmp_path, q
     trained = len(image_folder(str(root), test_fraction=0.2).train)
     assert everything["trained_on"] == trained
     assert f"{trained} of 60 test images are ones that" in capsys.readouterr().err
+    copied = [str(tmp_path / "run"), f"data.root={tmp_path / 'moved'}", "data.test_fraction=1"]
+    shutil.copytree(root, tmp_path / "moved")
+    assert "trained_on" not in eval_command.evaluation(copied)  # may be other images of these names
+    root.rename(tmp_path / "away")
+    assert eval_command.evaluation(copied)["trained_on"] == trained
+    assert "has trained on by their names; " in capsys.readouterr().err
+    (tmp_path / "away").rename(root)
     on = [f"resume={tmp_path / 'run'}", "run.epochs=2"]
     with pytest.raises(UsageError, match=r"validation and test images are ones that the run has trained on"):
         launch(composed(*words, *on, "data.test_fraction=0.5"), tmp_path / "other")

@@ -75,12 +75,16 @@ def of_run(run: Path) -> Record | None:
 def trained_on(run: Path, data: Splits, split: str) -> int:
     """How many images of a split the run has trained on, as far as it is recorded; says so if there are any."""
     before, now = of_run(run), data.record()
-    if before is None or not before["members"] or before["root"] != now["root"]:
+    if before is None or not before["members"] or not now["members"]:
+        return 0
+    moved = before["root"] != now["root"]
+    if moved and Path(before["root"]).is_dir():  # another folder, whose images may have the same names
         return 0
     images = _of(now, split)
     count = int(np.isin(images, _of(before, "train")).sum())
     if count:
-        warn(f"{count} of {len(images)} {NAMES[split]} images are ones that {run} has trained on")
+        by_name = f" by their names; {before['root']}, where these were, is not here" if moved else ""
+        warn(f"{count} of {len(images)} {NAMES[split]} images are ones that {run} has trained on{by_name}")
     return count
 
 

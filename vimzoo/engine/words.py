@@ -54,8 +54,8 @@ def readable(text: str) -> str:
             override = parsed(text)
         except UsageError:
             return quoted(key, value)
-        if override.is_sweep_override() or override.value() is None or isinstance(override.value(), list):
-            return text
+        if override.is_sweep_override() or isinstance(override.value(), str | list | None):
+            return text  # as Hydra reads it, without escapes: my\ photos
     return quoted(key, value)
 
 

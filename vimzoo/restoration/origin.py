@@ -36,7 +36,7 @@ def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existin
     if skipped and theirs is not None and theirs != own:
         names = ", ".join(name for name in own if theirs.get(name) != own[name])
         raise ValueError(
-            f"--existing skip: the results in {folder} were made with another {names}; expected another folder, or "
+            f"--existing skip: the results in {folder} were made with other {names}; expected another folder, or "
             "--existing overwrite"
         )
     with contextlib.suppress(OSError):
