@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
+import sass_records
 import torch
-from common import RESULTS
 from compositions import Inputs, layer_inputs
 
-from vimzoo.ops import BIDIRECTIONAL, CROSS
+from vimzoo.ops import BIDIRECTIONAL, CROSS, nvrtc
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,30 @@ IMAGES = {224: 64, 384: 32, 512: 16, 768: 8, 1024: 4, 1248: 2}
 """Images of a batch at each resolution."""
 
 
-def counted_slots(backend: str, states: int, way: str) -> float | None:
-    """Issue slots per element of ``results/sass_*.json``, for a layer with as many states; ``None`` if not counted."""
-    path = RESULTS / f"sass_{backend}.json"
-    if not path.exists():
-        return None
+def compiler_version(backend: str) -> str:
+    """Of the compiler that runs here for ``backend``, empty if there is none."""
+    if backend == "cuda":
+        library, version = nvrtc.load()
+        return version if library is not None else ""
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def counted_slots(backend: str, states: int, way: str, version: str | None = None) -> float | None:
+    """Issue slots per element of ``results/sass_*.json``, for a layer with as many states.
+
+    Args:
+        version: of the compiler; by default of the one that runs here.
+
+    Returns:
+        ``None`` if this layer, or the code of this compiler's release, has not been counted.
+    """
+    running = sass_records.release(compiler_version(backend) if version is None else version)
+    entry = sass_records.read(f"sass_{backend}")["versions"].get(running, {"rows": []})
     kernel = "scan_forward" if way == "forward" else "scan_backward"
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["kernel"] == kernel]
+    rows = [row for row in entry["rows"] if row["kernel"] == kernel]
     examples = {
         16: "Vim-T 224, 64 images",
         1: "VMamba-T stage 1, 128 images",

@@ -185,7 +185,12 @@ def test_ceilings(scripts: SimpleNamespace) -> None:
     assert ceilings.of_issue(None, 1, 1.0) is None
     measured = made_up(scripts).ceilings()
     assert measured.copy_bytes == 2 * 64 * 64 * 8 * 4 / 2e-3 and measured.product_flops == 2 * 64**3 / 2e-3
-    assert scripts.gpu_shapes.counted_slots("triton", 16, "forward") > 100
+    counted = {
+        version: scripts.gpu_shapes.counted_slots("triton", 16, "forward", version)
+        for version in ("3.4", "3.9")
+    }
+    assert 400 < counted["3.4"] < 600 and 200 < counted["3.9"] < 300
+    assert scripts.gpu_shapes.counted_slots("triton", 16, "forward", "99.0") is None
     assert scripts.gpu_shapes.counted_slots("cpu", 16, "forward") is None
 
 
