@@ -177,6 +177,14 @@ def test_a_library_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pyte
     assert str(broken) in reason
 
 
+def test_a_library_of_older_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout is updated and not built again: a function that Python calls is missing."""
+    monkeypatch.setattr(native, "_ENTRIES", (*native._ENTRIES, "vimzoo_function_of_tomorrow"))
+    library, reason = native.load.__wrapped__()
+    assert library is None and "built from older sources; build it again" in reason
+    assert "vimzoo_function_of_tomorrow" in reason
+
+
 @pytest.mark.slow
 def test_without_openmp_it_is_built_serially(
     command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

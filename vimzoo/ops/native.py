@@ -98,6 +98,20 @@ def _why_not_built() -> str:
     return f"{folder} is imported, where nothing was built"
 
 
+def _entry_points(library: ctypes.CDLL) -> SimpleNamespace:
+    """The functions of a library by their names without prefix.
+
+    Raises:
+        AttributeError: the library lacks one.
+    """
+    entries = {}
+    for name in _ENTRIES:
+        entry = getattr(library, name)
+        entry.argtypes, entry.restype = [ctypes.c_char_p], None
+        entries[name.removeprefix("vimzoo_")] = entry
+    return SimpleNamespace(**entries, set_threads=library.vimzoo_set_threads)
+
+
 @cache
 def load() -> tuple[SimpleNamespace | None, str]:
     """The native entry points and the instruction set they use, or ``None`` and why there are none."""
@@ -115,12 +129,10 @@ def load() -> tuple[SimpleNamespace | None, str]:
     for level in candidates:
         library = open_library(level)
         if library is not None:
-            entries = {}
-            for name in _ENTRIES:
-                entry = getattr(library, name)
-                entry.argtypes, entry.restype = [ctypes.c_char_p], None
-                entries[name.removeprefix("vimzoo_")] = entry
-            return SimpleNamespace(**entries, set_threads=library.vimzoo_set_threads), level
+            try:
+                return _entry_points(library), level
+            except AttributeError as error:  # a symbol that an older build lacks
+                return None, f"the native library was built from older sources; build it again ({error})"
     return None, f"no native library for {candidates} was built"
 
 
