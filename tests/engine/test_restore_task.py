@@ -270,7 +270,7 @@ def test_published_hyperparameters(photographs: Path) -> None:
     cfg = composed("experiment=mambair_light_x2", f"data.root={photographs}", "data.crop=32")
     state = build_state(cfg, build_data(cfg), steps_per_epoch=1000)
     group = state.optimizer.param_groups[0]
-    assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-4, (0.9, 0.99), 0.0)
+    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (2e-4, (0.9, 0.99), 0.0)
     assert state.epochs == 500 and isinstance(state.criterion, torch.nn.L1Loss) and state.ema is None
     rates = []
     for step in (249_998, 250_000, 400_000, 450_000, 475_000, 499_999):
