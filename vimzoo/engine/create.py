@@ -55,7 +55,9 @@ def create_model(options: dict[str, Any], file: str = "+model.start=FILE") -> nn
     except MissingWeightsError as error:
         raise UsageError(f"{error.reason}; give a file instead: {file}") from error
     except (TypeError, ValueError, AssertionError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UsageError(f"model {name}: {str(error).removeprefix(f'{name}: ')}") from error
+        reason = str(error).removeprefix(f"{name}: ")
+        where = f"{given}: " if given and str(given) not in reason else ""
+        raise UsageError(f"model {name}: {where}{reason}") from error
 
 
 def resized(name: str, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from torch.utils.flop_counter import register_flop_formula
 Formula = Callable[..., int]
 Handle = Callable[[Sequence[Any], Sequence[Any]], int]
 _PAPERS: dict[str, Formula] = {}
+_SCRIPTED = {"_traced_scan": "scan_paths", "_traced_conv": "causal_conv1d"}
+"""Scripted functions that a traced graph calls, and the operators that they call with their first arguments."""
 
 
 def flop_formula(op: str, papers: Formula | None = None) -> Callable[[Formula], Formula]:
@@ -61,7 +63,12 @@ def graph_handles() -> dict[str, Handle]:
     def handle_of(op: str) -> Handle:
         return lambda inputs, outputs: papers_flops(op, *map(_shape_or_value, inputs))
 
-    return {f"vimzoo::{op}": handle_of(op) for op in _PAPERS}
+    def called(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+        function, *arguments = inputs
+        op = _SCRIPTED.get(function.node().s("name"))
+        return papers_flops(op, *map(_shape_or_value, arguments)) if op else 0
+
+    return {f"vimzoo::{op}": handle_of(op) for op in _PAPERS} | {"prim::CallFunction": called}
 
 
 def _shape_or_value(value: Any) -> Any:
