@@ -27,9 +27,9 @@ LEAST = {
     "data.batch_size": 1,
     "data.workers": 0,
 }
-ABOVE_ZERO = ("run.clip_grad", "run.save_every.minutes")
+ABOVE_ZERO = ("run.clip_grad", "run.save_every.minutes", "run.timeout")
 SWITCHES = ("run.compile", "run.grad_checkpointing", "deterministic")
-MAY_BE_NULL = {"run.limit_batches", "run.early_stop", "run.save_every.steps", "data.workers", *ABOVE_ZERO}
+MAY_BE_NULL = {"run.limit_batches", "run.early_stop", "run.save_every.steps", "data.workers", *ABOVE_ZERO[:2]}
 # Settings without which timm would choose for itself; by kind of schedule also those below
 NAMED = {
     "optim": ("opt", "lr", "weight_decay"),
@@ -93,7 +93,8 @@ def _check(name: str, value: Any) -> None:
     if name in SWITCHES and not isinstance(value, bool):
         raise UsageError(f"{name}={value}: expected true or false")
     if name in ABOVE_ZERO and not (number and value > 0):
-        raise UsageError(f"{name}={value}: expected null or a number above 0")
+        null = "null or " if name in MAY_BE_NULL else ""
+        raise UsageError(f"{name}={value}: expected {null}a number above 0")
     if name in LEAST and not (number and isinstance(value, int) and value >= LEAST[name]):
         null = "null or " if name in MAY_BE_NULL else ""
         raise UsageError(f"{name}={value}: expected {null}a whole number, at least {LEAST[name]}")

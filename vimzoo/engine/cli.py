@@ -83,6 +83,7 @@ def main() -> None:
     def run(cfg: DictConfig) -> float:
         from ..data import UsageError
         from . import resume
+        from .cluster import launched
         from .launch import launch
         from .recover import OutOfMemory
         from .saver import Stopped
@@ -95,10 +96,15 @@ def main() -> None:
                 raise UsageError(f"{key} is not set; expected {key}=VALUE")
             settings: Any = OmegaConf.to_container(cfg, resolve=True)
             words = as_typed(HydraConfig.get().overrides.task, typed)
-            if begun := resume.wanted(settings["resume"], out):
-                settings = applied(resume.configuration(begun), words, settings)
             named = any(re.match(r"hydra\.(run|sweep)\.", text) for text in HydraConfig.get().overrides.hydra)
-            return launch(settings, out, [*config_flags(typed), *words], named)
+            with launched(settings["run"].get("timeout")) as world:
+
+                def decide() -> dict[str, Any]:
+                    begun = resume.wanted(settings["resume"], out)
+                    return applied(resume.configuration(begun), words, settings) if begun else settings
+
+                decided = world.first(decide)
+                return launch(decided, out, [*config_flags(typed), *words], named, world)
         except (FloatingPointError, UsageError, OutOfMemory, OSError) as error:
             hydra_cfg, diverged = HydraConfig.get(), isinstance(error, FloatingPointError)
             if hydra_cfg.mode == RunMode.MULTIRUN:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import yaml
 
 from ..data import BucketBatches, Splits, StageBatches, UsageError, closing, eval_loader, sample, train_loader
@@ -18,18 +19,25 @@ from . import export, report, resume
 from .build import build_data, build_state
 from .check import check_run
 from .claim import claimed
+from .cluster import launched
 from .create import without_start
 from .drawing import drawn
 from .loop import evaluate, fit, seed_everything
 from .output import patient
-from .parallel import World, joined, started_elsewhere
+from .parallel import World
 from .saver import Saver
 from .spawn import spawn
 from .state import State
 from .track import open_tracker
 
 
-def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = (), named: bool = True) -> float:
+def launch(
+    cfg: dict[str, Any],
+    out: Path,
+    overrides: Sequence[str] = (),
+    named: bool = True,
+    world: World | None = None,
+) -> float:
     """Train as ``cfg`` says and leave everything in ``out``.
 
     Args:
@@ -38,6 +46,7 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = (), named:
             optimizer have been built.
         overrides: the command-line words behind ``cfg``, for the suggestions at the end.
         named: whether the user chose that folder. If not, and another run has it, the next name is taken.
+        world: the processes, if they have met; by default those that a launcher has started meet here.
 
     Returns:
         The best validation score in the task's unit (what a sweep maximises).
@@ -50,16 +59,21 @@ def launch(cfg: dict[str, Any], out: Path, overrides: Sequence[str] = (), named:
     """
     check_run(cfg)
     with contextlib.ExitStack() as stack:
-        world, elsewhere = World(), started_elsewhere()
-        if elsewhere:
-            size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-            local_rank = int(os.environ.get("LOCAL_RANK", rank))
-            world = stack.enter_context(joined(rank, size, local_rank, "env://"))
+        if world is None:
+            world = stack.enter_context(launched(cfg["run"]["timeout"]))
+        if (
+            dist.is_initialized()
+            and f"devices={cfg['devices']}" in overrides
+            and cfg["devices"] != world.size
+        ):
+            raise UsageError(
+                f"devices={cfg['devices']}: {world.size} processes were started; expected no such word"
+            )
         folder = world.first(lambda: stack.enter_context(claimed(out, cfg["resume"], named)))
         if folder != out:  # named by the second that this process began in
             with contextlib.suppress(OSError):
                 out.rmdir()
-        if cfg["devices"] > 1 and not elsewhere:
+        if cfg["devices"] > 1 and not dist.is_initialized():
             return spawn(work, cfg, folder, overrides)
         return work(cfg, folder, overrides, world)
 

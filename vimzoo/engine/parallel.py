@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import reduce
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import UsageError
 
 KINDS = ("ddp", "fsdp")
+MINUTES = 30.0  # that a process waits for the others, unless `run.timeout` says how long
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class World:
                 answer = decide()
             except (UsageError, OSError) as error:
                 answer = error
-        answer = self.gather(answer)[0]
+        if self.size > 1:
+            sent = [_on_cpu(answer)]
+            dist.broadcast_object_list(sent, src=0, device=torch.device("cpu"))
+            answer = sent[0]
         if isinstance(answer, UsageError | OSError):
             raise answer
         return answer
@@ -100,35 +104,20 @@ class World:
                 setattr(sums, name, reduce(operator.add, (part[name] for part in parts)))
 
 
-def started_elsewhere() -> bool:
-    """Whether torchrun, or SLURM through submitit, has started this process as one of several.
-
-    Raises:
-        UsageError: it has, but did not say how to find the others.
-    """
-    if "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ:
-        import submitit
-
-        if submitit.JobEnvironment().num_tasks > 1:
-            submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-    if "RANK" not in os.environ:
-        return False
-    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise UsageError(
-            f"RANK={os.environ['RANK']} is set without {', '.join(missing)}; torchrun sets them all"
-        )
-    return True
-
-
 @contextlib.contextmanager
-def joined(rank: int, size: int, local_rank: int, meet: str) -> Iterator[World]:
-    """This process among the others, which meet at ``meet``: ``env://`` or ``file://PATH``."""
+def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MINUTES) -> Iterator[World]:
+    """This process among the others, which meet at ``meet``: ``env://`` or ``file://PATH``.
+
+    Args:
+        minutes: how long a process waits for the others before it gives up.
+    """
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, init_method=meet, rank=rank, world_size=size)
+    dist.init_process_group(
+        backend, init_method=meet, rank=rank, world_size=size, timeout=timedelta(minutes=minutes)
+    )
     try:
         yield World(rank, size, local_rank)
     finally:

@@ -27,6 +27,8 @@ ORDER += [
 FIXED = ("task", "optim.opt", "optim.layer_decay")
 # Settings of weights to begin from, which a run that goes on does not read
 START = ("model.start", "model.pretrained")
+# Settings that do not change what is computed
+OF_NO_EFFECT = ("resume", "run.timeout")
 
 
 def wanted(asked: str | None, out: Path) -> Path | None:
@@ -179,7 +181,7 @@ def differences(before: dict[str, Any] | None, now: dict[str, Any] | None) -> di
     return {
         name: (old_value, value)
         for name, (old_value, value) in changed.items()
-        if name != "resume" and FOLLOWS.get(name) not in changed and not (name in START and not value)
+        if name not in OF_NO_EFFECT and FOLLOWS.get(name) not in changed and not (name in START and not value)
     }
 
 

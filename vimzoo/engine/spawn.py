@@ -80,7 +80,7 @@ def _child(
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, torch.get_num_threads() // cfg["devices"]))
     try:
-        with joined(rank, cfg["devices"], rank, meet) as world:
+        with joined(rank, cfg["devices"], rank, meet, cfg["run"]["timeout"]) as world:
             best = work(cfg, out, overrides, world)
         if rank == 0:
             answers.put(best)
