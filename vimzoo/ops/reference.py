@@ -103,7 +103,9 @@ def along_paths(values: Tensor, tokens: Tensor) -> Tensor:
     """``(B, L, [K,] C)`` in token order -> ``(B, K, C, T)`` in the order of ``tokens (K, T)``, pads zero."""
     directions = len(tokens)
     values = values.unsqueeze(2) if values.dim() == 3 else values
-    values = F.pad(values.expand(-1, -1, directions, -1), (0, 0, 0, 0, 0, 1))  # row L is the pad
+    values = values.expand(-1, -1, directions, -1)
+    pad = values.new_zeros(len(values), 1, *values.shape[2:])  # F.pad of torch 2.8 refuses tensors without elements
+    values = torch.cat([values, pad], 1)  # row L is the pad
     picked = values[:, tokens, torch.arange(directions, device=values.device)[:, None]]
     return picked.transpose(2, 3)
 
