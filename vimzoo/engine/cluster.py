@@ -1,13 +1,49 @@
-"""Processes that a launcher has started: torchrun, or SLURM through submitit."""
+"""Processes that a launcher has started: torchrun, SLURM's srun, submitit, or mpirun."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+import sys
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
 
 from ..data import UsageError
 from .parallel import MINUTES, World, joined
+
+SAY_SO = 20.0  # seconds after which a process says that it waits for the others
+REAL_STEPS = 0xFFFFFFF0  # SLURM numbers batch scripts and interactive shells from here on
+PORTS = range(15000, 30000)  # below those that Linux gives to outgoing connections
+ADDRESS, PORT = "MASTER_ADDR", "MASTER_PORT"
+
+# What each launcher calls the rank, the number of processes, and the rank on this machine
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+SUBMITIT = ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID")
+SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+MPI = {
+    "mpirun (Open MPI)": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "mpirun": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those of one run; ``address`` and ``port`` are where process 0 listens."""
+
+    launcher: str
+    rank: int
+    size: int
+    local_rank: int
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"process {self.rank} of {self.size}, started by {self.launcher}"
 
 
 @contextlib.contextmanager
@@ -18,33 +54,108 @@ def launched(minutes: float | None = None) -> Iterator[World]:
         minutes: how long a process waits for the others before it gives up; None is `MINUTES`.
 
     Raises:
-        UsageError: see `started_elsewhere`.
+        UsageError: the launcher did not say how to find the others, or they did not come.
     """
-    if not started_elsewhere():
+    place = find(os.environ)
+    if place is None:
+        _hint(os.environ)
         yield World()
         return
-    size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    local_rank = int(os.environ.get("LOCAL_RANK", rank))
-    with joined(rank, size, local_rank, "env://", minutes or MINUTES) as world:
+    minutes, torchrun = minutes or MINUTES, place.launcher == "torchrun"
+    # torchrun has a store of its own, which env:// finds
+    meet = "env://" if torchrun else f"tcp://{place.address}:{place.port}"
+    local_rank = place.local_rank
+    if torch.cuda.is_available() and not torchrun:  # a task may see no GPU but its own
+        local_rank %= torch.cuda.device_count()
+    waiting = threading.Timer(SAY_SO, _say_waiting, [place])
+    waiting.daemon = True
+    waiting.start()
+    with contextlib.ExitStack() as stack:
+        try:
+            world = stack.enter_context(joined(place.rank, place.size, local_rank, meet, minutes))
+        except RuntimeError as error:  # torch's and gloo's, for a connection that fails or takes too long
+            raise UsageError(
+                f"{place}: could not meet the others at {place.address}:{place.port} ({_first_line(error)}); "
+                f"expected all {place.size} processes to run within run.timeout={minutes:g} minutes, and "
+                f"{ADDRESS}, {PORT} to be where process 0 can listen and every machine can connect"
+            ) from error
+        finally:
+            waiting.cancel()
         yield world
 
 
-def started_elsewhere() -> bool:
-    """Whether torchrun, or SLURM through submitit, has started this process as one of several.
+def find(env: Mapping[str, str]) -> Place | None:
+    """Where the launcher's variables put this process; None for one that is a run of its own.
 
     Raises:
-        UsageError: it has, but did not say how to find the others.
+        UsageError: there are several processes, but not how to find the others.
     """
-    if "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ:
-        import submitit
+    if "RANK" in env:
+        return _place("torchrun", TORCHRUN, env)
+    if env.get("SUBMITIT_EXECUTOR") == "local":
+        return _several("submitit", SUBMITIT, env, "localhost", env.get("SUBMITIT_LOCAL_JOB_ID", ""))
+    step = env.get("SLURM_STEP_ID", "")
+    task = step.isdigit() and int(step) < REAL_STEPS
+    for launcher, names in MPI.items():
+        # srun may set these, too; and mpirun may start its daemons by srun, of other numbers than its processes
+        if names[0] in env and not (task and env.get(names[1]) == env.get(SRUN[1])):
+            return _several(launcher, names, env)
+    if not task:
+        return None
+    names = SRUN if SRUN[1] in env else (SRUN[0], "SLURM_NTASKS", SRUN[2])
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
+    return _several("srun", names, env, first_host(nodes), f"{env.get('SLURM_JOB_ID')}.{step}")
 
-        if submitit.JobEnvironment().num_tasks > 1:
-            submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-    if "RANK" not in os.environ:
-        return False
-    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+
+def _several(
+    launcher: str, names: tuple[str, str, str], env: Mapping[str, str], address: str = "", job: str = ""
+) -> Place | None:
+    """As `_place`, but None for one process alone; ``job``, which all processes know, gives a port."""
+    if env.get(names[1]) == "1":
+        return None
+    port = str(PORTS[zlib.crc32(job.encode()) % len(PORTS)]) if job else ""
+    return _place(launcher, names, {ADDRESS: address, PORT: port, **env})
+
+
+def _place(launcher: str, names: tuple[str, str, str], env: Mapping[str, str]) -> Place:
+    rank, size, local_rank = names
+    wrong = {name: not env.get(name, "").isdigit() for name in (rank, size)}
+    wrong |= {ADDRESS: not env.get(ADDRESS), PORT: not env.get(PORT, "").isdigit()}
+    missing = [name for name, lacking in wrong.items() if lacking]
     if missing:
-        raise UsageError(
-            f"RANK={os.environ['RANK']} is set without {', '.join(missing)}; torchrun sets them all"
+        how = (
+            "torchrun sets them all"
+            if launcher == "torchrun"
+            else (
+                f"{launcher} started several processes, which need the host of process 0 as {ADDRESS} and a free port "
+                f"as {PORT}; or start them with torchrun"
+            )
         )
-    return True
+        raise UsageError(f"{rank}={env.get(rank)} is set without {', '.join(missing)}; {how}")
+    local = env.get(local_rank, env[rank])
+    return Place(launcher, int(env[rank]), int(env[size]), int(local), env[ADDRESS], int(env[PORT]))
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's list of hosts: ``gpu03`` of ``gpu[03-06,9],login``."""
+    match = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[(\w*)[^\]]*\]", r"\1", match[0]) if match else ""
+
+
+def _hint(env: Mapping[str, str]) -> None:
+    """A batch script sees the number of tasks of its job, but is one process."""
+    tasks = env.get("SLURM_NTASKS", "1")
+    if tasks != "1" and "SLURM_JOB_ID" in env:
+        print(
+            f"SLURM's job has {tasks} tasks, but this process was not started by srun and trains alone; "
+            "with srun before the command all of them train one model",
+            file=sys.stderr,
+        )
+
+
+def _say_waiting(place: Place) -> None:
+    print(f"{place}: waiting for the others at {place.address}:{place.port}", file=sys.stderr, flush=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
