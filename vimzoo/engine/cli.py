@@ -83,6 +83,7 @@ def main() -> None:
     def run(cfg: DictConfig) -> float:
         from ..data import UsageError
         from . import resume
+        from .agree import check_settings
         from .cluster import launched
         from .launch import launch
         from .recover import OutOfMemory
@@ -103,7 +104,10 @@ def main() -> None:
                     begun = resume.wanted(settings["resume"], out)
                     return applied(resume.configuration(begun), words, settings) if begun else settings
 
+                check_settings(world, settings)
                 decided = world.first(decide)
+                if world.size > 1 and settings["data"].get("root"):
+                    decided["data"]["root"] = settings["data"]["root"]  # it may lie elsewhere on each machine
                 return launch(decided, out, [*config_flags(typed), *words], named, world)
         except (FloatingPointError, UsageError, OutOfMemory, OSError) as error:
             hydra_cfg, diverged = HydraConfig.get(), isinstance(error, FloatingPointError)

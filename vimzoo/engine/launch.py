@@ -16,6 +16,7 @@ import yaml
 
 from ..data import BucketBatches, Splits, StageBatches, UsageError, closing, eval_loader, sample, train_loader
 from . import export, report, resume
+from .agree import check_data, check_folder
 from .build import build_data, build_state
 from .check import check_run
 from .claim import claimed
@@ -70,6 +71,7 @@ def launch(
                 f"devices={cfg['devices']}: {world.size} processes were started; expected no such word"
             )
         folder = world.first(lambda: stack.enter_context(claimed(out, cfg["resume"], named)))
+        check_folder(world, folder, cfg["run"]["parallel"])
         if folder != out:  # named by the second that this process began in
             with contextlib.suppress(OSError):
                 out.rmdir()
@@ -89,7 +91,10 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
     begun = world.first(lambda: resume.wanted(cfg["resume"], out))
     run, batch_size, workers = cfg["run"], cfg["data"]["batch_size"], cfg["data"]["workers"]
     shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
+    world.place.words = "reading the data"
     data = build_data(cfg)
+    check_data(world, data)
+    world.place.words = "building the model"
     seed_everything(run["seed"])
     asked = {key: cfg["data"][key] for key in ("repeats", "tokens", "balanced") if key in cfg["data"]}
     batches = train_loader(data, batch_size, run["seed"], **asked, **shared)

@@ -14,7 +14,7 @@ from ..data import Splits, UsageError
 from ..metrics import broken
 from . import recover, report, sizes
 from .classes import warn
-from .parallel import World, sync_gradients, whole
+from .parallel import World, sync_gradients, together, whole
 from .saver import Saver
 from .state import State, no_sums
 from .tasks import Scores
@@ -42,6 +42,7 @@ def train_step(state: State, images: Tensor, targets: Tensor) -> float:
     Raises:
         FloatingPointError: the loss or the gradient is not finite; the weights are those of the step before.
     """
+    state.world.place.move(f"at update {state.step + 1}")
     seed_everything(state.seed, state.step + 1, state.world.rank)
     if state.mixup is not None:
         images, targets = state.mixup(images, targets)
@@ -120,6 +121,7 @@ def train_epoch(
         sums["seconds"], clock = sums["seconds"] + time.perf_counter() - clock, time.perf_counter()
         tracker.step(state)
         saver.after_step(state)
+        state.world.place.words = f"reading the batch of update {state.step + 1}"
     return {
         "lr": state.lr,
         "train_loss": sums["loss"] / max(1, sums["images"]),
@@ -165,16 +167,15 @@ def evaluate(
         raise ValueError("loader: no batches to evaluate; expected at least one image")
     model.eval()
     tally = Tally()
-    for images, targets in loader:
-        with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-            output = model(images.to(device, non_blocking=True))
-        tally.add(output)
-        scores.add(output, targets.to(device, non_blocking=True))
-    if world is not None:
-        for _ in range(len(loader), *world.largest(len(loader))):
-            model(images.to(device))  # sharded weights come together by all processes or not at all
-        world.add_up(scores)
-        world.add_up(tally)
+    world = world or World()
+    with together(model, world):
+        for images, targets in loader:
+            with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+                output = model(images.to(device, non_blocking=True))
+            tally.add(output)
+            scores.add(output, targets.to(device, non_blocking=True))
+    world.add_up(scores)
+    world.add_up(tally)
     if tally.broken:
         warn(
             f"{int(tally.broken)} of {tally.count} outputs of the model hold NaN or infinity; they count as wrong in "
@@ -208,6 +209,7 @@ def fit(
             row = {"epoch": state.epoch + 1, **train_epoch(state, train, saver, tracker), "step": state.step}
             seed_everything(state.seed, state.step, state.world.rank)  # for models that draw in evaluation
             scores = state.task.scores(data)
+            state.world.place.words = f"evaluating epoch {state.epoch + 1}"
             metrics = evaluate(state.averaged, val, scores, state.device, state.amp, state.world)
             row |= {f"val_{name}": value for name, value in metrics.items()}
             if data.shapes is not None or data.stages is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import reduce
 from typing import Any
@@ -18,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import UsageError
+from .watch import Place, Watch, watched
 
 KINDS = ("ddp", "fsdp")
 MINUTES = 30.0  # that a process waits for the others, unless `run.timeout` says how long
@@ -29,11 +31,13 @@ class World:
 
     Attributes:
         rank: 0 writes files and speaks. local_rank: number of its GPU on this machine. size: processes.
+        place: where it is, for those that wait for it.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    place: Place = field(default_factory=Place, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
@@ -42,6 +46,7 @@ class World:
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a number over the processes; NaN if one has NaN, so that all of them see it."""
         if self.size > 1:
+            self.place.move()
             dist.all_reduce(value)
             value /= self.size
         return value
@@ -50,6 +55,7 @@ class World:
         """Each number: the largest that a process has."""
         if self.size == 1:
             return list(values)
+        self.place.move()
         votes = torch.tensor(values)
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return votes.tolist()
@@ -61,17 +67,20 @@ class World:
             marks: bool, any shape.
         """
         if self.size > 1:
+            self.place.move()
             dist.all_reduce(marks.view(torch.uint8), dist.ReduceOp.MAX)
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
+            self.place.move()
             dist.barrier()
 
     def gather(self, value: Any) -> list[Any]:
         """What every process holds, by rank; tensors come on the CPU."""
         if self.size == 1:
             return [value]
+        self.place.move()
         parts: list[Any] = [None] * self.size
         dist.all_gather_object(parts, _on_cpu(value))
         return parts
@@ -89,6 +98,7 @@ class World:
             except (UsageError, OSError) as error:
                 answer = error
         if self.size > 1:
+            self.place.move()
             sent = [_on_cpu(answer)]
             dist.broadcast_object_list(sent, src=0, device=torch.device("cpu"))
             answer = sent[0]
@@ -111,17 +121,73 @@ def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MI
     Args:
         minutes: how long a process waits for the others before it gives up.
     """
-    backend = "gloo"
+    backend, timeout = "gloo", timedelta(minutes=minutes)
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(
-        backend, init_method=meet, rank=rank, world_size=size, timeout=timedelta(minutes=minutes)
-    )
+    world = World(rank, size, local_rank)
+    store, _, _ = next(dist.rendezvous(meet, rank, size, timeout=timeout))
+    store.set_timeout(timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
-        yield World(rank, size, local_rank)
+        with watched(store, rank, size, world.place) as watch:
+            try:
+                yield world
+            except RuntimeError as error:
+                if not _lost(error):
+                    raise
+                raise ProcessLost(_why(error, watch, minutes)) from error
     finally:
         dist.destroy_process_group()
+
+
+class ProcessLost(ConnectionError):
+    """Another process has ended, or has not come in time."""
+
+
+LOST = re.compile(r"[Tt]imed out|[Tt]imeout|Connection (closed|reset) by peer|Broken pipe")
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because of another process."""
+    return isinstance(error, dist.DistError) or LOST.search(str(error)) is not None
+
+
+def _why(error: RuntimeError, watch: Watch, minutes: float) -> str:
+    found = LOST.search(str(error))
+    where, said = (
+        f"process {watch.rank}, {watch.place.words}",
+        found[0] if found else str(error).splitlines()[0],
+    )
+    if "ime" in said:
+        with contextlib.suppress(RuntimeError):
+            said = watch.behind() or said
+        return f"{where}: the other processes did not come within run.timeout={minutes:g} minutes ({said})"
+    return f"{where}: another process has ended ({said})"
+
+
+@contextlib.contextmanager
+def together(model: nn.Module, world: World) -> Iterator[None]:
+    """Let each process call a sharded model as often as it needs within the block; of no effect on another model.
+
+    Sharded weights come together by all processes or not at all. So before each call the processes tell whether they
+    have one, and those that have not, because they are done, join in with a black image until all are done.
+    """
+    if world.size == 1 or not isinstance(model, FSDPModule):
+        yield
+        return
+
+    def vote(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        world.largest(1, *args[0].shape[1:])
+
+    handle = model.register_forward_pre_hook(vote, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+    parameter = next(model.parameters())
+    while (votes := world.largest(0, 0, 0, 0))[0]:
+        model(parameter.new_zeros(1, *votes[1:]))
 
 
 def _on_cpu(value: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import multiprocessing
 
 from ..data import UsageError
 from . import resume
-from .parallel import World, joined
+from .parallel import ProcessLost, World, joined
 from .recover import OutOfMemory
 from .saver import Stopped, listened_to
 
@@ -51,20 +51,31 @@ def _once(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) 
         processes = multiprocessing.start_processes(
             _child, arguments, nprocs=cfg["devices"], join=False, start_method="spawn"
         )
+        failure: Any = None
         with _passing_signals_on(processes.pids()[0]):
             try:
                 while not processes.join():
                     pass
             except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:
-                # Another process may have told the cause, and this one failed because that one had ended
-                if answers.empty() and getattr(error, "signal_name", None) != "SIGINT":
-                    raise
-    if answers.empty():  # Ctrl-C came before the processes listened
+                failure = error
+    found: list[Any] = []
+    while not answers.empty():
+        found.append(answers.get())
+    found.sort(
+        key=lambda answer: isinstance(answer, ProcessLost)
+    )  # those tell no cause, but that another one ended
+    killed = getattr(failure, "signal_name", None)
+    if found and not isinstance(found[0], Exception):
+        return found[0]
+    if found and not (killed and isinstance(found[0], ProcessLost)):
+        raise found[0]
+    if killed == "SIGINT" or failure is None:  # Ctrl-C came before the processes listened
         raise KeyboardInterrupt
-    answer = answers.get()
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    if killed:
+        raise ProcessLost(
+            f"process {failure.error_index} of {cfg['devices']} was ended by {killed}"
+        ) from failure
+    raise failure
 
 
 def _child(
@@ -81,13 +92,17 @@ def _child(
         torch.set_num_threads(max(1, torch.get_num_threads() // cfg["devices"]))
     try:
         with joined(rank, cfg["devices"], rank, meet, cfg["run"]["timeout"]) as world:
-            best = work(cfg, out, overrides, world)
+            try:
+                best = work(cfg, out, overrides, world)
+            except EXPECTED as error:
+                answers.put(error)  # before the others notice that this one is gone
+                sys.stdout.flush()
+                sys.exit(1)  # the others may be waiting for this one; the parent ends them
         if rank == 0:
             answers.put(best)
-    except EXPECTED as error:
+    except ProcessLost as error:
         answers.put(error)
-        sys.stdout.flush()
-        sys.exit(1)  # the others may be waiting for this one; the parent ends them
+        sys.exit(1)
 
 
 @contextlib.contextmanager

@@ -104,7 +104,9 @@ def along_paths(values: Tensor, tokens: Tensor) -> Tensor:
     directions = len(tokens)
     values = values.unsqueeze(2) if values.dim() == 3 else values
     values = values.expand(-1, -1, directions, -1)
-    pad = values.new_zeros(len(values), 1, *values.shape[2:])  # F.pad of torch 2.8 refuses tensors without elements
+    pad = values.new_zeros(
+        len(values), 1, *values.shape[2:]
+    )  # F.pad of torch 2.8 refuses tensors without elements
     values = torch.cat([values, pad], 1)  # row L is the pad
     picked = values[:, tokens, torch.arange(directions, device=values.device)[:, None]]
     return picked.transpose(2, 3)

@@ -1,0 +1,118 @@
+"""A process that waits for others says for whom."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch.distributed as dist
+
+EVERY = 5.0  # seconds between the notes that each process leaves of where it is
+PATIENCE = (
+    60.0  # seconds at one place after which a process looks where the others are, and again after as many
+)
+
+
+@dataclass
+class Place:
+    """Where a process is in its work.
+
+    Attributes:
+        number: of places that all processes come by, in the same order: updates, and wherever they wait for each other.
+        words: what it does, as a person reads it.
+        since: when it came there, in seconds of the monotonic clock.
+    """
+
+    number: int = 0
+    words: str = "starting"
+    since: float = field(default_factory=time.monotonic)
+
+    def move(self, words: str | None = None) -> None:
+        """Come to the next place that all processes come by."""
+        self.number, self.since = self.number + 1, time.monotonic()
+        self.words = words or self.words
+
+
+@dataclass
+class Watch:
+    """A thread that notes where this process is, and tells which processes are behind when it stays there long."""
+
+    store: dist.Store
+    rank: int
+    size: int
+    place: Place
+    every: float
+    patience: float
+    ended: threading.Event = field(default_factory=threading.Event)
+    beats: int = 0
+    seen: dict[int, tuple[str, float]] = field(default_factory=dict)  # the others' last notes, and since when
+
+    def run(self) -> None:
+        """Until ``ended``; quietly, as the run itself fails where the store is gone."""
+        told, patience = -1, self.patience
+        with contextlib.suppress(RuntimeError, ValueError):
+            while True:
+                self.note()
+                if self.ended.wait(self.every):
+                    return
+                if self.place.number != told:
+                    told, patience = self.place.number, self.patience
+                if time.monotonic() - self.place.since > patience:
+                    patience += self.patience
+                    if said := self.behind():
+                        print(said, file=sys.stderr, flush=True)
+
+    def note(self) -> None:
+        """Leave a note for the others."""
+        self.beats += 1
+        parts = (str(self.place.number), str(self.beats), socket.gethostname(), self.place.words)
+        self.store.set(f"place/{self.rank}", "\n".join(parts))
+
+    def behind(self) -> str | None:
+        """Which processes have not come as far as this one; None where another one is to tell, or none is behind."""
+        late = []
+        first = self.rank  # of those that wait
+        now = time.monotonic()
+        for rank in range(self.size):
+            note = self.read(rank)
+            if note is None:
+                late.append(f"process {rank} has not begun")
+                continue
+            number, _, host, words = note.split("\n", 3)
+            known, since = self.seen.get(rank, ("", now))
+            self.seen[rank] = (note, since if note == known else now)
+            silent = now - self.seen[rank][1]
+            if int(number) >= self.place.number:
+                first = min(first, rank)
+            elif silent > 4 * self.every:
+                late.append(f"process {rank} on {host}, {words}, has not been heard of for {silent:.0f} s")
+            else:
+                late.append(f"process {rank} on {host} is {words}")
+        if not late or first < self.rank:
+            return None
+        rest = f", and {len(late) - 8} more" if len(late) > 8 else ""
+        waited = now - self.place.since
+        return f"waiting for {waited:.0f} s, {self.place.words}: {'; '.join(late[:8])}{rest}"
+
+    def read(self, rank: int) -> str | None:
+        """The note of a process."""
+        key = f"place/{rank}"
+        return self.store.get(key).decode() if self.store.check([key]) else None
+
+
+@contextlib.contextmanager
+def watched(store: dist.Store, rank: int, size: int, place: Place) -> Iterator[Watch]:
+    """Note where this process is while the block runs."""
+    watch = Watch(dist.PrefixStore("vimzoo", store), rank, size, place, EVERY, PATIENCE)
+    thread = threading.Thread(target=watch.run, name="vimzoo-watch", daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        watch.ended.set()
+        thread.join(watch.every)
