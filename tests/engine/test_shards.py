@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vimzoo.data import UsageError, shards
-from vimzoo.data.shards import ShardChanged, ShardReader
+from vimzoo.data.shard_reader import ShardChanged, ShardReader
 
 SAMPLES = 12
 

@@ -84,7 +84,7 @@ def test_a_sample_without_a_class_is_named(tmp_path):
         UsageError, match=r"1 samples lack an image or a class, such as a/5; expected KEY.jpg"
     ):
         shards(str(tmp_path))
-    with pytest.raises(UsageError, match=r"data.root=None: no such folder"):
+    with pytest.raises(UsageError, match=r"data.root is not set; expected data.root=DIR"):
         shards()
 
 

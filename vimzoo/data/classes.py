@@ -33,6 +33,12 @@ class Renumbered(Dataset):
         image, number = self.images[key]
         return image, self.numbers[int(number)]
 
+    def __getitems__(self, keys: Sequence[Any]) -> list[tuple[Any, int]]:
+        """A batch, for torch's loader."""
+        batch = getattr(self.images, "__getitems__", None)
+        pairs = batch(keys) if batch else [self.images[key] for key in keys]
+        return [(image, self.numbers[int(number)]) for image, number in pairs]
+
     def part(self, places: Sequence[int]) -> Renumbered:
         """Some of the images, in the order of ``places``."""
         part = getattr(self.images, "part", None)

@@ -42,6 +42,19 @@ class Found:
     others: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
 
+    def add(self, name: str) -> None:
+        """Take in a file, by its suffix as a picture or not."""
+        if (suffix := os.path.splitext(name)[1].lower()) in SUFFIXES:
+            self.files.append(name)
+        else:
+            self.others[suffix or "without suffix"] += 1
+
+    def sorted(self) -> Found:
+        """The same, in natural order."""
+        self.files.sort(key=natural_key)
+        self.folders.sort(key=natural_key)
+        return self
+
     def left_out(self) -> str | None:
         """What is not read, in a line; None if that is nothing."""
         said = []
@@ -81,9 +94,7 @@ def find_pictures(folder: Path, stored: Names | None = None) -> Found:
     """
     found = Found()
     _walk(str(folder), "", frozenset(), found, stored)
-    found.files.sort(key=natural_key)
-    found.folders.sort(key=natural_key)
-    return found
+    return found.sorted()
 
 
 def _walk(folder: str, prefix: str, above: frozenset[str], found: Found, stored: Names | None) -> None:
@@ -108,7 +119,5 @@ def _walk(folder: str, prefix: str, above: frozenset[str], found: Found, stored:
             _walk(entry.path, f"{name}/", above | {real}, found, stored)
         elif not entry.is_file():
             found.others["links to nothing or devices"] += 1
-        elif (suffix := os.path.splitext(name)[1].lower()) in SUFFIXES:
-            found.files.append(name)
         else:
-            found.others[suffix or "without suffix"] += 1
+            found.add(name)

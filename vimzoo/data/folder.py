@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from timm.data.readers import create_reader
 
+from .cache import Kept
 from .classes import listed
 from .files import Found, find_pictures, natural_key
 from .label_file import read_labels
 from .layout import LAYOUT, class_names, split_folders, unwrapped
 from .reading import ImageSettings, ReadImages
+from .remote import Fetched, Range, Remote, is_remote, local_path
+from .retries import Unreachable
 from .splits import Splits, UsageError, check_split, split_by_name, stratified_split
 
 
@@ -31,12 +38,19 @@ class ClassFolders:
             (f"{root}/{file}", self.class_to_idx[label]) for file, label in zip(files, labels, strict=True)
         ]
 
+        self.fetched: Fetched | None = None  # of a server, by the path of a sample
+
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, number = self.samples[index]
-        return open(path, "rb"), number
+        return (open(path, "rb") if self.fetched is None else io.BytesIO(self.fetched[path])), number
+
+    def ahead(self, indices: Sequence[int]) -> None:
+        """Fetch the files that are read next."""
+        if self.fetched is not None:
+            self.fetched.ahead([self.samples[index][0] for index in indices])
 
     def numbers(self) -> list[int]:
         """Class numbers."""
@@ -128,9 +142,11 @@ def _in_order(read: dict[str, ReadImages], root: Path, val: float) -> list[ReadI
     ]
 
 
-def _open_listed(root: Path, labels: Path, val: float, test: float) -> tuple[list[ReadImages], list[str]]:
+def _open_listed(
+    root: Path, found: Found, labels: Path, val: float, test: float
+) -> tuple[list[ReadImages], list[str]]:
     """As `_open`, with the classes and splits that a CSV file tells."""
-    listed, notes = read_labels(root, labels)
+    listed, notes = read_labels(root, labels, found.files)
     read = {kind: ReadImages(ClassFolders(root, *pair)) for kind, pair in listed.items()}
     first = _checked(read[""] if "" in read else read["train"], root, least=1 if test == 1 else 2)
     return (_held_out_at_random(first, root, val, test) if "" in read else _in_order(read, root, val)), notes
@@ -158,6 +174,40 @@ def _open_as_before(root: Path, val: float, test: float) -> list[ReadImages]:
     ]
 
 
+def _open_found(
+    root: Path, found: Found, labels: Path | None, val: float, test: float, class_folders: str | None
+) -> tuple[list[ReadImages], list[str]]:
+    """The parts of the pictures that were found below a folder, and what was understood."""
+    if labels is not None:
+        return _open_listed(root, found, labels, val, test)
+    inner, found = unwrapped(root, found)
+    parts, notes = _open(inner, found, val, test, class_folders)
+    around = [f"read from {inner}"] if inner != root else []
+    return parts, [*around, *notes, *(line for line in (found.left_out(),) if line)]
+
+
+def _open_remote(
+    remote: Remote, labels: Path | None, val: float, test: float, class_folders: str | None, cache: str | None
+) -> tuple[Path, tuple[list[ReadImages], list[str]]]:
+    """As `_open_found`, below a URL, and the path that stands for it there."""
+    root = cast(Path, PurePosixPath(remote.url))  # has fewer slashes than the URL
+    try:
+        parts, notes = _open_found(root, remote.pictures(), labels, val, test, class_folders)
+    except (FileNotFoundError, Unreachable, UsageError) as error:
+        raise UsageError(f"data.root={remote.url}: {str(error).replace(str(root), remote.url)}") from error
+    kept = None
+    if cache is not None:
+        name = hashlib.blake2b(remote.url.encode(), digest_size=16).hexdigest()
+        kept = Kept(Path(cache).expanduser() / "pictures" / name)
+    for part in parts:
+        part.reader.fetched = Fetched(remote, partial(_whole_file, f"{root}/"), kept)
+    return root, (parts, [note.replace(str(root), remote.url) for note in notes])
+
+
+def _whole_file(root: str, path: str) -> Range:
+    return path.removeprefix(root), None, None
+
+
 def image_folder(
     root: str | None = None,
     val_fraction: float = 0.1,
@@ -165,6 +215,7 @@ def image_folder(
     split: str = "names",
     class_folders: str | None = None,
     labels: str | None = None,
+    cache: str | None = None,
     **options: Any,
 ) -> Splits:
     """An image folder: DIR/{train,val[,test]}/CLASS/*.jpg, or DIR/CLASS/*.jpg with a fixed stratified split.
@@ -173,7 +224,7 @@ def image_folder(
     data set's ``notes`` say what was understood and left out.
 
     Args:
-        root: DIR.
+        root: DIR, or a URL of fsspec such as ``s3://bucket/dir``.
         val_fraction, test_fraction: shares held out where DIR has no train and val folders; a test_fraction of
             1 makes all images test images, to evaluate on.
         split: how these are chosen, see `vimzoo.data.splits.SPLITS`; ``order`` also reads classes as before.
@@ -181,6 +232,7 @@ def image_folder(
             meant.
         labels: a CSV file with columns file (relative to DIR), label and, if it divides them, split; folders then mean
             nothing.
+        cache: of a URL, folder that keeps the pictures that have been read; None keeps none.
         options: of `ImageSettings`.
 
     Raises:
@@ -188,25 +240,28 @@ def image_folder(
     """
     if root is None:
         raise UsageError(f"data.root is not set; expected data.root=DIR with {LAYOUT}")
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
     if class_folders not in (None, "top", "leaf"):
         raise UsageError(f"data.class_folders={class_folders}: expected null, top or leaf")
     check_split(split)
     settings = ImageSettings(**options)
-    notes: list[str] = []
-    if labels is not None:
-        parts, notes = _open_listed(path, Path(labels).expanduser(), val_fraction, test_fraction)
-    elif split == "order":
-        parts = _open_as_before(path, val_fraction, test_fraction)
+    shares = val_fraction, test_fraction
+    listing = None if labels is None else Path(labels).expanduser()
+    if is_remote(root):
+        if split == "order":
+            raise UsageError(f"data.split=order: expected names where data.root is a URL ({root})")
+        name = root.rstrip("/")
+        path, (parts, notes) = _open_remote(Remote(name), listing, *shares, class_folders, cache)
     else:
-        inner, found = unwrapped(path, find_pictures(path))
-        parts, notes = _open(inner, found, val_fraction, test_fraction, class_folders)
-        notes = [*([f"read from {inner}"] if inner != path else []), *notes]
-        notes += [line for line in (found.left_out(),) if line]
+        path = local_path(root)
+        name = str(path)
+        if not path.is_dir():
+            raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
+        if split == "order" and listing is None:
+            parts, notes = _open_as_before(path, *shares), []
+        else:
+            parts, notes = _open_found(path, find_pictures(path), listing, *shares, class_folders)
     train, val, test = [*parts, None][:3]
     assert train is not None and val is not None
     files = [part.files() for part in (train, val, test) if part is not None]
-    data = settings.splits(str(path), train, val, test, _names(train)).with_members(path, files)
+    data = settings.splits(name, train, val, test, _names(train)).with_members(path, files)
     return replace(data, notes=(listed(data.classes), *notes))

@@ -6,7 +6,6 @@ import csv
 import os
 from pathlib import Path
 
-from .files import find_pictures
 from .layout import KINDS, SPLIT_NAMES
 from .splits import UsageError
 
@@ -15,8 +14,11 @@ Listed = dict[str, tuple[list[str], list[str]]]
 """Kind of split -> files relative to the root, and their labels; under the empty name where the file tells no split."""
 
 
-def read_labels(root: Path, path: Path) -> tuple[Listed, list[str]]:
+def read_labels(root: Path, path: Path, pictures: list[str]) -> tuple[Listed, list[str]]:
     """What a CSV file with the columns ``file``, ``label`` and, if it divides them, ``split`` says of pictures.
+
+    Args:
+        pictures: below ``root``, relative to it.
 
     Returns:
         The files by split, and what a person should know: pictures of ``root`` that are not listed.
@@ -27,7 +29,7 @@ def read_labels(root: Path, path: Path) -> tuple[Listed, list[str]]:
     """
     listed: Listed = {}
     seen: set[str] = set()
-    found = set(find_pictures(root).files)
+    found = set(pictures)
     for number, row in enumerate(_rows(path), start=2):
         name, label, split = (row.get(column) for column in COLUMNS)
         where = f"data.labels={path}, line {number}"
@@ -36,7 +38,7 @@ def read_labels(root: Path, path: Path) -> tuple[Listed, list[str]]:
         file = os.path.normpath(name).replace(os.sep, "/")
         if file in seen:
             raise UsageError(f"{where}: {name} is listed a second time")
-        if file not in found and not (root / file).is_file():
+        if file not in found and not (isinstance(root, Path) and (root / file).is_file()):
             raise UsageError(f"{where}: no file {root / file}")
         kind = KINDS.get(split.strip().lower()) if split else ""
         if kind is None:

@@ -64,6 +64,16 @@ class ReadImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.read(index, None if self.shapes is None else self.shapes[index])
 
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
+        """A batch, for torch's loader."""
+        self.ahead(indices)
+        return [self[index] for index in indices]
+
+    def ahead(self, indices: Sequence[int]) -> None:
+        """Tell the reader which images are read next, if it can fetch them all at once."""
+        if (ahead := getattr(self.reader, "ahead", None)) is not None:
+            ahead(self.indices[list(indices)].tolist())
+
     def read(self, index: int, shape: Shape | None = None) -> tuple[Any, int]:
         """An image, of that height and width if one is given, and its class number.
 
@@ -134,6 +144,11 @@ class SeededImages(Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, int]]:
+        """A batch, for torch's loader."""
+        self.images.ahead([key[1] for key in keys])
+        return [self[key] for key in keys]
 
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, int]:
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()

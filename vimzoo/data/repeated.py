@@ -11,7 +11,7 @@ import numpy as np
 from .splits import UsageError
 
 if TYPE_CHECKING:
-    from .shards import ShardReader
+    from .shard_reader import ShardReader
 
 Place = tuple[str, int]
 """A part of the data set, and the number of one of its shards."""
@@ -91,8 +91,13 @@ def _equal_bytes(parts: Mapping[str, ShardReader], one: Place, other: Place) -> 
         if pair in places
     ]
     chosen = shared[:: max(1, len(shared) // CHECKED)][:CHECKED]
-    return all(parts[one[0]].content(one[1], a) == parts[other[0]].content(other[1], b) for a, b in chosen)
+    return all(_content(parts, one, a) == _content(parts, other, b) for a, b in chosen)
+
+
+def _content(parts: Mapping[str, ShardReader], shard: Place, place: int) -> bytes:
+    reader = parts[shard[0]]
+    return reader.content(int(reader.starts[shard[1]]) + place)
 
 
 def _name(parts: Mapping[str, ShardReader], place: Place) -> str:
-    return str(parts[place[0]].shards[place[1]])
+    return parts[place[0]].shards[place[1]]

@@ -1,153 +1,151 @@
-"""WebDataset shards on disk, read by index: order, resume and augmentation are as exact as with a folder."""
+"""WebDataset shards, read by index: order, resume and augmentation are as exact as with a folder."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .classes import listed
 from .reading import ImageSettings, ReadImages
+from .remote import Remote, is_remote, local_path
 from .repeated import check_repeated
+from .retries import Unreachable
+from .shard_reader import RemoteShards, ShardReader
 from .splits import Splits, UsageError
-from .tar_index import BLOCK, TarIndex, header_sum, read_index
 
 LAYOUT = "DIR/{train,val}-*.tar, and test-*.tar if there is a test set, or those in folders DIR/train, ..."
+Patterns = str | Sequence[str] | None
 
 
-class ShardChanged(RuntimeError):
-    """A shard is another one than when its headers were read; no error of an image, so it ends the run."""
-
-
-class ShardReader:
-    """A timm reader of tar files with ``KEY.jpg`` (or another image) beside ``KEY.cls``, a class number.
-
-    The places of all samples are read once from the headers; an image is then one seek and one read.
-
-    Args:
-        shards: uncompressed tar files.
-
-    Attributes:
-        shards: these. indices: of their samples, one for each. starts: the number of samples before each shard, and of
-            all.
-
-    Raises:
-        UsageError: a shard is damaged or cannot be used, or two hold the same samples.
-    """
-
-    def __init__(self, shards: list[Path]) -> None:
-        self.shards = shards
-        self.indices = [_index(shard) for shard in shards]
-        self.starts = np.cumsum([0, *map(len, self.indices)])
-        self.class_to_idx = {str(number): number for number in sorted(set(self.numbers()))}
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
-        shard, place = self._place(index)
-        return io.BytesIO(self.content(shard, place)), int(self.indices[shard].numbers[place])
-
-    def _place(self, index: int) -> tuple[int, int]:
-        """The shard of a sample, and its place there."""
-        shard = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return shard, index - int(self.starts[shard])
-
-    def content(self, shard: int, place: int) -> bytes:
-        """The image file at a place of a shard.
-
-        Raises:
-            ShardChanged: the shard is another one than at the start.
-        """
-        index = self.indices[shard]
-        with self.shards[shard].open("rb") as file:
-            file.seek(index.offsets[place] - BLOCK)
-            content = file.read(BLOCK + int(index.sizes[place]))
-        if len(content) != BLOCK + index.sizes[place] or header_sum(content[:BLOCK]) != index.sums[place]:
-            raise ShardChanged(
-                f"{self.shards[shard]} has changed since it was opened: {index.keys[place]} is not where it was; "
-                "expected shards that stay as they are during a run"
-            )
-        return content[BLOCK:]
-
-    def numbers(self) -> list[int]:
-        """Class numbers."""
-        return [number for index in self.indices for number in index.numbers.tolist()]
-
-    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        """``SHARD/KEY``."""
-        shard, place = self._place(index)
-        return f"{self.shards[shard]}/{self.indices[shard].keys[place]}"
-
-    def digest(self) -> bytes:
-        """A hash of the shards' names without folders, and of the keys, places, sizes and classes of all samples."""
-        total = hashlib.blake2b(digest_size=16)
-        for shard, index in zip(self.shards, self.indices, strict=True):
-            for text in (shard.name, *index.keys):
-                total.update(text.encode(errors="surrogateescape") + b"\0")
-            for numbers in (index.offsets, index.sizes, index.numbers):
-                total.update(numbers.astype("<i8").tobytes())
-        return total.digest()
-
-
-def _index(shard: Path) -> TarIndex:
-    try:
-        with shard.open("rb") as file:
-            return read_index(file, str(shard))
-    except OSError as error:
-        raise UsageError(f"data.root: {shard}: cannot be read ({error})") from error
-
-
-def class_names(root: Path, reader: Any) -> tuple[str, ...]:
-    """Lines of ``classes.txt`` beside the shards, or the class numbers, 0 to the largest."""
-    count, listed = max(reader.class_to_idx.values()) + 1, root / "classes.txt"
-    if not listed.is_file():
-        return tuple(map(str, range(count)))
-    names = tuple(listed.read_text().split("\n"))
-    names = names[:-1] if names and not names[-1] else names
-    if len(names) < count:
-        raise UsageError(f"{listed}: {len(names)} names, but the shards have class {count - 1}")
-    return names
-
-
-def shards(root: str | None = None, **options: Any) -> Splits:
+def shards(
+    root: str | None = None,
+    train: Patterns = None,
+    val: Patterns = None,
+    test: Patterns = None,
+    cache: str | None = None,
+    **options: Any,
+) -> Splits:
     """WebDataset shards: DIR/train-*.tar, DIR/val-*.tar [, DIR/test-*.tar] or DIR/train/*.tar, ...
 
     Args:
-        root: DIR; names of the classes may stand in DIR/classes.txt, one a line.
+        root: DIR, or a URL of fsspec such as ``s3://bucket/dir``; names of the classes may stand in DIR/classes.txt,
+            one a line.
+        train, val, test: names of the shards relative to DIR, with braces as in ``train-{0000..0099}.tar``, or a list
+            of such names; None finds them, where DIR can be listed.
+        cache: of a URL, folder that keeps what has been read; None keeps nothing.
         options: of `ImageSettings`.
 
     Raises:
         UsageError: shards are missing, or one cannot be used.
     """
-    path = Path(root or "").expanduser()
-    if root is None or not path.is_dir():
-        raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
-    names = sorted(
-        str(file.relative_to(path)) for file in [*path.glob("*"), *path.glob("*/*")] if file.is_file()
-    )
-    found, notes = _by_part(names)
-    if not found["train"] or not found["val"]:
-        raise UsageError(
-            f"data.root={root}: no shards for {'val' if found['train'] else 'train'}; expected {LAYOUT}"
-        )
+    given = {"train": train, "val": val, "test": test}
     settings = ImageSettings(**options)
-    readers = {part: ShardReader([path / name for name in names]) for part, names in found.items() if names}
+    if root is None:
+        raise UsageError(f"data.root is not set; expected data.root=DIR with {LAYOUT}")
+    if is_remote(root):
+        try:
+            return _remote(Remote(root.rstrip("/")), given, cache, settings)
+        except (FileNotFoundError, Unreachable) as error:
+            raise UsageError(f"data.root={root}: {error}") from error
+    path = local_path(root)
+    if not path.is_dir():
+        raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
+
+    def found() -> list[str]:
+        files = [*path.glob("*"), *path.glob("*/*")]
+        return sorted(file.relative_to(path).as_posix() for file in files if file.is_file())
+
+    text = (path / "classes.txt").read_text() if (path / "classes.txt").is_file() else None
+    return _splits(
+        str(path), given, found, lambda names: ShardReader([path / name for name in names]), text, settings
+    )
+
+
+def _remote(
+    remote: Remote, given: Mapping[str, Patterns], cache: str | None, settings: ImageSettings
+) -> Splits:
+    kept = None if cache is None else Path(cache).expanduser()
+    try:
+        text = remote.read([("classes.txt", None, None)])[0].decode()
+    except FileNotFoundError:
+        text = None
+    return _splits(
+        remote.url,
+        given,
+        lambda: remote.walk(depth=1)[0],
+        lambda names: RemoteShards(remote, names, kept),
+        text,
+        settings,
+    )
+
+
+def _splits(
+    root: str,
+    given: Mapping[str, Patterns],
+    found: Callable[[], list[str]],
+    opened: Callable[[list[str]], ShardReader],
+    text: str | None,
+    settings: ImageSettings,
+) -> Splits:
+    """The data set.
+
+    Args:
+        given: names of shards by part. found: lists all files, where some are not given.
+        opened: makes a reader of shards by name. text: of classes.txt.
+    """
+    parts = {part: expanded(names) for part, names in given.items() if names is not None}
+    notes: list[str] = []
+    if "train" not in parts or "val" not in parts:
+        listing, notes = _by_part(found())
+        parts = listing | parts
+    if missing := [part for part in ("train", "val") if not parts[part]]:
+        raise UsageError(
+            f"data.root={root}: no shards for {missing[-1]}; expected {LAYOUT}, or their names in data.{missing[-1]}"
+        )
+    readers = {part: opened(names) for part, names in parts.items() if names}
     notes += check_repeated(readers)
     train, val = (ReadImages(readers[part]) for part in ("train", "val"))
     test = ReadImages(readers["test"]) if "test" in readers else None
-    classes = class_names(path, train.reader)
+    classes = class_names(root, text, train.reader)
     for name, part in (("val", val), ("test", test)):
         if part is not None and (highest := max(part.reader.numbers())) >= len(classes):
             raise UsageError(
                 f"data.root={root}: shards of {name} have class {highest}, training has {listed(classes)}"
             )
-    return replace(settings.splits(str(path), train, val, test, classes), notes=tuple(notes))
+    return replace(settings.splits(root, train, val, test, classes), notes=tuple(notes))
+
+
+def class_names(root: str, text: str | None, reader: ShardReader) -> tuple[str, ...]:
+    """Lines of ``classes.txt`` beside the shards, or the class numbers, 0 to the largest."""
+    count = max(reader.class_to_idx.values()) + 1
+    if text is None:
+        return tuple(map(str, range(count)))
+    names = tuple(text.split("\n"))
+    names = names[:-1] if names and not names[-1] else names
+    if len(names) < count:
+        raise UsageError(f"{root}/classes.txt: {len(names)} names, but the shards have class {count - 1}")
+    return names
+
+
+def expanded(names: str | Sequence[str]) -> list[str]:
+    """Names without braces, as a shell expands ``{0000..0099}`` and ``{a,b}``."""
+    if not isinstance(names, str):
+        return [name for each in names for name in expanded(each)]
+    if not (match := re.search(r"\{([^{}]*)\}", names)):
+        return [names]
+    if series := re.fullmatch(r"(\d+)\.\.(\d+)", match[1]):
+        first, last = series.groups()
+        choices = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+    else:
+        choices = match[1].split(",")
+    return [
+        name
+        for choice in choices
+        for name in expanded(names[: match.start()] + choice + names[match.end() :])
+    ]
 
 
 def _by_part(names: list[str]) -> tuple[dict[str, list[str]], list[str]]:

@@ -81,7 +81,9 @@ class Splits:
         Plain containers and tensors, for a checkpoint.
         """
         members = {part: torch.from_numpy(held) for part, held in self.members.items()}
-        root = str(Path(self.name).resolve()) if members else None
+        root = None
+        if members:
+            root = self.name if "://" in self.name else str(Path(self.name).resolve())
         return {"classes": list(self.classes), "root": root, "members": members}
 
     def with_members(self, root: Path, parts: Sequence[Sequence[PurePath]]) -> Splits:
