@@ -21,6 +21,7 @@ from vimzoo.engine.build import set_grad_checkpointing
 from vimzoo.engine.launch import work
 from vimzoo.engine.recover import OutOfMemory
 from vimzoo.engine.spawn import spawn
+from vimzoo.eval import evaluation
 
 # No batch norm and no random numbers, whose draws differ between processes
 PLAIN = [
@@ -40,6 +41,7 @@ def all_kinds(cfg, out, overrides, world):
     """What both processes do: DDP, FSDP2, and FSDP2 from the checkpoint of its first epoch."""
     classify.prediction_sheet = report.curves = lambda *_: None
     fsdp = {**cfg, "run": {**cfg["run"], "parallel": "fsdp"}}
+    work(small("data.img_size=32", "run.ema=null"), out / "norms", overrides, world)
     work(cfg, out / "ddp", overrides, world)
     work(fsdp, out / "fsdp", overrides, world)
     return work({**fsdp, "resume": str(out / "fsdp/previous.dcp")}, out / "resumed", overrides, world)
@@ -67,6 +69,12 @@ def test_two_processes_equal_one(kind, runs):
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5)
+
+
+def test_batch_norms_are_evaluated_as_they_are_saved(runs):
+    numbers = evaluation([str(runs / "norms"), "run.limit_batches=3"], "val", runs / "norms/eval")
+    (row,) = rows(runs / "norms")
+    assert numbers["loss"] == pytest.approx(row["val_loss"], abs=1e-6) and numbers["top1"] == row["val_top1"]
 
 
 def test_a_sharded_run_resumes_bitwise(runs):

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -89,6 +90,8 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     if world.main:
         slow_half(amp, device, "run.amp")
     model = task.build_model(cfg, data).to(device)
+    if run["sync_bn"]:
+        model = synchronised(model, device, world)
     mixup, criterion = _build_loss(cfg, data, world)
     frozen = freeze(model, run["freeze"]) if run["freeze"] else []
     if run["grad_checkpointing"]:
@@ -157,6 +160,19 @@ def _build_loss(cfg: dict[str, Any], data: Splits, world: World) -> tuple[Mixer 
             f"data.batch_size={asked}: mixup and cutmix need an even number for each process, not {share}"
         )
     return mixup, criterion
+
+
+def synchronised(model: nn.Module, device: torch.device, world: World) -> nn.Module:
+    """Batch norms over the images of all processes together.
+
+    Raises:
+        UsageError: torch does so between GPUs only.
+    """
+    if world.size > 1 and device.type != "cuda":
+        raise UsageError(
+            f"run.sync_bn=true: torch synchronises batch norms on CUDA only, not on {device.type}"
+        )
+    return convert_sync_batchnorm(model)
 
 
 def freeze(model: nn.Module, what: str | list[str]) -> list[nn.Module]:

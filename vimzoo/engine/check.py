@@ -28,7 +28,7 @@ LEAST = {
     "data.workers": 0,
 }
 ABOVE_ZERO = ("run.clip_grad", "run.save_every.minutes", "run.timeout")
-SWITCHES = ("run.compile", "run.grad_checkpointing", "deterministic")
+SWITCHES = ("run.compile", "run.grad_checkpointing", "run.sync_bn", "deterministic")
 MAY_BE_NULL = {"run.limit_batches", "run.early_stop", "run.save_every.steps", "data.workers", *ABOVE_ZERO[:2]}
 # Settings without which timm would choose for itself; by kind of schedule also those below
 NAMED = {

@@ -14,7 +14,7 @@ from ..data import Splits, UsageError
 from ..metrics import broken
 from . import recover, report, sizes
 from .classes import warn
-from .parallel import World, sync_gradients, together, whole
+from .parallel import World, average_statistics, sync_gradients, together, whole
 from .saver import Saver
 from .state import State, no_sums
 from .tasks import Scores
@@ -47,6 +47,7 @@ def train_step(state: State, images: Tensor, targets: Tensor) -> float:
     if state.mixup is not None:
         images, targets = state.mixup(images, targets)
     loss = recover.guarded(state, backpropagate, images, targets)
+    average_statistics(state.model, state.world)
     state.scaler.unscale_(state.optimizer)
     norm = gradient_norm(state)
     state.loss, state.norm = torch.stack([state.world.mean(loss), norm]).tolist()

@@ -221,7 +221,30 @@ def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
     """DDP around a model that is not sharded, if there are several processes."""
     if world.size == 1 or isinstance(model, FSDPModule):
         return model
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False
+    )  # see average_statistics
+
+
+def average_statistics(model: nn.Module, world: World) -> None:
+    """Give all processes the mean of their running statistics of batch norms, which each has from its own images.
+
+    After every update, so that what is evaluated, averaged and saved is the same in all of them.
+    """
+    if world.size == 1:
+        return
+    statistics = [
+        buffer
+        for module in model.modules()
+        if module.training
+        for name in ("running_mean", "running_var")
+        if isinstance(buffer := module._buffers.get(name), Tensor)
+    ]
+    if statistics:
+        together = world.mean(torch.cat([buffer.flatten().float() for buffer in statistics]))
+        for buffer, mean in zip(statistics, together.split([b.numel() for b in statistics]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
 
 
 def sync_gradients(forward: Callable, last: bool) -> contextlib.AbstractContextManager[Any]:
