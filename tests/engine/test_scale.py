@@ -1,6 +1,7 @@
 """Several processes equal one; sharded checkpoints; what a finished run hands on."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from torch import nn
 from trainer_helpers import same_tensors, small
 
 from vimzoo.data import EpochBatches, UsageError, bundled_digits, eval_loader
-from vimzoo.engine import checkpoint, classify, launch, parallel, report
-from vimzoo.engine.build import set_grad_checkpointing
+from vimzoo.engine import checkpoint, classify, launch, parallel, report, resume, sharded
+from vimzoo.engine.build import build_data, build_state, set_grad_checkpointing
 from vimzoo.engine.launch import work
 from vimzoo.engine.recover import OutOfMemory
+from vimzoo.engine.saver import Saver
 from vimzoo.engine.spawn import spawn
 from vimzoo.eval import evaluation
 
@@ -38,13 +40,34 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 def all_kinds(cfg, out, overrides, world):
-    """What both processes do: DDP, FSDP2, and FSDP2 from the checkpoint of its first epoch."""
+    """What both processes do: DDP, FSDP2, and each of them from the checkpoint of the first epoch of either."""
     classify.prediction_sheet = report.curves = lambda *_: None
     fsdp = {**cfg, "run": {**cfg["run"], "parallel": "fsdp"}}
     work(small("data.img_size=32", "run.ema=null"), out / "norms", overrides, world)
     work(cfg, out / "ddp", overrides, world)
     work(fsdp, out / "fsdp", overrides, world)
-    return work({**fsdp, "resume": str(out / "fsdp/previous.dcp")}, out / "resumed", overrides, world)
+    work({**fsdp, "resume": str(out / "fsdp/previous.dcp")}, out / "resumed", overrides, world)
+    if world.main:
+        (out / "switched").mkdir()
+        shutil.copytree(out / "fsdp/previous.dcp", out / "switched/last.dcp")
+    else:  # as on a machine with a disk of its own
+        checkpoint.read = sharded.read = None
+    work({**cfg, "resume": "auto"}, out / "switched", overrides, world)
+    work({**fsdp, "resume": str(out / "ddp/previous.pt")}, out / "from_ddp", overrides, world)
+    there_and_back(cfg, fsdp, out, world)
+    return 0.0
+
+
+def there_and_back(cfg, fsdp, out, world):
+    """Write what DDP has written once more, after FSDP has taken it over."""
+    data = build_data(cfg)
+    (out / "there").mkdir(exist_ok=True)
+    parts, whole = (build_state(words, data, 3, world) for words in (fsdp, cfg))
+    for state, source in ((parts, out / "ddp/last.pt"), (whole, out / "there/last.dcp")):
+        content = resume.load(state, source)
+        for name in checkpoint.COUNTERS:
+            setattr(state, name, content[name])
+        Saver(out / "there", cfg).save(state)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +106,61 @@ def test_a_sharded_run_resumes_bitwise(runs):
     assert [row["train_loss"] for row in rows(runs / "fsdp")] == [
         row["train_loss"] for row in rows(runs / "resumed")
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"), [("switched/last.pt", "ddp/last.pt"), ("from_ddp/last.dcp", "fsdp/last.dcp")]
+)
+def test_a_run_goes_on_in_the_other_form(kind, other, runs):
+    """DDP from a checkpoint in parts, FSDP from a file: weights, average, moments, counters to rounding."""
+    found, wanted = (read(runs / name) for name in (kind, other))
+    for name in ("model", "model_ema", "optimizer"):
+        close(found[name], wanted[name])
+    assert found["step"] == wanted["step"] == 6 and found["epoch"] == 2
+    assert [row["train_loss"] for row in found["history"]] == pytest.approx(
+        [row["train_loss"] for row in wanted["history"]], abs=1e-6
+    )
+
+
+def test_a_change_of_form_is_lossless(runs):
+    there, back = sharded.read(runs / "there/previous.dcp"), checkpoint.read(runs / "there/last.pt")
+    before = checkpoint.read(runs / "ddp/last.pt")
+    for name in ("model", "model_ema", "optimizer", "step", "history", "sizes", "scaler", "ema_rounding"):
+        assert same_tensors(before[name], back[name]) and same_tensors(before[name], there[name])
+
+
+def test_a_change_of_form_replaces_the_other_form(runs):
+    names = {path.name for path in (runs / "switched").iterdir()}
+    assert names & {"last.pt", "last.dcp", "previous.pt", "previous.dcp"} == {"last.pt", "previous.dcp"}
+
+
+def test_torch_makes_a_checkpoint_in_parts_one_file_for_timm(runs, tmp_path):
+    """The command of the document on training."""
+    words = [sys.executable, "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch"]
+    subprocess.run([*words, str(runs / "fsdp/last.dcp"), str(tmp_path / "whole.pt")], check=True)
+    content = sharded.read(runs / "fsdp/last.dcp")
+    model = timm.create_model("test_vit", img_size=16, in_chans=1, num_classes=10)
+    timm.models.load_checkpoint(model, str(tmp_path / "whole.pt"))
+    assert same_tensors(dict(model.state_dict()), content["model_ema"])
+
+
+def read(path):
+    return sharded.read(path) if path.is_dir() else checkpoint.read(path)
+
+
+def close(found, wanted):
+    """The same names, and tensors to what two processes differ from one by."""
+    if isinstance(wanted, torch.Tensor):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=2e-5)
+    elif isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for name in wanted:
+            close(found[name], wanted[name])
+    elif isinstance(wanted, list):
+        for pair in zip(found, wanted, strict=True):
+            close(*pair)
+    else:
+        assert found == wanted
 
 
 def test_each_process_wrote_its_part(runs):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,15 @@ from ..data import UsageError
 from .state import State
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+FORMS = {
+    LAST: PREVIOUS,
+    "last.dcp": "previous.dcp",
+}  # the newest checkpoint and the one before: a file, or parts
 COUNTERS = ("epoch", "batch", "step", "nonfinite", "sums", "best", "history", "accumulate", "sizes")
+
+
+class Unreadable(UsageError):
+    """A checkpoint that is missing or damaged; the one before it may be read instead."""
 
 
 def progress(state: State, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -64,14 +71,37 @@ def write(content: dict[str, Any], path: Path, best: bool = False) -> None:
         verify(temporary)
         if best:
             _second_name(temporary, path.with_name(BEST))
-        if path.name == LAST and path.exists():
-            path.replace(path.with_name(PREVIOUS))
-        temporary.replace(path)
-        sync_folder(path.parent)
+        give_name(temporary, path)
     except (OSError, RuntimeError) as error:
         raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def give_name(temporary: Path, path: Path) -> None:
+    """Give a checkpoint that is written its name. The last one, in either form, becomes the previous one.
+
+    A run that goes on in another number of processes may change the form. A folder then still holds two checkpoints:
+    the newest, and the one before it.
+    """
+    kept = set()
+    for last, previous in FORMS.items() if path.name in FORMS else ():
+        if (old := path.with_name(last)).exists():
+            kept.add(previous)
+            remove(old.with_name(previous))
+            old.rename(old.with_name(previous))
+    temporary.replace(path)
+    sync_folder(path.parent)
+    for previous in set(FORMS.values()) - kept if kept else ():
+        remove(path.with_name(previous))
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def verify(path: str | Path) -> None:
@@ -117,17 +147,21 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, whole: bool = True) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU, unpickled safely.
 
+    Args:
+        whole: read and verify all of it now; otherwise tensors are read from the disk when they are used.
+
     Raises:
-        UsageError: the file is missing, damaged, or not one of ours.
+        Unreadable: the file is missing, damaged, or not one of ours.
     """
     try:
-        verify(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if whole:
+            verify(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=not whole)
     except FileNotFoundError as error:
-        raise UsageError(f"resume={path}: no such file; expected a last.pt or best.pt") from error
+        raise Unreadable(f"resume={path}: no such file; expected a last.pt or best.pt") from error
     except (
         OSError,
         RuntimeError,
@@ -138,24 +172,11 @@ def read(path: str | Path) -> dict[str, Any]:
         pickle.UnpicklingError,
     ) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise UsageError(f"resume={path}: not a readable checkpoint ({reason})") from e
+        raise Unreadable(f"resume={path}: not a readable checkpoint ({reason})") from e
     missing = {"model", "epoch", "step"} - set(content if isinstance(content, dict) else ())
     if missing:
-        raise UsageError(f"resume={path}: not a training checkpoint, it lacks {', '.join(sorted(missing))}")
+        raise Unreadable(f"resume={path}: not a training checkpoint, it lacks {', '.join(sorted(missing))}")
     return content
-
-
-def read_or_previous(path: Path) -> dict[str, Any]:
-    """``read``; in place of a last.pt that is missing or damaged the one before it, saying so."""
-    try:
-        return read(path)
-    except UsageError as error:
-        previous = path.with_name(PREVIOUS)
-        if path.name != LAST or not previous.is_file():
-            raise
-        content = read(previous)
-        print(f"{error}; going on from {previous}, step {content['step']}", file=sys.stderr, flush=True)
-        return content
 
 
 def load_training(state: State, content: dict[str, Any], path: str | Path) -> None:
@@ -171,8 +192,18 @@ def load_training(state: State, content: dict[str, Any], path: str | Path) -> No
     load_weights(state.model, content["model"], path)
     if state.ema is not None:
         load_weights(state.ema.module, content.get("model_ema", content["model"]), path)
+    load_optimizer(state, content["optimizer"], path)
+
+
+def load_optimizer(state: State, saved: dict[str, Any], path: str | Path) -> None:
+    """Take moments and settings, or the moments alone where older checkpoints hold no settings.
+
+    Raises:
+        UsageError: they are of another optimizer.
+    """
+    saved = {"param_groups": state.optimizer.state_dict()["param_groups"], **saved}
     try:
-        state.optimizer.load_state_dict(content["optimizer"])
+        state.optimizer.load_state_dict(saved)
     except (ValueError, KeyError) as error:
         raise UsageError(
             f"resume={path}: its optimizer does not fit optim and run.freeze of this run ({error})"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import operator
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -106,6 +108,25 @@ class World:
             raise answer
         return answer
 
+    def send(self, value: Any) -> Any:
+        """What process 0 gives, in every process: any containers of tensors, which are sent one by one.
+
+        Every process then holds all of it, tensors on the CPU.
+        """
+        if self.size == 1:
+            return value
+        self.place.move()
+        tensors: list[Tensor] = []
+        parts: list[Any] = [None, None]
+        if self.main:
+            parts = [_without_tensors(value, tensors), [(part.shape, part.dtype) for part in tensors]]
+        dist.broadcast_object_list(parts, src=0, device=torch.device("cpu"))
+        if not self.main:
+            tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in parts[1]]
+        for tensor in tensors:
+            dist.broadcast(tensor.view(-1).view(torch.uint8), src=0)
+        return value if self.main else _with_tensors(parts[0], tensors)
+
     def add_up(self, sums: Any) -> None:
         """Replace every attribute (number, tensor, list) by its sum over the processes."""
         if self.size > 1:
@@ -188,6 +209,29 @@ def together(model: nn.Module, world: World) -> Iterator[None]:
     parameter = next(model.parameters())
     while (votes := world.largest(0, 0, 0, 0))[0]:
         model(parameter.new_zeros(1, *votes[1:]))
+
+
+def _without_tensors(value: Any, found: list[Tensor]) -> bytes:
+    """Pickle everything but the tensors, which are appended to ``found``, contiguous and on the CPU."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, part: Any) -> int | None:
+            if not isinstance(part, Tensor):
+                return None
+            found.append(part.detach().cpu().contiguous())
+            return len(found) - 1
+
+    file = io.BytesIO()
+    Pickler(file).dump(value)
+    return file.getvalue()
+
+
+def _with_tensors(pickled: bytes, tensors: list[Tensor]) -> Any:
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, index: int) -> Tensor:
+            return tensors[index]
+
+    return Unpickler(io.BytesIO(pickled)).load()
 
 
 def _on_cpu(value: Any) -> Any:

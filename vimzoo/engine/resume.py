@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import zipfile
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from ..data import UsageError
 from . import checkpoint, sharded
 from .older import updated
+from .parallel import World
 from .remembered import check_resumed
 from .state import State
 from .words import FOLLOWS, flat
@@ -38,10 +39,10 @@ def wanted(asked: str | None, out: Path) -> Path | None:
         UsageError: there is none in the folder asked for.
     """
     if asked is None or asked == "auto":
-        return _last(out) if asked else None
+        return next(iter(newest_first(out)), None) if asked else None
     begun: Path | None = Path(asked).expanduser()
     if begun and begun.is_dir() and begun.suffix != ".dcp":
-        begun = _last(begun)
+        begun = next(iter(newest_first(begun)), None)
         if begun is None:
             raise UsageError(
                 f"resume={asked}: no checkpoint in that folder; expected a run folder or its last.pt"
@@ -60,7 +61,7 @@ def find(asked: str | None, out: Path) -> Path | None:
         UsageError: see `wanted`.
         Taken: ``out`` holds another run, which would be lost.
     """
-    own, begun = _last(out), wanted(asked, out)
+    own, begun = wanted("auto", out), wanted(asked, out)
     if own and (begun is None or begun.parent.resolve() != out.resolve()):
         raise Taken(
             f"{out} holds a run already ({own.name}); expected resume=auto to go on with it, or another hydra.run.dir"
@@ -68,11 +69,58 @@ def find(asked: str | None, out: Path) -> Path | None:
     return begun
 
 
-def _last(run: Path) -> Path | None:
-    for last, previous in ((checkpoint.LAST, checkpoint.PREVIOUS), (sharded.LAST, sharded.PREVIOUS)):
-        if (run / last).exists() or (run / previous).exists():
-            return run / last
-    return None
+def newest_first(run: Path) -> list[Path]:
+    """The checkpoints in a run folder that a run can go on from.
+
+    Usually they have one form. After a run that was ended while it changed the form, the step that a checkpoint was
+    written at decides, and the time where one cannot be read.
+    """
+    names = [*checkpoint.FORMS, *checkpoint.FORMS.values()]
+    found = [path for path in (run / name for name in names) if path.exists()]
+    if len({path.suffix for path in found}) > 1:
+        steps = {path: _step(path) for path in found}
+        known = None not in steps.values()
+        found.sort(key=lambda path: (steps[path] if known else 0, _time(path)), reverse=True)
+    return found
+
+
+def _step(path: Path) -> int | None:
+    try:
+        return (sharded.read_progress(path) if is_sharded(path) else checkpoint.read(path, whole=False))[
+            "step"
+        ]
+    except checkpoint.Unreadable:
+        return None
+
+
+def _time(path: Path) -> float:
+    return max(part.stat().st_mtime for part in [path, *path.glob(sharded.PROGRESS)])
+
+
+def _attempts(path: Path) -> list[Path]:
+    """A checkpoint, and those that are taken in its place if it is missing or damaged, newest first."""
+    found = newest_first(path.parent) if path.name in checkpoint.FORMS else []
+    return [path, *found[found.index(path) + 1 if path in found else 0 :]]
+
+
+def _first_readable(paths: list[Path], read: Callable[[Path], Any], say: bool = True) -> Any:
+    """What ``read`` returns for the first of ``paths`` that is readable; if it is not the one asked for, says so.
+
+    Raises:
+        Unreadable: none is; the reason is that of the first.
+    """
+    failed: checkpoint.Unreadable | None = None
+    for path in paths:
+        try:
+            content = read(path)
+        except checkpoint.Unreadable as error:
+            failed = failed or error
+            continue
+        if failed and say:
+            print(f"{failed}; going on from {path}, step {content['step']}", file=sys.stderr, flush=True)
+        return content
+    assert failed is not None
+    raise failed
 
 
 def configuration(path: Path) -> dict[str, Any]:
@@ -84,11 +132,11 @@ def configuration(path: Path) -> dict[str, Any]:
     try:
         return updated(yaml.safe_load((path.parent / "config.yaml").read_text()))
     except FileNotFoundError:
-        return (
-            sharded.read_progress(path)["config"]
-            if is_sharded(path)
-            else checkpoint.read_or_previous(path)["config"]
-        )
+        return _first_readable(_attempts(path), _progress)["config"]
+
+
+def _progress(path: Path) -> dict[str, Any]:
+    return sharded.read_progress(path) if is_sharded(path) else checkpoint.read(path)
 
 
 def is_sharded(path: Path) -> bool:
@@ -106,24 +154,33 @@ def load(state: State, path: Path, config: dict[str, Any] | None = None) -> dict
         UsageError: it is missing, damaged, of another model or kind of run, or a setting that has to stay is another.
     """
 
-    def check(content: dict[str, Any]) -> None:
+    def take(path: Path) -> dict[str, Any]:
+        if parts := state.sharded and is_sharded(path):
+            content = sharded.read_progress(path)
+        else:
+            content = _sent(state.world, sharded.read if is_sharded(path) else checkpoint.read, path)
         _check_fixed(differences(content.get("config"), config), path)
+        if parts:
+            sharded.restore(state, path, content)
+        else:
+            whole = sharded.divided_training(state, content) if state.sharded else content
+            checkpoint.load_training(state, whole, path)
+        return content
 
-    if is_sharded(path):
-        with contextlib.suppress(OSError, zipfile.BadZipFile):  # the one before is taken then
-            check(sharded.read_progress(path))
-        content = sharded.restore(state, path)
-    elif state.sharded:
-        raise UsageError(f"resume={path}: written by a run that was not sharded; expected run.parallel=ddp")
-    else:
-        content = checkpoint.read_or_previous(path)
-        check(content)
-        checkpoint.load_training(state, content, path)
+    attempts = state.world.first(lambda: _attempts(path))
+    content = _first_readable(attempts, take, say=state.world.main)
     if state.ema is not None and content.get("ema_rounding") is not None:
         state.ema._sr_generator.set_state(content["ema_rounding"])
     if state.scaler.is_enabled() and content.get("scaler"):
         state.scaler.load_state_dict(content["scaler"])
     return content
+
+
+def _sent(world: World, read: Callable[[Path], dict[str, Any]], path: Path) -> dict[str, Any]:
+    """A file's content as process 0 reads it: the others may have no such file."""
+    content: dict[str, Any] = {}
+    world.first(lambda: content.update(read(path)))
+    return world.send(content)
 
 
 def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> list[str]:
@@ -244,12 +301,15 @@ def roll_back(state: State, out: Path) -> int:
 def load_best(state: State, out: Path) -> None:
     """Take the weights that are evaluated from best.pt of this run."""
     path = out / checkpoint.BEST
-    content = checkpoint.read(path)
-    weights = content.get("model_ema", content["model"])
+    weights = _sent(state.world, _evaluated, path)
     if state.sharded:
-        sharded.load_whole(state.averaged, weights)
-    else:
-        checkpoint.load_weights(state.averaged, weights, path)
+        weights = sharded.divided(weights, state.averaged.state_dict())
+    checkpoint.load_weights(state.averaged, weights, path)
+
+
+def _evaluated(path: Path) -> dict[str, Any]:
+    content = checkpoint.read(path)
+    return content.get("model_ema", content["model"])
 
 
 def carry_best(resumed: Path, out: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import pickle
 import shutil
-import sys
+import warnings
+import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -23,13 +24,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..data import UsageError
 from . import checkpoint
 from .parallel import World
 from .state import State
 
-LAST, PREVIOUS = "last.dcp", "previous.dcp"
+LAST, PREVIOUS = list(checkpoint.FORMS.items())[1]
 PROGRESS = "progress.pt"  # beside the parts: all that is not sharded
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -62,14 +63,11 @@ def save(state: State, path: Path, config: dict[str, Any]) -> None:
         sums = checksums(temporary, state.world)
         if state.world.main:
             rest = {**checkpoint.progress(state, config), "moments": moments, "checksums": sums}
+            if not moments:
+                rest["groups"] = state.optimizer.state_dict()["param_groups"]
             checkpoint.write(rest, temporary / PROGRESS)
     if state.world.main:
-        previous = path.with_name(PREVIOUS)
-        if path.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            path.rename(previous)
-        temporary.rename(path)
-        checkpoint.sync_folder(path.parent)
+        checkpoint.give_name(temporary, path)
     state.world.wait()
 
 
@@ -102,63 +100,142 @@ def _crc(path: Path) -> int:
     return crc
 
 
-def restore(state: State, path: Path) -> dict[str, Any]:
-    """Take weights, average and moments of a checkpoint; returns the rest. The run may have other processes
-    than the one that wrote it, or a single one.
-
-    Raises:
-        UsageError: it is missing, damaged, or of another model or optimizer.
-    """
-    try:
-        return _restore(state, path)
-    except UsageError as error:
-        previous = path.with_name(PREVIOUS)
-        if path.name != LAST or not previous.is_dir():
-            raise
-        rest = _restore(state, previous)
-        if state.world.main:
-            print(f"{error}; going on from {previous}, step {rest['step']}", file=sys.stderr, flush=True)
-        return rest
-
-
 def read_progress(path: Path) -> dict[str, Any]:
     """What a checkpoint holds apart from weights and moments.
 
     Raises:
-        OSError, zipfile.BadZipFile: it is missing or damaged.
+        Unreadable: it is missing or damaged.
     """
-    checkpoint.verify(path / PROGRESS)
-    return torch.load(path / PROGRESS, weights_only=True)
+    with _reading(path):
+        checkpoint.verify(path / PROGRESS)
+        return torch.load(path / PROGRESS, weights_only=True)
 
 
-def _restore(state: State, path: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Failures to read as one error that names the checkpoint."""
     try:
-        rest = read_progress(path)
-        found = checksums(path, state.world)
-        for name, crc in rest["checksums"].items():
-            if found.get(name) != crc:
-                raise OSError(f"the checksum of {name} is wrong")
-        content = tensors(state, rest["moments"])
-        dcp.load(content, checkpoint_id=path, no_dist=not dist.is_initialized())
+        yield
     except (
         OSError,
         RuntimeError,
         ValueError,
         KeyError,
         pickle.UnpicklingError,
+        zipfile.BadZipFile,
         dcp.api.CheckpointException,
     ) as error:
-        raise UsageError(
+        raise checkpoint.Unreadable(
             f"resume={path}: not a readable checkpoint of this model ({_reason(error)})"
         ) from error
+
+
+def _compare(path: Path, sums: dict[str, int], world: World) -> None:
+    """Refuse a checkpoint with a part that is missing or changed; the processes share the work."""
+    found = checksums(path, world)
+    for name, crc in sums.items():
+        if found.get(name) != crc:
+            raise OSError(f"the checksum of {name} is wrong")
+
+
+def restore(state: State, path: Path, rest: dict[str, Any]) -> None:
+    """Give every process its part of weights, average and moments. The processes may be others than those that wrote.
+
+    Args:
+        rest: what `read_progress` gives.
+
+    Raises:
+        Unreadable: it is missing, damaged, or of another model or optimizer.
+    """
+    with _reading(path):
+        _compare(path, rest["checksums"], state.world)
+        names = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        content = tensors(state, rest["moments"])
+        if state.ema is not None and not any(name.startswith("model_ema.") for name in names):
+            del content["model_ema"]
+        dcp.load(content, checkpoint_id=path)
     set_model_state_dict(state.model, content["model"])
     if rest["moments"]:
         set_optimizer_state_dict(state.model, state.optimizer, content["optimizer"])
     else:
-        state.optimizer.state.clear()
+        checkpoint.load_optimizer(state, {"state": {}} | _groups(rest), path)
     if state.ema is not None:
-        set_model_state_dict(state.ema.module, content["model_ema"])
-    return rest
+        set_model_state_dict(state.ema.module, content.get("model_ema", content["model"]))
+
+
+def _groups(rest: dict[str, Any]) -> dict[str, Any]:
+    return {"param_groups": rest["groups"]} if "groups" in rest else {}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """All of a checkpoint, as `checkpoint.read` gives a file: whole tensors, moments by the number of the parameter.
+
+    Raises:
+        Unreadable: it is missing or damaged.
+    """
+    rest = read_progress(path)
+    with _reading(path):
+        _compare(path, rest["checksums"], World())
+        metadata = dcp.FileSystemReader(path).read_metadata()
+        flat: dict[str, Any] = {
+            name: torch.empty(part.size, dtype=part.properties.dtype)
+            if isinstance(part, TensorStorageMetadata)
+            else None
+            for name, part in metadata.state_dict_metadata.items()
+        }
+        with warnings.catch_warnings():  # that one process alone reads is meant
+            warnings.simplefilter("ignore")
+            dcp.load(flat, checkpoint_id=path, no_dist=True)
+        content: dict[str, Any] = {}
+        for name, value in flat.items():
+            *folders, last = metadata.planner_data[name]
+            place = content
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[last] = value
+    if rest["moments"]:
+        content["optimizer"] = _by_number(content["optimizer"])
+    else:
+        content["optimizer"] = {"state": {}} | _groups(rest)
+    return {**content, **rest}
+
+
+def _by_number(named: dict[str, Any]) -> dict[str, Any]:
+    """The state of an optimizer as the optimizer itself writes it, from one that knows parameters by name."""
+    groups = [named["param_groups"][index] for index in sorted(named["param_groups"])]
+    order = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
+    return {
+        "state": {order[name]: values for name, values in named["state"].items()},
+        "param_groups": [{**group, "params": [order[name] for name in group["params"]]} for group in groups],
+    }
+
+
+def divided(whole: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """Tensors that every process holds whole, divided among the processes as those of the same name are.
+
+    Args:
+        whole: tensors by name. like: tensors of this run by name; what is not sharded there stays whole.
+    """
+    return {name: _divided(value, like.get(name)) for name, value in whole.items()}
+
+
+def _divided(value: Any, like: Any) -> Any:
+    fits = isinstance(like, DTensor) and value.shape == like.shape
+    return distribute_tensor(value, like.device_mesh, like.placements) if fits else value
+
+
+def divided_training(state: State, content: dict[str, Any]) -> dict[str, Any]:
+    """What `checkpoint.load_training` takes, from a content that every process holds whole."""
+    content = {**content, "model": divided(content["model"], state.model.state_dict())}
+    if state.ema is not None and "model_ema" in content:
+        content["model_ema"] = divided(content["model_ema"], state.ema.module.state_dict())
+    if moments := content.get("optimizer", {}).get("state"):
+        get_optimizer_state_dict(state.model, state.optimizer)  # makes some; weights are not loaded yet
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        own = {number: state.optimizer.state[p] for number, p in enumerate(parameters)}
+        moments = {number: divided(values, own.get(number, {})) for number, values in moments.items()}
+        content["optimizer"] = {**content["optimizer"], "state": moments}
+    return content
 
 
 def _reason(error: BaseException) -> str:
@@ -178,8 +255,3 @@ def save_best(state: State, path: Path, config: dict[str, Any]) -> None:
     weights = whole_weights(state.averaged)
     if state.world.main:
         checkpoint.write({"model": weights, **checkpoint.progress(state, config)}, path)
-
-
-def load_whole(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give every process its part of weights that each has read whole."""
-    set_model_state_dict(model, dict(weights), options=WHOLE)
