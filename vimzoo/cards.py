@@ -53,6 +53,7 @@ README_RESULTS = {
 }
 """Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
 PAIRS = ("files", "images", "ms", "crops_per_s")
+SHARDS = ("read", "loader processes", "vimzoo", "webdataset", "ratio")
 PHOTOGRAPH = ("pixels", "result", "threads", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
 """Columns of docs/restoration.md's table of a large photograph."""
 DIGITS = (
@@ -286,6 +287,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "photograph": cards.compared("cpu_restoration_photograph", PHOTOGRAPH),
             "pairs": cards.compared("cpu_pairs_crops", PAIRS),
         },
+        root / "docs" / "training.md": {"shards": cards.compared("shards", SHARDS)},
     }
     filled = {
         path: fill_sections(path.read_text(), parts) for path, parts in sections.items() if path.is_file()
