@@ -42,6 +42,7 @@ class Server:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
+        self.http.handle_error = lambda *_: None  # clients that end close connections in use
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
     def answer(self, handler, body):

@@ -46,6 +46,7 @@ def _sampled(images: Any) -> list[bytes]:
         ]
         return [_read(path) for path in files]
     if reader := getattr(images, "reader", None):
+        images.ahead(places)
         return [_stored(reader, index) for index in images.indices[places].tolist()]
     tensors = getattr(images, "tensors", None)  # a data set in memory
     return [] if tensors is None else [torch.stack([tensors[0][i] for i in places]).numpy().tobytes()]
