@@ -1,5 +1,7 @@
 """Evaluate a trained or a published model: ``python -m vimzoo.eval [RUN] [key=value ...]``.
 
+Started by torchrun, the processes share the images; process 0 writes and prints what one process would.
+
 Exit status 0, or 2 if the request cannot be met.
 """
 
@@ -22,12 +24,15 @@ from torch.utils.data import DataLoader
 from .commands import run_command, slow_half
 from .data import Splits, UsageError, closing, eval_loader, sample
 from .engine import classes, evaluate
+from .engine.agree import check_data
 from .engine.build import build_data, pick_device
 from .engine.check import AMP, check_run
 from .engine.drawing import drawn
 from .engine.finished import best_model, newest_run, run_settings
 from .engine.loop import seed_everything
+from .engine.parallel import World
 from .engine.remembered import trained_on
+from .engine.sharing import in_turn, shared_command
 from .engine.tasks import Task, find_task
 from .engine.words import composed_settings
 
@@ -65,14 +70,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def by_size(
-    words: Sequence[str], sizes: Sequence[int], split: str | None = None, out: Path | None = None
+    words: Sequence[str],
+    sizes: Sequence[int],
+    split: str | None = None,
+    out: Path | None = None,
+    world: World | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What `evaluation` tells at each image size, by size: how a model does away from the size that it learnt."""
-    words = words or [str(newest_run())]
+    world = world or World()
+    words = words or [world.first(lambda: str(newest_run()))]
     folders = _folders(words)
     out = out or Path(*folders[:1]) / "eval"
     return {
-        str(size): evaluation([*words, f"data.img_size={size}"], split, out / f"{size}px") for size in sizes
+        str(size): evaluation([*words, f"data.img_size={size}"], split, out / f"{size}px", world)
+        for size in sizes
     }
 
 
@@ -81,39 +92,46 @@ def _folders(words: Sequence[str]) -> list[str]:
     return [word for word in words if "=" not in word or (Path(word) / "config.yaml").is_file()]
 
 
-def evaluation(words: Sequence[str], split: str | None = None, out: Path | None = None) -> dict[str, Any]:
+def evaluation(
+    words: Sequence[str], split: str | None = None, out: Path | None = None, world: World | None = None
+) -> dict[str, Any]:
     """What the command does; returns the numbers that it prints and leaves in ``out/eval.json``.
+
+    Args:
+        world: the processes that share the images. Only process 0 writes, and only what it returns is complete.
 
     Raises:
         UsageError: no such run, setting, model or data.
     """
+    world = world or World()
     folders = _folders(words)
     settings = [word for word in words if word not in folders]
     if len(folders) > 1:
         raise UsageError(f"one run folder at a time, not {', '.join(folders)}")
-    run = Path(folders[0]) if folders else None if settings else newest_run()
-    cfg = run_settings(run, settings) if run else composed_settings(settings)
+    run = Path(folders[0]) if folders else None if settings else world.first(newest_run)
+    cfg = world.first(lambda: run_settings(run, settings) if run else composed_settings(settings))
     check_run(cfg)
-    data, task = build_data(cfg), find_task(cfg["task"])
-    if run:
-        data = classes.run_data(data, run)
-    else:
-        data = classes.published_data(data, cfg["model"])
+    task = find_task(cfg["task"])
+    data = in_turn(lambda: _numbered(build_data(cfg), cfg, run), world)
+    check_data(world, data)
+    if not run:
         cfg["model"] = classes.evaluated(cfg["model"], data)
-    for note in data.notes:
-        print(f"data   {note}", file=sys.stderr)
+    if world.main:
+        for note in data.notes:
+            print(f"data   {note}", file=sys.stderr)
     split = split or ("val" if data.test is None else "test")
     images = getattr(data, split)
     if images is None:
         raise UsageError(f"--split={split}: {data.name} has no such images")
-    device, amp = pick_device(cfg["run"]["device"]), AMP[cfg["run"]["amp"]]
-    slow_half(amp, device, "run.amp")
+    device, amp = pick_device(cfg["run"]["device"], world.local_rank), AMP[cfg["run"]["amp"]]
+    if world.main:
+        slow_half(amp, device, "run.amp")
     if crop := cfg["data"].get("eval_crop"):
         classes.warn(
             f"of larger images the middle {crop} x {crop} pixels are evaluated; data.eval_crop=null takes whole images"
         )
-    model = (best_model(run, cfg, data) if run else _published(cfg, data, task)).to(device).eval()
-    model = task.as_measured(model)
+    model = in_turn(lambda: best_model(run, cfg, data) if run else _published(cfg, data, task), world)
+    model = task.as_measured(model.to(device).eval())
     batch_size = data.eval_batch or cfg["data"]["batch_size"]
     limit = cfg["run"]["limit_batches"]
     if run and limit and not any(word.startswith("run.limit_batches=") for word in settings):
@@ -121,11 +139,10 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
     elif limit:
         images = sample(images, limit * batch_size)
     data = replace(data, val=images, test=images)  # pictures and tables are of these
-    loader = eval_loader(images, batch_size, cfg["data"]["workers"])
+    loader = eval_loader(images, batch_size, cfg["data"]["workers"], None, world.rank, world.size)
     seed_everything(cfg["run"]["seed"])
     scores = task.scores(data)
-    begin = time.perf_counter()
-    count = len(loader.dataset)  # type: ignore[arg-type]  # fewer under run.limit_batches
+    count = len(images)  # fewer under run.limit_batches
     numbers: dict[str, Any] = {"split": split, "images": count}
     if data.classes and data.crop_pct < 1:
         numbers["crop_pct"] = data.crop_pct  # the share of each side that the model sees
@@ -133,16 +150,25 @@ def evaluation(words: Sequence[str], split: str | None = None, out: Path | None 
         numbers["eval_crop"] = crop
     if run and (seen := trained_on(run, data, split)):
         numbers["trained_on"] = seen
+    world.wait()
+    begin = time.perf_counter()
     with closing(loader):
-        numbers |= evaluate(model, loader, scores, device, amp)
+        numbers |= evaluate(model, loader, scores, device, amp, world)
         numbers["images_per_s"] = count / (time.perf_counter() - begin)
-        numbers["model_images_per_s"] = throughput(model, loader, device, amp)
+        numbers["model_images_per_s"] = sum(world.gather(throughput(model, loader, device, amp)))
+    if not world.main:
+        return numbers
     out = out or (run or Path()) / "eval"
     out.mkdir(parents=True, exist_ok=True)
     numbers |= task.details(scores, data, out)
     (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n")
     drawn(", ".join(task.files), task.pictures, model, images, scores, data, out)
     return numbers | {"folder": str(out)}
+
+
+def _numbered(data: Splits, cfg: dict[str, Any], run: Path | None) -> Splits:
+    """The data with the class numbers of the weights."""
+    return classes.run_data(data, run) if run else classes.published_data(data, cfg["model"])
 
 
 def _published(cfg: dict[str, Any], data: Splits, task: Task) -> nn.Module:
@@ -159,7 +185,12 @@ def _published(cfg: dict[str, Any], data: Splits, task: Task) -> nn.Module:
 def throughput(
     model: nn.Module, loader: DataLoader, device: torch.device, amp: torch.dtype | None, seconds: float = 1.0
 ) -> float:
-    """Images per second of the model alone, on the loader's first batch, again and again for ``seconds``."""
+    """Images per second of the model alone, on the loader's first batch, again and again for ``seconds``.
+
+    0 where the loader has none, because there are fewer images than processes.
+    """
+    if len(loader) == 0:
+        return 0.0
     images = next(iter(loader))[0].to(device)
 
     def forward() -> None:
@@ -184,19 +215,20 @@ def show_sizes(rows: dict[str, dict[str, Any]]) -> None:
         print("  ".join([f"{size:>4s}", *(f"{numbers[name]:{len(name)}.3f}" for name in names)]))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    asked = parser().parse_intermixed_args(arguments)
-    try:
-        # Whatever else is printed on the way must not stand in the JSON
-        with contextlib.redirect_stdout(sys.stderr if asked.json else sys.stdout):
-            if asked.sizes:
-                numbers = by_size(asked.words, asked.sizes, asked.split, asked.out)
-            else:
-                numbers = evaluation(asked.words, asked.split, asked.out)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def command(asked: argparse.Namespace, world: World) -> int:
+    """Evaluate as the parsed arguments say, and print; returns the exit status.
+
+    Raises:
+        UsageError: the request cannot be met.
+    """
+    # Whatever else is printed on the way must not stand in the JSON
+    with contextlib.redirect_stdout(sys.stderr if asked.json else sys.stdout):
+        if asked.sizes:
+            numbers = by_size(asked.words, asked.sizes, asked.split, asked.out, world)
+        else:
+            numbers = evaluation(asked.words, asked.split, asked.out, world)
+    if not world.main:
+        return 0
     if asked.json:
         print(json.dumps(numbers, indent=2))
     elif asked.sizes:
@@ -205,6 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in numbers.items():
             print(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return shared_command(parser().parse_intermixed_args, arguments, command)
 
 
 if __name__ == "__main__":

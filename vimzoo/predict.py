@@ -1,5 +1,7 @@
 """Name what is on images: ``python -m vimzoo.predict IMAGE_OR_FOLDER ... [--model RUN_OR_NAME]``.
 
+Started by torchrun, the processes share the images, and process 0 prints all results in order.
+
 Exit status 0, 1 if an image could not be read, 2 if the request cannot be met.
 """
 
@@ -9,7 +11,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from .engine.build import pick_device
 from .engine.classes import file_options
 from .engine.create import create_model
 from .engine.finished import newest_run
+from .engine.parallel import World
+from .engine.sharing import in_turn, share, shared_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,7 +111,6 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-@torch.inference_mode()
 def predictions(
     model: nn.Module,
     files: Sequence[Path],
@@ -114,17 +118,23 @@ def predictions(
     batch: int = 32,
     device: torch.device | str = "cpu",
     upright: bool = True,
+    shared: Callable[..., Iterator[list[dict[str, Any]]]] = map,
 ) -> Iterator[dict[str, Any]]:
     """For each file ``{"file", "classes": [{"class", "probability"}, ...]}``, or ``{"file", "error"}``.
 
     Images are prepared as the model's weights want them, and turned ``upright`` as their EXIF orientation says.
+
+    Args:
+        shared: ``map``, or what divides the batches over processes as `vimzoo.engine.sharing.share` does.
     """
     names, inputs = class_names(model), resolve_model_data_config(model)
     transform = create_transform(**inputs, is_training=False)
     mode = MODES.get(inputs["input_size"][0], "RGB")
     model = model.to(device).eval()
-    for first in range(0, len(files), batch):
-        answers: list[dict[str, Any]] = [{"file": str(file)} for file in files[first : first + batch]]
+
+    @torch.inference_mode()
+    def answered(part: Sequence[Path]) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = [{"file": str(file)} for file in part]
         images = []
         for answer in answers:
             try:
@@ -142,21 +152,29 @@ def predictions(
                     answer["error"] = "the model answered NaN; the weights may be damaged"
                 else:
                     answer["classes"] = [{"class": names[i], "probability": p} for p, i in pairs]
+        return answers
+
+    for answers in shared(answered, [files[first : first + batch] for first in range(0, len(files), batch)]):
         yield from answers
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    asked, failed = parser().parse_intermixed_args(arguments), 0
-    try:
-        if min(asked.top, asked.batch) < 1:
-            raise UsageError(f"--top={asked.top} --batch={asked.batch}: expected at least 1")
-        files, device = image_files(asked.images), pick_device(asked.device)
-        model = load_model(asked.model, asked.checkpoint)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for answer in predictions(model, files, asked.top, asked.batch, device, not asked.as_stored):
+def command(asked: argparse.Namespace, world: World) -> int:
+    """Predict as the parsed arguments say, and print; returns the exit status.
+
+    Raises:
+        UsageError: the request cannot be met.
+    """
+    if min(asked.top, asked.batch) < 1:
+        raise UsageError(f"--top={asked.top} --batch={asked.batch}: expected at least 1")
+    files: list[Path] = []  # of process 0; the others get their parts from it
+    world.first(lambda: files.extend(image_files(asked.images)))
+    device = in_turn(lambda: pick_device(asked.device, world.local_rank), world)
+    if asked.model is None and not asked.checkpoint:
+        asked.model = world.first(lambda: str(newest_run()))
+    model = in_turn(lambda: load_model(asked.model, asked.checkpoint), world)
+    failed = 0
+    shared = partial(share, world=world)
+    for answer in predictions(model, files, asked.top, asked.batch, device, not asked.as_stored, shared):
         failed += "error" in answer
         if asked.json:
             print(json.dumps(answer))
@@ -166,6 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in answer["classes"])
             print(f"{answer['file']}  {said}")
     return 1 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return shared_command(parser().parse_intermixed_args, arguments, command)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Restore photographs: ``python -m vimzoo.restore INPUT OUTPUT --model NAME | --checkpoint FILE``.
 
+Started by torchrun, the processes share the pictures of a folder, and process 0 reports.
+
 Exit status 0 if every picture was restored or skipped, 1 if one failed, 2 if the request cannot be met, 130 if
 interrupted.
 """
@@ -9,16 +11,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from .commands import run_command, slow_half
+from .commands import INTERRUPTED, run_command, slow_half
+from .data import UsageError
+from .engine.parallel import World
+from .engine.sharing import in_turn, share, shared_command
 
 if TYPE_CHECKING:
     from .models.restoration_base import RestorationModel
-    from .restoration import Report
+    from .restoration import Job, Report, Restorer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
@@ -120,21 +126,46 @@ def load_model(options: argparse.Namespace) -> RestorationModel:
     return restoration_model(options.model)
 
 
-def run(options: argparse.Namespace) -> Report:
+def run(options: argparse.Namespace, world: World | None = None) -> Report:
     """Restore as the parsed arguments say.
+
+    Args:
+        world: the processes that share the pictures; of these process 0 gets the report of all.
 
     Raises:
         ValueError: the request cannot be met; nothing has been written.
     """
-    from .restoration import MAX_PIXELS, Restorer, claim_results, find_jobs, restore_files
+    from .restoration import MAX_PIXELS, claim_results, find_jobs, restore_files
 
-    jobs = find_jobs(options.input, options.output, f".{options.format}" if options.format else None)
+    world = world or World()
+    jobs: list[Job] = []  # of process 0; the others get their parts from it
+    suffix = f".{options.format}" if options.format else None
+    world.first(lambda: jobs.extend(find_jobs(options.input, options.output, suffix)))
+    restorer = in_turn(lambda: _restorer(options), world)
+    if world.main:
+        slow_half(DTYPES[options.dtype], restorer.device, "--dtype")
+    if options.input.is_dir():
+        world.first(lambda: claim_results(options.output, restorer, jobs, options.existing))
+    return restore_files(
+        jobs,
+        restorer,
+        existing=options.existing,
+        quality=options.quality,
+        max_pixels=options.max_pixels or MAX_PIXELS,
+        quiet=options.quiet or not world.main,
+        shared=partial(share, world=world) if world.size > 1 else None,
+    )
+
+
+def _restorer(options: argparse.Namespace) -> Restorer:
+    from .restoration import Restorer
+
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except Exception as error:  # RuntimeError, AssertionError, AcceleratorError: by device and version
         raise ValueError(f"--device {device}: not available ({str(error).splitlines()[0]})") from error
-    restorer = Restorer(
+    return Restorer(
         load_model(options),
         tile=options.tile,
         overlap=options.overlap,
@@ -144,41 +175,32 @@ def run(options: argparse.Namespace) -> Report:
         seed=options.seed,
         device=device,
     )
-    slow_half(DTYPES[options.dtype], restorer.device, "--dtype")
-    if options.input.is_dir():
-        claim_results(options.output, restorer, jobs, options.existing)
-    return restore_files(
-        jobs,
-        restorer,
-        existing=options.existing,
-        quality=options.quality,
-        max_pixels=options.max_pixels or MAX_PIXELS,
-        quiet=options.quiet,
-    )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Restore pictures and print a summary; the exit status is in the module's docstring."""
-    options = parser().parse_args(arguments)
+def command(options: argparse.Namespace, world: World) -> int:
+    """Restore pictures and print a summary; returns the exit status.
+
+    Raises:
+        UsageError: the request cannot be met.
+    """
     try:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         with logging_redirect_tqdm():
-            report = run(options)
+            report = run(options, world)
     except ImportError as error:
-        print(
-            f"error: {error}; install what the command needs with: pip install 'vimzoo[restore]'",
-            file=sys.stderr,
-        )
-        return 2
+        raise UsageError(
+            f"{error}; install what the command needs with: pip install 'vimzoo[restore]'"
+        ) from error
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UsageError(str(error)) from error
     except KeyboardInterrupt:
-        print(
-            "interrupted; what was written is whole, and the same command goes on after it", file=sys.stderr
-        )
-        return 130
+        if world.main:
+            said = "interrupted; what was written is whole, and the same command goes on after it"
+            print(said, file=sys.stderr)
+        return INTERRUPTED
+    if not world.main:
+        return 0
     counts = f"{len(report.restored)} restored"
     if report.skipped:
         counts += f", {len(report.skipped)} skipped, as the results exist (--existing overwrite)"
@@ -186,6 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for job, reason in report.failed:
         print(f"failed: {job.source}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is in the module's docstring."""
+    return shared_command(parser().parse_args, arguments, command)
 
 
 if __name__ == "__main__":

@@ -215,21 +215,16 @@ def eval_loader(
     world: int = 1,
 ) -> DataLoader:
     """All images in order, or a `sample` of them under ``limit``, the last incomplete batch included; a process gets
-    a contiguous part of them.
+    a contiguous part of them, which is empty for some where there are fewer images than processes.
 
     Images whose sizes differ, as their ``shapes`` tell, are in batches of one size. Loader processes stay for the next
     pass: where they are not forked, starting them takes seconds.
 
     Args: as in ``train_loader``.
-
-    Raises:
-        UsageError: fewer images than processes.
     """
     if limit is not None:
         dataset = sample(dataset, limit * batch_size)
     images, count = cast(Dataset, dataset), len(dataset)
-    if count < world:
-        raise UsageError(f"devices={world}: more than the {count} images to evaluate; expected at most those")
     part = range(count * rank // world, count * (rank + 1) // world)
     if len(part) < len(dataset):
         images = Subset(images, part)

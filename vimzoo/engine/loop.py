@@ -161,10 +161,10 @@ def evaluate(
         world: the processes, each of which evaluates what its loader gives.
 
     Raises:
-        ValueError: an empty loader.
+        ValueError: an empty loader, in all processes.
     """
     device, was_training = torch.device(device), model.training
-    if len(loader) == 0:
+    if (world or World()).largest(len(loader)) == [0]:
         raise ValueError("loader: no batches to evaluate; expected at least one image")
     model.eval()
     tally = Tally()

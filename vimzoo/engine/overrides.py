@@ -7,9 +7,6 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
 _WORD = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w.\-/@:]*)=(?P<value>.*)", re.DOTALL)
 
 PLUGINS = {
@@ -33,6 +30,9 @@ def quoted(key: str, value: str) -> str:
 
     The result is one argument; in a shell's line it needs `shlex.quote`.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     word = f"{key}={value}"
     try:
         override = OverridesParser.create().parse_override(word)
@@ -51,6 +51,9 @@ def unreadable(words: Sequence[str], *, multirun: bool) -> str | None:
         words: the command line; options and words without ``=`` are Hydra's own affair.
         multirun: several values (``key=1,2``) mean several runs and are no mistake.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     for word in words:
         if (plugin := PLUGINS.get(word)) and not _installed(plugin[0]):
             return f"{word}: its plugin is not installed; install it with: pip install 'vimzoo[{plugin[1]}]'"

@@ -20,7 +20,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import UsageError
 from .watch import Place, Watch, watched
 
 KINDS = ("ddp", "fsdp")
@@ -33,13 +32,14 @@ class World:
 
     Attributes:
         rank: 0 writes files and speaks. local_rank: number of its GPU on this machine. size: processes.
-        place: where it is, for those that wait for it.
+        place: where it is, for those that wait for it. store: keys and values that all processes see.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     place: Place = field(default_factory=Place, compare=False, repr=False)
+    store: dist.Store | None = field(default=None, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
@@ -91,20 +91,20 @@ class World:
         """What ``decide`` returns or raises in the first process, in all of them: others may see other files.
 
         Raises:
-            UsageError, OSError: as ``decide`` does.
+            ValueError, OSError: as ``decide`` does.
         """
         answer: Any = None
         if self.main:
             try:
                 answer = decide()
-            except (UsageError, OSError) as error:
+            except (ValueError, OSError) as error:
                 answer = error
         if self.size > 1:
             self.place.move()
             sent = [_on_cpu(answer)]
             dist.broadcast_object_list(sent, src=0, device=torch.device("cpu"))
             answer = sent[0]
-        if isinstance(answer, UsageError | OSError):
+        if isinstance(answer, ValueError | OSError):
             raise answer
         return answer
 
@@ -146,12 +146,13 @@ def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MI
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    world = World(rank, size, local_rank)
     store, _, _ = next(dist.rendezvous(meet, rank, size, timeout=timeout))
     store.set_timeout(timeout)
+    notes = dist.PrefixStore("vimzoo", store)
+    world = World(rank, size, local_rank, store=notes)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
-        with watched(store, rank, size, world.place) as watch:
+        with watched(notes, rank, size, world.place) as watch:
             try:
                 yield world
             except RuntimeError as error:

@@ -108,7 +108,7 @@ class Watch:
 @contextlib.contextmanager
 def watched(store: dist.Store, rank: int, size: int, place: Place) -> Iterator[Watch]:
     """Note where this process is while the block runs."""
-    watch = Watch(dist.PrefixStore("vimzoo", store), rank, size, place, EVERY, PATIENCE)
+    watch = Watch(store, rank, size, place, EVERY, PATIENCE)
     thread = threading.Thread(target=watch.run, name="vimzoo-watch", daemon=True)
     thread.start()
     try:

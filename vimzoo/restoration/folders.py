@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ def restore_files(
     quality: int = 95,
     max_pixels: int = MAX_PIXELS,
     quiet: bool = False,
+    shared: Callable[..., Iterator[str | None]] | None = None,
 ) -> Report:
     """Restore files one after the other, with a progress bar in pixels of input and the time left.
 
@@ -143,6 +144,8 @@ def restore_files(
         quality: As in `write_picture`.
         max_pixels: As in `read_picture`.
         quiet: Show nothing: neither the bar nor failures as they come.
+        shared: Used like ``map`` to divide the files over processes, as `vimzoo.engine.sharing.share` does, large ones
+            first. The process that gets its results has the jobs of all and returns the report of all.
 
     Raises:
         ValueError: ``existing`` has no such value.
@@ -151,19 +154,39 @@ def restore_files(
         raise ValueError(f"existing: expected 'skip' or 'overwrite', got {existing!r}")
     report = Report(skipped=[job for job in jobs if existing == "skip" and job.target.is_file()])
     skipped = set(report.skipped)
-    sizes = {job: _pixel_count(job.source) for job in jobs if job not in skipped}
-    with tqdm(total=sum(sizes.values()), unit="px", unit_scale=True, disable=quiet) as bar:
-        for job, size in sizes.items():
+    work = [(job, _pixel_count(job.source)) for job in jobs if job not in skipped]
+    if shared is not None:  # a large one at the end would let all others wait for one process
+        work.sort(key=lambda item: item[1], reverse=True)
+    reasons: dict[Job, str | None] = {}
+    own: set[Job] = set()  # of this process; others have their own bars, which nobody sees
+    with tqdm(total=sum(size for _, size in work), unit="px", unit_scale=True, disable=quiet) as bar:
+
+        def tried(item: tuple[Job, int]) -> str | None:
+            job, size = item
+            own.add(job)
             bar.set_postfix_str(job.source.name, refresh=False)
             show = functools.partial(_show, bar, bar.n, size)
             try:
                 restore_file(job, restorer, quality=quality, max_pixels=max_pixels, progress=show)
-                report.restored.append(job)
+                reason = None
             except Exception as error:  # whatever a damaged file, a full disk or a model makes of one picture
-                report.failed.append((job, reason_of(error)))
-                if not quiet:
-                    bar.write(f"failed: {job.source}: {reason_of(error)}", file=sys.stderr)
+                reason = reason_of(error)
             show(1.0)
+            return reason
+
+        for reason, (job, size) in zip((shared or map)(tried, work), work, strict=True):
+            reasons[job] = reason
+            if job not in own:
+                bar.update(size)
+            if reason is not None and not quiet:
+                bar.write(f"failed: {job.source}: {reason}", file=sys.stderr)
+    for job in jobs:
+        if job not in reasons:
+            continue
+        if (reason := reasons[job]) is None:
+            report.restored.append(job)
+        else:
+            report.failed.append((job, reason))
     return report
 
 

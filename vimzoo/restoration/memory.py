@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import re
 import weakref
 from collections.abc import Iterator
@@ -33,11 +34,16 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def available_bytes(device: torch.device) -> int:
-    """Bytes that can still be had on a device; on the CPU within the limits of control groups and of the process."""
+    """Bytes that can still be had on a device; on the CPU within the limits of control groups and of the process.
+
+    Processes that torchrun has started on one machine have equal shares of its memory.
+    """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
-    return max(min([psutil.virtual_memory().available, *_group_rooms(), *_process_room()]), 0)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    shared = min([psutil.virtual_memory().available, *_group_rooms()]) // processes
+    return max(min([shared, *_process_room()]), 0)
 
 
 def _group_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
