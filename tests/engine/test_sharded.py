@@ -4,10 +4,12 @@ import contextlib
 import functools
 import json
 import shutil
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import state_dict_saver
 from trainer_helpers import same_tensors, small
 
 from vimzoo.engine import checkpoint, classify, launch, report
@@ -42,6 +44,15 @@ def overflowing():
     torch.amp.GradScaler = real
 
 
+@contextlib.contextmanager
+def slow_to_write():
+    """Write the parts of a checkpoint half a second after the copy has been taken."""
+    real = state_dict_saver.save
+    state_dict_saver.save = lambda *args, **kwargs: (time.sleep(0.5), real(*args, **kwargs))[1]
+    yield
+    state_dict_saver.save = real
+
+
 def all_kinds(_, out, overrides, world):
     """What both processes do: runs in folders of their names."""
     classify.prediction_sheet = report.curves = lambda *_: None
@@ -60,6 +71,9 @@ def all_kinds(_, out, overrides, world):
         run("rolled_to_the_beginning", "run.on_nonfinite=rollback")
     with spoilt(1, 2):
         run("begun_late", "run.on_nonfinite=skip")
+    with slow_to_write():
+        run("beside", "run.save_every.steps=5")
+    run("beside_resumed", f"resume={out / 'beside/previous.dcp'}")
     with overflowing():
         run("half", *HALF)
         run("half_resumed", *HALF, f"resume={out / 'half/previous.dcp'}")
@@ -108,6 +122,13 @@ def test_rolling_back_leaves_out_what_it_should(rolled, skipped, runs):
     assert same_tensors(weights(runs / rolled), weights(runs / skipped))
     assert not same_tensors(weights(runs / rolled), weights(runs / "plain"))
     assert rest(runs / rolled)["step"] == rest(runs / "plain")["step"]
+
+
+def test_what_is_saved_beside_training_is_of_the_moment(runs):
+    """Step 6, the last one, is taken while that of step 5 waits to be written; a run from there ends the same."""
+    assert (rest(runs / "beside", "previous.dcp")["step"], rest(runs / "beside")["step"]) == (5, 6)
+    assert same_tensors(weights(runs / "beside"), weights(runs / "plain"))
+    assert same_tensors(weights(runs / "beside_resumed"), weights(runs / "plain"))
 
 
 def test_half_precision_in_two_processes_is_that_in_one(runs):

@@ -51,13 +51,18 @@ def save(state: State, path: Path, config: dict[str, Any] | None = None, best: b
     Raises:
         OSError: it cannot be written, for want of space for example; the file that was there stays.
     """
-    content = {
+    write(content(state, config), path, best)
+
+
+def content(state: State, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `save` writes; the tensors are those that training changes."""
+    parts = {
         "model": state.model.state_dict(),
         "model_ema": None if state.ema is None else state.ema.module.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         **progress(state, config),
     }
-    write({key: value for key, value in content.items() if value is not None}, path, best)
+    return {key: value for key, value in parts.items() if value is not None}
 
 
 def write(content: dict[str, Any], path: Path, best: bool = False) -> None:

@@ -115,6 +115,7 @@ def train_epoch(
             sums["loss"] += loss * len(images) * state.world.size
             sums["images"] += len(images) * state.world.size
         except FloatingPointError as error:
+            saver.wait()  # a rollback reads the last checkpoint
             recover.leave_out(state, error, saver.out)
             advance(state)
         state.batch += 1

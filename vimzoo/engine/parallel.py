@@ -8,7 +8,7 @@ import operator
 import pickle
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import reduce
 from typing import Any
@@ -33,6 +33,7 @@ class World:
     Attributes:
         rank: 0 writes files and speaks. local_rank: number of its GPU on this machine. size: processes.
         place: where it is, for those that wait for it. store: keys and values that all processes see.
+        group: by which the processes talk; None is the one that training uses.
     """
 
     rank: int = 0
@@ -40,16 +41,21 @@ class World:
     local_rank: int = 0
     place: Place = field(default_factory=Place, compare=False, repr=False)
     store: dist.Store | None = field(default=None, compare=False, repr=False)
+    group: Any = field(default=None, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
         return self.rank == 0
 
+    def beside(self) -> World:
+        """The same processes for another thread, whose messages never mix with those of training; all call it."""
+        return replace(self, place=Place(), group=dist.new_group(backend="gloo") if self.size > 1 else None)
+
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a number over the processes; NaN if one has NaN, so that all of them see it."""
         if self.size > 1:
             self.place.move()
-            dist.all_reduce(value)
+            dist.all_reduce(value, group=self.group)
             value /= self.size
         return value
 
@@ -59,7 +65,7 @@ class World:
             return list(values)
         self.place.move()
         votes = torch.tensor(values)
-        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group)
         return votes.tolist()
 
     def unite(self, marks: Tensor) -> None:
@@ -70,13 +76,13 @@ class World:
         """
         if self.size > 1:
             self.place.move()
-            dist.all_reduce(marks.view(torch.uint8), dist.ReduceOp.MAX)
+            dist.all_reduce(marks.view(torch.uint8), dist.ReduceOp.MAX, group=self.group)
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
             self.place.move()
-            dist.barrier()
+            dist.barrier(group=self.group)
 
     def gather(self, value: Any) -> list[Any]:
         """What every process holds, by rank; tensors come on the CPU."""
@@ -84,7 +90,7 @@ class World:
             return [value]
         self.place.move()
         parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, _on_cpu(value))
+        dist.all_gather_object(parts, _on_cpu(value), group=self.group)
         return parts
 
     def first(self, decide: Callable[[], Any]) -> Any:
@@ -102,7 +108,7 @@ class World:
         if self.size > 1:
             self.place.move()
             sent = [_on_cpu(answer)]
-            dist.broadcast_object_list(sent, src=0, device=torch.device("cpu"))
+            dist.broadcast_object_list(sent, src=0, device=torch.device("cpu"), group=self.group)
             answer = sent[0]
         if isinstance(answer, ValueError | OSError):
             raise answer
@@ -120,11 +126,11 @@ class World:
         parts: list[Any] = [None, None]
         if self.main:
             parts = [_without_tensors(value, tensors), [(part.shape, part.dtype) for part in tensors]]
-        dist.broadcast_object_list(parts, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(parts, src=0, device=torch.device("cpu"), group=self.group)
         if not self.main:
             tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in parts[1]]
         for tensor in tensors:
-            dist.broadcast(tensor.view(-1).view(torch.uint8), src=0)
+            dist.broadcast(tensor.view(-1).view(torch.uint8), src=0, group=self.group)
         return value if self.main else _with_tensors(parts[0], tensors)
 
     def add_up(self, sums: Any) -> None:

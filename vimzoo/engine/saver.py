@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import checkpoint, sharded
+from .beside import Beside, Copies
 from .overrides import quoted
 from .state import State
 
@@ -55,13 +58,24 @@ class Saver:
     _before: dict[int, Any] = field(default_factory=dict)
     _children: Any = None  # what ended processes were met with before
     _pressed: float | None = None  # when Ctrl-C came first
+    _beside: Beside = field(default_factory=Beside)
+    _copies: Copies = field(default_factory=Copies)
+    _parts: sharded.SaverBeside | None = None
 
     def __enter__(self) -> Saver:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
             self._before = {number: signal.signal(number, self._hear) for number in listened_to()}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            print(failure, file=sys.stderr, flush=True)  # another error is on its way to the user
+        if self._parts is not None:
+            self._parts.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._children is not None:
@@ -95,13 +109,20 @@ class Saver:
         by_clock = self.minutes is not None and time.monotonic() - self.saved > 60 * self.minutes
         # A signal that comes meanwhile is heard after the next step, by all
         heard, due = state.world.largest(self.heard, by_steps or by_clock)
-        if heard or due:
-            self.save(state)
+        self._beside.check()
         if heard:
+            self.save(state)
             self.stop(state, heard)
+        if due:
+            self.save_beside(state)
 
     def save(self, state: State, best: bool = False) -> None:
-        """Write last.pt (a sharded run: last.dcp), and before it best.pt if it is the best so far."""
+        """Write last.pt (a sharded run: last.dcp), and before it best.pt if it is the best so far.
+
+        Raises:
+            OSError: it cannot be written, or the one before it could not.
+        """
+        self.wait()
         if state.sharded:
             if best:
                 sharded.save_best(state, self.out / checkpoint.BEST, self.config)
@@ -109,6 +130,29 @@ class Saver:
         elif state.world.main:
             checkpoint.save(state, self.out / checkpoint.LAST, self.config, best)
         self.saved = time.monotonic()
+
+    def save_beside(self, state: State) -> None:
+        """Copy everything and let a thread write the copy, once it has written the one before.
+
+        What it raises is raised after the next step, or by the next that waits. Nothing may be told of this
+        checkpoint before `wait`.
+        """
+        self.wait()
+        if state.sharded:
+            self._parts = self._parts or sharded.SaverBeside(state.world)
+            self._beside.start(self._parts.save(state, self.out / sharded.LAST, self.config))
+        elif state.world.main:
+            content = self._copies.of(checkpoint.content(state, self.config))
+            self._beside.start(partial(checkpoint.write, content, self.out / checkpoint.LAST))
+        self.saved = time.monotonic()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on the disk.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._beside.wait()
 
     def stop_if_heard(self, state: State) -> None:
         """After an epoch, which is saved.

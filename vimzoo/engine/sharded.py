@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import pickle
 import shutil
 import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import staging
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -54,21 +57,60 @@ def save(state: State, path: Path, config: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot be written; the folder that was there stays.
     """
+    temporary, content, rest = _begun(state, path, config)
+    _complete(path, rest, lambda: dcp.save(content, checkpoint_id=temporary), state.world)
+
+
+class SaverBeside:
+    """Saves beside training, in the memory and through the connections that it keeps for that. All processes make one.
+
+    Attributes:
+        world: the processes as the thread that saves talks to them.
+        stager: torch's memory for copies; None in torch 2.8, which takes new memory for each.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world.beside()
+        kept = getattr(staging, "DefaultStager", None)
+        self.stager: Any = kept and kept(staging.StagingOptions(False, False, False, False))  # copies at once
+
+    def save(self, state: State, path: Path, config: dict[str, Any]) -> Callable[[], None]:
+        """Copy everything; what this returns then does the rest of `save`, in another thread."""
+        temporary, content, rest = _begun(state, path, config)
+        memory = {"async_stager": self.stager} if self.stager else {}
+        saving = dcp.async_save(content, checkpoint_id=temporary, process_group=self.world.group, **memory)
+        written: Any = getattr(saving, "upload_completion", saving)  # with some stagers
+        return functools.partial(_complete, path, copy.deepcopy(rest), written.result, self.world)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.stager:
+            self.stager.close()
+
+
+def _begun(state: State, path: Path, config: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Where to write, where nothing is now; what is sharded, and what is not."""
     temporary, moments = path.with_name(path.name + ".tmp"), bool(state.optimizer.state)
     if state.world.main:
         shutil.rmtree(temporary, ignore_errors=True)
     state.world.wait()
-    with _naming(path, temporary, state.world):
-        dcp.save(tensors(state, moments), checkpoint_id=temporary)
-        sums = checksums(temporary, state.world)
-        if state.world.main:
-            rest = {**checkpoint.progress(state, config), "moments": moments, "checksums": sums}
-            if not moments:
-                rest["groups"] = state.optimizer.state_dict()["param_groups"]
-            checkpoint.write(rest, temporary / PROGRESS)
-    if state.world.main:
+    rest = {**checkpoint.progress(state, config), "moments": moments}
+    if not moments:
+        rest["groups"] = state.optimizer.state_dict()["param_groups"]
+    return temporary, tensors(state, moments), rest
+
+
+def _complete(path: Path, rest: dict[str, Any], write: Callable[[], Any], world: World) -> None:
+    """Write the parts, their checksums and the rest, and give the checkpoint its name."""
+    temporary = path.with_name(path.name + ".tmp")
+    with _naming(path, temporary, world):
+        write()
+        sums = checksums(temporary, world)
+        if world.main:
+            checkpoint.write({**rest, "checksums": sums}, temporary / PROGRESS)
+    if world.main:
         checkpoint.give_name(temporary, path)
-    state.world.wait()
+    world.wait()
 
 
 @contextlib.contextmanager
