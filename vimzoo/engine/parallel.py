@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import operator
 import pickle
@@ -273,9 +274,10 @@ def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
     if world.size == 1 or isinstance(model, FSDPModule):
         return model
     devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=False
-    )  # see average_statistics
+    # Buffers are not exchanged, see average_statistics; torch 2.14 has renamed the argument
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(model, device_ids=devices, **{name: False})
 
 
 def average_statistics(model: nn.Module, world: World) -> None:
