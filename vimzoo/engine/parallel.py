@@ -277,7 +277,8 @@ def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
     # Buffers are not exchanged, see average_statistics; torch 2.14 has renamed the argument
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(model, device_ids=devices, **{name: False})
+    options: dict[str, Any] = {"device_ids": devices, name: False}
+    return DistributedDataParallel(model, **options)
 
 
 def average_statistics(model: nn.Module, world: World) -> None:
