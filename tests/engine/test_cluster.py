@@ -11,7 +11,7 @@ import pytest
 
 from vimzoo.data import UsageError
 from vimzoo.engine import cluster
-from vimzoo.engine.cluster import Place, find, first_host, launched
+from vimzoo.engine.cluster import Process, find, first_host, launched
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 QUICK = [
@@ -53,18 +53,18 @@ def started_by_srun(folder: Path, *command: str) -> list[tuple[int, str, str]]:
         env = clean_env(**{**step, "SLURM_PROCID": rank, "SLURM_LOCALID": rank})
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         tasks.append(subprocess.Popen([sys.executable, *command], cwd=folder, env=env, text=True, **pipes))
-    outputs = [task.communicate(timeout=200) for task in tasks]
+    outputs = [task.communicate(timeout=600) for task in tasks]
     return [(task.returncode, *output) for task, output in zip(tasks, outputs, strict=True)]
 
 
 def test_tasks_of_srun_find_each_other():
-    place = find(STEP)
-    assert place == Place("srun", 5, 8, 1, "gpu03", place.port) and place.port in cluster.PORTS
-    assert find({**STEP, "SLURM_PROCID": "0"}).port == place.port
-    assert find({**STEP, "SLURM_STEP_ID": "3"}).port != place.port
-    assert find({**STEP, "SLURM_JOB_ID": "72"}).port != place.port
+    found = find(STEP)
+    assert found == Process("srun", 5, 8, 1, "gpu03", found.port) and found.port in cluster.PORTS
+    assert find({**STEP, "SLURM_PROCID": "0"}).port == found.port
+    assert find({**STEP, "SLURM_STEP_ID": "3"}).port != found.port
+    assert find({**STEP, "SLURM_JOB_ID": "72"}).port != found.port
     step = {**STEP, "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NODELIST": "cpu1,gpu[03-06]"}
-    assert find(step) == Place("srun", 5, 6, 1, "cpu1", place.port)  # of the step, not of the job
+    assert find(step) == Process("srun", 5, 6, 1, "cpu1", found.port)  # of the step, not of the job
     chosen = find({**step, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4711"})
     assert (chosen.address, chosen.port) == ("10.0.0.1", 4711)
     assert find({**step, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
@@ -98,13 +98,13 @@ def test_the_first_host(nodes, host):
 def test_other_launchers():
     meet = {"MASTER_ADDR": "host", "MASTER_PORT": "29500"}
     torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", **meet}
-    assert find({**STEP, **torchrun}) == Place("torchrun", 3, 4, 1, "host", 29500)
+    assert find({**STEP, **torchrun}) == Process("torchrun", 3, 4, 1, "host", 29500)
     assert find({**torchrun, "RANK": "0", "WORLD_SIZE": "1"}).size == 1
     local = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_NTASKS": "2", "SUBMITIT_LOCAL_JOB_ID": "9"}
-    place = find({**local, "SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_LOCALID": "1"})
-    assert place == Place("submitit", 1, 2, 1, "localhost", place.port)
+    found = find({**local, "SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_LOCALID": "1"})
+    assert found == Process("submitit", 1, 2, 1, "localhost", found.port)
     mpi = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
-    assert find({**mpi, **meet}) == Place("mpirun (Open MPI)", 1, 2, 0, "host", 29500)
+    assert find({**mpi, **meet}) == Process("mpirun (Open MPI)", 1, 2, 0, "host", 29500)
     # mpirun has started one daemon on each of eight machines by srun, and sixteen processes by these
     assert find({**STEP, "SLURM_STEP_NUM_TASKS": "8", "PMI_RANK": "9", "PMI_SIZE": "16", **meet}).rank == 9
     by_srun = {"SLURM_STEP_NUM_TASKS": "8", "PMI_RANK": "5", "PMI_SIZE": "8"}

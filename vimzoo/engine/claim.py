@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +28,12 @@ NO_LOCKS = {
 
 
 @contextlib.contextmanager
-def claimed(out: Path, asked: str | None = None, named: bool = True) -> Iterator[Path]:
+def claimed(
+    out: Path,
+    asked: str | None = None,
+    named: bool = True,
+    own: Callable[[Path], bool] = lambda _: False,
+) -> Iterator[Path]:
     """A folder that is this run's alone until the end of the block; it is made here, and taken away if it stays empty.
 
     The claim is a file, locked by the system, which knows whether its owner is alive, on other machines too. A file
@@ -38,6 +43,7 @@ def claimed(out: Path, asked: str | None = None, named: bool = True) -> Iterator
         out: the folder.
         asked: the setting ``resume``: a run may go on in its own folder.
         named: whether the user gave that name. If not, and it is taken, the run gets the next one: ``NAME_2``.
+        own: whether this run goes on with the one in a folder, whatever ``asked`` is.
 
     Raises:
         UsageError: another run writes there, or has written there and it is not the one to go on with.
@@ -48,7 +54,7 @@ def claimed(out: Path, asked: str | None = None, named: bool = True) -> Iterator
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with _alone(folder):
-                resume.find(asked, folder)
+                resume.find("auto" if own(folder) else asked, folder)
                 yield folder
             return
         except resume.Taken:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -69,6 +70,7 @@ def main() -> None:
     if sys.version_info >= (3, 14) and hydra.__version__.startswith("1.3."):
         sys.exit("error: Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11, 3.12 or 3.13")
     from ..commands import INTERRUPTED, listen
+    from .job import job_name
     from .output import patient
     from .overrides import unreadable
     from .words import for_hydra
@@ -78,6 +80,10 @@ def main() -> None:
     several = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in sys.argv)
     if problem := unreadable(sys.argv[1:], multirun=several):
         sys.exit(f"error: {problem}")
+
+    os.environ.pop("VIMZOO_JOB", None)
+    if job := job_name(os.environ):
+        os.environ["VIMZOO_JOB"] = job  # for hydra.run.dir
 
     @hydra.main(**hydra_options(), config_path=str(config_dir()), config_name="train")
     def run(cfg: DictConfig) -> float:

@@ -32,7 +32,7 @@ MPI = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Process:
     """This process among those of one run; ``address`` and ``port`` are where process 0 listens."""
 
     launcher: str
@@ -56,27 +56,27 @@ def launched(minutes: float | None = None) -> Iterator[World]:
     Raises:
         UsageError: the launcher did not say how to find the others, or they did not come.
     """
-    place = find(os.environ)
-    if place is None:
+    process = find(os.environ)
+    if process is None:
         _hint(os.environ)
         yield World()
         return
-    minutes, torchrun = minutes or MINUTES, place.launcher == "torchrun"
+    minutes, torchrun = minutes or MINUTES, process.launcher == "torchrun"
     # torchrun has a store of its own, which env:// finds
-    meet = "env://" if torchrun else f"tcp://{place.address}:{place.port}"
-    local_rank = place.local_rank
+    meet = "env://" if torchrun else f"tcp://{process.address}:{process.port}"
+    local_rank = process.local_rank
     if torch.cuda.is_available() and not torchrun:  # a task may see no GPU but its own
         local_rank %= torch.cuda.device_count()
-    waiting = threading.Timer(SAY_SO, _say_waiting, [place])
+    waiting = threading.Timer(SAY_SO, _say_waiting, [process])
     waiting.daemon = True
     waiting.start()
     with contextlib.ExitStack() as stack:
         try:
-            world = stack.enter_context(joined(place.rank, place.size, local_rank, meet, minutes))
+            world = stack.enter_context(joined(process.rank, process.size, local_rank, meet, minutes))
         except RuntimeError as error:  # torch's and gloo's, for a connection that fails or takes too long
             raise UsageError(
-                f"{place}: could not meet the others at {place.address}:{place.port} ({_first_line(error)}); "
-                f"expected all {place.size} processes to run within run.timeout={minutes:g} minutes, and "
+                f"{process}: could not meet the others at {process.address}:{process.port} ({_first_line(error)}); "
+                f"expected all {process.size} processes to run within run.timeout={minutes:g} minutes, and "
                 f"{ADDRESS}, {PORT} to be where process 0 can listen and every machine can connect"
             ) from error
         finally:
@@ -84,18 +84,23 @@ def launched(minutes: float | None = None) -> Iterator[World]:
         yield world
 
 
-def find(env: Mapping[str, str]) -> Place | None:
+def by_launcher(env: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process, be it alone; not a shell, in which a person did."""
+    step = _is_task(env) and "SLURM_PTY_PORT" not in env
+    return step or "RANK" in env or "SUBMITIT_EXECUTOR" in env
+
+
+def find(env: Mapping[str, str]) -> Process | None:
     """Where the launcher's variables put this process; None for one that is a run of its own.
 
     Raises:
         UsageError: there are several processes, but not how to find the others.
     """
     if "RANK" in env:
-        return _place("torchrun", TORCHRUN, env)
+        return _process("torchrun", TORCHRUN, env)
     if env.get("SUBMITIT_EXECUTOR") == "local":
         return _several("submitit", SUBMITIT, env, "localhost", env.get("SUBMITIT_LOCAL_JOB_ID", ""))
-    step = env.get("SLURM_STEP_ID", "")
-    task = step.isdigit() and int(step) < REAL_STEPS
+    task = _is_task(env)
     for launcher, names in MPI.items():
         # srun may set these, too; and mpirun may start its daemons by srun, of other numbers than its processes
         if names[0] in env and not (task and env.get(names[1]) == env.get(SRUN[1])):
@@ -104,20 +109,28 @@ def find(env: Mapping[str, str]) -> Place | None:
         return None
     names = SRUN if SRUN[1] in env else (SRUN[0], "SLURM_NTASKS", SRUN[2])
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
-    return _several("srun", names, env, first_host(nodes), f"{env.get('SLURM_JOB_ID')}.{step}")
+    return _several(
+        "srun", names, env, first_host(nodes), f"{env.get('SLURM_JOB_ID')}.{env['SLURM_STEP_ID']}"
+    )
+
+
+def _is_task(env: Mapping[str, str]) -> bool:
+    """Whether srun started this process; a batch script and an interactive shell see most of its variables too."""
+    step = env.get("SLURM_STEP_ID", "")
+    return step.isdigit() and int(step) < REAL_STEPS
 
 
 def _several(
     launcher: str, names: tuple[str, str, str], env: Mapping[str, str], address: str = "", job: str = ""
-) -> Place | None:
-    """As `_place`, but None for one process alone; ``job``, which all processes know, gives a port."""
+) -> Process | None:
+    """As `_process`, but None for one process alone; ``job``, which all processes know, gives a port."""
     if env.get(names[1]) == "1":
         return None
     port = str(PORTS[zlib.crc32(job.encode()) % len(PORTS)]) if job else ""
-    return _place(launcher, names, {ADDRESS: address, PORT: port, **env})
+    return _process(launcher, names, {ADDRESS: address, PORT: port, **env})
 
 
-def _place(launcher: str, names: tuple[str, str, str], env: Mapping[str, str]) -> Place:
+def _process(launcher: str, names: tuple[str, str, str], env: Mapping[str, str]) -> Process:
     rank, size, local_rank = names
     wrong = {name: not env.get(name, "").isdigit() for name in (rank, size)}
     wrong |= {ADDRESS: not env.get(ADDRESS), PORT: not env.get(PORT, "").isdigit()}
@@ -133,7 +146,7 @@ def _place(launcher: str, names: tuple[str, str, str], env: Mapping[str, str]) -
         )
         raise UsageError(f"{rank}={env.get(rank)} is set without {', '.join(missing)}; {how}")
     local = env.get(local_rank, env[rank])
-    return Place(launcher, int(env[rank]), int(env[size]), int(local), env[ADDRESS], int(env[PORT]))
+    return Process(launcher, int(env[rank]), int(env[size]), int(local), env[ADDRESS], int(env[PORT]))
 
 
 def first_host(nodes: str) -> str:
@@ -153,8 +166,10 @@ def _hint(env: Mapping[str, str]) -> None:
         )
 
 
-def _say_waiting(place: Place) -> None:
-    print(f"{place}: waiting for the others at {place.address}:{place.port}", file=sys.stderr, flush=True)
+def _say_waiting(process: Process) -> None:
+    print(
+        f"{process}: waiting for the others at {process.address}:{process.port}", file=sys.stderr, flush=True
+    )
 
 
 def _first_line(error: Exception) -> str:

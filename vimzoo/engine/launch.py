@@ -15,7 +15,7 @@ import torch.distributed as dist
 import yaml
 
 from ..data import BucketBatches, Splits, StageBatches, UsageError, closing, eval_loader, sample, train_loader
-from . import export, report, resume
+from . import export, report, restart, resume
 from .agree import check_data, check_folder
 from .build import build_data, build_state
 from .check import check_run
@@ -26,7 +26,7 @@ from .drawing import drawn
 from .loop import evaluate, fit, seed_everything
 from .output import patient
 from .parallel import World
-from .saver import Saver
+from .saver import Saver, Stopped
 from .spawn import spawn
 from .state import State
 from .track import open_tracker
@@ -70,14 +70,29 @@ def launch(
             raise UsageError(
                 f"devices={cfg['devices']}: {world.size} processes were started; expected no such word"
             )
-        folder = world.first(lambda: stack.enter_context(claimed(out, cfg["resume"], named)))
+
+        def own(folder: Path) -> bool:
+            return "resume=null" not in overrides and restart.is_own(cfg, folder)
+
+        def claim() -> tuple[Path, str | None]:
+            folder = stack.enter_context(claimed(out, cfg["resume"], named, own))
+            return folder, "auto" if own(folder) else cfg["resume"]
+
+        folder, asked = world.first(claim)
         check_folder(world, folder, cfg["run"]["parallel"])
         if folder != out:  # named by the second that this process began in
             with contextlib.suppress(OSError):
                 out.rmdir()
-        if cfg["devices"] > 1 and not dist.is_initialized():
-            return spawn(work, cfg, folder, overrides)
-        return work(cfg, folder, overrides, world)
+        while True:
+            asked_now = {**cfg, "resume": asked}
+            try:
+                if cfg["devices"] > 1 and not dist.is_initialized():
+                    return spawn(work, asked_now, folder, overrides)
+                return work(asked_now, folder, overrides, world)
+            except Stopped as stop:
+                if not restart.launcher_goes_on(stop, world):
+                    raise
+                asked = "auto"
 
 
 def work(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import operator
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -155,6 +156,8 @@ def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MI
         backend = "cpu:gloo,cuda:nccl"
     store, _, _ = next(dist.rendezvous(meet, rank, size, timeout=timeout))
     store.set_timeout(timeout)
+    # Workers that torchrun has restarted find the addresses of those before them in its store
+    store = dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     notes = dist.PrefixStore("vimzoo", store)
     world = World(rank, size, local_rank, store=notes)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)

@@ -19,7 +19,9 @@ from .state import State
 
 AGAIN = 2.0  # seconds after which a second Ctrl-C is meant; launchers repeat at once what a terminal has sent to all
 SIGNALS = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
 ]
 
 
@@ -54,7 +56,9 @@ class Saver:
     steps: int | None = None
     minutes: float | None = None
     heard: int = 0  # number of the signal that came
+    stopped: int = 0  # and of the one that ended the run
     saved: float = field(default_factory=time.monotonic)
+    _asked: set[int] = field(default_factory=set)  # all that came
     _before: dict[int, Any] = field(default_factory=dict)
     _children: Any = None  # what ended processes were met with before
     _pressed: float | None = None  # when Ctrl-C came first
@@ -67,7 +71,7 @@ class Saver:
             self._before = {number: signal.signal(number, self._hear) for number in listened_to()}
         return self
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         try:
             self.wait()
         except Exception as failure:
@@ -76,11 +80,16 @@ class Saver:
             print(failure, file=sys.stderr, flush=True)  # another error is on its way to the user
         if self._parts is not None:
             self._parts.close()
-        for number, handler in self._before.items():
+        before, self._before = self._before, {}
+        for number, handler in before.items():
             signal.signal(number, handler)
         if self._children is not None:
             signal.signal(signal.SIGCHLD, self._children)
-        self._before, self._children = {}, None
+        self._children = None
+        if kind in (None, Stopped):  # SIGUSR2 may have come while SIGTERM was answered, or in the last epoch
+            for number in self._asked - {self.stopped, signal.SIGINT}:
+                if callable(before[number]):
+                    signal.raise_signal(number)
 
     def _hear(self, number: int, _frame: object) -> None:
         """Remember the signal; only a second Ctrl-C, some time after the first, does what it did before.
@@ -89,6 +98,7 @@ class Saver:
         started them.
         """
         self.heard = number
+        self._asked.add(number)
         if self._children is None and hasattr(signal, "SIGCHLD"):
             # The same signal may end loader processes; torch would raise that, even amid the saving
             self._children = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -172,6 +182,7 @@ class Saver:
         """Raise ``Stopped``, saying how to go on; once all is written, because the first process that ends takes
         the others with it.
         """
+        self.stopped = number
         state.world.wait()
         resume = shlex.quote(quoted("resume", str(self.last(state))))
         raise Stopped(

@@ -52,7 +52,7 @@ def _once(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) 
             _child, arguments, nprocs=cfg["devices"], join=False, start_method="spawn"
         )
         failure: Any = None
-        with _passing_signals_on(processes.pids()[0]):
+        with _passing_signals_on(processes.pids()[0]) as passed:
             try:
                 while not processes.join():
                     pass
@@ -71,6 +71,8 @@ def _once(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) 
         raise found[0]
     if killed == "SIGINT" or failure is None:  # Ctrl-C came before the processes listened
         raise KeyboardInterrupt
+    if killed in [signal.Signals(number).name for number in passed]:
+        raise Stopped(f"stopped by {killed} before the first step", passed[-1])
     if killed:
         raise ProcessLost(
             f"process {failure.error_index} of {cfg['devices']} was ended by {killed}"
@@ -106,13 +108,15 @@ def _child(
 
 
 @contextlib.contextmanager
-def _passing_signals_on(pid: int) -> Iterator[None]:
-    """Hand signals to the first process; a terminal's Ctrl-C reaches all of them by itself."""
+def _passing_signals_on(pid: int) -> Iterator[list[int]]:
+    """Hand signals to the first process, and list them; a terminal's Ctrl-C reaches all of them by itself."""
+    passed: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield passed
         return
 
     def pass_on(number: int, _frame: object) -> None:
+        passed.append(number)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -120,7 +124,7 @@ def _passing_signals_on(pid: int) -> Iterator[None]:
     handlers[signal.SIGINT] = lambda *_: None
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

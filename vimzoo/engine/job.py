@@ -1,0 +1,20 @@
+"""What a cluster calls the job that this process belongs to."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+
+
+def job_name(env: Mapping[str, str]) -> str | None:
+    """A name for the folder of a job that may be started again, the same each time; None for other processes."""
+    if "SLURM_JOB_ID" in env and env.get("ENVIRONMENT") == "BATCH":
+        return f"slurm/{env['SLURM_JOB_ID']}"
+    if env.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return None
+    run = env.get("TORCHELASTIC_RUN_ID", "none")
+    if run == "none":  # torchrun was given no --rdzv-id; its process, which starts this one, stays
+        run = f"{socket.gethostname()}-{os.getppid()}"
+    return "torchrun/" + re.sub(r"[^\w.-]", "_", run)
