@@ -8,6 +8,7 @@ is short. Commands of make are looked at rather than run.
 
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -206,7 +207,7 @@ def check_eval(command: str, workplace: Path) -> None:
         return
     if not list(workplace.glob("outputs/*/*/metrics.json")):
         check_training("python train.py model=vim_tiny_patch16_224 data=folder data.root=photos", workplace)
-    assert "top1" in run(command, workplace).splitlines()[0]
+    assert "top1" in run(command, workplace)
 
 
 def check_doctor(command: str, workplace: Path) -> None:
@@ -270,6 +271,18 @@ def check_predict(command: str, workplace: Path) -> None:
     assert run(command, workplace).count(".jpg  ") == 24
 
 
+def check_torchrun(command: str, workplace: Path) -> None:
+    """In two processes, as the same command in one."""
+    command = command.partition(" '>' ")[0].replace("--nproc-per-node 4", "--standalone --nproc-per-node 2")
+    if "vimzoo.predict" in command:
+        assert len([json.loads(line) for line in run(command, workplace).splitlines()]) == 24
+    elif "vimzoo.restore" in command:
+        place = tempfile.mkdtemp(dir=workplace)
+        check_restore(command.replace(" restored ", f" {place}/restored "), workplace)
+    else:
+        check_eval(command.replace(" outputs/DATE/TIME", ""), workplace)
+
+
 CHECKS = {
     "make bench": check_make,
     "make docs": check_make,
@@ -286,6 +299,7 @@ CHECKS = {
     "python -m vimzoo.restore": check_restore,
     "python -m torch.distributed.checkpoint.format_utils": check_whole,
     "python train.py": check_training,
+    "torchrun": check_torchrun,
 }
 
 
