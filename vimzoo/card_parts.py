@@ -124,7 +124,7 @@ def comparison(results: Mapping[str, Mapping[str, Any]], columns: Sequence[str])
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
 
 
 def millions(count: int) -> str:
