@@ -17,7 +17,7 @@ import timm
 import torch
 
 import vimzoo
-from vimzoo.ops import native
+from vimzoo.ops.runtime import native
 
 CORES = torch.get_num_threads()
 RESULTS = Path(__file__).resolve().parent / "results"

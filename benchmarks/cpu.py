@@ -23,7 +23,8 @@ from compositions import layer_inputs, unfused
 from torch import Tensor
 
 import vimzoo
-from vimzoo.ops import BIDIRECTIONAL, CROSS, native, scan_paths, selective_scan
+from vimzoo.ops import BIDIRECTIONAL, CROSS, scan_paths, selective_scan
+from vimzoo.ops.runtime import native
 
 # name: batch, channels, length, states, groups, gate
 SCANS = {

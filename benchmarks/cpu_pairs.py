@@ -21,9 +21,9 @@ from common import run_parts, table, write
 from PIL import Image
 
 from vimzoo.data import degraded_folder, paired_folder
-from vimzoo.data.degradations import Degradation, Window, imresize, to_image
-from vimzoo.data.pairs import image_size
-from vimzoo.data.photos import photo_files
+from vimzoo.data.pairs.crops import image_size
+from vimzoo.data.pairs.degradations import Degradation, Window, imresize, to_image
+from vimzoo.data.pairs.photos import photo_files
 from vimzoo.metrics import to_8bit
 
 HEIGHT, WIDTH = 1356, 2040

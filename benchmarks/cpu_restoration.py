@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vimzoo.compat import mambair
-from vimzoo.data.photos import photo_files
+from vimzoo.data.pairs.photos import photo_files
 from vimzoo.layers.ssm import SelectiveSSM, decay_rates
 from vimzoo.ops import use_backend
 

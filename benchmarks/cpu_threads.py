@@ -20,8 +20,9 @@ from common import CORES, measure, run_parts, table, write
 
 import vimzoo  # noqa: F401  registers the models
 from vimzoo.models.threads import multiply_adds
-from vimzoo.ops import scan_paths, threads
-from vimzoo.ops.scan_path import BIDIRECTIONAL
+from vimzoo.ops import scan_paths
+from vimzoo.ops.paths.path import BIDIRECTIONAL
+from vimzoo.ops.runtime import threads
 
 CALLS = 100
 MODELS = (("test_vim", 64), ("test_vmamba", 64), ("test_mambair", 32))

@@ -22,8 +22,8 @@ from vimzoo import exporters
 from vimzoo.data import eval_loader
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
+from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.finished import best_model, run_settings
-from vimzoo.engine.words import composed_settings
 from vimzoo.export import export
 
 Run = Callable[[Tensor], Tensor]

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vimzoo.models.checkpoint_reader import CheckpointError, read_checkpoint
+from vimzoo.models.weights.reader import CheckpointError, read_checkpoint
 from vimzoo.ops import CROSS, BackendError, add_norm, causal_conv1d, scan_paths, selective_scan
 from vimzoo.restoration import PictureError, read_picture
 
@@ -168,8 +168,8 @@ READERS: dict[str, tuple[Callable[[], Iterator[tuple[str, bytes]]], Callable[[Pa
     "picture": (picture_files, lambda path: read_picture(path, max_pixels=10_000_000)),
 }
 GUIDES = (
-    "vimzoo.models.checkpoint_reader", "vimzoo.restoration.files", "vimzoo.restoration.deep",
-    "vimzoo.restoration.exif", "torch._weights_only_unpickler", "PIL.PngImagePlugin", "PIL.JpegImagePlugin",
+    "vimzoo.models.weights.reader", "vimzoo.restoration.pictures.files", "vimzoo.restoration.pictures.deep",
+    "vimzoo.restoration.pictures.exif", "torch._weights_only_unpickler", "PIL.PngImagePlugin", "PIL.JpegImagePlugin",
     "PIL.TiffImagePlugin", "PIL.Image",
 )  # fmt: skip
 """Modules whose branches guide atheris."""

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from gpu_shapes import Ceilings
 
-from vimzoo.ops import backends, cuda_backend, mamba_ssm_backend, triton_backend
+from vimzoo.ops.runtime import backends, cuda_backend, triton_backend
+from vimzoo.ops.scan import mamba_ssm_backend
 
 Calls = dict[str, Callable[[], Any]]
 Row = dict[str, Any]

@@ -11,7 +11,8 @@ from gpu_bench import Bench, Calls, Row, attempt, our_backends, without_gradient
 from gpu_shapes import Ceilings, Layer, counted_slots
 from torch import Tensor
 
-from vimzoo.ops import causal_conv1d, mamba_ssm_backend, scan_paths
+from vimzoo.ops import causal_conv1d, scan_paths
+from vimzoo.ops.scan import mamba_ssm_backend
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Of the largest true value, for outputs and every gradient."""

@@ -10,7 +10,8 @@ import sass_records
 import torch
 from compositions import Inputs, layer_inputs
 
-from vimzoo.ops import BIDIRECTIONAL, CROSS, nvrtc
+from vimzoo.ops import BIDIRECTIONAL, CROSS
+from vimzoo.ops.runtime import nvrtc
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ import torch
 from common import table, write
 from torch import Tensor
 
-from vimzoo.data.degradations import imresize
-from vimzoo.data.photos import PHOTOS
+from vimzoo.data.pairs.degradations import imresize
+from vimzoo.data.pairs.photos import PHOTOS
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
+from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.finished import best_model
-from vimzoo.engine.restore_task import measured
-from vimzoo.engine.words import composed_settings
+from vimzoo.engine.tasks.restoration import measured
 
 Restore = Callable[[Tensor], Tensor]
 

@@ -23,7 +23,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from vimzoo.ops import BIDIRECTIONAL, CROSS, scan_paths, triton_backend
+from vimzoo.ops import BIDIRECTIONAL, CROSS, scan_paths
+from vimzoo.ops.runtime import triton_backend
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),

@@ -19,14 +19,14 @@ import torch
 from common import table, write
 from torch import Tensor
 
-from vimzoo.engine import checkpoint, sharded
-from vimzoo.engine.beside import Copies
 from vimzoo.engine.build import build_data, build_state
-from vimzoo.engine.parallel import World
-from vimzoo.engine.saver import Saver
-from vimzoo.engine.spawn import spawn
+from vimzoo.engine.checkpoints import checkpoint, sharded
+from vimzoo.engine.checkpoints.background import Copies
+from vimzoo.engine.checkpoints.saver import Saver
+from vimzoo.engine.configuration.words import composed_settings
+from vimzoo.engine.processes.parallel import World
+from vimzoo.engine.processes.spawn import spawn
 from vimzoo.engine.state import State
-from vimzoo.engine.words import composed_settings
 
 # Vim-B cut to 60.3 million parameters: weights, average and both moments are 0.96 GB in float32
 MODELS = {

@@ -26,8 +26,8 @@ from common import table, write
 from PIL import Image
 
 from vimzoo.data import closing, shards, train_loader
-from vimzoo.data.decode import read_image
-from vimzoo.data.photos import photo_files
+from vimzoo.data.images.decode import read_image
+from vimzoo.data.pairs.photos import photo_files
 
 try:
     import webdataset

@@ -23,10 +23,10 @@ from torch import nn
 
 from vimzoo.data import image_folder, train_loader
 from vimzoo.engine.build import build_data, build_state
+from vimzoo.engine.checkpoints.saver import Saver
+from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.loop import train_epoch
-from vimzoo.engine.saver import Saver
 from vimzoo.engine.state import State, no_sums
-from vimzoo.engine.words import composed_settings
 
 STEPS = 10
 

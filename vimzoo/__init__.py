@@ -13,7 +13,7 @@ if (
 ) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from . import ops
+from vimzoo import ops
 
 __all__ = ["CheckpointError", "load_checkpoint", "load_restoration", "models", "ops"]
 __version__ = "0.1.0"
@@ -36,5 +36,6 @@ except Exception as error:  # a torchvision made for another torch stops it with
             raise ImportError(f"vimzoo.{name}: {_timm_problem}; see python -m vimzoo.doctor")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 else:
-    from . import models
+    from vimzoo import models
+
     from .models import CheckpointError, load_checkpoint, load_restoration

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from vimzoo.ops.flops import papers_flops
+from .ops.runtime.flops import papers_flops
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vimzoo import restoration_cards, version_cards
-from vimzoo.card_parts import (
+
+from .card_parts import (
     comparison,
     errors,
     giga,
@@ -27,10 +28,10 @@ from vimzoo.card_parts import (
     size_of,
     table,
 )
-from vimzoo.commands import run_command
-from vimzoo.models.facts import ModelFacts
-from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES
-from vimzoo.models.vmamba import VMAMBA_FACTS
+from .commands import run_command
+from .models.facts import ModelFacts
+from .models.vim import VIM_FACTS, VIM_LONG_NAMES
+from .models.vmamba import VMAMBA_FACTS
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES: dict[str, tuple[Mapping[str, ModelFacts], Mapping[str, str | None]]] = {

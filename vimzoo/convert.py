@@ -21,16 +21,17 @@ import timm
 import torch
 from torch import nn
 
-from . import __version__
+from vimzoo import __version__
+
 from .cards import FAMILIES
 from .commands import run_command
 from .models import CheckpointError, load_checkpoint
 from .models._timm import generate_readme
-from .models.checkpoint_reader import read_tensors
 from .models.facts import ModelFacts
-from .models.mambair_facts import MAMBAIR_FACTS, RestorationFacts
-from .models.mambair_infer import restoration_options
+from .models.mambair.facts import MAMBAIR_FACTS, RestorationFacts
+from .models.mambair.infer import restoration_options
 from .models.restoration_base import RestorationModel
+from .models.weights.reader import read_tensors
 
 Facts = ModelFacts | RestorationFacts
 FACTS: dict[str, Facts] = {

@@ -21,7 +21,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from .commands import run_command
-from .data.decode import DAMAGED, MODES, read_image
+from .data.images.decode import DAMAGED, MODES, read_image
 from .engine.classes import file_options
 from .models import load_restoration
 from .ops import BIDIRECTIONAL, ScanPath

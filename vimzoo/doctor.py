@@ -19,19 +19,14 @@ from typing import Any
 
 import torch
 
-from . import __version__
+from vimzoo import __version__
+
 from .commands import run_command
-from .ops import (
-    BIDIRECTIONAL,
-    backends,
-    cuda_backend,
-    mamba_ssm_backend,
-    native,
-    scan_paths,
-    triton_backend,
-)
-from .ops.shortfalls import Shortfall, shortfalls
-from .ops.threads import counted
+from .ops import BIDIRECTIONAL, scan_paths
+from .ops.runtime import backends, cuda_backend, native, triton_backend
+from .ops.runtime.shortfalls import Shortfall, shortfalls
+from .ops.runtime.threads import counted
+from .ops.scan import mamba_ssm_backend
 
 LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
 GPU_BACKENDS = ("triton", "cuda", "mamba_ssm")

@@ -22,19 +22,21 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .commands import run_command, slow_half
-from .data import Splits, UsageError, closing, eval_loader, sample
+from .data import Splits, closing, eval_loader, sample
 from .engine import classes, evaluate
-from .engine.agree import check_data
 from .engine.build import build_data, pick_device
-from .engine.check import AMP, check_run
-from .engine.drawing import drawn
+from .engine.checkpoints.remembered import trained_on
+from .engine.configuration.check import AMP, check_run
+from .engine.configuration.words import composed_settings
 from .engine.finished import best_model, newest_run, run_settings
 from .engine.loop import seed_everything
-from .engine.parallel import World
-from .engine.remembered import trained_on
-from .engine.sharing import in_turn, shared_command
-from .engine.tasks import Task, find_task
-from .engine.words import composed_settings
+from .engine.processes.agree import check_data
+from .engine.processes.parallel import World
+from .engine.processes.sharing import in_turn, shared_command
+from .engine.reports.drawing import drawn
+from .engine.task import Task
+from .engine.tasks import find_task
+from .errors import UsageError
 
 EXAMPLES = """examples:
   python -m vimzoo.eval                                     the newest run below outputs/, on its test images

@@ -22,9 +22,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from . import exporters
+from vimzoo import exporters
+
 from .commands import run_command
-from .ops.threads import counted
+from .ops.runtime.threads import counted
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "torchscript": ".ts"}
 """Format -> how its files are called."""

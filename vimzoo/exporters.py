@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from .layers.linear import with_fast_linears
-from .ops.lowering import DECOMPOSITIONS
+from .ops.scan.lowering import DECOMPOSITIONS
 
 METADATA = "model.json"
 """Name under which a file carries what its user needs to know: input size, normalisation, scale."""

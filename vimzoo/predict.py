@@ -22,15 +22,15 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import nn
 
 from .commands import run_command
-from .data import UsageError
-from .data.decode import DAMAGED, MODES, read_image
-from .data.files import find_pictures
+from .data.images.decode import DAMAGED, MODES, read_image
+from .data.images.files import find_pictures
 from .engine.build import pick_device
 from .engine.classes import file_options
 from .engine.create import create_model
 from .engine.finished import newest_run
-from .engine.parallel import World
-from .engine.sharing import in_turn, share, shared_command
+from .engine.processes.parallel import World
+from .engine.processes.sharing import in_turn, share, shared_command
+from .errors import UsageError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,7 +125,7 @@ def predictions(
     Images are prepared as the model's weights want them, and turned ``upright`` as their EXIF orientation says.
 
     Args:
-        shared: ``map``, or what divides the batches over processes as `vimzoo.engine.sharing.share` does.
+        shared: ``map``, or what divides the batches over processes as `vimzoo.engine.processes.sharing.share` does.
     """
     names, inputs = class_names(model), resolve_model_data_config(model)
     transform = create_transform(**inputs, is_training=False)

@@ -7,8 +7,8 @@ from dataclasses import astuple
 from functools import cache
 from typing import Any
 
-from vimzoo.card_parts import Size, errors, giga, millions, size_of, table
-from vimzoo.models.mambair_facts import HUB, MAMBAIR_FACTS, ORIGIN, PAPERS, RestorationFacts, Scores
+from .card_parts import Size, errors, giga, millions, size_of, table
+from .models.mambair.facts import HUB, MAMBAIR_FACTS, ORIGIN, PAPERS, RestorationFacts, Scores
 
 RESULT = (720, 1280)  # height and width that published operation counts are for
 ParityOf = Callable[[str], Mapping[str, Any] | None]

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from .commands import INTERRUPTED, run_command, slow_half
-from .data import UsageError
-from .engine.parallel import World
-from .engine.sharing import in_turn, share, shared_command
+from .engine.processes.parallel import World
+from .engine.processes.sharing import in_turn, share, shared_command
+from .errors import UsageError
 
 if TYPE_CHECKING:
     from .models.restoration_base import RestorationModel

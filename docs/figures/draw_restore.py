@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from vimzoo.engine.build import build_data
 from vimzoo.engine.finished import best_model, run_settings
-from vimzoo.engine.restore_task import measured
+from vimzoo.engine.tasks.restoration import measured
 from vimzoo.metrics import to_8bit
 
 HERE = Path(__file__).resolve().parent

@@ -18,7 +18,7 @@ import torch
 
 from vimzoo.layers import SelectiveSSM
 from vimzoo.ops import BIDIRECTIONAL, CROSS, ScanPath
-from vimzoo.ops.scan_path import ATROUS, SNAKES, pad_paths, path_arguments
+from vimzoo.ops.paths.path import ATROUS, SNAKES, pad_paths, path_arguments
 from vimzoo.plots import draw_path
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@
 
 #define MOST_TAPS 16
 
-/* Field order is that of CausalConvArgs in vimzoo/ops/native.py. */
+/* Field order is that of CausalConvArgs in vimzoo/ops/runtime/native.py. */
 typedef struct {
     int64_t batch, length, channels, directions, taps, silu, dtype, threads, batch_groups;
     const char *x;

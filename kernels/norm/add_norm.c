@@ -3,7 +3,7 @@
 
 #include "../selective_scan/task.h"
 
-/* Field order is that of AddNormArgs in vimzoo/ops/native.py. Rows are dense. */
+/* Field order is that of AddNormArgs in vimzoo/ops/runtime/native.py. Rows are dense. */
 typedef struct {
     int64_t rows, channels, rms, threads, row_groups, x_dtype, residual_dtype, kept_dtype;
     const char *x;

@@ -5,7 +5,7 @@
 //   DTYPE          of activations: 0 float32, 1 bfloat16, 2 float16; ROW_DTYPE of rows, or of B and C
 //   SOFTPLUS       whether the step size passes it; GATED: whether there is a z; TABLE: whether paths come as one
 //   OUTPUT         of the forward pass, and the gradient's order in the backward pass: see below; DX_WIDE
-// "arguments.cuh" is generated from the field names in vimzoo/ops/cuda_scans.py: one struct of 64-bit integers and
+// "arguments.cuh" is generated from the field names in vimzoo/ops/scan/cuda_scans.py: one struct of 64-bit integers and
 // addresses for all kernels. Strides are in items.
 #pragma once
 #include "arguments.cuh"
@@ -15,7 +15,7 @@ using i64 = long long;
 constexpr int N = STATES, R = RANK;
 constexpr int COLUMNS = R + 2 * N;           // of a row; without R, of B and C together
 constexpr int ROW = (COLUMNS + 3) / 4 * 4;   // floats of a row in shared memory: rows start at multiples of 16 bytes
-constexpr int CHUNK = 32;                    // steps between saved states, as vimzoo/ops/native.py has it
+constexpr int CHUNK = 32;                    // steps between saved states, as vimzoo/ops/runtime/native.py has it
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
 enum {

@@ -25,7 +25,7 @@ struct Room {
     float sums[2][WARPS][STRETCH][COLUMNS];  // twice, so that a stretch can be summed while the next one is swept
     float w[W_SHARED ? R : 1][BLOCK], sum_w[W_SHARED ? R : 1][BLOCK];
 };
-static_assert(sizeof(Room) == SHARED_BYTES, "as vimzoo/ops/cuda_scans.py reckons");
+static_assert(sizeof(Room) == SHARED_BYTES, "as vimzoo/ops/scan/cuda_scans.py reckons");
 
 __host__ __device__ constexpr int power_of_two(int size) { return size <= 1 ? 1 : 2 * power_of_two((size + 1) / 2); }
 

@@ -7,7 +7,7 @@
 
 enum { ROW, ROW_REVERSED, COLUMN, COLUMN_REVERSED, TABLE };
 
-/* Field order is that of ScanPathsArgs in vimzoo/ops/native.py. A stride of 0 over directions shares a tensor. */
+/* Field order is that of ScanPathsArgs in vimzoo/ops/runtime/native.py. A stride of 0 over directions shares a tensor. */
 typedef struct {
     int64_t batch, length, channels, directions, states, rank, steps, height, width, merge, dtype, threads;
     int64_t batch_groups, parts, x_directions, row_directions; /* directions of x and of x_dbl: K, or 1 if shared */

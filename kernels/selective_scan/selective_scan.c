@@ -8,7 +8,7 @@
 
 #define SEGMENT (32 * CHUNK)
 
-/* Field order is that of SelectiveScanArgs in vimzoo/ops/native.py. */
+/* Field order is that of SelectiveScanArgs in vimzoo/ops/runtime/native.py. */
 typedef struct {
     int64_t batch, channels, length, states, groups, dtype, bc_dtype, softplus, threads, batch_groups, parts;
     const char *u, *delta, *z;

@@ -12,9 +12,9 @@ from sklearn.datasets import load_digits
 from vimzoo import eval as eval_command
 from vimzoo import predict
 from vimzoo.engine import launch
-from vimzoo.engine.classify import calibration_error
+from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.finished import newest_run, run_settings
-from vimzoo.engine.words import composed_settings
+from vimzoo.engine.tasks.classification import calibration_error
 
 QUICK = [
     "model=timm", "model.model_name=test_vit", "data.img_size=16", "run.epochs=2", "run.device=cpu", "run.ema=null",

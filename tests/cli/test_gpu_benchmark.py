@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from vimzoo.ops import native
+from vimzoo.ops.runtime import native
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 pytest.importorskip("matplotlib", reason="the extra `train` is not installed")

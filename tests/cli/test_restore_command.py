@@ -156,7 +156,7 @@ def test_weights_out_of_reach(place: Path, capsys, monkeypatch: pytest.MonkeyPat
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
-    monkeypatch.setattr("vimzoo.models.hub.unreachable", lambda address: None)
+    monkeypatch.setattr("vimzoo.models.weights.hub.unreachable", lambda address: None)
     assert main(["photos", "out", "--model", "mambairv2_light_x2"]) == 2
     err = capsys.readouterr().err
     assert "mambairv2_lightSR_x2.pth" in err and "cannot be reached: ConnectionError: no route to host" in err
@@ -172,7 +172,7 @@ def test_weights_from_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return str(place / filename)
 
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
-    monkeypatch.setattr("vimzoo.models.hub.unreachable", lambda address: None)
+    monkeypatch.setattr("vimzoo.models.weights.hub.unreachable", lambda address: None)
     assert main(["photos/a.png", "out.png", "--model", "mambairv2_light_x2", "--quiet"]) == 0
     assert asked == [("cguoh/MambaIR", "mambairv2_lightSR_x2.pth")]
     assert Image.open("out.png").size == (16, 24)

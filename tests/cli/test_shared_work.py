@@ -21,11 +21,13 @@ from torch.distributed import HashStore
 from vimzoo import eval as evaluating
 from vimzoo import predict, restore
 from vimzoo.compat import mambair
-from vimzoo.data import UsageError
-from vimzoo.engine import classify, launch, sharing
-from vimzoo.engine.cluster import launched
-from vimzoo.engine.parallel import ProcessLost, World
-from vimzoo.engine.words import composed_settings
+from vimzoo.engine import launch
+from vimzoo.engine.configuration.words import composed_settings
+from vimzoo.engine.processes import sharing
+from vimzoo.engine.processes.cluster import launched
+from vimzoo.engine.processes.parallel import ProcessLost, World
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 from vimzoo.restoration import folders
 from vimzoo.restoration.memory import available_bytes
 
@@ -73,8 +75,8 @@ def one(name: str) -> tuple[int, str, str]:
 
 def without_pictures(patch=setattr) -> None:
     """Figures that are empty files, as drawing takes seconds."""
-    patch(classify, "prediction_sheet", lambda *args: args[-1].touch())
-    patch(classify, "confusion_picture", lambda *args: args[-1].touch())
+    patch(classification, "prediction_sheet", lambda *args: args[-1].touch())
+    patch(classification, "confusion_picture", lambda *args: args[-1].touch())
 
 
 def noting(rank: int) -> None:

@@ -18,9 +18,9 @@ from PIL import Image
 
 from vimzoo import eval as eval_command
 from vimzoo.engine.cli import main
-from vimzoo.engine.overrides import quoted, unreadable
-from vimzoo.engine.sweeps import SweepCheck, storage_problem
-from vimzoo.engine.words import composed_settings
+from vimzoo.engine.configuration.overrides import quoted, unreadable
+from vimzoo.engine.configuration.sweeps import SweepCheck, storage_problem
+from vimzoo.engine.configuration.words import composed_settings
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 QUICK = ["run.epochs=1", "run.limit_batches=2", "data.batch_size=16", "run.device=cpu"]
@@ -233,7 +233,9 @@ def test_suggestions_can_be_pasted(call, tmp_path):
 
 
 def test_the_backend_and_a_slow_one_are_named(call, monkeypatch):
-    monkeypatch.setattr("vimzoo.ops.native.load", lambda: (None, "the native library was not built (why)"))
+    monkeypatch.setattr(
+        "vimzoo.ops.runtime.native.load", lambda: (None, "the native library was not built (why)")
+    )
     status, text, errors = call(*QUICK)
     assert status == 0
     assert re.search(
@@ -278,7 +280,9 @@ def test_a_run_goes_on_with_its_own_settings(call, tmp_path, images):
     ("word", "extra"), [("sweep=optuna", "sweep"), ("hydra/launcher=submitit_slurm", "cluster")]
 )
 def test_a_missing_plugin_is_named_with_its_extra(word, extra, monkeypatch):
-    monkeypatch.setattr("vimzoo.engine.overrides.PLUGINS", {word: ("hydra_plugins.no_such_plugin", extra)})
+    monkeypatch.setattr(
+        "vimzoo.engine.configuration.overrides.PLUGINS", {word: ("hydra_plugins.no_such_plugin", extra)}
+    )
     said = f"{word}: its plugin is not installed; install it with: pip install 'vimzoo[{extra}]'"
     assert unreadable([word], multirun=True) == said
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from vimzoo import cards, restoration_cards
 from vimzoo.engine.cli import config_dir, version_base
-from vimzoo.models.mambair_facts import MAMBAIR_FACTS
+from vimzoo.models.mambair.facts import MAMBAIR_FACTS
 
 FACTS = {name: facts for models, _ in cards.FAMILIES.values() for name, facts in models.items()}
 

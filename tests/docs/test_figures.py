@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vimzoo.engine import launch
-from vimzoo.engine.words import composed_settings
+from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.ops import BIDIRECTIONAL
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"

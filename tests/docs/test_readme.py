@@ -110,7 +110,7 @@ def hub(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return str(workplace / filename)
 
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
-    monkeypatch.setattr("vimzoo.models.hub.unreachable", lambda address: None)
+    monkeypatch.setattr("vimzoo.models.weights.hub.unreachable", lambda address: None)
 
 
 def test_every_document_has_blocks() -> None:

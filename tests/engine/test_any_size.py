@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from trainer_helpers import composed, same_tensors, stopping
 
-from vimzoo.data import BucketBatches, Shapes, UsageError, eval_loader, image_folder, train_loader
-from vimzoo.engine import Stopped, checkpoint, classify, launch, report
+from vimzoo.data import BucketBatches, Shapes, eval_loader, image_folder, train_loader
+from vimzoo.engine import Stopped, launch
 from vimzoo.engine import loop as loop_module
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 SIZES = [(30, 60), (45, 45), (64, 32), (50, 40), (33, 120)]  # heights and widths of the files
 
@@ -130,7 +134,9 @@ def test_evaluation_keeps_the_shape_of_every_image(folder):
 
 
 def test_square_images_need_no_look_into_the_files(folder, monkeypatch):
-    monkeypatch.setattr("vimzoo.data.reading.ReadImages.sizes", lambda self: pytest.fail("opened all files"))
+    monkeypatch.setattr(
+        "vimzoo.data.images.reading.ReadImages.sizes", lambda self: pytest.fail("opened all files")
+    )
     data = image_folder(str(folder), img_size=32, sides=[16, 32], step=8, max_aspect=1)
     sizes = {tuple(images.shape[2:]) for images, _ in train_loader(data, 8, seed=0)}
     assert sizes == {(16, 16), (32, 32)}
@@ -169,7 +175,7 @@ def test_what_cannot_be_met_is_named(folder, tmp_path, words, message):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

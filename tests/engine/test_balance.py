@@ -7,8 +7,10 @@ from timm.loss import LabelSmoothingCrossEntropy
 from torch import nn
 from trainer_helpers import composed, make_images, small
 
-from vimzoo.data import EpochBatches, UsageError, bundled_digits, image_folder, train_loader
-from vimzoo.engine import classify, launch
+from vimzoo.data import EpochBatches, bundled_digits, image_folder, train_loader
+from vimzoo.engine import launch
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 LABELS = np.repeat([0, 1, 2], [70, 20, 10])
 
@@ -47,11 +49,11 @@ def test_labels_are_those_of_the_training_images(tmp_path):
 def test_weights_multiply_the_loss_of_their_class():
     torch.manual_seed(0)
     output, target = torch.randn(8, 3), torch.randint(3, (8,))
-    same = classify.WeightedCrossEntropy(torch.ones(3), 0.1)(output, target)
+    same = classification.WeightedCrossEntropy(torch.ones(3), 0.1)(output, target)
     torch.testing.assert_close(same, LabelSmoothingCrossEntropy(0.1)(output, target))
     weights = torch.tensor([1.0, 2.0, 5.0])
     each = nn.CrossEntropyLoss(weight=weights, reduction="none")(output, target)
-    loss = classify.WeightedCrossEntropy(weights, 0.0)
+    loss = classification.WeightedCrossEntropy(weights, 0.0)
     torch.testing.assert_close(loss(output, target), each.mean())
     torch.testing.assert_close(loss(output, nn.functional.one_hot(target, 3).float()), each.mean())
     halves = [loss(output[half], target[half]) for half in (slice(4), slice(4, 8))]
@@ -61,15 +63,15 @@ def test_weights_multiply_the_loss_of_their_class():
 def test_balanced_weights_give_all_classes_the_same_sum(tmp_path):
     data = image_folder(str(make_images(tmp_path, {"a": 30, "b": 6})), img_size=16)
     counts = torch.tensor(np.bincount(data.labels))
-    sums = classify.class_weights("balanced", data) * counts
+    sums = classification.class_weights("balanced", data) * counts
     torch.testing.assert_close(sums, torch.full((2,), len(data.train) / 2))
-    by_name = classify.class_weights({"b": 3}, data)
+    by_name = classification.class_weights({"b": 3}, data)
     assert by_name[1] / by_name[0] == pytest.approx(3)
     for wrong in ({"c": 1}, "even", [1, 2]):
         with pytest.raises(
             UsageError, match=r"expected balanced, or weights by class name: 2 classes \(a, b\)"
         ):
-            classify.class_weights(wrong, data)
+            classification.class_weights(wrong, data)
 
 
 def test_a_run_takes_both(tmp_path):
@@ -78,6 +80,6 @@ def test_a_run_takes_both(tmp_path):
     assert (tmp_path / "metrics.json").exists()
     cfg = composed("loss={name: bce, class_weights: balanced}")
     with pytest.raises(UsageError, match=r"class_weights go with cross_entropy"):
-        classify.build_loss(cfg, bundled_digits())
+        classification.build_loss(cfg, bundled_digits())
     with pytest.raises(UsageError, match=r"takes cross_entropy or bce"):
-        classify.build_loss(composed("loss={name: cross_entropy, weight: 1}"), bundled_digits())
+        classification.build_loss(composed("loss={name: cross_entropy, weight: 1}"), bundled_digits())

@@ -9,16 +9,19 @@ from trainer_helpers import same_tensors, small
 
 import vimzoo
 from vimzoo import eval as eval_command
-from vimzoo.engine import checkpoint, classify, launch, report
+from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
-from vimzoo.models.checkpoint_reader import read_checkpoint
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.models.weights.reader import read_checkpoint
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classify, "prediction_sheet", lambda *_: None)
+        patch.setattr(classification, "prediction_sheet", lambda *_: None)
         patch.setattr(report, "curves", lambda *_: None)
         launch(small("model.model_name=test_vim", "data.img_size=16"), out)
     return out
@@ -31,7 +34,7 @@ def test_readers_of_best_take_the_average(run):
     assert same_tensors(read_checkpoint(run / "best.pt"), average)
     assert same_tensors(read_checkpoint(run / "best.pt", use_ema=False), trained)
     cfg = small("model.model_name=test_vim", "data.img_size=16", f"+model.start={run / 'best.pt'}")
-    model = classify.build_model(cfg, build_data(cfg))
+    model = classification.build_model(cfg, build_data(cfg))
     assert same_tensors(dict(model.state_dict()), average)
     vimzoo.load_checkpoint(model, run / "best.pt", use_ema=False)
     assert same_tensors(dict(model.state_dict()), trained)

@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 from trainer_helpers import small
 
-from vimzoo.data import UsageError
-from vimzoo.engine import claim as claim_module
-from vimzoo.engine import classify, launch, report
-from vimzoo.engine.claim import LOCK, MADE_ONCE, claimed
-from vimzoo.engine.resume import Taken
+from vimzoo.engine import launch
+from vimzoo.engine.checkpoints.resume import Taken
+from vimzoo.engine.processes import claim as claim_module
+from vimzoo.engine.processes.claim import LOCK, MADE_ONCE, claimed
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
-HOLD = "import sys; from pathlib import Path; from vimzoo.engine.claim import claimed\n"
+HOLD = "import sys; from pathlib import Path; from vimzoo.engine.processes.claim import claimed\n"
 HOLD += "with claimed(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

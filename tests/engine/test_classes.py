@@ -9,8 +9,11 @@ from trainer_helpers import composed, make_images
 
 from vimzoo import eval as eval_command
 from vimzoo import predict
-from vimzoo.data import UsageError, image_folder
-from vimzoo.engine import classes, classify, launch, report
+from vimzoo.data import image_folder
+from vimzoo.engine import classes, launch
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 WORDS = [
     "model=timm", "model.model_name=test_resnet", "data=folder", "data.img_size=16", "data.batch_size=8",
@@ -33,7 +36,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folders, tmp_path_factory):
     patch = pytest.MonkeyPatch()
-    patch.setattr(classify, "prediction_sheet", lambda *_: None)
+    patch.setattr(classification, "prediction_sheet", lambda *_: None)
     patch.setattr(report, "curves", lambda *_: None)
     out = tmp_path_factory.mktemp("runs") / "run"
     launch(composed(*WORDS, f"data.root={folders / 'abc'}", "run.epochs=3", "optim.lr=3e-3"), out)
@@ -101,7 +104,7 @@ def test_an_old_run_is_matched_by_what_it_left_or_says_that_it_cannot_be(run, fo
 def test_a_classifier_keeps_the_classes_that_stay(run, folders, capsys):
     trained = torch.load(run / "best.pt", weights_only=True)["model"]
     cfg = composed(*WORDS, f"+model.start={run / 'best.pt'}")
-    model = classify.build_model(cfg, image_folder(str(folders / "bcd"), img_size=16))
+    model = classification.build_model(cfg, image_folder(str(folders / "bcd"), img_size=16))
     head = model.get_classifier()
     assert torch.equal(head.weight[:2], trained["fc.weight"][1:]) and len(head.weight) == 3
     assert torch.equal(head.bias[:2], trained["fc.bias"][1:])
@@ -115,7 +118,7 @@ def test_equal_counts_of_other_classes_share_no_classifier(run, tmp_path):
     trained = torch.load(run / "best.pt", weights_only=True)["model"]["fc.weight"]
     for start in (f"+model.start={run / 'best.pt'}", f"model.model_name=local-dir:{run / 'model'}"):
         cfg = composed(*WORDS, start, "model.pretrained=true")
-        head = classify.build_model(cfg, image_folder(str(tmp_path), img_size=16)).get_classifier()
+        head = classification.build_model(cfg, image_folder(str(tmp_path), img_size=16)).get_classifier()
         assert head.weight.shape == trained.shape and not torch.equal(head.weight, trained)
 
 

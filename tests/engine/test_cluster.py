@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vimzoo.data import UsageError
-from vimzoo.engine import cluster
-from vimzoo.engine.cluster import Process, find, first_host, launched
+from vimzoo.engine.processes import cluster
+from vimzoo.engine.processes.cluster import Process, find, first_host, launched
+from vimzoo.errors import UsageError
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 QUICK = [
@@ -141,7 +141,7 @@ def test_a_process_that_never_comes(monkeypatch):
 
 
 def test_two_tasks_of_srun_meet(tmp_path):
-    program = "from vimzoo.engine.cluster import launched\n"
+    program = "from vimzoo.engine.processes.cluster import launched\n"
     program += "with launched() as world: print(world.gather(world.rank))"
     assert [output for _, output, _ in started_by_srun(tmp_path, "-c", program)] == ["[0, 1]\n"] * 2
 

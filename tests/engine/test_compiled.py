@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from trainer_helpers import composed, same_tensors
 
-from vimzoo.engine import classify, launch, report
+from vimzoo.engine import launch
 from vimzoo.engine.launch import work
-from vimzoo.engine.spawn import spawn
+from vimzoo.engine.processes.spawn import spawn
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
 from vimzoo.eval import evaluation
 
 ROUNDING = 256 * 2.0**-24  # sums of up to 256 terms in another order, the width of the model's inner layers
@@ -28,7 +30,7 @@ THRIFTY = ["run.accumulate=2", "run.grad_checkpointing=true"]
 
 @pytest.fixture(autouse=True)
 def afresh(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
     torch._dynamo.reset()
     counters.clear()
@@ -75,7 +77,7 @@ def test_a_compiled_run_learns_the_same_and_resumes(options, tolerance, tmp_path
 
 def both_kinds(_, out, overrides, world):
     """What two processes do."""
-    classify.prediction_sheet = report.curves = lambda *_: None
+    classification.prediction_sheet = report.curves = lambda *_: None
     for kind in ("ddp", "fsdp"):
         words = [*BRIEF, "devices=2", f"run.parallel={kind}", "run.accumulate=2", "run.compile=true"]
         work(composed(*words), out / kind, overrides, world)

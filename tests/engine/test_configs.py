@@ -10,11 +10,11 @@ from timm.scheduler import create_scheduler_v2
 from trainer_helpers import composed
 
 from vimzoo.data import SOURCES
-from vimzoo.data.pair_settings import PairSettings
-from vimzoo.data.reading import ImageSettings
+from vimzoo.data.images.reading import ImageSettings
+from vimzoo.data.pairs.settings import PairSettings
 from vimzoo.engine.build import LOADER_KEYS
-from vimzoo.engine.check import check_run
 from vimzoo.engine.cli import config_dir
+from vimzoo.engine.configuration.check import check_run
 
 OPTIONS = sorted(  # but model=timm, which wants a name, and sweeps, which want a plugin
     f"{path.parent.name}={path.stem}"

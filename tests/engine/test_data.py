@@ -6,8 +6,9 @@ import torch
 from timm.data import create_transform
 from trainer_helpers import composed, make_images
 
-from vimzoo.data import UsageError, bundled_digits, eval_loader, image_folder, stratified_split, train_loader
-from vimzoo.data.digits import warp
+from vimzoo.data import bundled_digits, eval_loader, image_folder, stratified_split, train_loader
+from vimzoo.data.images.digits import warp
+from vimzoo.errors import UsageError
 
 AUG = {"rotate": 10, "shift": 0.1, "scale": 0.1}
 

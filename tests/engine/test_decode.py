@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from vimzoo import demo, predict
-from vimzoo.data import UsageError, image_folder
-from vimzoo.data.decode import UnreadablePicture, read_image, size_of
+from vimzoo.data import image_folder
+from vimzoo.data.images.decode import UnreadablePicture, read_image, size_of
+from vimzoo.errors import UsageError
 
 RAMP = np.linspace(0, 1, 64)[None] * np.ones((48, 1))
 COLOUR = np.stack([RAMP, RAMP[:, ::-1], RAMP**2], -1)

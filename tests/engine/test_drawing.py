@@ -12,7 +12,9 @@ from trainer_helpers import small
 
 from vimzoo import eval as eval_command
 from vimzoo.commands import run_command
-from vimzoo.engine import classify, launch, report
+from vimzoo.engine import launch
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
 
 NAMES = ["a$b", "$\\frac{", "\u732b", os.fsdecode(b"caf\xe9"), "{x} %s #1", "it's"]
 
@@ -50,7 +52,11 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, capsy
     def broken(*_):
         raise RuntimeError("no font")
 
-    for place in ((report, "curves"), (classify, "prediction_sheet"), (classify, "confusion_picture")):
+    for place in (
+        (report, "curves"),
+        (classification, "prediction_sheet"),
+        (classification, "confusion_picture"),
+    ):
         monkeypatch.setattr(*place, broken)
     launch(small(), tmp_path)
     assert eval_command.main([str(tmp_path)]) == 0

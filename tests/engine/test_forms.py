@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vimzoo.engine import checkpoint, resume, sharded
+from vimzoo.engine.checkpoints import checkpoint, resume, sharded
 
 LASTS, BEFORE = ("last.pt", "last.dcp"), ("previous.pt", "previous.dcp")
 

@@ -7,18 +7,28 @@ import torch
 import yaml
 from trainer_helpers import small
 
-from vimzoo.data import UsageError
-from vimzoo.engine import checkpoint, classify, launch, report
-from vimzoo.engine.overrides import quoted
-from vimzoo.engine.resume import configuration
-from vimzoo.engine.words import applied, as_typed, composed_settings, for_hydra, parsed, readable
+from vimzoo.engine import launch
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.checkpoints.resume import configuration
+from vimzoo.engine.configuration.overrides import quoted
+from vimzoo.engine.configuration.words import (
+    applied,
+    as_typed,
+    composed_settings,
+    for_hydra,
+    parsed,
+    readable,
+)
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 WHOLE = ["run.limit_batches=null", "data.batch_size=256", "sched.warmup_epochs=0", "run.ema=null"]
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 
@@ -27,7 +37,7 @@ def begun(tmp_path_factory):
     """A run of four epochs of four updates each, and one of two."""
     folder = tmp_path_factory.mktemp("begun")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classify, "prediction_sheet", lambda *_: None)
+        patch.setattr(classification, "prediction_sheet", lambda *_: None)
         patch.setattr(report, "curves", lambda *_: None)
         launch(small(*WHOLE, "run.epochs=4"), folder / "whole")
         launch(small(*WHOLE, "run.epochs=2"), folder / "short")

@@ -3,7 +3,8 @@
 import pytest
 from trainer_helpers import make_images
 
-from vimzoo.data import UsageError, image_folder
+from vimzoo.data import image_folder
+from vimzoo.errors import UsageError
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from PIL import Image
 from trainer_helpers import make_images
 
 from vimzoo import predict
-from vimzoo.data import UsageError, image_folder
-from vimzoo.data.files import find_pictures, natural_key
+from vimzoo.data import image_folder
+from vimzoo.data.images.files import find_pictures, natural_key
+from vimzoo.errors import UsageError
 
 
 def opened(root, layout, **options):

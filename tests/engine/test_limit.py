@@ -11,8 +11,10 @@ from trainer_helpers import composed, make_images
 
 from vimzoo import eval as eval_command
 from vimzoo.data import eval_loader, image_folder, sample
-from vimzoo.data.classes import numbered_as
-from vimzoo.engine import classify, launch, report
+from vimzoo.data.images.classes import numbered_as
+from vimzoo.engine import launch
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
 
 WORDS = [
     "model=timm", "model.model_name=test_resnet", "data=folder", "data.img_size=16", "data.batch_size=4",
@@ -49,7 +51,7 @@ def test_shapes_and_names_go_with_their_images(tmp_path):
 def test_a_limited_run_scores_a_sample_and_its_evaluation_everything(tmp_path, monkeypatch, capsys):
     sheets = []
     monkeypatch.setattr(
-        classify,
+        classification,
         "prediction_sheet",
         lambda images, guesses, truth, *_: sheets.append(([images[i][1] for i in range(len(images))], truth)),
     )

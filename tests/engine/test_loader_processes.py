@@ -10,14 +10,17 @@ import torch
 from torch.utils.data import Dataset
 from trainer_helpers import calling, small
 
-from vimzoo.data import closing, eval_loader, loader
-from vimzoo.engine import Stopped, classify, launch, report
+from vimzoo.data import closing, eval_loader
+from vimzoo.data.batches import loader
+from vimzoo.engine import Stopped, launch
 from vimzoo.engine import loop as loop_module
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 from trainer_helpers import small
 
-from vimzoo.data import UsageError, bundled_digits
-from vimzoo.engine import classify, evaluate, restore_task
-from vimzoo.engine.check import check_run
-from vimzoo.engine.words import applied, readable
+from vimzoo.data import bundled_digits
+from vimzoo.engine import evaluate
+from vimzoo.engine.configuration.check import check_run
+from vimzoo.engine.configuration.words import applied, readable
+from vimzoo.engine.tasks import classification
+from vimzoo.engine.tasks import restoration as restore_task
+from vimzoo.errors import UsageError
 
 
 def without(cfg, name):
@@ -53,7 +56,7 @@ def test_what_was_taken_away_is_named(name):
 @pytest.mark.parametrize("empty", [{}, None])
 def test_an_empty_loss(empty):
     data = bundled_digits()
-    for task in (classify, restore_task):
+    for task in (classification, restore_task):
         with pytest.raises(UsageError, match="loss="):
             task.build_loss({**small(), "loss": empty}, data)
 
@@ -94,11 +97,13 @@ def test_no_answer_is_wrong_and_is_said(capsys):
     logits[0, 1] = math.nan
     logits[3] = math.inf
     loader = [(logits[:4], torch.tensor([0, 1, 2, 0])), (logits[4:], torch.tensor([1, 2]))]
-    scores = evaluate(torch.nn.Identity(), loader, classify.Scores())
+    scores = evaluate(torch.nn.Identity(), loader, classification.Scores())
     assert scores["top1"] == pytest.approx(100 * 4 / 6) and math.isnan(scores["loss"])
     assert "2 of 6 outputs of the model hold NaN or infinity" in capsys.readouterr().err
     logits = torch.tensor([[1.0, -math.inf]])  # a class that is ruled out
-    assert evaluate(torch.nn.Identity(), [(logits, torch.tensor([0]))], classify.Scores())["top1"] == 100
+    assert (
+        evaluate(torch.nn.Identity(), [(logits, torch.tensor([0]))], classification.Scores())["top1"] == 100
+    )
     assert capsys.readouterr().err == ""
 
 

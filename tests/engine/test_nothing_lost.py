@@ -14,11 +14,14 @@ import torch
 from torch import nn
 from trainer_helpers import calling, same_tensors, small
 
-from vimzoo.data import UsageError
-from vimzoo.engine import Stopped, checkpoint, classify, launch, report
+from vimzoo.engine import Stopped, launch
 from vimzoo.engine import loop as loop_module
 from vimzoo.engine.build import build_data, build_state
+from vimzoo.engine.checkpoints import checkpoint
 from vimzoo.engine.recover import PATIENCE
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 # Dropout, mixup, random numbers in a worker process, an average, and a schedule with a memory of its own
 EVENTFUL = [
@@ -30,7 +33,7 @@ EVENTFUL = [
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 
@@ -62,7 +65,7 @@ def outcome(folder, name="last.pt"):
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classify, "prediction_sheet", lambda *_: None)
+        patch.setattr(classification, "prediction_sheet", lambda *_: None)
         patch.setattr(report, "curves", lambda *_: None)
         launch(small(*EVENTFUL), out)
     return outcome(out)
@@ -181,7 +184,7 @@ def test_a_full_disk_is_said_where_torch_hides_it(tmp_path):
 def test_some_epoch_is_the_best(tmp_path, monkeypatch):
     """Also where no score is a number, as after an evaluation that overflowed."""
     monkeypatch.setattr(
-        classify.Scores, "summary", lambda _: dict.fromkeys(["loss", "top1", "top5"], math.nan)
+        classification.Scores, "summary", lambda _: dict.fromkeys(["loss", "top1", "top5"], math.nan)
     )
     launch(small(), tmp_path)
     assert checkpoint.read(tmp_path / "best.pt")["epoch"] == 1
@@ -309,7 +312,7 @@ class Putting(nn.Module):
 
 def test_deterministic_names_what_forbids_it(monkeypatch, tmp_path):
     launch(small("deterministic=true"), tmp_path / "fine")
-    monkeypatch.setattr("vimzoo.engine.classify.create_model", lambda _: Putting())
+    monkeypatch.setattr("vimzoo.engine.tasks.classification.create_model", lambda _: Putting())
     launch(small(), tmp_path / "allowed")
     with pytest.raises(
         UsageError, match="deterministic=true: put_ does not have a deterministic implementation"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vimzoo.engine.older import TIMMS_AUG, updated
-from vimzoo.engine.words import applied, composed_settings
+from vimzoo.engine.checkpoints.older import TIMMS_AUG, updated
+from vimzoo.engine.configuration.words import applied, composed_settings
 
 ADDED = ("split", "upright", "rounded", "balanced", "class_folders", "labels", "meta_info")
 

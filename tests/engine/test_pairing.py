@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vimzoo.data import UsageError, degraded_folder, paired_folder
-from vimzoo.data.files import SUFFIXES
-from vimzoo.data.paired import paired_files
-from vimzoo.data.pairing import matched
+from vimzoo.data import degraded_folder, paired_folder
+from vimzoo.data.images.files import SUFFIXES
+from vimzoo.data.pairs.folders import paired_files
+from vimzoo.data.pairs.matching import matched
+from vimzoo.errors import UsageError
 
 
 def names(*texts: str) -> list[PurePosixPath]:

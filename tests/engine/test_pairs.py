@@ -13,11 +13,12 @@ import torch
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from vimzoo.data import UsageError, bundled_photos, degraded_folder, paired_folder, train_loader
-from vimzoo.data.decode import size_of
-from vimzoo.data.degradations import Degradation, Window, add_noise, imresize, jpeg, to_image
-from vimzoo.data.pairs import MODES, PixelCache, image_size, read_pixels
-from vimzoo.data.photos import PHOTOS, photo_files
+from vimzoo.data import bundled_photos, degraded_folder, paired_folder, train_loader
+from vimzoo.data.images.decode import size_of
+from vimzoo.data.pairs.crops import MODES, PixelCache, image_size, read_pixels
+from vimzoo.data.pairs.degradations import Degradation, Window, add_noise, imresize, jpeg, to_image
+from vimzoo.data.pairs.photos import PHOTOS, photo_files
+from vimzoo.errors import UsageError
 from vimzoo.metrics import psnr, to_8bit
 
 FLIPS = {"flip": True, "rotate": True}

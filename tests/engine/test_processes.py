@@ -12,12 +12,13 @@ import torch
 from torch import multiprocessing, nn
 from torch.utils.data import TensorDataset
 
-from vimzoo.data import UsageError, bundled_digits
-from vimzoo.data.fingerprint import fingerprint
-from vimzoo.engine import watch
-from vimzoo.engine.agree import check_data, check_settings
+from vimzoo.data import bundled_digits
+from vimzoo.data.images.fingerprint import fingerprint
 from vimzoo.engine.loop import evaluate
-from vimzoo.engine.parallel import ProcessLost, World, joined, shard, together
+from vimzoo.engine.processes import watch
+from vimzoo.engine.processes.agree import check_data, check_settings
+from vimzoo.engine.processes.parallel import ProcessLost, World, joined, shard, together
+from vimzoo.errors import UsageError
 
 SETTINGS = {"run": {"seed": 0, "amp": "none"}, "data": {"root": "a", "img_size": 16}}
 

@@ -10,11 +10,15 @@ import yaml
 from torch import nn
 from trainer_helpers import composed, make_images, small
 
-from vimzoo.data import EpochBatches, UsageError
-from vimzoo.engine import checkpoint, classify, launch, report
+from vimzoo.data import EpochBatches
+from vimzoo.engine import launch
 from vimzoo.engine.build import build_data, build_state, freeze
+from vimzoo.engine.checkpoints import checkpoint
 from vimzoo.engine.cli import config_dir
 from vimzoo.engine.loop import train_step
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("vi*.yaml"))
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("vmamba*.yaml"))
@@ -53,7 +57,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 
@@ -120,7 +124,7 @@ def test_a_linear_probe_trains_the_head_alone(published, folder, tmp_path):
         "run.freeze=backbone",
     ]
     cfg = composed(*words, "run.ema=null", "run.limit_batches=2")
-    before = classify.build_model(cfg, build_data(cfg)).state_dict()
+    before = classification.build_model(cfg, build_data(cfg)).state_dict()
     launch(cfg, tmp_path / "out")
     after = checkpoint.read(tmp_path / "out/last.pt")["model"]
     assert {name for name in after if not torch.equal(after[name], before[name])} == {

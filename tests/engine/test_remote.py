@@ -11,14 +11,16 @@ from PIL import Image
 from trainer_helpers import composed, make_images
 from unsteady_server import serving
 
-from vimzoo.data import UsageError, eval_loader, image_folder, retries, shards, train_loader
-from vimzoo.data.cache import KeptParts
-from vimzoo.data.classes import numbered_as
-from vimzoo.data.remote import Remote
-from vimzoo.data.retries import Unreachable, retried
-from vimzoo.data.shard_reader import ShardChanged
-from vimzoo.data.shards import expanded
+from vimzoo.data import eval_loader, image_folder, shards, train_loader
+from vimzoo.data.images import retries
+from vimzoo.data.images.cache import KeptParts
+from vimzoo.data.images.classes import numbered_as
+from vimzoo.data.images.remote import Remote
+from vimzoo.data.images.retries import Unreachable, retried
+from vimzoo.data.images.shard_reader import ShardChanged
+from vimzoo.data.images.shards import expanded
 from vimzoo.engine import launch
+from vimzoo.errors import UsageError
 
 COUNTS = {"train-0000": 13, "train-0001": 17, "train-0002": 10, "val-0000": 11}
 SMALL = {"img_size": 16, "aug": {"hflip": 0.5}}
@@ -52,8 +54,8 @@ def packed(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(retries, "DELAYS", (0.01,) * 12)
-    monkeypatch.setattr("vimzoo.data.remote.SILENCE", 0.3)
-    monkeypatch.setattr("vimzoo.data.cache.FULL", 1.0)
+    monkeypatch.setattr("vimzoo.data.images.remote.SILENCE", 0.3)
+    monkeypatch.setattr("vimzoo.data.images.cache.FULL", 1.0)
 
 
 @pytest.fixture
@@ -239,7 +241,7 @@ def test_what_a_killed_process_left_in_the_cache_is_read_again(tmp_path):
 
 
 def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch):
-    monkeypatch.setattr("vimzoo.data.cache.FULL", 0.0)
+    monkeypatch.setattr("vimzoo.data.images.cache.FULL", 0.0)
     with pytest.warns(UserWarning, match=r"takes no more \(0% of its disk is in use\); the rest is read"):
         KeptParts(tmp_path / "a", [3]).put(0, b"abc")
     assert KeptParts(tmp_path / "a", [3]).get(0) is None

@@ -12,12 +12,15 @@ from test_cluster import QUICK, TRAIN, clean_env, started_by_srun
 from test_signals import before_step, send
 from trainer_helpers import composed, same_tensors, small
 
-from vimzoo.data import UsageError
-from vimzoo.engine import Stopped, checkpoint, classify, launch, report
-from vimzoo.engine.job import job_name
+from vimzoo.engine import Stopped, launch
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.checkpoints.restart import is_own
 from vimzoo.engine.launch import work
-from vimzoo.engine.restart import is_own
-from vimzoo.engine.spawn import spawn
+from vimzoo.engine.processes.job import job_name
+from vimzoo.engine.processes.spawn import spawn
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 AGAIN = {"SLURM_JOB_ID": "71", "SLURM_RESTART_COUNT": "1"}
 TASK = {"SLURM_JOB_ID": "71", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}
@@ -25,7 +28,7 @@ TASK = {"SLURM_JOB_ID": "71", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

@@ -13,13 +13,16 @@ import torch
 from PIL import Image
 from trainer_helpers import composed
 
-from vimzoo.data import UsageError, bundled_photos
-from vimzoo.data.degradations import to_image
-from vimzoo.engine import TASKS, checkpoint, classify, launch, report
+from vimzoo.data import bundled_photos
+from vimzoo.data.pairs.degradations import to_image
+from vimzoo.engine import TASKS, launch
 from vimzoo.engine.build import build_data, build_state
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.checkpoints.older import updated
 from vimzoo.engine.cli import config_dir
-from vimzoo.engine.older import updated
-from vimzoo.engine.restore_task import (
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.engine.tasks.restoration import (
     CharbonnierLoss,
     PairMixup,
     PapersTiles,
@@ -30,6 +33,7 @@ from vimzoo.engine.restore_task import (
     scores,
     set_names,
 )
+from vimzoo.errors import UsageError
 from vimzoo.eval import evaluation
 from vimzoo.eval import main as eval_main
 from vimzoo.metrics import psnr, ssim
@@ -250,7 +254,7 @@ def test_a_recipe_starts_from_another_models_file(tmp_path: Path, capsys: pytest
 def test_data_of_another_task() -> None:
     cfg = composed("experiment=photos_denoise", "task=classify")
     with pytest.raises(UsageError, match=r"task=classify: the data \(photographs.*\) have no classes"):
-        classify.build_model(cfg, build_data(cfg))
+        classification.build_model(cfg, build_data(cfg))
     cfg = composed("task=restore")
     with pytest.raises(UsageError, match=r"task=restore: the data \(digits.*\) have classes"):
         build_model(cfg, build_data(cfg))

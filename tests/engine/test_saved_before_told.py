@@ -7,15 +7,18 @@ import sys
 import pytest
 from trainer_helpers import small
 
-from vimzoo.data import UsageError
-from vimzoo.engine import checkpoint, classify, launch, report
-from vimzoo.engine import track as track_module
-from vimzoo.engine.output import Patient, patient
+from vimzoo.engine import launch
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.reports import report
+from vimzoo.engine.reports import track as track_module
+from vimzoo.engine.reports.output import Patient, patient
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

@@ -9,14 +9,17 @@ import pytest
 import torch
 from trainer_helpers import calling, same_tensors, small
 
-from vimzoo.engine import Stopped, checkpoint, classify, launch, report
+from vimzoo.engine import Stopped, launch
 from vimzoo.engine import loop as loop_module
-from vimzoo.engine.beside import Beside, Copies
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.checkpoints.background import Beside, Copies
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

@@ -16,13 +16,18 @@ from safetensors.torch import load_file
 from torch import nn
 from trainer_helpers import same_tensors, small
 
-from vimzoo.data import EpochBatches, UsageError, bundled_digits, eval_loader
-from vimzoo.engine import checkpoint, classify, launch, parallel, report, resume, sharded
+from vimzoo.data import EpochBatches, bundled_digits, eval_loader
+from vimzoo.engine import launch
 from vimzoo.engine.build import build_data, build_state, set_grad_checkpointing
+from vimzoo.engine.checkpoints import checkpoint, resume, sharded
+from vimzoo.engine.checkpoints.saver import Saver
 from vimzoo.engine.launch import work
+from vimzoo.engine.processes import parallel
+from vimzoo.engine.processes.spawn import spawn
 from vimzoo.engine.recover import OutOfMemory
-from vimzoo.engine.saver import Saver
-from vimzoo.engine.spawn import spawn
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 from vimzoo.eval import evaluation
 
 # No batch norm and no random numbers, whose draws differ between processes
@@ -41,7 +46,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 def all_kinds(cfg, out, overrides, world):
     """What both processes do: DDP, FSDP2, and each of them from the checkpoint of the first epoch of either."""
-    classify.prediction_sheet = report.curves = lambda *_: None
+    classification.prediction_sheet = report.curves = lambda *_: None
     fsdp = {**cfg, "run": {**cfg["run"], "parallel": "fsdp"}}
     work(small("data.img_size=32", "run.ema=null"), out / "norms", overrides, world)
     work(cfg, out / "ddp", overrides, world)
@@ -75,7 +80,7 @@ def runs(tmp_path_factory):
     """The same training in one process and in two; the folder of all."""
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classify, "prediction_sheet", lambda *_: None)
+        patch.setattr(classification, "prediction_sheet", lambda *_: None)
         patch.setattr(report, "curves", lambda *_: None)
         launch(small(*PLAIN), out / "one")
     spawn(all_kinds, small(*PLAIN, "devices=2"), out, [])
@@ -169,7 +174,7 @@ def test_each_process_wrote_its_part(runs):
 
 def test_a_sharded_checkpoint_goes_on_in_one_process(runs, tmp_path, monkeypatch, capsys):
     """Here from the one before, because a part of the last has lost its end."""
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
     part = runs / "fsdp/last.dcp/__1_0.distcp"
     part.write_bytes(part.read_bytes()[:-1])
@@ -239,7 +244,7 @@ def test_impossible_processes_are_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize("option", ["run.grad_checkpointing=true", "run.amp=bf16"])
 def test_options_run_and_learn_the_same(option, tmp_path, monkeypatch):
     """Checkpointing and half precision change the numbers little or not at all."""
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
     short = [*PLAIN, "run.epochs=1", "run.limit_batches=2"]
     launch(small(*short), tmp_path / "plain")

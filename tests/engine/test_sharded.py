@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import state_dict_saver
 from trainer_helpers import same_tensors, small
 
-from vimzoo.engine import checkpoint, classify, launch, report
+from vimzoo.engine import launch
 from vimzoo.engine import loop as loop_module
+from vimzoo.engine.checkpoints import checkpoint
 from vimzoo.engine.launch import work
-from vimzoo.engine.spawn import spawn
+from vimzoo.engine.processes.spawn import spawn
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
 
 pytestmark = pytest.mark.slow
 WORDS = ["model.model_name=test_vit", "data.img_size=16", "run.epochs=2", "devices=2", "run.parallel=fsdp"]
@@ -55,7 +58,7 @@ def slow_to_write():
 
 def all_kinds(_, out, overrides, world):
     """What both processes do: runs in folders of their names."""
-    classify.prediction_sheet = report.curves = lambda *_: None
+    classification.prediction_sheet = report.curves = lambda *_: None
 
     def run(name, *words):
         work(small(*WORDS, *words), out / name, overrides, world)
@@ -85,7 +88,7 @@ def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     spawn(all_kinds, small(*WORDS), out, [])
     with pytest.MonkeyPatch.context() as patch, overflowing():
-        patch.setattr(classify, "prediction_sheet", lambda *_: None)
+        patch.setattr(classification, "prediction_sheet", lambda *_: None)
         patch.setattr(report, "curves", lambda *_: None)
         launch(small(*WORDS, *HALF, "devices=1"), out / "half_alone")
     return out
@@ -145,7 +148,7 @@ def test_half_precision_resumes_bitwise(runs):
 
 
 def test_one_changed_bit_falls_back(runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
     shutil.copytree(runs / "plain", tmp_path / "damaged")
     part = tmp_path / "damaged/last.dcp/__1_0.distcp"

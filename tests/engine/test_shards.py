@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vimzoo.data import UsageError, shards
-from vimzoo.data.shard_reader import ShardChanged, ShardReader
+from vimzoo.data import shards
+from vimzoo.data.images.shard_reader import ShardChanged, ShardReader
+from vimzoo.errors import UsageError
 
 SAMPLES = 12
 

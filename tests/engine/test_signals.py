@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 from trainer_helpers import small
 
-from vimzoo.engine import Stopped, checkpoint, classify, launch, report, saver
+from vimzoo.engine import Stopped, launch
 from vimzoo.engine import loop as loop_module
+from vimzoo.engine.checkpoints import checkpoint, saver
 from vimzoo.engine.launch import work
-from vimzoo.engine.parallel import World
-from vimzoo.engine.spawn import spawn
+from vimzoo.engine.processes.parallel import World
+from vimzoo.engine.processes.spawn import spawn
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 from trainer_helpers import composed, make_images
 
-from vimzoo.data import UsageError, hub_dataset, image_folder, shards, train_loader
-from vimzoo.data.reading import TRIES
-from vimzoo.engine import classify, launch, report
+from vimzoo.data import hub_dataset, image_folder, shards, train_loader
+from vimzoo.data.images.reading import TRIES
+from vimzoo.engine import launch
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def test_hugging_face_data_set(folder, tmp_path):
 
 def test_unreadable_images_are_replaced_counted_and_listed(folder, tmp_path, monkeypatch, capsys):
     """Also when worker processes come upon them; above the stated share the run stops."""
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
     (folder / "train/cat/1.jpg").write_bytes(b"\xff\xd8torn")
     (folder / "train/dog/2.jpg").write_bytes(b"")

@@ -11,10 +11,13 @@ from PIL import Image
 from trainer_helpers import composed, make_images
 
 from vimzoo import eval as eval_command
-from vimzoo.data import UsageError, degraded_folder, image_folder, paired_folder
+from vimzoo.data import degraded_folder, image_folder, paired_folder
 from vimzoo.data.splits import keys, split_by_name, stratified_split
-from vimzoo.engine import classify, launch, loop, report
+from vimzoo.engine import launch, loop
 from vimzoo.engine.finished import run_settings
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 WORDS = [
     "model=timm", "model.model_name=test_resnet", "data=folder", "data.img_size=16", "data.batch_size=8",
@@ -24,7 +27,7 @@ WORDS = [
 
 @pytest.fixture
 def quiet(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 from trainer_helpers import composed, same_tensors, stopping
 
-from vimzoo.data import StageBatches, UsageError, degraded_folder, paired_folder, train_loader
-from vimzoo.data.stages import Stage, Stages, parsed_stages
-from vimzoo.engine import TASKS, Stopped, checkpoint, launch, report
+from vimzoo.data import StageBatches, degraded_folder, paired_folder, train_loader
+from vimzoo.data.batches.stages import Stage, Stages, parsed_stages
+from vimzoo.engine import TASKS, Stopped, launch
 from vimzoo.engine import loop as loop_module
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.reports import report
+from vimzoo.errors import UsageError
 
 STAGES = [
     {"epochs": 1, "crop": 16, "batch_size": 8},

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vimzoo.data import UsageError, degraded_folder, paired_folder, train_loader
-from vimzoo.data.pairs import image_size, read_pixels
-from vimzoo.data.stored import _Bytes, opened
+from vimzoo.data import degraded_folder, paired_folder, train_loader
+from vimzoo.data.pairs.crops import image_size, read_pixels
+from vimzoo.data.pairs.stored import _Bytes, opened
+from vimzoo.errors import UsageError
 
 
 def picture(path: Path, height: int, width: int) -> None:

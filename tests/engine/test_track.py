@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import pytest
 from trainer_helpers import small
 
-from vimzoo.data import UsageError
-from vimzoo.engine import classify, launch, report, track
+from vimzoo.engine import launch
+from vimzoo.engine.reports import report, track
+from vimzoo.engine.tasks import classification
+from vimzoo.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
     monkeypatch.setattr(track.Tracker, "__init__", _every_step(track.Tracker.__init__))
 

@@ -10,11 +10,15 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from trainer_helpers import Constant, composed, same_tensors, small
 
-from vimzoo.data import Splits, UsageError
-from vimzoo.engine import checkpoint, classify, evaluate, launch, report
+from vimzoo.data import Splits
+from vimzoo.engine import evaluate, launch
 from vimzoo.engine import loop as loop_module
 from vimzoo.engine.build import build_data, build_state
-from vimzoo.engine.classify import Scores, choose, prediction_sheet
+from vimzoo.engine.checkpoints import checkpoint
+from vimzoo.engine.reports import report
+from vimzoo.engine.tasks import classification
+from vimzoo.engine.tasks.classification import Scores, choose, prediction_sheet
+from vimzoo.errors import UsageError
 
 FILES = [
     "about.json", "best.pt", "config.yaml", "curves.png", "last.pt", "metrics.csv", "metrics.json",
@@ -33,7 +37,7 @@ def finished(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_pictures(finished, monkeypatch):
     """Drawing takes longer than these runs; the module's shared run has drawn its own."""
-    monkeypatch.setattr(classify, "prediction_sheet", lambda *_: None)
+    monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 

@@ -13,7 +13,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
-from vimzoo.models.checkpoint import CheckpointError, build_model, load_checkpoint, load_into
+from vimzoo.models.weights.loading import CheckpointError, build_model, load_checkpoint, load_into
 
 
 class Net(nn.Module):
@@ -148,7 +148,7 @@ def test_load_checkpoint_needs_one_of_our_models(path):
 def test_other_class_count_leaves_the_classifier_and_says_so(path, source, num_classes, caplog):
     model = Net(num_classes=num_classes)
     head = copy.deepcopy(model.head.state_dict())
-    with caplog.at_level(logging.INFO, "vimzoo.models.checkpoint"):
+    with caplog.at_level(logging.INFO, "vimzoo.models.weights.loading"):
         load_into(model, path, filter_fn)
     assert same(model, source, but=("head",)) == []
     assert all(torch.equal(head[name], value) for name, value in model.head.state_dict().items())
@@ -319,7 +319,7 @@ def test_timm_hub_file_goes_through_the_safe_reader(path, source, monkeypatch):
         return path
 
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
-    monkeypatch.setattr("vimzoo.models.hub.unreachable", lambda address: None)
+    monkeypatch.setattr("vimzoo.models.weights.hub.unreachable", lambda address: None)
     model = create(cfg=CFG | dict(hf_hub_id="someone/Net", hf_hub_filename="net.pth"), num_classes=3)
     assert asked == [("someone/Net", "net.pth")]
     assert same(model, source, but=("head",)) == []

@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from vimzoo.models.checkpoint import CheckpointError, read_checkpoint
+from vimzoo.models.weights.loading import CheckpointError, read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:.*torch.jit")
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import vimzoo
 from vimzoo.compat.official import official_state_dict
 from vimzoo.models import MambaIRv2
-from vimzoo.models.checkpoint import CheckpointError
 from vimzoo.models.tokens import resize_pos_embed
-from vimzoo.models.vim_dense import VimDense
+from vimzoo.models.vim.dense import VimDense
+from vimzoo.models.weights.loading import CheckpointError
 
 
 def vim(img_size: Any = 64, **options: Any) -> nn.Module:

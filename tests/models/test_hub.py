@@ -112,7 +112,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub(tmp_path / "hub")
     monkeypatch.setattr("timm.models._hub.HfApi", hub.api)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", hub.download)
-    monkeypatch.setattr("vimzoo.models.hub.unreachable", lambda address: None)
+    monkeypatch.setattr("vimzoo.models.weights.hub.unreachable", lambda address: None)
     return hub
 
 

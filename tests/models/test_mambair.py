@@ -11,7 +11,7 @@ from timm.models._features_fx import create_feature_extractor
 import vimzoo
 from vimzoo.compat import mambair, vim
 from vimzoo.models import MambaIR, MambaIRUNet, MambaIRv2
-from vimzoo.models.mambair_facts import MAMBAIR_FACTS
+from vimzoo.models.mambair.facts import MAMBAIR_FACTS
 
 MICRO = dict(embed_dim=32, d_state=4, depths=[2, 1])
 MICRO_V2 = dict(MICRO, num_heads=[4, 2], window_size=8, inner_rank=6, num_tokens=10)

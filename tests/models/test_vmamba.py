@@ -13,7 +13,7 @@ from torch import nn
 import vimzoo  # noqa: F401  registers the models
 from vimzoo.layers import SS2D, MapDownsample, SelectiveSSM, VSSBlock, VSSBlock2d
 from vimzoo.models.vmamba import VMAMBA_FACTS, VMamba, checkpoint_filter_fn
-from vimzoo.models.vmamba_dense import VMambaDense
+from vimzoo.models.vmamba.dense import VMambaDense
 from vimzoo.ops import ScanPath
 
 SMALL = dict(img_size=32, depths=(1, 2), dims=(16, 24), num_classes=5, mlp_ratio=2.0)

@@ -15,7 +15,7 @@ import vimzoo
 from vimzoo.compat.official import official_state_dict
 from vimzoo.convert import convert
 from vimzoo.models import MambaIRv2, Vim
-from vimzoo.models.checkpoint import CheckpointError
+from vimzoo.models.weights.loading import CheckpointError
 
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vimzoo.ops import native
+from vimzoo.ops.runtime import native
 
 HAS_NATIVE = native.load()[0] is not None
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from vimzoo.ops import cuda_backend
+from vimzoo.ops.runtime import cuda_backend
 
 HERE = Path(__file__).resolve().parent
 COMPILER = next((found for name in ("g++", "clang++", "c++") if (found := shutil.which(name))), None)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from ops_helpers import PLAIN, in_float64, run_with_gradients, scan_inputs
 
-from vimzoo.ops import BackendError, backends, native, selective_scan, use_backend
+from vimzoo.ops import BackendError, selective_scan, use_backend
+from vimzoo.ops.runtime import backends, native
 
 NOT_BUILT = "the native library was not built (no C compiler at install time?)"
 
@@ -140,7 +141,8 @@ def test_environment_variables_reach_the_ops() -> None:
     """In a fresh process, as a user sets them."""
     code = """
 import torch
-from vimzoo.ops import native, selective_scan
+from vimzoo.ops import selective_scan
+from vimzoo.ops.runtime import native
 args = torch.ones(1, 2, 3), torch.ones(1, 2, 3), -torch.ones(2, 1), torch.ones(1, 1, 3), torch.ones(1, 1, 3)
 try:
     selective_scan(*args)

@@ -15,10 +15,10 @@ from vimzoo.ops import (
     ScanPath,
     add_norm,
     causal_conv1d,
-    native,
     scan_paths,
     selective_scan,
 )
+from vimzoo.ops.runtime import native
 
 CALLS: dict[str, tuple[Callable[..., Any], Callable[[], Tensors], dict[str, Any]]] = {
     "selective_scan": (selective_scan, lambda: scan_inputs(2, 6, 7, 4, 2), {}),

@@ -21,17 +21,9 @@ from gpu_cases import ACTIVATIONS, TABLE
 from ops_helpers import path_inputs, scan_inputs, with_dtype
 from torch import Tensor
 
-from vimzoo.ops import (
-    CROSS,
-    BackendError,
-    backends,
-    cuda_backend,
-    cuda_driver,
-    cuda_scans,
-    nvrtc,
-    scan_paths,
-    selective_scan,
-)
+from vimzoo.ops import CROSS, BackendError, scan_paths, selective_scan
+from vimzoo.ops.runtime import backends, cuda_backend, cuda_driver, nvrtc
+from vimzoo.ops.scan import cuda_scans
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.load()[0] is None, reason=f"no NVRTC: {nvrtc.load()[1]}")
 needs_disassembler = pytest.mark.skipif(

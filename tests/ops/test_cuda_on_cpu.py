@@ -25,13 +25,12 @@ from vimzoo.ops import (
     CROSS,
     BackendError,
     ScanPath,
-    cuda_backend,
-    cuda_scans,
-    gpu_scans,
     path_arguments,
     scan_paths,
     selective_scan,
 )
+from vimzoo.ops.runtime import cuda_backend
+from vimzoo.ops.scan import cuda_scans, gpu_scans
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from vimzoo import doctor
-from vimzoo.ops import cuda_backend, mamba_ssm_backend, native, shortfalls
+from vimzoo.ops.runtime import cuda_backend, native, shortfalls
+from vimzoo.ops.scan import mamba_ssm_backend
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
@@ -187,7 +188,7 @@ def test_a_slow_native_library(
 
 @pytest.mark.usefixtures("needs_native")
 def test_an_instruction_set_that_is_asked_for() -> None:
-    code = "from vimzoo.ops.shortfalls import shortfalls; print([item.what for item in shortfalls('cpu')])"
+    code = "from vimzoo.ops.runtime.shortfalls import shortfalls; print([item.what for item in shortfalls('cpu')])"
     environment = {**os.environ, "VIMZOO_ISA": "base", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from vimzoo.card_parts import size_of
 from vimzoo.layers import SS2D
 from vimzoo.ops import CROSS, ScanPath, linear, scan_paths
-from vimzoo.ops.flops import graph_handles, papers_flops
+from vimzoo.ops.runtime.flops import graph_handles, papers_flops
 
 SHAPES = {"test_vim": (3, 64, 64), "test_vmamba": (3, 32, 32), "test_mambair": (3, 8, 8)}
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vimzoo.ops import BIDIRECTIONAL, CROSS, ScanPath, lowering, path_arguments, reference
+from vimzoo.ops import BIDIRECTIONAL, CROSS, ScanPath, path_arguments, reference
+from vimzoo.ops.scan import lowering
 
 PATHS = {
     "sequence": (BIDIRECTIONAL, (1, 7), True),

@@ -30,13 +30,13 @@ from vimzoo.ops import (
     CROSS,
     BackendError,
     ScanPath,
-    backends,
     causal_conv1d,
-    mamba_ssm_backend,
     scan_paths,
     selective_scan,
     use_backend,
 )
+from vimzoo.ops.runtime import backends
+from vimzoo.ops.scan import mamba_ssm_backend
 
 ACTIVATIONS = "x x_dbl z u delta B C"
 SCAN_SIGNATURES = {

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.torch_version import TorchVersion
 
 from vimzoo.ops import CROSS, ScanPath, scan_paths
-from vimzoo.ops.scan_path import path_arguments, path_table
+from vimzoo.ops.paths.path import path_arguments, path_table
 
 
 class Reader(nn.Module):

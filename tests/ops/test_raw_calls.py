@@ -15,7 +15,7 @@ import torch
 from ops_helpers import error
 from raw_calls import BACKWARD, MAKERS, backward_of, run, spoilt
 
-from vimzoo.ops import native
+from vimzoo.ops.runtime import native
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 12
@@ -133,7 +133,7 @@ def test_under_address_sanitizer(tmp_path: Path) -> None:
     runtimes = [_runtime("libasan.so"), _runtime("libstdc++.so")]  # the latter for exceptions thrown in torch
     code = (
         f"import sys, vimzoo.kernels; vimzoo.kernels.__path__.insert(0, {str(tmp_path)!r}); import pytest;"
-        "from vimzoo.ops import native; assert native.load()[0], native.load()[1];"
+        "from vimzoo.ops.runtime import native; assert native.load()[0], native.load()[1];"
         "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-m', 'not slow', sys.argv[1]]))"
     )
     environment = os.environ | {

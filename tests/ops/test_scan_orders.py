@@ -14,7 +14,7 @@ from ops_helpers import assert_matches_reference, path_inputs
 from torch import Tensor
 
 from vimzoo.ops import CROSS, FORWARD, ScanPath, scan_paths
-from vimzoo.ops.scan_path import ATROUS, SNAKES, pad_paths, path_arguments, path_table
+from vimzoo.ops.paths.path import ATROUS, SNAKES, pad_paths, path_arguments, path_table
 
 COLUMN = ScanPath("column")
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vimzoo.ops import BACKWARD, BIDIRECTIONAL, CROSS, FORWARD, ScanPath
-from vimzoo.ops.scan_path import path_codes, path_table, tokens_from_codes
+from vimzoo.ops.paths.path import path_codes, path_table, tokens_from_codes
 
 
 def visited(order: str, reverse: bool, height: int, width: int) -> list[int]:

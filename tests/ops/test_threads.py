@@ -12,8 +12,8 @@ import torch
 
 import vimzoo
 from vimzoo.models.threads import multiply_adds
-from vimzoo.ops import native, threads
-from vimzoo.ops.scan_path import BIDIRECTIONAL
+from vimzoo.ops.paths.path import BIDIRECTIONAL
+from vimzoo.ops.runtime import native, threads
 
 needs_native = pytest.mark.skipif(native.load()[0] is None, reason="no native library was built")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

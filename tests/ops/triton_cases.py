@@ -28,16 +28,8 @@ from ops_helpers import (
 )
 from triton.runtime import interpreter
 
-from vimzoo.ops import (
-    BIDIRECTIONAL,
-    CROSS,
-    BackendError,
-    add_norm,
-    causal_conv1d,
-    gpu_scans,
-    scan_paths,
-    selective_scan,
-)
+from vimzoo.ops import BIDIRECTIONAL, CROSS, BackendError, add_norm, causal_conv1d, scan_paths, selective_scan
+from vimzoo.ops.scan import gpu_scans
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 

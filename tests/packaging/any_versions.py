@@ -126,7 +126,7 @@ class Clone:
     def versions(self) -> dict[str, str]:
         """Installed packages and their versions, Python's among them."""
         listed = json.loads(self.pip("list", "--format=json", stdout=subprocess.PIPE, check=True).stdout)
-        code = "import platform, vimzoo.ops.nvrtc as n; print(platform.python_version(), n.load()[1])"
+        code = "import platform, vimzoo.ops.runtime.nvrtc as n; print(platform.python_version(), n.load()[1])"
         python, nvrtc = self.run(
             ".venv/bin/python", "-c", code, stdout=subprocess.PIPE, check=True
         ).stdout.split(maxsplit=1)

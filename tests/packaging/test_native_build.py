@@ -13,7 +13,7 @@ import pytest
 import setuptools
 from setuptools import Distribution
 
-from vimzoo.ops import native
+from vimzoo.ops.runtime import native
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_OPENMP = '#!/bin/sh\nfor word; do [ "$word" = -fopenmp ] && exit 1; done\nexec cc "$@"\n'
@@ -23,7 +23,7 @@ import vimzoo.kernels
 if len(sys.argv) > 1:
     vimzoo.kernels.__path__.insert(0, sys.argv[1])
 import timm, vimzoo
-from vimzoo.ops import native
+from vimzoo.ops.runtime import native
 assert native.load()[1] == "base", native.load()[1]
 torch.manual_seed(0)
 model = timm.create_model("test_vmamba")

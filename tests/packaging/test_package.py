@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
-from vimzoo.ops.native import LEVELS
+from vimzoo.ops.runtime.native import LEVELS
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = """
@@ -324,8 +324,8 @@ def test_a_checkout_uses_the_libraries_of_the_installed_package(
     shutil.copytree(source, checkout)
     code = """if True:
         import vimzoo
-        from vimzoo.ops import native
-        from vimzoo.ops.shortfalls import shortfalls
+        from vimzoo.ops.runtime import native
+        from vimzoo.ops.runtime.shortfalls import shortfalls
         print(vimzoo.__file__, native.load()[0] is not None, native.load()[1], shortfalls("cpu"), sep="|")"""
     where, loads, level, _ = python(code, cwd=checkout, interpreter=installed).split("|")
     assert Path(where).is_relative_to(checkout) and loads == "True" and level in LEVELS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vimzoo.data.degradations import imresize, to_image
+from vimzoo.data.pairs.degradations import imresize, to_image
 from vimzoo.metrics import luma, psnr, ssim
 
 REFERENCE = json.loads(

@@ -10,7 +10,7 @@ from fill import load, mismatch, model_input, state_dict
 from torch import Tensor
 
 from vimzoo.ops import BIDIRECTIONAL, CROSS, FORWARD, ScanPath, scan_paths
-from vimzoo.ops.scan_path import ATROUS, SNAKES, pad_paths, path_table
+from vimzoo.ops.paths.path import ATROUS, SNAKES, pad_paths, path_table
 
 REFERENCES = Path(__file__).parent / "references"
 SETS = {

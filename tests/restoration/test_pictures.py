@@ -12,7 +12,7 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from vimzoo.restoration import Picture, PictureError, read_picture, write_picture
-from vimzoo.restoration.files import whole_file
+from vimzoo.restoration.pictures.files import whole_file
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY = SRGB[:16] + b"GRAY" + SRGB[20:]

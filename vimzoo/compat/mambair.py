@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from vimzoo import layers
-from vimzoo.layers import restoration
-from vimzoo.layers.restoration import DynamicPosBias, GroupAttention, cab_form, relative_index
-from vimzoo.models import mambair_model, mambair_unet, mambair_v2_model
-from vimzoo.models.mambair_names import INDEX_BUFFER, MAMBAIR
+from vimzoo.layers import mambair as restoration
+from vimzoo.layers.mambair import DynamicPosBias, GroupAttention, cab_form, relative_index
+from vimzoo.models.mambair import model as mambair_model
+from vimzoo.models.mambair import unet as mambair_unet
+from vimzoo.models.mambair import v2 as mambair_v2_model
+from vimzoo.models.mambair.names import INDEX_BUFFER, MAMBAIR
 
 from .official import accept_official_names, official_gradients
 from .official import official_state_dict as _official_state_dict

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimzoo.models.mambair_names import MAMBAIR
-from vimzoo.models.names import Dialect, Slot
-from vimzoo.models.vim_names import VIM
-from vimzoo.models.vmamba_names import VMAMBA
+from vimzoo.models.mambair.names import MAMBAIR
+from vimzoo.models.vim.names import VIM
+from vimzoo.models.vmamba.names import VMAMBA
+from vimzoo.models.weights.dialect import Dialect, Slot
 
 __all__ = ["accept_official_names", "official_gradients", "official_state_dict"]
 

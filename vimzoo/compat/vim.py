@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vimzoo.layers import Add, BiMambaBlock
 from vimzoo.models.tokens import resize_pos_embed
 from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES, Vim
-from vimzoo.models.vim_dense import VimDense
+from vimzoo.models.vim.dense import VimDense
 
 from .mamba_ssm import Mamba, refuse_inference
 from .official import accept_official_names, official_gradients, official_state_dict

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from vimzoo import layers
 from vimzoo.models.vmamba import VMAMBA_FACTS
-from vimzoo.models.vmamba_dense import VMambaDense
-from vimzoo.models.vmamba_model import VMamba
+from vimzoo.models.vmamba.dense import VMambaDense
+from vimzoo.models.vmamba.model import VMamba
 
 from .official import accept_official_names, official_gradients, official_state_dict
 from .vmamba_ops import cross_merge_fn, cross_scan_fn, selective_scan_chunk_fn, selective_scan_fn

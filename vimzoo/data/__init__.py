@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 
-from .buckets import BucketBatches, Shapes
-from .digits import bundled_digits
-from .folder import image_folder
-from .hub import hub_dataset
-from .loader import EpochBatches, closing, eval_loader, sample, train_loader
-from .paired import degraded_folder, paired_folder
-from .photos import bundled_photos
-from .shards import shards
-from .splits import Images, Splits, UsageError, stratified_split
-from .stages import StageBatches, Stages
+from vimzoo.errors import UsageError
+
+from .batches.buckets import BucketBatches, Shapes
+from .batches.loader import EpochBatches, closing, eval_loader, sample, train_loader
+from .batches.stages import StageBatches, Stages
+from .images.digits import bundled_digits
+from .images.folder import image_folder
+from .images.hub import hub_dataset
+from .images.shards import shards
+from .pairs.folders import degraded_folder, paired_folder
+from .pairs.photos import bundled_photos
+from .splits import Images, Splits, stratified_split
 
 SOURCES: dict[str, Callable[..., Splits]] = {
     "digits": bundled_digits,

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from vimzoo.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .buckets import Shapes
-    from .stages import Stages
-
-
-class UsageError(ValueError):
-    """A request that cannot be met; the message names the argument, what came and what was expected."""
+    from .batches.buckets import Shapes
+    from .batches.stages import Stages
 
 
 class Images(Protocol):

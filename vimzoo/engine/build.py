@@ -13,15 +13,18 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from ..commands import slow_half
-from ..data import SOURCES, Splits, UsageError
-from . import parallel
-from .check import AMP
+from vimzoo.commands import slow_half
+from vimzoo.data import SOURCES, Splits
+from vimzoo.errors import UsageError
+
 from .classes import warn
+from .configuration.check import AMP
 from .create import model_cfg
-from .parallel import World
+from .processes import parallel
+from .processes.parallel import World
 from .state import State
-from .tasks import Mixer, find_task
+from .task import Mixer
+from .tasks import find_task
 
 # Of the data group; the rest goes to the source
 LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens", "balanced")

@@ -14,9 +14,10 @@ import torch
 from timm.data import ImageNetInfo
 from torch import nn
 
-from ..data import Splits
-from ..data.classes import listed, numbered_as
-from . import checkpoint
+from vimzoo.data import Splits
+from vimzoo.data.images.classes import listed, numbered_as
+
+from .checkpoints import checkpoint
 from .create import create_model, model_cfg
 
 Names = tuple[str, ...]

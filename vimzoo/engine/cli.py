@@ -25,7 +25,7 @@ def hydra_options() -> dict[str, Any]:
     name from the program.
     """
     options: dict[str, Any] = version_base()
-    return options or {"execution_whitelist": ["vimzoo.engine.sweeps.SweepCheck"]}
+    return options or {"execution_whitelist": ["vimzoo.engine.configuration.sweeps.SweepCheck"]}
 
 
 def version_base() -> dict[str, str]:
@@ -69,11 +69,12 @@ def main() -> None:
         sys.exit(f"error: training needs {error.name}; install it with: pip install 'vimzoo[train]'")
     if sys.version_info >= (3, 14) and hydra.__version__.startswith("1.3."):
         sys.exit("error: Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11, 3.12 or 3.13")
-    from ..commands import INTERRUPTED, listen
-    from .job import job_name
-    from .output import patient
-    from .overrides import unreadable
-    from .words import for_hydra
+    from vimzoo.commands import INTERRUPTED, listen
+
+    from .configuration.overrides import unreadable
+    from .configuration.words import for_hydra
+    from .processes.job import job_name
+    from .reports.output import patient
 
     typed = sys.argv[1:]
     sys.argv[1:] = for_hydra(typed)
@@ -87,15 +88,16 @@ def main() -> None:
 
     @hydra.main(**hydra_options(), config_path=str(config_dir()), config_name="train")
     def run(cfg: DictConfig) -> float:
-        from ..data import UsageError
-        from . import resume
-        from .agree import check_settings
-        from .cluster import launched
+        from vimzoo.errors import UsageError
+
+        from .checkpoints import resume
+        from .checkpoints.saver import Stopped
+        from .configuration.sweeps import note_failure
+        from .configuration.words import applied, as_typed
         from .launch import launch
+        from .processes.agree import check_settings
+        from .processes.cluster import launched
         from .recover import OutOfMemory
-        from .saver import Stopped
-        from .sweeps import note_failure
-        from .words import applied, as_typed
 
         out = Path(HydraConfig.get().runtime.output_dir)
         try:

@@ -11,8 +11,8 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from ..data import UsageError
-from ..models.hub import MissingWeightsError
+from vimzoo.errors import UsageError
+from vimzoo.models.weights.hub import MissingWeightsError
 
 
 def model_cfg(name: str) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from typing import Any
 import yaml
 from torch import nn
 
-from ..data import Splits, UsageError
-from . import checkpoint
+from vimzoo.data import Splits
+from vimzoo.errors import UsageError
+
+from .checkpoints import checkpoint
+from .checkpoints.older import updated
+from .configuration.words import applied, readable
 from .create import resized, without_start
-from .older import updated
 from .tasks import find_task
-from .words import applied, readable
 
 
 def newest_run(folder: Path = Path("outputs")) -> Path:

@@ -14,22 +14,25 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from ..data import BucketBatches, Splits, StageBatches, UsageError, closing, eval_loader, sample, train_loader
-from . import export, report, restart, resume
-from .agree import check_data, check_folder
+from vimzoo.data import BucketBatches, Splits, StageBatches, closing, eval_loader, sample, train_loader
+from vimzoo.errors import UsageError
+
 from .build import build_data, build_state
-from .check import check_run
-from .claim import claimed
-from .cluster import launched
+from .checkpoints import export, restart, resume
+from .checkpoints.saver import Saver, Stopped
+from .configuration.check import check_run
 from .create import without_start
-from .drawing import drawn
 from .loop import evaluate, fit, seed_everything
-from .output import patient
-from .parallel import World
-from .saver import Saver, Stopped
-from .spawn import spawn
+from .processes.agree import check_data, check_folder
+from .processes.claim import claimed
+from .processes.cluster import launched
+from .processes.parallel import World
+from .processes.spawn import spawn
+from .reports import report
+from .reports.drawing import drawn
+from .reports.output import patient
+from .reports.track import open_tracker
 from .state import State
-from .track import open_tracker
 
 
 def launch(

@@ -10,15 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data import Splits, UsageError
-from ..metrics import broken
-from . import recover, report, sizes
+from vimzoo.data import Splits
+from vimzoo.errors import UsageError
+from vimzoo.metrics import broken
+
+from . import recover, sizes
+from .checkpoints.saver import Saver
 from .classes import warn
-from .parallel import World, average_statistics, sync_gradients, together, whole
-from .saver import Saver
+from .processes.parallel import World, average_statistics, sync_gradients, together, whole
+from .reports import report
+from .reports.track import Tracker
 from .state import State, no_sums
-from .tasks import Scores
-from .track import Tracker
+from .task import Scores
 
 NO_TRACKER = Tracker()
 

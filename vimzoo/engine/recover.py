@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data import UsageError
-from . import resume
+from vimzoo.errors import UsageError
+
+from .checkpoints import resume
 from .state import State
 
 ON_NONFINITE = ("stop", "skip", "rollback")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..data import Shapes
+from vimzoo.data import Shapes
+
 from .state import State
 
 

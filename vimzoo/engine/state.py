@@ -13,8 +13,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from .parallel import World
-from .tasks import Mixer, Task
+from .processes.parallel import World
+from .task import Mixer, Task
 
 
 def no_sums() -> dict[str, float]:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
-from vimzoo.ops.scan_path import FORWARD, path_codes
+from vimzoo.ops.paths.path import FORWARD, path_codes
 
 from .buffers import DerivedBuffers
 from .linear import apply_linear
-from .restoration import relative_index
+from .mambair import relative_index
 from .ssm import SelectiveSSM, run_scan
 
 Noise = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
-from vimzoo.ops.scan_path import BIDIRECTIONAL, FORWARD, path_codes
+from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, path_codes
 
 from .linear import apply_linear
 from .norm import AddNorm

@@ -6,7 +6,7 @@ import torch
 from timm.models import register_notrace_function
 from torch import Tensor
 
-from vimzoo.ops.library import is_eager
+from vimzoo.ops.runtime.library import is_eager
 
 
 @register_notrace_function  # sizes decide, which FX cannot follow

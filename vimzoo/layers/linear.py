@@ -14,7 +14,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
-from vimzoo.ops.library import is_eager
+from vimzoo.ops.runtime.library import is_eager
 
 _FORWARD, _LINEAR = nn.Linear.forward, F.linear
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

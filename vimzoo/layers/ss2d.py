@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimzoo.ops.scan_path import CROSS, ScanPath, path_arguments, path_codes
+from vimzoo.ops.paths.path import CROSS, ScanPath, path_arguments, path_codes
 
 from .linear import apply_linear
 from .maps import Permute, SpatialSoftmax, activation, check_map

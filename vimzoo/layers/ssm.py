@@ -250,7 +250,7 @@ class SelectiveSSM(nn.Module):
         Args:
             x: ``(B, L, D)``, or ``(B, L, K, D)`` with ``separate_inputs``.
             z: Gate ``(B, L, D)``; the sum is multiplied by ``silu(z)``.
-            codes, table: The paths, as `vimzoo.ops.scan_path.path_codes` and ``path_table`` give them.
+            codes, table: The paths, as `vimzoo.ops.paths.path.path_codes` and ``path_table`` give them.
             height, width: The grid, ``L = height * width``; a sequence is ``1 x L``.
             merge: Add the directions up; else return each in its path's order.
             first: With fewer paths than directions: the direction that belongs to the first path.

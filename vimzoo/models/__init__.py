@@ -1,9 +1,9 @@
-"""Architectures, one family per file; importing this registers them with timm."""
+"""Architectures, one family per folder; importing this registers them with timm."""
 
-from .checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 from .mambair import MambaIR, MambaIRUNet, MambaIRv2, load_restoration
 from .vim import Vim
 from .vmamba import VMamba
+from .weights.loading import CheckpointError, load_checkpoint, read_checkpoint
 
 __all__ = [
     "CheckpointError",

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from vimzoo.layers.buffers import DerivedBuffers
 from vimzoo.layers.images import warn_unless_finite
 
-from .checkpoint import CheckpointError, load_into, unwrapped
-from .checkpoint_reader import read_tensors
-from .mambair_names import checkpoint_filter_fn
+from .mambair.names import checkpoint_filter_fn
 from .threads import SmallOnOneThread
+from .weights.loading import CheckpointError, load_into, unwrapped
+from .weights.reader import read_tensors
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as all published models subtract it
 
@@ -72,7 +72,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
     def load_pretrained(
         self, checkpoint_path: str | os.PathLike[str], prefix: str = "", *, use_ema: bool | None = None
     ) -> None:
-        """Load a file of ours or the authors', as `vimzoo.models.checkpoint.load_into` does, with its errors."""
+        """Load a file of ours or the authors', as `vimzoo.models.weights.loading.load_into` does, with its errors."""
         load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)
 
     @torch.jit.ignore

@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from vimzoo.ops.derivatives import PlainLayerNorm
-from vimzoo.ops.library import in_forward_mode, is_eager
-from vimzoo.ops.threads import calling_thread
+from vimzoo.ops.runtime.derivatives import PlainLayerNorm
+from vimzoo.ops.runtime.library import in_forward_mode, is_eager
+from vimzoo.ops.runtime.threads import calling_thread
 
 __all__ = ["GRAIN", "SmallOnOneThread", "multiply_adds"]
 

@@ -1,10 +1,9 @@
 """Functions on tensors: the selective scan in its two faces, and the convolution and norm around it."""
 
-from .add_norm import add_norm
-from .backends import BackendError, use_backend
-from .causal_conv1d import causal_conv1d
-from .linear import linear
-from .scan_path import (
+from .conv.op import causal_conv1d
+from .dense import linear
+from .norm.op import add_norm
+from .paths.path import (
     ATROUS,
     BACKWARD,
     BIDIRECTIONAL,
@@ -15,8 +14,9 @@ from .scan_path import (
     pad_paths,
     path_arguments,
 )
-from .scan_paths import scan_paths
-from .selective_scan import selective_scan
+from .runtime.backends import BackendError, use_backend
+from .scan.along_paths import scan_paths
+from .scan.selective import selective_scan
 
 __all__ = [
     "ATROUS",

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .scan_path import tokens_from_codes
+from .paths.path import tokens_from_codes
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

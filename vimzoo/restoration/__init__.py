@@ -1,9 +1,9 @@
 """Restoring pictures: files of any kind in and out, tiles, whole folders. `python -m vimzoo.restore` is its command."""
 
-from .files import MAX_PIXELS, read_picture, write_picture
 from .folders import Job, Report, find_jobs, restore_file, restore_files
 from .origin import claim_results
-from .picture import Picture, PictureError
+from .pictures.files import MAX_PIXELS, read_picture, write_picture
+from .pictures.picture import Picture, PictureError
 from .restorer import Restorer
 from .weights import restoration_model
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .files import MAX_PIXELS, picture_size, read_picture, write_picture
 from .memory import available_bytes
-from .picture import FORMATS, PictureError, check_fits, format_of
+from .pictures.files import MAX_PIXELS, picture_size, read_picture, write_picture
+from .pictures.picture import FORMATS, PictureError, check_fits, format_of
 from .restorer import Progress, Restorer
 
 __all__ = ["Job", "Report", "find_jobs", "reason_of", "restore_file", "restore_files"]
@@ -144,8 +144,9 @@ def restore_files(
         quality: As in `write_picture`.
         max_pixels: As in `read_picture`.
         quiet: Show nothing: neither the bar nor failures as they come.
-        shared: Used like ``map`` to divide the files over processes, as `vimzoo.engine.sharing.share` does, large ones
-            first. The process that gets its results has the jobs of all and returns the report of all.
+        shared: Used like ``map`` to divide the files over processes, large ones first, as
+            `vimzoo.engine.processes.sharing.share` does. The process that gets its results has the jobs of
+            all and returns the report of all.
 
     Raises:
         ValueError: ``existing`` has no such value.

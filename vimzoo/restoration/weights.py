@@ -6,7 +6,7 @@ from typing import cast
 import timm
 
 from vimzoo.models import CheckpointError
-from vimzoo.models.mambair_facts import HUB, MAMBAIR_FACTS
+from vimzoo.models.mambair.facts import HUB, MAMBAIR_FACTS
 from vimzoo.models.restoration_base import RestorationModel
 
 __all__ = ["names_with_weights", "restoration_model"]

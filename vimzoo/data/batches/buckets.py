@@ -1,0 +1,209 @@
+"""Images of many sizes and shapes in batches of one size each, under a budget of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from vimzoo.errors import UsageError
+
+OCTAVES = (
+    0.25  # of width over height, between one kind of shape and the next: at most 9 % of an image is cut off
+)
+Shape = tuple[int, int]  # height and width in pixels
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Every size that images are trained at: sides for the square ones, each with oblong ones of the same area.
+
+    Attributes:
+        sides: in pixels, multiples of ``step``.
+        step: heights and widths are multiples of it; a token is ``step`` x ``step`` pixels.
+        max_aspect: the longer over the shorter side of the most oblong shape; 1 is squares alone.
+
+    Raises:
+        UsageError: a side that is no multiple of the step, no side, or an aspect below 1.
+    """
+
+    sides: tuple[int, ...]
+    step: int = 16
+    max_aspect: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.step < 1:
+            raise UsageError(f"data.step={self.step}: expected at least 1 pixel")
+        if not self.sides or any(side < self.step or side % self.step for side in self.sides):
+            raise UsageError(
+                f"data.sides={list(self.sides)}: expected multiples of data.step={self.step}, such as "
+                f"[{10 * self.step},{14 * self.step}]"
+            )
+        if not 1 <= self.max_aspect <= 16:
+            raise UsageError(f"data.max_aspect={self.max_aspect}: expected 1 (squares) to 16")
+
+    @property
+    def oblong(self) -> int:
+        """Kinds of shape that lie, and as many that stand; kind ``oblong`` is the square."""
+        return int(math.log2(self.max_aspect) / OCTAVES + 1e-9)
+
+    def kinds(self, sizes: np.ndarray) -> np.ndarray:
+        """The kind of shape nearest to images of heights and widths ``sizes`` (N, 2); from upright to lying."""
+        octaves = np.log2(sizes[:, 1] / sizes[:, 0])
+        return (np.round(octaves / OCTAVES).clip(-self.oblong, self.oblong) + self.oblong).astype(np.int64)
+
+    def shape(self, kind: int, side: int) -> Shape:
+        """Height and width of a kind of shape that has about the area of a square of ``side``."""
+        stretch = 2 ** ((kind - self.oblong) * OCTAVES / 2)
+        height, width = (max(1, round(length / self.step)) for length in (side / stretch, side * stretch))
+        return height * self.step, width * self.step
+
+    def tokens(self, shape: Shape) -> int:
+        """Of one image."""
+        return (shape[0] // self.step) * (shape[1] // self.step)
+
+
+class BucketBatches(Sampler[list[tuple[int, ...]]]):
+    """Shuffled batches of keys (epoch, index, height, width); all images of a batch have one height and width.
+
+    A batch holds as many images as its budget of tokens allows, so small images come in large batches and none is
+    padded. Each kind of shape is cut into batches, their sides drawn in turn; what is left over of the kinds comes
+    together with its neighbours in shape. The sizes of an epoch's batches are the same in every epoch, in another
+    order and with other images; so an epoch always has as many updates.
+
+    Set ``epoch``, and ``start`` where batches of it are done already, before iterating.
+
+    Args:
+        kinds: kind of shape of every image, (N,), as ``shapes.kinds`` gives them.
+        tokens: budget of a batch, of all processes together.
+        seed: of sides and order. limit: batches per epoch.
+        rank, world: which part of every batch, of how many.
+
+    Raises:
+        UsageError: the budget does not hold two images for each process, or the images do not fill one batch.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        kinds: np.ndarray,
+        tokens: int,
+        seed: int,
+        limit: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.shapes, self.budget, self.seed = shapes, tokens, seed
+        self.rank, self.world, self.epoch, self.start = rank, world, 0, 0
+        self.order = np.argsort(kinds, kind="stable")  # all images, kind by kind
+        self.bounds = np.searchsorted(kinds[self.order], np.arange(2 * shapes.oblong + 2))
+        self.plan = self._plan()
+        self.count = min(len(self.plan), limit or len(self.plan))
+        if not self.plan:
+            raise UsageError(
+                f"data.tokens={tokens}: {len(kinds)} images do not fill a batch of any of data.sides="
+                f"{list(shapes.sides)}; expected a smaller data.tokens or data.batch_size"
+            )
+
+    def images(self, shape: Shape) -> int:
+        """In a batch of that shape: as many as the budget holds, two or a multiple for each process."""
+        pair = 2 * self.world  # mixup takes even numbers
+        fitting = self.budget // self.shapes.tokens(shape) // pair * pair
+        if not fitting:
+            raise UsageError(
+                f"data.tokens={self.budget}: expected at least {pair * self.shapes.tokens(shape)}, for "
+                f"{pair} images of {shape[0]}x{shape[1]} with devices={self.world}"
+            )
+        return fitting
+
+    def _plan(self) -> list[tuple[Shape, np.ndarray]]:
+        """The shape of every batch and its places in an epoch's order of images, which is shuffled within kinds."""
+        rng = np.random.default_rng(self.seed)
+        plan: list[tuple[Shape, np.ndarray]] = []
+        left: list[int] = []
+        for kind, (first, last) in enumerate(pairwise(self.bounds.tolist())):
+            for shape in self._sides(kind, rng):
+                if first + self.images(shape) > last:
+                    shape = self.shapes.shape(kind, max(self.shapes.sides))  # takes the fewest images
+                if first + self.images(shape) > last:
+                    break
+                plan.append((shape, np.arange(first, first + self.images(shape))))
+                first += self.images(shape)
+            left += range(first, last)
+        return plan + self._mixed(np.array(left, dtype=np.int64), rng)
+
+    def _sides(self, kind: int, rng: np.random.Generator) -> Iterator[Shape]:
+        """Shapes of one kind without end: all sides in a random order, then again."""
+        while True:
+            for side in rng.permutation(self.shapes.sides):
+                yield self.shapes.shape(kind, int(side))
+
+    def _mixed(self, places: np.ndarray, rng: np.random.Generator) -> list[tuple[Shape, np.ndarray]]:
+        """Batches of what no kind could fill, each of the kind of its middle image, but for the last few images."""
+        plan = []
+        while len(places):
+            for side in [int(rng.choice(self.shapes.sides)), max(self.shapes.sides)]:
+                middle = places[min(len(places), self.images(self._like(places[0], side))) // 2]
+                shape = self._like(middle, side)
+                if self.images(shape) <= len(places):
+                    break
+            else:
+                break
+            plan.append((shape, places[: self.images(shape)]))
+            places = places[self.images(shape) :]
+        return plan
+
+    def _like(self, place: int, side: int) -> Shape:
+        """The shape of that side for the kind of image that stands at a place of the order."""
+        return self.shapes.shape(int(np.searchsorted(self.bounds, place, side="right")) - 1, side)
+
+    def summary(self) -> str:
+        """How many sizes there are, from the smallest to the largest, and how full batches are."""
+        sizes = sorted({shape for shape, _ in self.plan}, key=self.shapes.tokens)
+        images = [len(places) for _, places in self.plan]
+        used = sum(self.shapes.tokens(shape) * len(places) for shape, places in self.plan)
+        first, last = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
+        return (
+            f"{len(sizes)} from {first} to {last}, {min(images)} to {max(images)} images a batch, "
+            f"{100 * used / (self.budget * len(self.plan)):.0f} % of {self.budget} tokens used, "
+            f"{len(self.order) - sum(images)} of {len(self.order)} images left out of an epoch"
+        )
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, whatever ``start``."""
+        return self.count
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        parts = [rng.permutation(part) for part in np.split(self.order, self.bounds[1:-1])]
+        order, batches = np.concatenate(parts), rng.permutation(len(self.plan))
+        for number in batches[self.start : self.count]:
+            shape, places = self.plan[number]
+            mine = places[self.rank * len(places) // self.world : (self.rank + 1) * len(places) // self.world]
+            yield [(self.epoch, int(index), *shape) for index in order[mine]]
+
+
+class ShapeBatches(Sampler[list[int]]):
+    """All images in order, in batches of one shape: for evaluation, where images of a shape stand together.
+
+    Args:
+        shapes: height and width of every image, (N, 2). batch_size: images at most.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], batch_size: int) -> None:
+        edges = [0, *(i for i in range(1, len(shapes)) if shapes[i] != shapes[i - 1]), len(shapes)]
+        self.batches = [
+            list(range(first, min(first + batch_size, stop)))
+            for start, stop in pairwise(edges)
+            for first in range(start, stop, batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)

@@ -1,0 +1,146 @@
+"""Crops that grow while a network learns: every stage of a run has crops and batches of its own size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from vimzoo.errors import UsageError
+
+KEYS = ("epochs", "crop", "batch_size")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run.
+
+    Attributes:
+        epochs: How long it lasts.
+        crop: Side of the clean crops in pixels.
+        batch_size: Crops per update, of all processes together.
+    """
+
+    epochs: int
+    crop: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a run in their order; the last one goes on for as long as the run does.
+
+    An epoch has as many updates in every stage, so that schedules stay functions of the step.
+
+    Attributes:
+        parts: At least one.
+        updates: In an epoch.
+    """
+
+    parts: tuple[Stage, ...]
+    updates: int
+
+    def at(self, epoch: int) -> Stage:
+        """The stage that an epoch, counted from 0, belongs to."""
+        for stage in self.parts:
+            if epoch < stage.epochs:
+                return stage
+            epoch -= stage.epochs
+        return self.parts[-1]
+
+    def before(self, epoch: int) -> int:
+        """Crops of all epochs before this one."""
+        return sum(self.at(past).batch_size for past in range(epoch)) * self.updates
+
+    def summary(self) -> str:
+        """Crops, batches and epochs of all stages."""
+        said = (
+            f"{stage.batch_size} crops of {stage.crop} px for {stage.epochs} epochs" for stage in self.parts
+        )
+        return f"{self.updates} updates an epoch: {', '.join(said)}"
+
+
+def parsed_stages(asked: Sequence[Mapping[str, Any]], crops: int, scale: int) -> Stages:
+    """Stages as a configuration has them, a mapping of `KEYS` each.
+
+    Args:
+        crops: Per epoch of the first stage.
+        scale: Sides of crops are multiples of it.
+
+    Raises:
+        UsageError: none is given, one has other keys or numbers, or the crops do not fill a batch.
+    """
+    if not asked:
+        raise UsageError("data.stages=[]: expected at least one stage, or null for crops of one size")
+    for place, stage in enumerate(asked):
+        if not _is_stage(stage):
+            raise UsageError(
+                f"data.stages[{place}]={stage}: expected {', '.join(KEYS)}, whole numbers from 1 on"
+            )
+        if stage["crop"] % scale:
+            raise UsageError(
+                f"data.stages[{place}].crop={stage['crop']}: expected a multiple of the scale, {scale}"
+            )
+    parts = tuple(Stage(**stage) for stage in asked)
+    if crops < parts[0].batch_size:
+        raise UsageError(
+            f"data.crops={crops}: expected at least the first stage's batch_size, {parts[0].batch_size}"
+        )
+    return Stages(parts, crops // parts[0].batch_size)
+
+
+def _is_stage(asked: Any) -> bool:
+    if not isinstance(asked, Mapping) or set(asked) != set(KEYS):
+        return False
+    return all(isinstance(number, int) and number > 0 for number in asked.values())
+
+
+class StageBatches(Sampler[list[tuple[int, ...]]]):
+    """Shuffled batches of keys (epoch, index, height, width) of crops, as the epoch's stage has them.
+
+    Indices count the crops of the whole run, so that small epochs go on where the one before ended.
+    Set ``epoch``, and ``start`` where batches of it are done already, before iterating.
+
+    Args:
+        seed: of the order. limit: batches per epoch.
+        rank, world: which part of every batch, of how many.
+
+    Raises:
+        UsageError: the batch of a stage cannot be shared evenly.
+    """
+
+    def __init__(
+        self, stages: Stages, seed: int, limit: int | None = None, rank: int = 0, world: int = 1
+    ) -> None:
+        self.stages, self.seed = stages, seed
+        self.rank, self.world, self.epoch, self.start = rank, world, 0, 0
+        self.count = min(stages.updates, limit or stages.updates)
+        for place, stage in enumerate(stages.parts):
+            if stage.batch_size % world:
+                raise UsageError(
+                    f"data.stages[{place}].batch_size={stage.batch_size}: expected a multiple of devices={world}"
+                )
+
+    def summary(self) -> str:
+        """What the stages are."""
+        return self.stages.summary()
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, whatever ``start``."""
+        return self.count
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        stage, first = self.stages.at(self.epoch), self.stages.before(self.epoch)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(
+            self.stages.updates * stage.batch_size
+        )
+        part = stage.batch_size // self.world
+        for batch in range(self.start, self.count):
+            begin = batch * stage.batch_size + self.rank * part
+            yield [
+                (self.epoch, first + int(index), stage.crop, stage.crop)
+                for index in order[begin : begin + part]
+            ]

@@ -1,0 +1,309 @@
+"""Images read through timm's readers: what cannot be read is replaced, counted and listed."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vimzoo.errors import UsageError
+
+from ..batches.buckets import Shape, Shapes
+from ..splits import Splits
+from .decode import DAMAGED, MODES, read_image, size_of
+
+TRIES = 50  # unreadable images in a row before reading gives up
+READERS = 16  # threads that read headers
+# Arguments of timm's create_transform that switch off what it does by default
+NO_AUG = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
+
+
+class ReadImages(Dataset):
+    """Images and class numbers of a timm reader, transformed.
+
+    In place of an image that cannot be read comes the next one, as in ``timm.data.ImageDataset``; but here it is
+    marked in ``unreadable``, which all parts and all loader processes share.
+
+    Attributes:
+        reader: gives (file, class number, ...) by index; has ``class_to_idx`` and ``filename(index)``.
+        indices: which of the reader's images these are.
+        unreadable: of the reader's images, (N,).
+        mode: of the image: RGB, or L for grey. upright: whether it is turned as its EXIF orientation says.
+        transform: from an image, and a height and width or None, to a tensor; None leaves images as they are.
+        shapes: height and width of each image after the transform where they differ, else None.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+        self.indices = np.arange(len(reader))
+        self.unreadable = torch.zeros(len(reader), dtype=torch.bool).share_memory_()
+        self.mode, self.upright = "RGB", True
+        self.transform: Callable[[Image.Image, Shape | None], Tensor] | None = None
+        self.shapes: list[Shape] | None = None
+
+    def part(self, places: np.ndarray) -> ReadImages:
+        """Some of the images, in the order of ``places``."""
+        chosen = copy.copy(self)
+        chosen.indices = self.indices[places]
+        chosen.shapes = None if self.shapes is None else [self.shapes[place] for place in places]
+        return chosen
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.read(index, None if self.shapes is None else self.shapes[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
+        """A batch, for torch's loader."""
+        self.ahead(indices)
+        return [self[index] for index in indices]
+
+    def ahead(self, indices: Sequence[int]) -> None:
+        """Tell the reader which images are read next, if it can fetch them all at once."""
+        if (ahead := getattr(self.reader, "ahead", None)) is not None:
+            ahead(self.indices[list(indices)].tolist())
+
+    def read(self, index: int, shape: Shape | None = None) -> tuple[Any, int]:
+        """An image, of that height and width if one is given, and its class number.
+
+        Raises:
+            IndexError: there is no such image. OSError: neither it nor any of the next can be read.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")  # it also ends a loop over the images
+        for place in self.indices[np.arange(index, index + TRIES) % len(self)].tolist():
+            try:
+                file, target, *_ = self.reader[place]
+                with file:
+                    picture = read_image(file, self.mode, self.upright)
+                break
+            except DAMAGED:
+                self.unreadable[place] = True
+        else:
+            raise OSError(
+                f"{TRIES} images in a row cannot be read, from {self.reader.filename(self.indices[index])} on"
+            )
+        return picture if self.transform is None else self.transform(picture, shape), int(target)
+
+    def sizes(self) -> np.ndarray:
+        """Heights and widths in pixels of the files, (N, 2), from their headers; 1 x 1 where there is none."""
+
+        def size(index: int) -> Shape:
+            try:
+                with self.reader[index][0] as file:
+                    return size_of(file, self.upright)
+            except DAMAGED:
+                return 1, 1
+
+        with ThreadPoolExecutor(READERS) as pool:  # headers wait for the disk, not for the processor
+            return np.array(list(pool.map(size, self.indices.tolist())), dtype=np.int64).reshape(-1, 2)
+
+    def labels(self) -> np.ndarray | None:
+        """Class numbers, (N,); None of a reader that would have to read the images."""
+        numbers = getattr(self.reader, "numbers", None)
+        return None if numbers is None else np.array(numbers())[self.indices]
+
+    def files(self) -> list[Path]:
+        """The files of these images, of a reader of files."""
+        return [Path(self.reader.samples[index][0]) for index in self.indices.tolist()]
+
+    def unreadable_names(self) -> list[str]:
+        """Files that could not be read so far, by name."""
+        return [str(self.reader.filename(int(index))) for index in self.unreadable.nonzero()]
+
+    def reason(self) -> str:
+        """Why the first of the files that could not be read cannot be."""
+        try:
+            with self.reader[int(self.unreadable.nonzero()[0])][0] as file:
+                read_image(file, self.mode)
+        except DAMAGED as error:
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return "it can be read now"
+
+
+class SeededImages(Dataset):
+    """Training images by key, each transformed under random numbers of its own; see ``Splits.train`` for the keys.
+
+    timm's transforms draw from Python's, NumPy's and torch's global generators; all three are seeded for the
+    sample and put back, so neither the number of workers nor the model's dropout changes what is drawn.
+    """
+
+    def __init__(self, images: ReadImages, seed: int) -> None:
+        self.images, self.seed = images, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, int]]:
+        """A batch, for torch's loader."""
+        self.images.ahead([key[1] for key in keys])
+        return [self[key] for key in keys]
+
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, int]:
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        seed = int(np.random.SeedSequence([self.seed, *key]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
+        try:
+            return self.images.read(key[1], (key[2], key[3]) if len(key) == 4 else None)
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.set_rng_state(before[2])
+
+
+class Transforms:
+    """timm's transform, one for every size that is asked for.
+
+    Args:
+        size: height and width where none is asked for.
+        options: of ``timm.data.create_transform``.
+
+    Raises:
+        TypeError: it refuses an option.
+    """
+
+    def __init__(self, size: Shape, **options: Any) -> None:
+        self.size, self.options = size, options
+        self.made = {size: create_transform(size, **options)}
+
+    def __call__(self, image: Image.Image, shape: Shape | None = None) -> Tensor:
+        shape = shape or self.size
+        if shape not in self.made:
+            self.made[shape] = create_transform(shape, **self._fitting(shape))
+        return self.made[shape](image)
+
+    def _fitting(self, shape: Shape) -> dict[str, Any]:
+        """Random crops are as oblong as the shape, so that they are stretched no more than square ones are."""
+        if not self.options.get("is_training") or self.options.get("train_crop_mode") in ("rkrc", "rkrr"):
+            return self.options
+        wider = shape[1] * self.size[0] / (shape[0] * self.size[1])
+        return self.options | {"ratio": tuple(wider * ratio for ratio in self.options["ratio"])}
+
+
+@dataclass
+class ImageSettings:
+    """How the images of a data set are prepared for a model, by timm's transforms; checked before any is read.
+
+    Attributes:
+        img_size: side in pixels; None takes the model's own.
+        in_chans: 3 reads colour, 1 reads grey.
+        upright: turn photographs as their EXIF orientation says.
+        max_unreadable: share of the images that may be unreadable before the run stops.
+        sides: None makes all images squares of ``img_size``. Otherwise training images come in squares of these
+            sides and oblong shapes of the same areas, each image in shapes near its own; evaluation keeps the shape
+            of an image too, at the area of ``img_size``.
+        step, max_aspect: see `Shapes`.
+        aug: arguments of timm's ``create_transform`` for training images; what is not named is not done, and with
+            nothing named they are prepared as in evaluation.
+        seed: seeds the augmentation, not the split.
+        pretrained_cfg: the model's size, normalisation and interpolation, as timm states them.
+
+    Raises:
+        UsageError: ``create_transform`` refuses an argument, or an option is out of range.
+    """
+
+    img_size: int | None = None
+    in_chans: int = 3
+    upright: bool = True
+    max_unreadable: float = 0.01
+    sides: Sequence[int] | None = None
+    step: int = 16
+    max_aspect: float = 2.0
+    aug: Mapping[str, Any] | None = None
+    seed: int = 0
+    pretrained_cfg: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.in_chans not in MODES:
+            raise UsageError(f"data.in_chans={self.in_chans}: expected 1 (grey) or 3 (colour)")
+        if not isinstance(self.max_unreadable, int | float) or not 0 <= self.max_unreadable <= 1:
+            raise UsageError(f"data.max_unreadable={self.max_unreadable}: expected a share from 0 to 1")
+        self.shapes = None if self.sides is None else Shapes(tuple(self.sides), self.step, self.max_aspect)
+        known = resolve_data_config(
+            {"img_size": self.img_size}, pretrained_cfg=dict(self.pretrained_cfg or {})
+        )
+        self.mean, self.std = tuple(known["mean"]), tuple(known["std"])
+        if self.in_chans == 1:
+            self.mean, self.std = (sum(self.mean) / len(self.mean),), (sum(self.std) / len(self.std),)
+        self.size: Shape = tuple(known["input_size"][-2:])
+        self.crop_pct = known["crop_pct"]
+        shared = dict(mean=self.mean, std=self.std, interpolation=known["interpolation"])
+        self.still = Transforms(self.size, **shared, crop_pct=self.crop_pct, crop_mode=known["crop_mode"])
+        self.training, aug = self.still, dict(self.aug or {})
+        try:
+            if aug and not aug.get("no_aug"):
+                self.training = Transforms(self.size, **shared, is_training=True, **(NO_AUG | aug))
+        except TypeError as error:
+            raise UsageError(f"aug.transform={aug}: {error}") from error
+
+    def splits(
+        self, name: str, train: ReadImages, val: ReadImages, test: ReadImages | None, classes: Sequence[str]
+    ) -> Splits:
+        """The data set of that name, from the images of its parts."""
+        read = [part for part in (train, val, test) if part is not None]
+        for part in read:
+            part.mode, part.upright, part.transform = MODES[self.in_chans], self.upright, self.still
+        train.transform = self.training
+        val, test = self._by_shape(val), test and self._by_shape(test)
+        return Splits(
+            name=name,
+            train=SeededImages(train, self.seed),
+            val=val,
+            test=test,
+            classes=tuple(classes),
+            input_size=(self.in_chans, *self.size),
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+            shapes=self.shapes,
+            labels=train.labels(),
+            kinds=None if self.shapes is None else _kinds(train, self.shapes),
+            unreadable=lambda: unreadable(read, self.max_unreadable),
+            damaged=[part.unreadable for part in read],
+        )
+
+    def _by_shape(self, images: ReadImages) -> ReadImages:
+        """Images for evaluation; where they keep shapes of their own, those of one shape stand together."""
+        if self.shapes is None:
+            return images
+        kinds, side = _kinds(images, self.shapes), round(math.sqrt(math.prod(self.size)))
+        order = np.argsort(kinds, kind="stable")
+        images = images.part(order)
+        images.shapes = [self.shapes.shape(kind, side) for kind in kinds[order].tolist()]
+        return images
+
+
+def _kinds(images: ReadImages, shapes: Shapes) -> np.ndarray:
+    """The kind of shape of every image; where all are squares, files need not be opened for that."""
+    return shapes.kinds(images.sizes() if shapes.oblong else np.ones((len(images), 2)))
+
+
+def unreadable(parts: list[ReadImages], share: float) -> list[str]:
+    """Names of all images that could not be read so far, each once.
+
+    Raises:
+        UsageError: in one of the parts they are more than ``share`` of its images.
+    """
+    for images in parts:
+        names = images.unreadable_names()
+        if len(names) > share * len(images.unreadable):
+            raise UsageError(
+                f"{len(names)} of {len(images.unreadable)} images cannot be read, such as {names[0]} "
+                f"({images.reason()}); expected at most the share data.max_unreadable={share}"
+            )
+    return sorted({name for images in parts for name in images.unreadable_names()})

@@ -1,0 +1,1 @@
+"""Checkpoints of runs: writing, resuming, publishing."""

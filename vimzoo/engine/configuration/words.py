@@ -1,0 +1,190 @@
+"""Words of the command line: ``group=option`` and ``key=value``, as Hydra reads them, on the settings of a run."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vimzoo.errors import UsageError
+
+from ..checkpoints.older import as_begun
+from ..cli import config_dir, version_base
+from .overrides import quoted
+
+# Settings that name a file or folder
+PATHS = re.compile(
+    r"\+{0,2}(resume|model\.start|data\.(\w*root|labels|meta_info|cache)|hydra\.(run|sweep)\.(dir|subdir))"
+)
+# Settings that the configuration's files take from another one, unless they are set themselves
+FOLLOWS = {"sched.num_epochs": "run.epochs"}
+
+
+def parsed(word: str) -> Any:
+    """Hydra's ``Override`` of a word.
+
+    Raises:
+        UsageError: its grammar does not have such a word.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise UsageError(
+            f"{word}: {str(error).splitlines()[0]}; expected KEY=VALUE, or KEY='VALUE'"
+        ) from error
+
+
+def readable(text: str) -> str:
+    """A word as a person types it, for Hydra: names of files and folders may hold ``=``, quotes, digits alone.
+
+    Lists, null, interpolations and sweeps stay what they are, unless there is a file or folder of that name.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not value or "${" in value or not PATHS.fullmatch(key):
+        return text
+    if not Path(value).exists():
+        if value[0] in "'\"":
+            return text
+        try:
+            override = parsed(text)
+        except UsageError:
+            return quoted(key, value)
+        if override.is_sweep_override() or isinstance(override.value(), str | list | None):
+            return text  # as Hydra reads it, without escapes: my\ photos
+    return quoted(key, value)
+
+
+def for_hydra(words: Sequence[str]) -> list[str]:
+    """The words of a command as Hydra takes them.
+
+    Where a run goes on they are settings of that run, which Hydra does not know: it may have data of another kind than
+    the configuration's files choose. Hydra then takes them by force, and `applied` checks them.
+    """
+    words = [readable(text) for text in words]
+    if not any(text.startswith("resume=") and text not in ("resume=null", "resume=auto") for text in words):
+        return words
+    return [f"++{text}" if _is_setting(text) else text for text in words]
+
+
+def as_typed(words: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """Without the force that `for_hydra` has added; also for one run of several, each with words of its own."""
+    own = {text.partition("=")[0] for text in typed}
+    return [text if text.partition("=")[0] in own else text.removeprefix("++") for text in words]
+
+
+def _is_setting(text: str) -> bool:
+    match = re.match(r"([A-Za-z_]\w*)[\w.]*=", text)
+    return match is not None and match[1] != "hydra" and text.partition("=")[0] not in groups()
+
+
+def groups() -> set[str]:
+    """Groups of the configuration: ``data``, ``model`` and so on."""
+    return {folder.name for folder in config_dir().iterdir() if any(folder.glob("*.yaml"))}
+
+
+def composed_settings(words: Sequence[str]) -> dict[str, Any]:
+    """The configuration that ``python train.py WORDS`` would use.
+
+    Raises:
+        UsageError: Hydra refuses a word.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(**version_base(), config_dir=str(config_dir())):
+            composed = compose("train", overrides=[readable(word) for word in words])
+            return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(str(error).splitlines()[0]) from error
+
+
+def applied(
+    cfg: dict[str, Any], words: Sequence[str], composed: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of a run with words on top: ``group=option`` replaces a group, ``key=value`` one setting.
+
+    Args:
+        cfg: the run's. words: without Hydra's own.
+        composed: what ``python train.py WORDS`` would use; by default it is composed here.
+
+    Raises:
+        UsageError: Hydra refuses a word, or the run has no such setting, with the nearest ones.
+    """
+    overrides = {text: parsed(text) for text in words}
+    for text, override in overrides.items():
+        if override.is_sweep_override():
+            raise UsageError(f"{text}: expected one value, not several")
+    names = groups()
+    chosen = [
+        o.key_or_group for o in overrides.values() if o.key_or_group in names and isinstance(o.value(), str)
+    ]
+    if composed is None:
+        whole = "experiment" in chosen
+        composed = composed_settings([t for t, o in overrides.items() if whole or _group(o) in chosen])
+    said = {override.key_or_group for override in overrides.values()}
+    if "experiment" in chosen:
+        return as_begun(composed, cfg, said)
+    result = {**copy.deepcopy(composed), **copy.deepcopy(cfg)} | {name: composed[name] for name in chosen}
+    result["run"] = composed["run"] | result["run"]  # a run of an older version has fewer settings
+    for text, override in overrides.items():
+        if _group(override) not in chosen:
+            _set(result, text, override)
+    for key, source in FOLLOWS.items():
+        group, _, name = key.partition(".")
+        if key not in said and (group in chosen or setting(cfg, key) == setting(cfg, source)):
+            result[group] = result[group] | {name: setting(result, source)}
+    return as_begun(result, cfg, said)
+
+
+def _group(override: Any) -> str:
+    return override.key_or_group.partition(".")[0]
+
+
+def _set(cfg: dict[str, Any], text: str, override: Any) -> None:
+    """One setting; ``+`` adds it, ``~`` takes it away."""
+    *path, last = override.key_or_group.split(".")
+    place: Any = cfg
+    for key in path:
+        place = place.get(key) if isinstance(place, dict) else None
+    known = isinstance(place, dict) and (last in place or override.is_add() or override.is_force_add())
+    if not known:
+        near = difflib.get_close_matches(last, place if isinstance(place, dict) else cfg, 3)
+        raise UsageError(f"{text}: the run has no such setting; near it: {', '.join(near) or '-'}")
+    if override.is_delete():
+        del place[last]
+    else:
+        place[last] = _merged(place.get(last), override.value())
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """As Hydra does: of a mapping only what is given changes."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
+
+
+def setting(cfg: dict[str, Any], name: str) -> Any:
+    """What stands under ``group.key``; None where there is no such setting."""
+    value: Any = cfg
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def flat(cfg: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``group.key`` -> value, for all settings."""
+    result: dict[str, Any] = {}
+    for key, value in cfg.items():
+        result |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+        )
+    return result

@@ -1,0 +1,131 @@
+"""A run folder belongs to one run: two that were started at once, or given one name, never write into one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ..checkpoints import resume
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK, MADE_ONCE = "run.lock", "run.claim"
+NO_LOCKS = {
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+}  # what file systems without locks answer
+
+
+@contextlib.contextmanager
+def claimed(
+    out: Path,
+    asked: str | None = None,
+    named: bool = True,
+    own: Callable[[Path], bool] = lambda _: False,
+) -> Iterator[Path]:
+    """A folder that is this run's alone until the end of the block; it is made here, and taken away if it stays empty.
+
+    The claim is a file, locked by the system, which knows whether its owner is alive, on other machines too. A file
+    system without locks makes it once; then a run that was killed leaves it, and the error says so.
+
+    Args:
+        out: the folder.
+        asked: the setting ``resume``: a run may go on in its own folder.
+        named: whether the user gave that name. If not, and it is taken, the run gets the next one: ``NAME_2``.
+        own: whether this run goes on with the one in a folder, whatever ``asked`` is.
+
+    Raises:
+        UsageError: another run writes there, or has written there and it is not the one to go on with.
+    """
+    names = (out if number == 1 else out.with_name(f"{out.name}_{number}") for number in itertools.count(1))
+    for folder in names:
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with _alone(folder):
+                resume.find("auto" if own(folder) else asked, folder)
+                yield folder
+            return
+        except resume.Taken:
+            if named:
+                raise
+        finally:
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's claim.
+
+    Raises:
+        Taken: another process holds it.
+    """
+    path = folder / LOCK
+    file = None if fcntl is None else _locked(path)
+    if file is None:
+        path = folder / MADE_ONCE
+        try:
+            file = path.open("xb")
+        except FileExistsError as error:
+            gone = f"; if that run is gone, remove {path}"
+            raise resume.Taken(f"{folder}: another run writes there ({_owner(path)}){gone}") from error
+    try:
+        file.write(f"{socket.gethostname()}, process {os.getpid()}".encode())
+        file.flush()
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+def _locked(path: Path) -> BinaryIO | None:
+    """The file, locked for this process until it is closed; None where the file system has no locks.
+
+    Raises:
+        Taken: another process has locked it.
+    """
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(file, path):
+                file.truncate(0)
+                return file
+            file.close()  # its owner has taken it away meanwhile
+        except OSError as error:
+            file.close()
+            if error.errno in NO_LOCKS:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                return None
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise resume.Taken(f"{path.parent}: another run writes there ({_owner(path)})") from error
+
+
+def _is(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.read_text() or "it has just begun"
+    except OSError:
+        return "it has just ended"

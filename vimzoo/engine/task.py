@@ -1,0 +1,69 @@
+"""What a model is trained for: the record that each task fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from vimzoo.data import Images, Splits
+
+Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(images, targets) -> a batch of mixed ones, such as timm's ``Mixup``."""
+
+
+class Scores(Protocol):
+    """Running sums over the batches of an evaluation.
+
+    Every attribute is a sum: a number, a tensor or a list. Adding the attributes of two objects gives those of
+    both sets of images together; so the processes of a distributed run add up what each has seen.
+    """
+
+    def add(self, output: Tensor, target: Tensor) -> None:
+        """Count one batch: what the model returned (B, ...) and what was wanted (B, ...), on one device."""
+
+    def summary(self) -> dict[str, float]:
+        """Named means over all images: ``loss``, the task's score, and what else is worth a column."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of training; ``cfg["task"]`` names it and `tasks.TASKS` lists all.
+
+    Attributes:
+        name: its key in ``TASKS``.
+        score: the entry of ``Scores.summary()`` that chooses best.pt, higher is better.
+        unit, digits, label: how that score is written: ``accuracy 98.6 %``.
+        own_data: (overrides, meaning) of a run on the user's own images, suggested after a run on others.
+        files: name and meaning of what ``pictures`` writes.
+        build_model: (cfg, data) -> model on the CPU, to be trained.
+        build_judged: (cfg, data) -> the same to be evaluated: a file of weights has to fit it whole.
+        build_loss: (cfg, data) -> mixup or None, and the loss, called with (output.float(), target).
+        scores: data -> empty sums.
+        pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
+            evaluation mode on its device, ``images`` the evaluated split and ``scores`` what was counted on it.
+        details: (scores, data, out) -> further numbers of an evaluation; tables and pictures go into ``out``.
+        as_measured: the model on its device -> what published figures were obtained with, for ``vimzoo.eval``.
+    """
+
+    name: str
+    score: str
+    unit: str
+    digits: int
+    label: str
+    own_data: tuple[str, str]
+    files: Mapping[str, str]
+    build_model: Callable[[dict[str, Any], Splits], nn.Module]
+    build_judged: Callable[[dict[str, Any], Splits], nn.Module]
+    build_loss: Callable[[dict[str, Any], Splits], tuple[Mixer | None, nn.Module]]
+    scores: Callable[[Splits], Scores]
+    pictures: Callable[[nn.Module, Images, Any, Splits, Path], None]
+    details: Callable[[Any, Splits, Path], dict[str, Any]] = lambda scores, data, out: {}
+    as_measured: Callable[[nn.Module], nn.Module] = lambda model: model
+
+    def text(self, value: float) -> str:
+        """A score with its unit: ``98.6 %``."""
+        return f"{value:.{self.digits}f} {self.unit}"

@@ -1,0 +1,459 @@
+"""Vision Mamba (Vim): a plain sequence of bidirectional Mamba blocks; the package registers its variants."""
+
+import math
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+import torch
+from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype, trunc_normal_
+from timm.models import checkpoint
+from torch import Tensor, nn
+
+from vimzoo.layers import Add, AddNorm, BiMambaBlock, GridRope, PatchEmbed
+
+from .._timm import feature_take_indices, update_model_input_size
+from ..threads import SmallOnOneThread
+from ..tokens import checked_pool, cls_count, insert_cls, patch_tokens, pooled, resize_pos_embed, split_tokens
+from ..weights.grids import GridModel
+from ..weights.loading import load_into
+from .names import checkpoint_filter_fn
+
+__all__ = ["Vim", "checkpoint_filter_fn"]
+
+
+class Vim(GridModel, SmallOnOneThread):
+    """Vision Mamba with timm's model contract.
+
+    The authors' option names are given in parentheses; `vimzoo.compat.vim.VisionMamba` takes those.
+
+    Args:
+        img_size: Height and width of the images.
+        patch_size: Size of a patch.
+        stride: Step between patches, by default ``patch_size``.
+        in_chans: Channels of the images (``channels``).
+        num_classes: Classes; 0 for no classifier.
+        global_pool: What the classifier sees (``final_pool_type``): ``"token"`` the class token, of two
+            their mean; ``"last"`` the last token (``none``); ``"avg"`` the patches' mean (``mean``);
+            ``"max"`` the largest logit of all patches, taken after the classifier (``max``); ``""`` every
+            token (``all``). By default ``"token"`` with a class token and ``"avg"`` without.
+        embed_dim, depth: Width and number of blocks.
+        d_state, d_conv, expand, dt_rank, conv_bias, proj_bias: As in `BiMamba` (``ssm_cfg``).
+        bimamba: ``"v2"``, ``"v1"`` or ``"none"``, as in `BiMamba` (``bimamba_type``).
+        divide_out: Halve the sum of v2's two directions (``if_divide_out``).
+        paired: Run blocks in pairs, the second on the flipped sequence, and add up (``if_bidirectional``;
+            meant for ``bimamba="none"``). As in the authors' code the stream doubles with every pair, and
+            the last block of an odd number never runs.
+        cls_token: ``"none"``, ``"head"``, ``"middle"`` or ``"double"`` (``if_cls_token``,
+            ``use_middle_cls_token``, ``use_double_cls_token``).
+        pos_embed: Learned position embedding (``if_abs_pos_embed``).
+        rope, rope_residual: Rotary embedding of the tokens before every block, and of the stream
+            (``if_rope``, ``if_rope_residual``). With one class token the first token of the sequence is left
+            out, wherever the class token is: with a middle one the patches before it are shifted by one.
+            Trained weights depend on that.
+        rope_size: Grid that rotary positions are stretched to (``pt_hw_seq_len``).
+        flip_rate: Probability of reading a batch backwards, also in evaluation
+            (``flip_img_sequences_ratio``).
+        layer_scale: Initial value of a per-channel factor on each mixer's output (``init_layer_scale``).
+        norm, norm_eps: ``"rms"`` or ``"layer"`` (``rms_norm``).
+        residual_in_fp32: Keep the residual stream in float32.
+        drop_rate: Dropout before the classifier.
+        pos_drop_rate: Dropout after the position embedding (``drop_rate``).
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        step_sizes: Initial step sizes, as `BiMamba` takes them (``dt_min``, ``dt_max``, ...).
+        dynamic_img_size: Take any image size; position embeddings are resized on the fly.
+        dynamic_img_pad: Pad images that are no whole number of steps, where else their last pixels are
+            dropped.
+
+    Raises:
+        ValueError: an option has no such value, or a size is not positive.
+        AssertionError: ``global_pool`` is unknown or needs a class token (timm expects this type).
+    """
+
+    dynamic_img_size: Final[bool]
+    paired: Final[bool]
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        stride: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str | None = None,
+        embed_dim: int = 192,
+        depth: int = 24,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: float = 2,
+        dt_rank: int | None = None,
+        conv_bias: bool = True,
+        proj_bias: bool = False,
+        bimamba: str = "v2",
+        divide_out: bool = True,
+        paired: bool = False,
+        cls_token: str = "middle",
+        pos_embed: bool = True,
+        rope: bool = False,
+        rope_residual: bool = False,
+        rope_size: int = 14,
+        flip_rate: float = 0.0,
+        layer_scale: float | None = None,
+        norm: str = "rms",
+        norm_eps: float = 1e-5,
+        residual_in_fp32: bool = True,
+        drop_rate: float = 0.0,
+        pos_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        step_sizes: Mapping[str, Any] | None = None,
+        dynamic_img_size: bool = False,
+        dynamic_img_pad: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        if num_classes < 0:
+            raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
+        if depth < 1:
+            raise ValueError(f"depth: expected a positive number, got {depth}")
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
+        self.cls_position = cls_token
+        self.num_prefix_tokens = cls_count(cls_token)
+        self.global_pool = checked_pool(global_pool, self.cls_position)
+        self.dynamic_img_size = dynamic_img_size
+        self.paired = paired
+        self.rope_residual = rope_residual
+        self.rope_first = 1 if self.num_prefix_tokens else 0
+        self.flip_rate = flip_rate
+        self.grad_checkpointing = False
+
+        self.patch_embed = PatchEmbed(
+            img_size, patch_size, stride, in_chans, embed_dim,
+            strict_img_size=not dynamic_img_size, dynamic_img_pad=dynamic_img_pad, **dd,
+        )  # fmt: skip
+        prefix, length = self.num_prefix_tokens, self.patch_embed.num_patches + self.num_prefix_tokens
+        self.cls_token = nn.Parameter(torch.empty(1, prefix, embed_dim, **dd)) if prefix else None
+        self.pos_embed = nn.Parameter(torch.empty(1, length, embed_dim, **dd)) if pos_embed else None
+        self.pos_drop = nn.Dropout(pos_drop_rate)
+        self.rope = GridRope(embed_dim, rope_size) if rope else None
+
+        mixer_args = dict(
+            bimamba=bimamba, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank,
+            conv_bias=conv_bias, proj_bias=proj_bias, divide_out=divide_out, layer_scale=layer_scale,
+            **(step_sizes or {}),
+        )  # fmt: skip
+        # A block drops what it is given, so each rate stands one block after the branch it belongs to.
+        rates = [0.0, *calculate_drop_path_rates(drop_path_rate, depth)]
+        self.blocks = nn.ModuleList(
+            BiMambaBlock(embed_dim, norm, norm_eps, residual_in_fp32, rates[i], mixer_args, **dd)
+            for i in range(depth)
+        )
+        self.drop_path = DropPath(rates[depth]) if rates[depth] > 0.0 else nn.Identity()
+        self.norm = AddNorm(embed_dim, norm, norm_eps, residual_in_fp32, **dd)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(embed_dim, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        reduction = self.patch_embed.feat_ratio()
+        self.feature_info = [
+            dict(module=f"blocks.{i}", num_chs=embed_dim, reduction=reduction) for i in range(depth)
+        ]
+        self.init_weights(needs_reset=False)
+
+    @torch.jit.ignore
+    def init_weights(self, needs_reset: bool = True) -> None:
+        """The authors' initialisation.
+
+        It leaves the backward direction's step bias at 0, a first step of softplus(0) = 0.69 where the
+        forward one starts between 0.001 and 0.1: their code marks only the forward bias as initialised.
+        Kept, for their results.
+
+        Args:
+            needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
+        """
+        if needs_reset:
+            for module in self.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()  # type: ignore[operator]
+        self.patch_embed.init_weights()
+        for parameter in (self.pos_embed, self.cls_token):
+            if parameter is not None:
+                trunc_normal_(parameter, std=0.02)
+        for block in self.blocks:
+            mixer: Any = block.mixer
+            for linear in (mixer.in_proj, mixer.out_proj):
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
+            with torch.no_grad():
+                mixer.out_proj.weight /= math.sqrt(len(self.blocks))
+                mixer.ssm.dt_bias[1:] = 0.0
+        self._init_head()
+
+    def _init_head(self) -> None:
+        if isinstance(self.head, nn.Linear):
+            trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    @torch.jit.ignore
+    def load_pretrained(
+        self,
+        checkpoint_path: str | os.PathLike[str],
+        prefix: str = "",
+        *,
+        use_ema: bool | None = None,
+        official_pos_embed: bool = False,
+        pos_embed_grid: tuple[int, int] | None = None,
+    ) -> None:
+        """Load a file of ours or the authors'.
+
+        Args:
+            checkpoint_path, prefix, use_ema: As `vimzoo.models.weights.loading.load_into` takes them, with its
+                errors.
+            official_pos_embed: Resize position embeddings as the authors' fine-tuning does, see
+                `resize_pos_embed`.
+            pos_embed_grid: As `vimzoo.load_checkpoint` takes it.
+        """
+        filter_fn = partial(
+            checkpoint_filter_fn, official_pos_embed=official_pos_embed, pos_embed_grid=pos_embed_grid
+        )
+        load_into(self, checkpoint_path, filter_fn, use_ema=use_ema, prefix=prefix)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Patterns of parameters without weight decay, beyond biases and norms.
+
+        As in official training ``A_log`` is decayed: the authors mark it as not to be, but nothing reads the
+        mark. Per-direction vectors are matrices here, so they are named.
+        """
+        return {"pos_embed", "cls_token", "*.ssm.D", "*.ssm.dt_bias"}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that order parameters by depth, for layer-wise learning rates."""
+        return dict(
+            stem=r"^cls_token|pos_embed|patch_embed", blocks=[(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]
+        )
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classifier."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier of ``num_classes`` (0 for none); ``global_pool=None`` keeps the pooling."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
+        if global_pool is not None:
+            self.global_pool = checked_pool(global_pool, self.cls_position)
+        self.num_classes = num_classes
+        dd = get_device_dtype(self)
+        self.head = nn.Linear(self.embed_dim, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self._init_head()
+        self.head.train(self.training)
+
+    def pos_embed_layout(self) -> tuple[tuple[int, int], str, int]:
+        """As `GridModel` asks for it."""
+        return self.patch_embed.grid_size, self.cls_position, self.num_prefix_tokens
+
+    def set_input_size(
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Changes the image size, and the patch size, resizing position embeddings and the patch kernel."""
+        old_size = self.patch_embed.grid_size
+        self.patch_embed.set_input_size(img_size, patch_size)
+        if self.pos_embed is not None:
+            with torch.no_grad():
+                resized = resize_pos_embed(
+                    self.pos_embed, old_size, self.patch_embed.grid_size, self.cls_position
+                )
+            self.pos_embed = nn.Parameter(resized.detach(), requires_grad=self.pos_embed.requires_grad)
+        update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images -> the sequence with class tokens and positions, and the grid of its patches."""
+        image = x
+        x = self.patch_embed(image)
+        grid = self.patch_embed.dynamic_feat_size((image.shape[2], image.shape[3]))
+        cls_token, pos_embed = self.cls_token, self.pos_embed
+        x = x.contiguous() if cls_token is None else insert_cls(x, cls_token, self.cls_position)
+        if pos_embed is not None:
+            if self.dynamic_img_size:
+                pos_embed = resize_pos_embed(pos_embed, self.patch_embed.grid_size, grid, self.cls_position)
+            x = x + pos_embed
+        return self.pos_drop(x), grid
+
+    def _flip(self) -> bool:
+        return self.flip_rate > 0.0 and bool(torch.rand([1]) < self.flip_rate)
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor, flipped: bool) -> Tensor:
+        if self.rope is not None:
+            x = self.rope(x.flip(1) if flipped else x, cos, sin, self.rope_first)
+            x = x.flip(1) if flipped else x
+        return x
+
+    def _forward_blocks(
+        self, x: Tensor, grid: tuple[int, int], flipped: bool, take: list[int], count: int
+    ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]]]:
+        """Runs the first ``count`` blocks.
+
+        Returns:
+            The last block's output, the stream it was given, and both for each block in ``take``.
+        """
+        cos, sin = x, x
+        if self.rope is not None:
+            cos, sin = self.rope.tables(grid[0], grid[1], x.device)
+        if self.paired:
+            return self._forward_pairs(x, cos, sin, take, count)
+        residual: Tensor | None = None
+        taps: list[tuple[Tensor, Tensor]] = []
+        for i, block in enumerate(self.blocks):
+            if i < count:
+                x = self._rotate(x, cos, sin, flipped)
+                if residual is not None and self.rope_residual:
+                    residual = self._rotate(residual, cos, sin, flipped)
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x, residual = checkpoint(block, x, residual)
+                else:
+                    x, residual = block(x, residual)
+                if i in take and residual is not None:
+                    taps.append((x, residual))
+        return x, residual, taps
+
+    def _forward_pairs(
+        self, x: Tensor, cos: Tensor, sin: Tensor, take: list[int], count: int
+    ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]]]:
+        """Blocks two by two, the second on the flipped sequence; both of a pair are tapped at its end."""
+        residual: Tensor | None = None
+        taps: list[tuple[Tensor, Tensor]] = []
+        out, stream = x, x
+        usable = len(self.blocks) // 2 * 2
+        for i, block in enumerate(self.blocks):
+            backward = i % 2 == 1
+            if i < min(usable, count + count % 2):
+                given, before = x, residual
+                if backward:
+                    given = x.flip(1)
+                    before = None if residual is None else residual.flip(1)
+                else:
+                    x = given = self._rotate(x, cos, sin, False)
+                    if residual is not None and self.rope_residual:
+                        residual = before = self._rotate(residual, cos, sin, False)
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    given, after = checkpoint(block, given, before)
+                else:
+                    given, after = block(given, before)
+                if backward:
+                    x, residual = out + given.flip(1), stream + after.flip(1)
+                    taps.extend([(x, residual) for k in take if k == i or k == i - 1])
+                else:
+                    out, stream = given, after
+        if usable < len(self.blocks) and usable in take and residual is not None:
+            taps.append((x, residual))
+        return x, residual, taps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` -> all tokens after the last norm, ``(B, L, D)``, in sequence order."""
+        x, grid = self._embed(x)
+        flipped = self._flip()
+        if flipped:
+            x = x.flip(1)
+        x, residual, _ = self._forward_blocks(x, grid, flipped, [], len(self.blocks))
+        return self.norm(self.drop_path(x), residual)[0]
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Tokens ``(B, L, D)`` -> ``(B, D)``; all of them with ``global_pool=""``."""
+        return pooled(x, self.global_pool, self.cls_position)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens ``(B, L, D)`` -> logits ``(B, classes)``, or with ``pre_logits`` the pooled tokens.
+
+        Without pooling the classifier is applied to every token, ``(B, L, classes)``.
+        """
+        if self.global_pool == "max" and not pre_logits:
+            # the largest logit, not the logit of the largest features
+            return self.head(self.head_drop(patch_tokens(x, self.cls_position))).amax(1)
+        x = self.head_drop(self.pool(x))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` -> logits ``(B, classes)``."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features after chosen blocks: the residual stream with the block's output added.
+
+        Args:
+            x: Images ``(B, C, H, W)``.
+            indices: Blocks, negative from the end; a number for the last so many; ``None`` for all.
+            return_prefix_tokens: Pair each feature with its class tokens ``(B, T, D)``.
+            norm: Apply the final norm to each.
+            stop_early: Run no block after the last chosen one.
+            output_fmt: ``"NCHW"`` maps, ``"NHWC"`` maps or ``"NLC"`` patch tokens.
+            intermediates_only: Return only the list.
+            output_dict: Return a dict with ``image_features``, ``image_intermediates`` and, if asked for,
+                ``image_intermediates_prefix``.
+
+        Returns:
+            ``(forward_features(x), list)``, the list, or the dict.
+        """
+        assert output_fmt in ("NCHW", "NHWC", "NLC"), (
+            f"output_fmt: expected NCHW, NHWC or NLC, got {output_fmt}"
+        )
+        take, last = feature_take_indices(len(self.blocks), indices)
+        x, grid = self._embed(x)
+        flipped = self._flip()
+        x = x.flip(1) if flipped else x
+        count = last + 1 if stop_early else len(self.blocks)
+        x, residual, taps = self._forward_blocks(x, grid, flipped, take, count)
+        intermediates: list[Tensor] = []
+        prefixes: list[Tensor] = []
+        for out, stream in taps:
+            tokens = self.norm(out, stream)[0] if norm else (stream + out).to(out.dtype)
+            tokens = tokens.flip(1) if flipped else tokens
+            patches, prefix = split_tokens(tokens, self.cls_position, grid, output_fmt)
+            intermediates.append(patches)
+            prefixes.append(prefix)
+        if not torch.jit.is_scripting() and output_dict:
+            result: dict[str, Any] = {"image_intermediates": intermediates}
+            if return_prefix_tokens and self.num_prefix_tokens:
+                result["image_intermediates_prefix"] = prefixes
+            if not intermediates_only:
+                result["image_features"] = self.norm(self.drop_path(x), residual)[0]
+            return result  # type: ignore[return-value]
+        if not torch.jit.is_scripting() and return_prefix_tokens and self.num_prefix_tokens:
+            intermediates = list(zip(intermediates, prefixes, strict=True))  # type: ignore[arg-type]
+        if intermediates_only:
+            return intermediates
+        return self.norm(self.drop_path(x), residual)[0], intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops what the chosen features do not need; returns their indices counted from the first block."""
+        take, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks = self.blocks[: last + 1 + (self.paired and last % 2 == 0)]
+        if prune_norm:
+            self.norm = Add()  # type: ignore[assignment]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take

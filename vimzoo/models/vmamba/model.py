@@ -1,0 +1,320 @@
+"""VMamba: four stages of two-dimensional selective scan; the package registers its variants."""
+
+import os
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple, trunc_normal_
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+
+from vimzoo.layers import MapDownsample, MapStem, VSSBlock
+from vimzoo.layers.maps import map_norm
+from vimzoo.ops import ScanPath
+
+from .._timm import feature_take_indices, update_model_input_size
+from ..threads import SmallOnOneThread
+from ..weights.loading import load_into
+from .names import checkpoint_filter_fn, resize_map
+
+__all__ = ["VMamba", "VMambaStage", "checkpoint_filter_fn"]
+
+
+class VMambaStage(nn.Module):
+    """Blocks of one resolution, after the downsampling to it.
+
+    Args:
+        downsample: What comes first, if anything.
+        blocks: The blocks.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C) -> (B, H', W', D)``."""
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class VMamba(SmallOnOneThread):
+    """VMamba with timm's model contract; any image size.
+
+    The authors' option names are given in parentheses; `vimzoo.compat.vmamba.VSSM` takes those.
+
+    Args:
+        img_size: Height and width of the images; only a position embedding depends on it (``imgsize``).
+        patch_size: Pixels per position of the first map.
+        in_chans: Channels of the images.
+        num_classes: Classes; 0 for no classifier.
+        global_pool: ``"avg"``, another pooling of timm's, or ``""`` for none.
+        depths: Blocks per stage.
+        dims: Channels per stage; one number doubles from stage to stage.
+        d_state, ratio, dt_rank, act, d_conv, conv_bias, gate, paths, out_norm, out_act, ssd, init: As in
+            `vimzoo.layers.SS2D` (``ssm_d_state``, ``ssm_ratio``, ``ssm_dt_rank``, ``ssm_act_layer``, ``ssm_conv``,
+            ``ssm_conv_bias``, ``ssm_init``, and what ``forward_type`` says). ``ratio=0``: no such branch.
+        mlp_ratio, mlp_act, mlp_gated: As in `vimzoo.layers.VSSBlock` (``mlp_act_layer``, ``gmlp``).
+        norm: ``"layer"`` or ``"batch"``, of the blocks, the stem and the downsampling (``norm_layer``).
+        stem: ``"patch"`` or ``"conv"``, as in `vimzoo.layers.MapStem` (``patchembed_version`` v1, v2).
+        stem_norm: Whether the stem has norms (``patch_norm``).
+        downsample: ``"merge"``, ``"conv2"`` or ``"conv3"``, as in `vimzoo.layers.MapDownsample`
+            (``downsample_version`` v1, v2, v3).
+        pos_embed: Learned position embedding of the first map, resized to other image sizes (``posembed``).
+        drop_rate: Dropout before the classifier.
+        ssm_drop_rate, mlp_drop_rate: Dropout in the blocks' branches.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+
+    Raises:
+        ValueError: an option has no such value, or a size is not positive.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 4,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        depths: Sequence[int] = (2, 2, 8, 2),
+        dims: int | Sequence[int] = 96,
+        d_state: int = 1,
+        ratio: float = 1.0,
+        dt_rank: int | None = None,
+        act: str = "silu",
+        d_conv: int = 3,
+        conv_bias: bool = False,
+        gate: str = "none",
+        paths: str | Sequence[ScanPath] = "cross",
+        out_norm: str = "layer",
+        out_act: bool = False,
+        ssd: bool = False,
+        init: str = "mamba",
+        mlp_ratio: float = 4.0,
+        mlp_act: str = "gelu",
+        mlp_gated: bool = False,
+        norm: str = "layer",
+        stem: str = "conv",
+        stem_norm: bool = True,
+        downsample: str = "conv3",
+        pos_embed: bool = False,
+        drop_rate: float = 0.0,
+        ssm_drop_rate: float = 0.0,
+        mlp_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        if num_classes < 0:
+            raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
+        dims = _widths(dims, depths)
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.embed_dim = dims[0]
+        self.num_features = dims[-1]
+        self.output_fmt = "NHWC"
+        self.feature_info = [
+            dict(num_chs=dim, reduction=patch_size * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)
+        ]
+        self.patch_embed = MapStem(in_chans, dims[0], patch_size, stem, norm if stem_norm else "none", **dd)
+        grid = [side // patch_size for side in to_2tuple(img_size)]
+        self.pos_embed = nn.Parameter(torch.empty(1, dims[0], *grid, **dd)) if pos_embed else None
+        block: dict[str, Any] = dict(
+            d_state=d_state, ratio=ratio, dt_rank=dt_rank, act=act, d_conv=d_conv, conv_bias=conv_bias, gate=gate,
+            paths=paths, out_norm=out_norm, out_act=out_act, ssd=ssd, init=init, ssm_drop_rate=ssm_drop_rate,
+            mlp_ratio=mlp_ratio, mlp_act=mlp_act, mlp_gated=mlp_gated, mlp_drop_rate=mlp_drop_rate, norm=norm,
+        )  # fmt: skip
+        rates: Any = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        self.stages = nn.Sequential()
+        for i, dim in enumerate(dims):
+            down = MapDownsample(dims[i - 1], dim, downsample, norm, **dd) if i > 0 else nn.Identity()
+            blocks = [VSSBlock(dim, drop_path=next(rates), **block, **dd) for _ in range(depths[i])]
+            self.stages.append(VMambaStage(down, blocks))
+        self.norm = map_norm(norm, dims[-1], **dd)
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt="NHWC", **dd
+        )
+        self.head_hidden_size = self.head.num_features
+        self.init_weights(needs_reset=False)
+
+    @torch.jit.ignore
+    def init_weights(self, needs_reset: bool = True) -> None:
+        """The authors' initialisation.
+
+        Args:
+            needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
+        """
+        if needs_reset:
+            for module in self.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()  # type: ignore[operator]
+        if self.pos_embed is not None:
+            trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                _init_linear(module)
+
+    @torch.jit.ignore
+    def load_pretrained(
+        self, checkpoint_path: str | os.PathLike[str], prefix: str = "", *, use_ema: bool | None = None
+    ) -> None:
+        """Load a file of ours or the authors', as `vimzoo.models.weights.loading.load_into` does, with its errors."""
+        load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Patterns of parameters without weight decay, beyond vectors.
+
+        As in official training ``A_log``, ``dt_bias`` and the projections are decayed. The authors' ``D`` is a
+        vector, ours has an axis of directions, so it is named.
+        """
+        named = {"*.ssm.D"} if any(name.endswith("ssm.D") for name, _ in self.named_parameters()) else set()
+        return named | ({"pos_embed"} if self.pos_embed is not None else set())
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that order parameters by depth, for layer-wise learning rates."""
+        fine = [
+            (r"^stages\.(\d+)\.downsample", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return dict(stem=r"^patch_embed|pos_embed", blocks=r"^stages\.(\d+)" if coarse else fine)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classifier."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier of ``num_classes`` (0 for none); ``global_pool=None`` keeps the pooling."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
+        self.head_hidden_size = self.head.num_features
+        if isinstance(self.head.fc, nn.Linear):
+            _init_linear(self.head.fc)
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None
+    ) -> None:
+        """Tells the model another image size, resizing a position embedding; without one it takes any size as it is.
+
+        Raises:
+            ValueError: ``patch_size`` is another than the model's.
+        """
+        if patch_size not in (None, self.patch_embed.patch_size):
+            raise ValueError(f"patch_size: expected {self.patch_embed.patch_size}, got {patch_size}")
+        if img_size is None:
+            return
+        size = to_2tuple(img_size)
+        if self.pos_embed is not None:
+            with torch.no_grad():
+                resized = resize_map(self.pos_embed, *(side // self.patch_embed.patch_size for side in size))
+            self.pos_embed = nn.Parameter(resized.detach(), requires_grad=self.pos_embed.requires_grad)
+        update_model_input_size(self, size)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """Images -> the first map, with positions."""
+        x = self.patch_embed(x)
+        pos_embed = self.pos_embed
+        if pos_embed is not None:
+            x = x + resize_map(pos_embed, x.shape[1], x.shape[2]).permute(0, 2, 3, 1)
+        return x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` -> the last map after its norm, ``(B, h, w, D)``."""
+        return self.norm(self.stages(self._embed(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map ``(B, h, w, D)`` -> logits ``(B, classes)``, or with ``pre_logits`` the pooled features."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` -> logits ``(B, classes)``."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps after chosen stages, before they are downsampled.
+
+        Args:
+            x: Images ``(B, C, H, W)``.
+            indices: Stages, negative from the end; a number for the last so many; ``None`` for all.
+            norm: Apply the final norm to the last stage's map; the others have none that fits.
+            stop_early: Run no stage after the last chosen one.
+            output_fmt: ``"NCHW"`` or ``"NHWC"`` maps.
+            intermediates_only: Return only the list.
+
+        Returns:
+            ``(forward_features(x), list)``, or the list.
+        """
+        assert output_fmt in ("NCHW", "NHWC"), f"output_fmt: expected NCHW or NHWC, got {output_fmt}"
+        take, last = feature_take_indices(len(self.stages), indices)
+        intermediates: list[Tensor] = []
+        x = self._embed(x)
+        final = len(self.stages) - 1
+        for i, stage in enumerate(self.stages):
+            if i <= last or not stop_early:
+                x = stage(x)
+                if i in take:
+                    y = self.norm(x) if norm and i == final else x
+                    intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
+        if intermediates_only:
+            return intermediates
+        if last == final or not stop_early:
+            x = self.norm(x)
+        return x, intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops what the chosen features do not need; returns their indices counted from the first stage."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        cut = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        if cut:  # norm and head are of the last stage's width
+            self.num_features = self.head.in_features = self.feature_info[last]["num_chs"]  # type: ignore
+        if prune_norm or cut:
+            self.norm = nn.Identity()
+        if prune_head or cut:
+            self.reset_classifier(0, "")
+        return take
+
+
+def _widths(dims: int | Sequence[int], depths: Sequence[int]) -> list[int]:
+    if not depths or min(depths) < 1:
+        raise ValueError(f"depths: expected a positive number of blocks per stage, got {tuple(depths)}")
+    one = isinstance(dims, int | Integral)
+    widths = [int(dims) * 2**i for i in range(len(depths))] if one else list(dims)  # type: ignore[call-overload, arg-type]
+    if len(widths) != len(depths) or min(widths) < 1:
+        raise ValueError(f"dims: expected {len(depths)} positive numbers, or one, got {dims}")
+    return widths
+
+
+def _init_linear(linear: nn.Linear) -> None:
+    trunc_normal_(linear.weight, std=0.02)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)

@@ -1,0 +1,1 @@
+"""Weight files: reading them safely, finding the weights in them, and renaming them."""

@@ -1,0 +1,144 @@
+"""Which of the things in a checkpoint file are the weights: wrappers, moving averages, prefixes before every name."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["GRID", "CheckpointError", "Tensors", "select_tensors", "shared_prefixes"]
+
+PLAIN_KEYS = (
+    "model", "state_dict", "params", "model_state_dict", "model_state", "model_weights", "net", "net_state_dict",
+    "network", "network_state_dict", "weights", "module",
+)  # fmt: skip
+EMA_KEYS = (
+    "model_ema", "state_dict_ema", "ema_model", "params_ema", "ema", "ema_state_dict", "model_ema_state_dict",
+    "net_ema", "ema_weights",
+)  # fmt: skip
+# Together only in checkpoints of our trainer, which evaluates the average and chooses best.pt by it
+TRAINER_KEYS = {"model_ema", "best", "history", "sums"}
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+GRID = "pos_embed_grid"
+"""Key in a state dict's metadata under which `vimzoo.models.weights.grids.GridModel` records rows and columns."""
+_OF_TRAINING = re.compile(r"optim|sched|scaler|criterion", re.IGNORECASE)
+
+
+class CheckpointError(ValueError):
+    """A weight file that cannot be used; the message names the file and the reason."""
+
+
+class Tensors(dict[str, Tensor]):
+    """Tensors by name, with what the file says about them.
+
+    Attributes:
+        grids: Rows and columns of flat position embeddings, by name.
+        img_size: Height and width of the model's images, from a ``config.json`` beside the file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        given = args[0] if args and isinstance(args[0], Tensors) else None
+        self.grids: dict[str, tuple[int, int]] = dict(given.grids) if given else {}
+        self.img_size: tuple[int, int] | None = given.img_size if given else None
+
+    def under(self, prefix: str) -> "Tensors":
+        """Those whose names begin with ``prefix``, without it."""
+        found = Tensors({n[len(prefix) :]: tensor for n, tensor in self.items() if n.startswith(prefix)})
+        found.grids = {n[len(prefix) :]: grid for n, grid in self.grids.items() if n.startswith(prefix)}
+        found.img_size = self.img_size
+        return found
+
+
+def select_tensors(content: object, source: str, *, use_ema: bool | None = None) -> Tensors:
+    """Picks one set of weights out of a file's content and removes wrapper prefixes.
+
+    A set under an unknown key is taken if it is the only one. Of several, all are returned, each name with its key and
+    a dot before it.
+
+    Args:
+        content: What the file holds: a state dict, or a mapping with one or more inside.
+        source: The file's name, for messages.
+        use_ema: As in `read_checkpoint`.
+
+    Returns:
+        Name to tensor; entries that are not tensors are left out.
+
+    Raises:
+        CheckpointError: No tensors, or no moving average though `use_ema` asks for it.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{source}: no named tensors inside, it holds one {type(content).__name__}")
+    if use_ema is None:
+        use_ema = set(content) >= TRAINER_KEYS
+    plain = [key for key in PLAIN_KEYS if _tensors_in(content.get(key))]
+    ema = [key for key in EMA_KEYS if _tensors_in(content.get(key))]
+    loose, others = _tensors_in(content, nested=False), {}
+    if not (plain or ema or use_ema):
+        others = _other_sets(content)
+    if use_ema and not ema:
+        raise CheckpointError(f"{source}: no moving average (EMA) inside, it has {_some(content)}")
+    if loose and not (use_ema or plain) and all(len(loose) >= len(other) for other in others.values()):
+        chosen = loose
+    elif plain or ema:
+        chosen = _tensors_in(content[(ema if use_ema or not plain else plain)[0]])
+    elif len(others) == 1:
+        chosen = next(iter(others.values()))
+    elif others:
+        chosen = Tensors()
+        for key, other in others.items():
+            chosen.update({f"{key}.{name}": tensor for name, tensor in other.items()})
+            chosen.grids.update({f"{key}.{name}": grid for name, grid in other.grids.items()})
+    else:
+        raise CheckpointError(f"{source}: no tensors inside, it has {_some(content)}")
+    chosen.img_size = getattr(content, "img_size", None)
+    return _strip_prefixes(chosen)
+
+
+def shared_prefixes(names: Iterable[str]) -> list[str]:
+    """``""``, and what all names share before a dot, shortest first: ``["", "model.", "model.net."]``."""
+    split = [name.split(".")[:-1] for name in names]
+    prefixes = [""]
+    for parts in zip(*split, strict=False):
+        if len(set(parts)) > 1:
+            break
+        prefixes.append(f"{prefixes[-1]}{parts[0]}.")
+    return prefixes
+
+
+def _other_sets(content: Mapping[Any, object]) -> dict[str, Tensors]:
+    """Sets of tensors under keys that are not known, without what an optimiser keeps."""
+    found = {
+        str(key): _tensors_in(value) for key, value in content.items() if not _OF_TRAINING.search(str(key))
+    }
+    return {key: tensors for key, tensors in found.items() if tensors}
+
+
+def _tensors_in(value: object, nested: bool = True) -> Tensors:
+    if not isinstance(value, Mapping):
+        return Tensors()
+    found = Tensors({str(name): item.detach() for name, item in value.items() if isinstance(item, Tensor)})
+    if not found and nested:  # a whole wrapper saved inside another, as old timm averages are
+        return next((inner for key in PLAIN_KEYS if (inner := _tensors_in(value.get(key), False))), Tensors())
+    if isinstance(value, Tensors):
+        return Tensors(value)
+    for module, metadata in (getattr(value, "_metadata", None) or {}).items():
+        grid = metadata.get(GRID) if isinstance(metadata, Mapping) else None
+        if grid is not None:
+            found.grids[f"{module}.pos_embed" if module else "pos_embed"] = (int(grid[0]), int(grid[1]))
+    return found
+
+
+def _strip_prefixes(tensors: Tensors) -> Tensors:
+    while len(tensors) > 0:
+        named = [name for name in tensors if name != "n_averaged"]  # torch's AveragedModel counts its steps
+        prefix = next((p for p in WRAPPER_PREFIXES if named and all(n.startswith(p) for n in named)), None)
+        if prefix is None:
+            break
+        tensors = tensors.under(prefix)
+    return tensors
+
+
+def _some(content: Mapping[Any, object]) -> str:
+    keys = [str(key) for key in content]
+    return f"only {', '.join(keys[:12])}{', ...' if len(keys) > 12 else ''}" if keys else "nothing"

@@ -1,0 +1,1 @@
+"""Depthwise causal convolution along a sequence."""

@@ -1,0 +1,123 @@
+"""Matrix products with torch's oneDNN where that beats its default BLAS, and one product per direction.
+
+On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to oneDNN. Where it was measured
+(``benchmarks/results/*/cpu_linear.json``) oneDNN's float32 kernels are twice as fast as MKL's on AMD's Zen 5 and equal
+on Zen 4, so float32 goes there too. Everything that looks into a call sees ``torch.nn.functional.linear``: tracers, the
+compiler, dispatch modes such as FLOP counters, tensor subclasses, forward-mode AD and the transforms of `torch.func`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .runtime.contract import ANY, Contract, Given
+from .runtime.library import LIBRARY, check_tensors, is_eager, without_autocast
+
+LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x weight^T + bias``, with one weight, or one per direction.
+
+    Args:
+        x: ``(..., I)``; with a weight per direction ``(B, L, K, I)``.
+        weight: ``(O, I)``, or ``(K, O, I)`` for K directions.
+        bias: ``(O,)``; only with one weight.
+
+    Returns:
+        ``(..., O)``, or ``(B, L, K, O)`` whose memory is K-major, each direction dense.
+
+    Raises:
+        TypeError: naming what is no tensor.
+        ValueError: naming the argument whose rank or size does not fit.
+    """
+    check_tensors(("bias",), x=x, weight=weight, bias=bias)
+    return torch.ops.vimzoo.linear(x, weight, bias)
+
+
+def _check_directions(given: Given) -> None:
+    x, weight = given["x"], given["weight"]
+    if weight.dim() == 2:
+        return
+    if x.dim() != 4 or x.shape[2] != weight.shape[0]:
+        expected = f"(B, L, {weight.shape[0]}, {weight.shape[2]})"
+        raise ValueError(f"x: expected {expected}, got shape {tuple(x.shape)} of {x.dtype}")
+    if given["bias"] is not None:
+        raise ValueError("bias: expected None with a weight per direction")
+
+
+CONTRACT = Contract(
+    "linear",
+    {"weight": ("O I | K O I", ANY), "x": ("... I", ANY), "bias": ("O", ANY)},
+    rest=_check_directions,
+)
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_onednn_linear = torch.ops.mkldnn._linear_pointwise.default if _HAS_ONEDNN else None
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x weight^T + bias`` by oneDNN: the operator that torch's own compiler emits for float32 ``linear``."""
+    return _onednn_linear(x, weight, bias, "none", [], "")  # type: ignore[misc]
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        rows = grad.flatten(0, -2)
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        with without_autocast("cpu"):  # float32, as the forward pass was
+            return (
+                _one(grad, weight.t(), None) if to_x else None,
+                _one(rows.t(), x.flatten(0, -2).t(), None) if to_weight else None,
+                rows.sum(0) if to_bias else None,
+            )
+
+
+def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        _HAS_ONEDNN
+        and x.dtype is torch.float32
+        and weight.dtype is torch.float32
+        and (bias is None or bias.dtype is torch.float32)
+        and x.is_cpu
+        and x.dim() > 1
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and is_eager(x, weight, *(() if bias is None else (bias,)))
+    )
+
+
+def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not _onednn_takes(x, weight, bias):
+        return F.linear(x, weight, bias)
+    learning = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.is_grad_enabled() and learning:
+        return _OneDNNLinear.apply(x, weight, bias)
+    return _product(x, weight, bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if is_eager(x, weight):  # others go to torch's own linear, which checks for itself
+        CONTRACT.check_once(x, weight, bias)
+    if weight.dim() == 2:
+        return _one(x, weight, bias)
+    rows = [_one(x_k, weight_k, None) for x_k, weight_k in zip(x.unbind(2), weight.unbind(0), strict=True)]
+    return torch.stack(rows).permute(1, 2, 0, 3)
+
+
+LIBRARY.impl("linear", _linear, "CompositeImplicitAutograd")
+LIBRARY.impl(
+    "linear", _linear, "FuncTorchDynamicLayerFrontMode"
+)  # `torch.func` has rules for F.linear, none for this

@@ -1,0 +1,1 @@
+"""Residual addition and normalisation in one pass."""

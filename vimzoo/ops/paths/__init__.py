@@ -1,0 +1,1 @@
+"""`ScanPath`: the order in which a scan visits the tokens of a grid."""

@@ -1,0 +1,1 @@
+"""Backends of the operators: how they are found, loaded, chosen and called."""

@@ -1,0 +1,1 @@
+"""The selective scan: its two operators and their implementations."""
