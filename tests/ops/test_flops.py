@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from ops_helpers import PLAIN, path_inputs
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,6 +42,29 @@ def test_models_on_the_cpu_count_what_their_cards_say(name: str) -> None:
             assert (
                 sum(backward.get(p, 0) for p in products) == 2 * sum(forward.get(p, 0) for p in products) > 0
             )
+
+
+def test_attention_counts_on_the_cpu() -> None:
+    """Fused or not: as many operations as on meta, and twice as many backward. Torch alone counts 0 (2.14)."""
+    counts = []
+    for device in ("cpu", "meta"):
+        q, k, v = (
+            torch.zeros(2, 3, length, width, device=device, requires_grad=True)
+            for length, width in ((7, 4), (5, 4), (5, 4))
+        )
+        with FlopCounterMode(display=False) as forward:
+            y = F.scaled_dot_product_attention(q, k, v)
+        with FlopCounterMode(display=False) as backward:
+            y.sum().backward()
+        counts.append((forward.get_total_flops(), backward.get_total_flops()))
+    products = 2 * 3 * 7 * 5 * (4 + 4)
+    assert counts == [(2 * products, 4 * products)] * 2
+
+    small = dict(embed_dim=16, depths=(2,), num_heads=2, window=8, d_state=2, num_tokens=8, rank=4)
+    model = timm.create_model("mambairv2_light_x2", **small).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.rand(1, 3, 24, 16))
+    assert counter.get_total_flops() == size_of("mambairv2_light_x2", (3, 24, 16), **small).flops
 
 
 def test_any_dispatch_mode_sees_products() -> None:
@@ -84,6 +109,40 @@ def test_handles_of_a_traced_graph() -> None:
             found[node.kind()] = found.get(node.kind(), 0) + handle(list(node.inputs()), list(node.outputs()))
     assert found["prim::CallFunction"] == 24 * inner * len(CROSS) * (9 * states + 2 + rank)
     assert found["vimzoo::linear"] == 24 * inner * len(CROSS) * (rank + 2 * states)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_counters_of_a_traced_graph_agree_with_the_cards(name: str) -> None:
+    """fvcore's counts of convolutions and products with our handles beside them, which replace its own for norms."""
+    model, image = timm.create_model(name).eval(), torch.rand(1, *SHAPES[name])
+
+    def products(inputs: Any, outputs: Any) -> int:
+        return prod(inputs[0].type().sizes()) * inputs[1].type().sizes()[0]
+
+    def convolution(inputs: Any, outputs: Any) -> int:
+        return prod(outputs[0].type().sizes()) * prod(inputs[1].type().sizes()[1:])
+
+    def five_per_element(inputs: Any, outputs: Any) -> int:
+        return 5 * prod(outputs[0].type().sizes())
+
+    fvcore = {"aten::_convolution": convolution, "aten::linear": products}
+    fvcore |= dict.fromkeys(("aten::layer_norm", "aten::batch_norm", "aten::group_norm"), five_per_element)
+    handles = fvcore | graph_handles()
+    nodes = [n for n in torch.jit._get_trace_graph(model, image)[0].nodes() if n.kind() in handles]
+    total = sum(handles[n.kind()](list(n.inputs()), list(n.outputs())) for n in nodes)
+    assert total == size_of(name, SHAPES[name]).paper_flops
+
+
+def test_handle_of_attention() -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    tensors = (torch.rand(2, 3, 7, 4), torch.rand(2, 3, 5, 4), torch.rand(2, 3, 5, 6), torch.rand(7, 5))
+    graph = torch.jit._get_trace_graph(Attention(), tensors)[0]
+    (node,) = (n for n in graph.nodes() if n.kind() == "aten::scaled_dot_product_attention")
+    count = graph_handles()[node.kind()](list(node.inputs()), list(node.outputs()))
+    assert count == 2 * 3 * 7 * 5 * (4 + 6)
 
 
 def test_papers_count_of_a_product() -> None:

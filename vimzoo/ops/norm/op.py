@@ -222,5 +222,5 @@ autocast_activations("add_norm", activations=(0,))
 
 @flop_formula("add_norm")
 def _flops(x_shape, *args, **kwargs) -> int:  # type: ignore
-    """None: norms are left out of FLOP counts by convention, as in fvcore and torch."""
+    """None: norms are left out of FLOP counts by convention, as in torch's counter."""
     return 0
