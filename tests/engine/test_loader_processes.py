@@ -74,7 +74,7 @@ def test_a_loader_process_outlives_sigterm_for_a_while(monkeypatch):
         (pid,) = next(iter(images)).tolist()
         (process,) = multiprocessing.active_children()
         begin = time.monotonic()
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
             os.kill(pid, number)
         process.join(timeout=30)
         assert time.monotonic() - begin > 0.9 and process.exitcode == 0

@@ -105,7 +105,7 @@ def stay(_worker: int) -> None:
     torch raises an error in the run's process where a loader process dies of a signal.
     """
     if hasattr(signal, "alarm"):
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
