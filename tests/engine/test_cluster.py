@@ -134,7 +134,8 @@ def test_what_a_launcher_did_not_say(env, message):
 def test_a_process_that_never_comes(monkeypatch):
     monkeypatch.setattr(cluster.os, "environ", {**STEP, "SLURM_PROCID": "0", "MASTER_ADDR": "localhost"})
     message = (
-        r"process 0 of 8, started by srun: could not meet the others at localhost:\d+ \(.*\); expected all 8"
+        r"process 0 of 8, started by srun: could not meet the others at localhost:\d+ "
+        r"\(processes 1, 2, 3, 4, 5, 6, 7 of 8 did not begin within 1 s\); expected all 8"
     )
     with pytest.raises(UsageError, match=message), launched(0.02):
         pass

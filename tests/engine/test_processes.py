@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import multiprocessing, nn
+from torch.distributed import HashStore
 from torch.utils.data import TensorDataset
 
 from vimzoo.data import bundled_digits
@@ -18,6 +19,7 @@ from vimzoo.engine.loop import evaluate
 from vimzoo.engine.processes import watch
 from vimzoo.engine.processes.agree import check_data, check_settings
 from vimzoo.engine.processes.parallel import ProcessLost, World, joined, shard, together
+from vimzoo.engine.processes.watch import roll_call
 from vimzoo.errors import UsageError
 
 SETTINGS = {"run": {"seed": 0, "amp": "none"}, "data": {"root": "a", "img_size": 16}}
@@ -44,17 +46,17 @@ def refused(check, *arguments) -> str:
 
 
 def evaluated(world: World) -> dict[str, dict[str, float]]:
-    """Scores of a sharded model whose images are spread unevenly, as process 0 has none, one or both batches."""
+    """Scores of a sharded model whose images are spread unevenly, as process 0 has no batch, one or both of them."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, 2))
     images, found = torch.randn(5, 3, 2, 2), {}
     expected = Counted()
     expected.add(model(images), images)
     shard(model)
-    for name, mine in (("fewer", images[:1]), ("more", images[:4])):
+    for name, mine in (("none", images[:0]), ("fewer", images[:1]), ("more", images[:4])):
         part = mine if world.main else images[len(mine) :]
         scores = Counted()
-        loader = [(batch, batch) for batch in part.split(2)]
+        loader = [(batch, batch) for batch in part.split(2) if len(batch)]
         found[name] = evaluate(model, loader, scores, world=world)
     with torch.inference_mode(), together(model, world):
         if not world.main:
@@ -131,7 +133,7 @@ def test_the_first_process_decides(said):
     assert all(part["sent"] == {"rank": 0} for part in said)
 
 
-@pytest.mark.parametrize("kind", ["fewer", "more"])
+@pytest.mark.parametrize("kind", ["none", "fewer", "more"])
 def test_sharded_models_are_evaluated_on_uneven_shares(kind, said):
     for part in said:
         assert part["scores"][kind]["images"] == 5
@@ -155,3 +157,16 @@ def test_fingerprints_tell_copies_apart(tmp_path):
     data = bundled_digits()
     assert fingerprint(data) == fingerprint(bundled_digits())
     assert fingerprint(data) != fingerprint(bundled_digits(test_fraction=0.1))
+
+
+def test_a_process_that_has_not_begun_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(watch, "SAY_SO", 0.1)
+    store = HashStore()
+    for rank in (1, 3):
+        with pytest.raises(RuntimeError, match=r"processes 0, 2(, 3)? of 4"):
+            roll_call(store, rank, 4, 0.02)
+    assert not capsys.readouterr().err  # process 0 tells
+    with pytest.raises(RuntimeError, match="process 2 of 4 did not begin within 0 s"):
+        roll_call(store, 0, 4, 0.35)
+    assert "waiting: process 2 of 4 did not begin within 0 s\n" in capsys.readouterr().err
+    roll_call(store, 2, 4, 0.35)

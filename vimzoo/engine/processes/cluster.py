@@ -16,8 +16,8 @@ import torch
 from vimzoo.errors import UsageError
 
 from .parallel import MINUTES, World, joined
+from .watch import SAY_SO
 
-SAY_SO = 20.0  # seconds after which a process says that it waits for the others
 REAL_STEPS = 0xFFFFFFF0  # SLURM numbers batch scripts and interactive shells from here on
 PORTS = range(15000, 30000)  # below those that Linux gives to outgoing connections
 ADDRESS, PORT = "MASTER_ADDR", "MASTER_PORT"

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .watch import Place, Watch, watched
+from .watch import Place, Watch, roll_call, watched
 
 KINDS = ("ddp", "fsdp")
 MINUTES = 30.0  # that a process waits for the others, unless `run.timeout` says how long
@@ -154,12 +154,13 @@ def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MI
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    store, _, _ = next(dist.rendezvous(meet, rank, size, timeout=timeout))
+    store = _store(meet, rank, size, timeout)
     store.set_timeout(timeout)
     # Workers that torchrun has restarted find the addresses of those before them in its store
     store = dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     notes = dist.PrefixStore("vimzoo", store)
     world = World(rank, size, local_rank, store=notes)
+    roll_call(notes, rank, size, timeout.total_seconds())
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         with watched(notes, rank, size, world.place) as watch:
@@ -171,6 +172,12 @@ def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MI
                 raise ProcessLost(_why(error, watch, minutes)) from error
     finally:
         dist.destroy_process_group()
+
+
+def _store(meet: str, rank: int, size: int, timeout: timedelta) -> dist.Store:
+    if place := re.fullmatch(r"tcp://(.*):(\d+)", meet):  # as torch does, but process 0 waits in `roll_call`
+        return dist.TCPStore(place[1], int(place[2]), size, rank == 0, timeout, wait_for_workers=False)
+    return next(dist.rendezvous(meet, rank, size, timeout=timeout))[0]
 
 
 class ProcessLost(ConnectionError):
@@ -219,7 +226,8 @@ def together(model: nn.Module, world: World) -> Iterator[None]:
         handle.remove()
     parameter = next(model.parameters())
     while (votes := world.largest(0, 0, 0, 0))[0]:
-        model(parameter.new_zeros(1, *votes[1:]))
+        # Not new_zeros: before the first pass, parameters are parts, and what they make would be one
+        model(torch.zeros(1, *votes[1:], dtype=parameter.dtype, device=parameter.device))
 
 
 def _without_tensors(value: Any, found: list[Tensor]) -> bytes:

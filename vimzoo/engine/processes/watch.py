@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
+SAY_SO = 20.0  # seconds after which a process says that others have not begun, and again after as many
 EVERY = 5.0  # seconds between the notes that each process leaves of where it is
 PATIENCE = (
     60.0  # seconds at one place after which a process looks where the others are, and again after as many
@@ -95,9 +96,7 @@ class Watch:
                 late.append(f"process {rank} on {host} is {words}")
         if not late or first < self.rank:
             return None
-        rest = f", and {len(late) - 8} more" if len(late) > 8 else ""
-        waited = now - self.place.since
-        return f"waiting for {waited:.0f} s, {self.place.words}: {'; '.join(late[:8])}{rest}"
+        return f"waiting for {now - self.place.since:.0f} s, {self.place.words}: {_listed(late)}"
 
     def read(self, rank: int) -> str | None:
         """The note of a process."""
@@ -116,3 +115,32 @@ def watched(store: dist.Store, rank: int, size: int, place: Place) -> Iterator[W
     finally:
         watch.ended.set()
         thread.join(watch.every)
+
+
+def roll_call(store: dist.Store, rank: int, size: int, seconds: float) -> None:
+    """Wait until every process has called this; process 0 says from time to time which have not.
+
+    Raises:
+        RuntimeError: some have not within ``seconds``, naming them; or the store is gone.
+    """
+    store.set(f"here/{rank}", "")
+    if store.add("here", 1) == size:
+        store.set("all here", "")
+    begun, say_so = time.monotonic(), SAY_SO
+    while not store.check(["all here"]):
+        waited = time.monotonic() - begun
+        if waited >= min(say_so, seconds):
+            missing = [str(other) for other in range(size) if not store.check([f"here/{other}"])]
+            kind = "process" if len(missing) == 1 else "processes"
+            said = f"{kind} {_listed(missing, ', ')} of {size} did not begin within {waited:.0f} s"
+            if waited >= seconds:
+                raise RuntimeError(said)
+            if rank == 0:
+                print(f"waiting: {said}", file=sys.stderr, flush=True)
+            say_so += SAY_SO
+        time.sleep(min(1.0, 0.01 + waited / 10))  # the store's own waiting fills the log
+
+
+def _listed(late: list[str], between: str = "; ") -> str:
+    rest = f", and {len(late) - 8} more" if len(late) > 8 else ""
+    return between.join(late[:8]) + rest
