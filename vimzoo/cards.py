@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vimzoo import restoration_cards, version_cards
+from vimzoo import restoration_cards, scaling_cards, version_cards
 
 from .card_parts import (
     comparison,
@@ -112,7 +112,7 @@ class Cards:
     """What the documents say, given the result files in ``folder`` and its machines' folders."""
 
     def __init__(self, folder: Path) -> None:
-        self.machines = machine_folders(folder)
+        self.folder, self.machines = folder, machine_folders(folder)
         self.parity = read_result(folder, "parity")
         timed = [machine for machine in self.machines if (machine / "cpu_each_model.json").is_file()]
         self.speed = read_result(timed[0] if timed else folder, "cpu_each_model")
@@ -120,6 +120,12 @@ class Cards:
     def results(self, name: str) -> dict[str, dict[str, Any]]:
         """A result file of every machine that has it, by the machine."""
         return {m.name: read_result(m, name) for m in self.machines if (m / f"{name}.json").is_file()}
+
+    def newest(self, name: str) -> dict[str, Any]:
+        """A result file that holds anywhere, or that of the machine where it was made last; empty if there is none."""
+        found = self.results(name).values()
+        anywhere = read_result(self.folder, name)
+        return max(found, key=lambda result: result["machine"].get("date", ""), default=anywhere)
 
     def compared(self, name: str, columns: Sequence[str], threads: int | None = None) -> str:
         """A kind of result from every machine that has it, in one table.
@@ -288,6 +294,9 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "photograph": cards.compared("cpu_restoration_photograph", PHOTOGRAPH),
             "pairs": cards.compared("cpu_pairs_crops", PAIRS),
         },
+        root / "docs" / "scaling.md": scaling_cards.sections(
+            {name: cards.newest(name) for name in scaling_cards.RESULTS}
+        ),
         root / "docs" / "training.md": {"shards": cards.compared("shards", SHARDS)},
     }
     filled = {

@@ -263,16 +263,23 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-def shard(model: nn.Module) -> None:
-    """FSDP2 in place: every repeated block is a unit of its own, the rest belongs to the whole."""
-    for container in reversed(list(model.modules())):  # inner ones first, as fully_shard wants
+def units(model: nn.Module) -> list[nn.Module]:
+    """What FSDP2 gathers and frees as one: every repeated block, and the rest of the model; inner ones first."""
+    found = []
+    for container in reversed(list(model.modules())):
         if isinstance(container, nn.ModuleList | nn.Sequential):
             kinds = [type(child) for child in container]
             for child in container:
                 repeated = kinds.count(type(child)) > 1 and next(child.children(), None) is not None
                 if repeated and next(child.parameters(), None) is not None:
-                    fully_shard(child)
-    fully_shard(model)
+                    found.append(child)
+    return [*found, model]
+
+
+def shard(model: nn.Module) -> None:
+    """FSDP2 in place, by `units`."""
+    for unit in units(model):  # inner ones first, as fully_shard wants
+        fully_shard(unit)
 
 
 def whole(value: Tensor) -> Tensor:
