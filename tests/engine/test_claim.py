@@ -81,6 +81,33 @@ def test_without_locks_a_claim_is_made_once(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_without_locks_a_job_that_is_started_again_takes_its_claim(tmp_path, monkeypatch):
+    """One that was killed has left it."""
+    monkeypatch.setattr(claim_module, "fcntl", None)
+    for name, value in {"SLURM_JOB_ID": "71", "ENVIRONMENT": "BATCH", "SLURM_RESTART_COUNT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    launch(small(), tmp_path)
+    with claimed(tmp_path, "auto"):
+        left = (tmp_path / MADE_ONCE).read_bytes()
+    (tmp_path / MADE_ONCE).write_bytes(left)
+
+    def refused(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(
+            Taken, match=r"another run writes there \([^\n]*, process \d+\); if that run is gone"
+        ):
+            launch(small("run.epochs=1"), tmp_path)
+
+    refused()  # another step of the same start
+    refused(SLURM_JOB_ID="72", SLURM_RESTART_COUNT="1")
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    with pytest.raises(Taken):
+        launch(small("optim.lr=1e-5"), tmp_path)
+    launch(small(), tmp_path)
+    assert not (tmp_path / MADE_ONCE).exists()
+
+
 def test_a_claim_that_was_taken_away_meanwhile_is_made_anew(tmp_path, monkeypatch):
     """Between opening the file and locking it, its owner ends."""
     path, real, calls = tmp_path / LOCK, claim_module.fcntl.lockf, []

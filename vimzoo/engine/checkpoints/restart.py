@@ -12,6 +12,7 @@ from typing import Any
 from vimzoo.errors import UsageError
 
 from ..processes.cluster import by_launcher
+from ..processes.job import RESTARTS
 from ..processes.parallel import World
 from . import resume
 from .saver import Stopped
@@ -42,7 +43,7 @@ def is_own(cfg: dict[str, Any], out: Path, env: Mapping[str, str] = os.environ) 
 
 def started_again(env: Mapping[str, str]) -> bool:
     """Whether torchrun has restarted its workers, or SLURM has requeued the job."""
-    counts = (env.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    counts = (env.get(name, "") for name in RESTARTS)
     return any(count.isdigit() and int(count) > 0 for count in counts)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..checkpoints import resume
+from .job import job_start
 
 try:
     import fcntl
@@ -37,7 +38,8 @@ def claimed(
     """A folder that is this run's alone until the end of the block; it is made here, and taken away if it stays empty.
 
     The claim is a file, locked by the system, which knows whether its owner is alive, on other machines too. A file
-    system without locks makes it once; then a run that was killed leaves it, and the error says so.
+    system without locks makes it once; then a run that was killed leaves it. A job that its launcher starts again takes
+    its own; others are refused, and the error says how to go on.
 
     Args:
         out: the folder.
@@ -53,7 +55,7 @@ def claimed(
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with _alone(folder):
+            with _alone(folder, own(folder)):
                 resume.find("auto" if own(folder) else asked, folder)
                 yield folder
             return
@@ -67,8 +69,11 @@ def claimed(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, again: bool) -> Iterator[None]:
     """Hold the folder's claim.
+
+    Args:
+        again: whether this run goes on with the one in the folder.
 
     Raises:
         Taken: another process holds it.
@@ -77,19 +82,32 @@ def _alone(folder: Path) -> Iterator[None]:
     file = None if fcntl is None else _locked(path)
     if file is None:
         path = folder / MADE_ONCE
+        if again and _left_by_this_job(path):
+            path.unlink(missing_ok=True)
         try:
             file = path.open("xb")
         except FileExistsError as error:
             gone = f"; if that run is gone, remove {path}"
             raise resume.Taken(f"{folder}: another run writes there ({_owner(path)}){gone}") from error
     try:
-        file.write(f"{socket.gethostname()}, process {os.getpid()}".encode())
+        claim = f"{socket.gethostname()}, process {os.getpid()}", *job_start(os.environ)
+        file.write("\n".join(claim).encode())
         file.flush()
         yield
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
         file.close()
+
+
+def _left_by_this_job(path: Path) -> bool:
+    """Whether a claim is of this job as it was started before; its launcher ends it before it starts it again."""
+    now = job_start(os.environ)
+    try:
+        _, *before = path.read_text().splitlines()
+    except (OSError, ValueError):
+        return False
+    return bool(now) and before[:1] == now[:1] and before != now
 
 
 def _locked(path: Path) -> BinaryIO | None:
@@ -126,6 +144,6 @@ def _is(file: BinaryIO, path: Path) -> bool:
 
 def _owner(path: Path) -> str:
     try:
-        return path.read_text() or "it has just begun"
+        return path.read_text().partition("\n")[0] or "it has just begun"
     except OSError:
         return "it has just ended"

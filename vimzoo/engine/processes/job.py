@@ -7,6 +7,11 @@ import re
 import socket
 from collections.abc import Mapping
 
+RESTARTS = (
+    "SLURM_RESTART_COUNT",
+    "TORCHELASTIC_RESTART_COUNT",
+)  # how often a launcher has started the job again
+
 
 def job_name(env: Mapping[str, str]) -> str | None:
     """A name for the folder of a job that may be started again, the same each time; None for other processes."""
@@ -18,3 +23,9 @@ def job_name(env: Mapping[str, str]) -> str | None:
     if run == "none":  # torchrun was given no --rdzv-id; its process, which starts this one, stays
         run = f"{socket.gethostname()}-{os.getppid()}"
     return "torchrun/" + re.sub(r"[^\w.-]", "_", run)
+
+
+def job_start(env: Mapping[str, str]) -> list[str]:
+    """The name of a job that may be started again, and which of its starts this is; nothing for other processes."""
+    name = job_name(env)
+    return [name, " ".join(env.get(count, "0") for count in RESTARTS)] if name else []
