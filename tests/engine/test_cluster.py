@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
-from vimzoo.engine.processes import cluster
+from vimzoo.engine.processes import cluster, parallel
 from vimzoo.engine.processes.cluster import Process, find, first_host, launched
 from vimzoo.errors import UsageError
 
@@ -139,6 +140,21 @@ def test_a_process_that_never_comes(monkeypatch):
     )
     with pytest.raises(UsageError, match=message), launched(0.02):
         pass
+
+
+def test_meeting_writes_nothing_to_stdout(tmp_path, capfd, monkeypatch):
+    """Some versions of gloo report their connections there, from C++."""
+    join = dist.init_process_group
+
+    def reporting(*args, **kwargs):
+        os.write(1, b"connected\n")
+        join(*args, **kwargs)
+
+    monkeypatch.setattr(dist, "init_process_group", reporting)
+    with parallel.joined(0, 1, 0, f"file://{tmp_path / 'meeting'}"):
+        print("result")
+    output, errors = capfd.readouterr()
+    assert output == "result\n" and errors.startswith("connected\n")
 
 
 def test_two_tasks_of_srun_meet(tmp_path):

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..reports.output import nothing_on_stdout
 from .watch import Place, Watch, roll_call, watched
 
 KINDS = ("ddp", "fsdp")
@@ -51,7 +52,9 @@ class World:
 
     def beside(self) -> World:
         """The same processes for another thread, whose messages never mix with those of training; all call it."""
-        return replace(self, place=Place(), group=dist.new_group(backend="gloo") if self.size > 1 else None)
+        with nothing_on_stdout():
+            group = dist.new_group(backend="gloo") if self.size > 1 else None
+        return replace(self, place=Place(), group=group)
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a number over the processes; NaN if one has NaN, so that all of them see it."""
@@ -161,7 +164,8 @@ def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MI
     notes = dist.PrefixStore("vimzoo", store)
     world = World(rank, size, local_rank, store=notes)
     roll_call(notes, rank, size, timeout.total_seconds())
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    with nothing_on_stdout():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         with watched(notes, rank, size, world.place) as watch:
             try:

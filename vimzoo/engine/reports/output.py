@@ -56,6 +56,27 @@ def silence(stream: TextIO) -> None:
 
 
 @contextlib.contextmanager
+def nothing_on_stdout() -> Iterator[None]:
+    """Within the block, what libraries write to standard output goes to standard error.
+
+    gloo of torch 2.8 reports its connections there, in the middle of a command's results.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextlib.contextmanager
 def patient() -> Iterator[None]:
     """Within the block, printing does not raise."""
     if isinstance(sys.stdout, Patient):
