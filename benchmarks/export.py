@@ -18,13 +18,12 @@ import torch
 from common import CORES, measure, table, thread_counts, write
 from torch import Tensor, nn
 
-from vimzoo import exporters
 from vimzoo.data import eval_loader
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
 from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.finished import best_model, run_settings
-from vimzoo.export import export
+from vimzoo.exporting import export, load
 
 Run = Callable[[Tensor], Tensor]
 BATCH = 64
@@ -51,8 +50,7 @@ def rows_of(
     """One row per form: the run's model, and every ONNX file among those that hold weights."""
     torch.set_num_threads(threads)  # before onnxruntime starts as many
     runs: dict[str, Run] = {
-        form: exporters.load(path, "onnx") if path.suffix == ".onnx" else model
-        for form, path in files.items()
+        form: load(path, "onnx") if path.suffix == ".onnx" else model for form, path in files.items()
     }
     found = accuracy(runs, images, labels)
     rows = {

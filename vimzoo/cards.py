@@ -29,6 +29,7 @@ from .card_parts import (
     table,
 )
 from .commands import run_command
+from .exporting import FORMATS
 from .models.facts import ModelFacts
 from .models.vim import VIM_FACTS, VIM_LONG_NAMES
 from .models.vmamba import VMAMBA_FACTS
@@ -278,6 +279,12 @@ def fill_sections(text: str, sections: Mapping[str, str]) -> str:
     return text
 
 
+def formats_table() -> str:
+    """The formats that models are exported to, one row each."""
+    rows = [[f"`{f.name}`", f"`{f.suffix}`", f.runs_with, f.operators] for f in FORMATS.values()]
+    return table(["`--format`", "file", "what runs it", "operators"], rows)
+
+
 def documents(root: Path = ROOT) -> dict[Path, str]:
     """Every generated document of the checkout ``root`` -> the text that it should have."""
     results = root / "benchmarks" / "results"
@@ -285,7 +292,10 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
     sections = {
         root / "README.md": cards.readme_sections(),
         root / "docs" / "reliability.md": {"reliability": result_table(read_result(results, "reliability"))},
-        root / "docs" / "export.md": {"digits": cards.compared("export_digits", DIGITS)},
+        root / "docs" / "export.md": {
+            "digits": cards.compared("export_digits", DIGITS),
+            "formats": formats_table(),
+        },
         root / "docs" / "install.md": {
             "versions": version_cards.versions_table(results),
             "compilers": version_cards.compilers_table(results),

@@ -15,7 +15,7 @@ import vimzoo
 pdoc_doc = pytest.importorskip("pdoc.doc", reason="needs the extra vimzoo[docs]")
 
 ROOT = Path(__file__).resolve().parents[2]
-INTERNAL = {"commands", "card_parts", "cards", "kernels", "restoration_cards", "version_cards"}
+INTERNAL = {"commands", "card_parts", "cards", "exporters", "kernels", "restoration_cards", "version_cards"}
 """Modules for working on the repository, which the reference leaves out."""
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vimzoo.layers.buffers import DerivedBuffers
 from vimzoo.layers.images import warn_unless_finite
 
+from .export_options import ExportOptions
 from .mambair.names import checkpoint_filter_fn
 from .threads import SmallOnOneThread
 from .weights.loading import CheckpointError, load_into, unwrapped
@@ -39,12 +40,14 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
         in_chans: Channels of the images.
         multiple_of: Heights and widths that it takes are multiples of this.
         num_classes: 0; there is no classifier.
+        export_options: What `vimzoo.exporting` must know about the class.
     """
 
     scale: int
     in_chans: int
     multiple_of: int = 1
     num_classes: int = 0
+    export_options: ExportOptions = ExportOptions(size_step=1)
 
     def __init__(self) -> None:
         super().__init__()

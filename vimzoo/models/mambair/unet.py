@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vimzoo.layers.mambair import RestorationBlock
 
+from ..export_options import ExportOptions
 from ..restoration_base import RestorationModel, check_image
 
 __all__ = ["D_STATES_MAR2024", "LEVELS", "MambaIRUNet"]
@@ -69,6 +70,7 @@ class MambaIRUNet(RestorationModel):
     """
 
     multiple_of = 8
+    export_options = ExportOptions(size_step=8)
 
     def __init__(
         self,

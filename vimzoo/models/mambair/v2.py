@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vimzoo.layers.attentive import AttentiveLayer, Noise
 from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
+from ..export_options import ExportOptions
 from ..restoration_base import RestorationModel, check_image
 from ..weights.grids import GridModel
 from ..weights.loading import load_into
@@ -82,6 +83,8 @@ class MambaIRv2(GridModel, RestorationModel):
         ValueError: an option has no such value, or a size is not positive.
     """
 
+    # A file cannot draw random numbers
+    export_options = ExportOptions(settings={"routing": "argmax"}, size_step=1, agreement=0.95)
     generator: torch.Generator | None = None
     route_noise: Callable[[Tensor], Tensor] | None = None
 

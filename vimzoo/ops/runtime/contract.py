@@ -119,7 +119,7 @@ class Contract:
         if torch.onnx.is_in_onnx_export():  # exporters of ours have replaced the operators by then
             raise RuntimeError(
                 f"torch.onnx.export: ONNX has no operator vimzoo::{self.op}. `python -m vimzoo.export MODEL` writes "
-                "ONNX files of standard operators; for a network of your own use vimzoo.exporters.to_program and "
+                "ONNX files of standard operators; for a network of your own use vimzoo.exporting.to_program and "
                 "save_onnx, see docs/export.md"
             )
 

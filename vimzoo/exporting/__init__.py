@@ -1,0 +1,38 @@
+"""Models as files that run without this package's Python code: ONNX, torch.export, AOTInductor, TorchScript.
+
+ONNX files hold standard operators only. The other formats keep the operators of `vimzoo.ops` as nodes, so that
+``import vimzoo.ops`` is all that a process needs to run them at full speed. To add a format, add a module to
+`vimzoo.exporting.formats`.
+"""
+
+from .check import BOUND, Check
+from .eight_bits import quantise
+from .format import METADATA, Format, Source, Variant
+from .formats import FORMATS
+from .formats.aoti import save_aoti
+from .formats.onnx import save_onnx
+from .formats.pt2 import save_pt2
+from .formats.torchscript import save_torchscript
+from .program import to_program
+from .writing import ExportError, Written, export, load, parse_size
+
+__all__ = [
+    "BOUND",
+    "FORMATS",
+    "METADATA",
+    "Check",
+    "ExportError",
+    "Format",
+    "Source",
+    "Variant",
+    "Written",
+    "export",
+    "load",
+    "parse_size",
+    "quantise",
+    "save_aoti",
+    "save_onnx",
+    "save_pt2",
+    "save_torchscript",
+    "to_program",
+]

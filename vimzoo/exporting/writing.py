@@ -1,0 +1,209 @@
+"""Writes a model in a format, and keeps the file only if it agrees with the model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vimzoo.errors import UsageError
+from vimzoo.ops.runtime.threads import counted
+
+from .check import BOUND, Check, coarsest, compare, image_shapes, milliseconds
+from .format import Format, Run, Source
+from .formats import FORMATS
+from .opening import build, locate
+
+
+class ExportError(Exception):
+    """A model cannot be written in a format, or the file differs from it; the message says how."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file and what was measured with it.
+
+    Attributes:
+        path: The file.
+        worst: The largest difference from PyTorch.
+        shape: Of the timed images, ``(B, C, H, W)``.
+        milliseconds: Time of one call of the file.
+        torch_milliseconds: Time of one call of the model.
+    """
+
+    path: Path
+    worst: Check
+    shape: tuple[int, ...]
+    milliseconds: float
+    torch_milliseconds: float
+
+    def __str__(self) -> str:
+        of = "" if self.worst.share == 1 else f" in {self.worst.share:.0%} of the values"
+        return (
+            f"{self.path}  {self.path.stat().st_size / 1e6:.1f} MB\n"
+            f"  largest difference{of} {self.worst.difference:.1e} of the output's spread, "
+            f"on images {self.worst.shape}\n"
+            f"  {self.milliseconds:.1f} ms for images {self.shape} on {counted(torch.get_num_threads())}; "
+            f"PyTorch with vimzoo {self.torch_milliseconds:.1f} ms"
+        )
+
+
+def parse_size(text: str) -> tuple[int, int] | str:
+    """``dynamic``, ``224`` or ``480x640`` (height x width).
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text == "dynamic":
+        return text
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--size {text}: expected dynamic, a number of pixels, or HEIGHTxWIDTH")
+    return int(parts[0]), int(parts[-1])
+
+
+def find_format(name: str) -> Format:
+    """The format of that name, if what it requires is installed.
+
+    Raises:
+        UsageError: there is no such format, or a package is missing.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"--format {name}: expected one of {', '.join(FORMATS)}")
+    if missing := FORMATS[name].missing():
+        extra = FORMATS[name].extra
+        raise UsageError(f"--format {name}: needs {', '.join(missing)}; pip install 'vimzoo[{extra}]'")
+    return FORMATS[name]
+
+
+def load(path: str | Path, kind: str) -> Run:
+    """A file that `export` or one of the ``save_`` functions wrote, as a function of images ``(B, C, H, W)``.
+
+    Args:
+        path: The file.
+        kind: Its format, one of `FORMATS`.
+
+    Raises:
+        UsageError: there is no such format, or a package is missing.
+    """
+    return find_format(kind).load(Path(path))
+
+
+def export(
+    name: str,
+    kind: str = "onnx",
+    output: Path | None = None,
+    *,
+    checkpoint: str | None = None,
+    random: bool = False,
+    size: tuple[int, int] | str | None = None,
+    **variants: bool,
+) -> list[Written]:
+    """Write a model and check the file against PyTorch before it gets its name.
+
+    Args:
+        name: A model's name as timm knows it, or a folder; see `build`.
+        kind: One of `FORMATS`.
+        output: A file, or a folder that exists; by default the current folder. In a folder the file has the model's
+            registered name.
+        checkpoint: A file of weights; by default the published ones.
+        random: Initial weights instead.
+        size: ``"dynamic"`` for any size, or height and width in pixels. By default a model that takes any size is
+            written for any, another one for its own size.
+        variants: Further files that the format can make, by name: ``int8=True`` also writes an ONNX file with 8-bit
+            weights.
+
+    Returns:
+        The file written, then its variants.
+
+    Raises:
+        UsageError: the request cannot be met.
+        ExportError: the model cannot be written in this format, or the file differs by more than `BOUND`.
+    """
+    form = find_format(kind)
+    wanted = [variant for variant, asked in variants.items() if asked]
+    for variant in wanted:
+        if variant not in form.variants:
+            able = " or ".join(f.name for f in FORMATS.values() if variant in f.variants) or "none"
+            raise UsageError(f"--{variant}: needs --format {able}, got {kind}")
+    architecture = locate(name)[1]
+    path = output or Path()
+    if path.is_dir():
+        path /= architecture + form.suffix
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {path}: there is no folder {path.parent}")
+    model = build(name, checkpoint, random, size)
+    if size is None:
+        size = default_size(name, model)
+    shapes = image_shapes(model, size)
+    example = torch.rand(shapes[0], generator=torch.Generator().manual_seed(0))
+    source = Source(model, example, size == "dynamic", describe(architecture, model))
+    unfinished = path.with_name("unfinished-" + path.name)  # the suffix tells runtimes the format
+    try:
+        try:
+            form.save(source, unfinished)
+            run = form.load(unfinished)
+            worst = compare(run, model, shapes)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # exporters and runtimes raise anything
+            raise ExportError(f"--format {kind}: {name} cannot be written: {summary(error)}") from error
+        if not worst.difference <= BOUND:
+            raise ExportError(
+                f"{kind}: differs from PyTorch by {worst.difference:.1e} of the spread on images "
+                f"{worst.shape}; expected at most {BOUND:.0e}, nothing was written"
+            )
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    written = [measured(path, run, model, worst, shapes[-1])]
+    for variant in wanted:
+        other = path.with_suffix(form.variants[variant].suffix)
+        form.variants[variant].make(path, other)
+        run = form.load(other)
+        written.append(measured(other, run, model, compare(run, model, shapes), shapes[-1]))
+    return written
+
+
+def default_size(name: str, model: nn.Module) -> tuple[int, int] | str | None:
+    """Any size if the model takes any, unless a file for any size could not take the model's own; None: its own."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    if cfg.get("fixed_input_size"):
+        return None
+    height, width = cfg["input_size"][1:]
+    smallest = 2 * coarsest(model)
+    if min(height, width) >= smallest:
+        return "dynamic"
+    print(
+        f"{name}: written for {height} x {width} pixels, at which a side of its last map is one position; "
+        f"--size dynamic writes it for sizes from {smallest} on",
+        file=sys.stderr,
+    )
+    return height, width
+
+
+def describe(name: str, model: nn.Module) -> dict[str, Any]:
+    """The metadata of a file: timm's facts about the input, and the classes with their names, or the scale."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
+    facts = {"model": name, **{key: cfg[key] for key in kept if cfg.get(key) is not None}}
+    return facts | {key: getattr(model, key) for key in ("num_classes", "scale") if hasattr(model, key)}
+
+
+def measured(path: Path, run: Run, model: nn.Module, worst: Check, shape: tuple[int, ...]) -> Written:
+    """The record of a file that ``run`` runs, with the times of both."""
+    return Written(path, worst, shape, milliseconds(run, shape), milliseconds(model, shape))
+
+
+def summary(error: BaseException) -> str:
+    """An exporter's error in one line: the type and the telling line of its first cause."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # TorchScript puts the message after the code that raised it
+    text = lines[-1] if isinstance(error, torch.jit.Error) and lines else (lines or [""])[0]
+    return f"{type(error).__name__}: {text[:300]}"

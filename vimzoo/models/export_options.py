@@ -1,0 +1,23 @@
+"""What a model class says about being written as a file that runs elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Value of a model's attribute ``export_options``; models without one are exported with these defaults.
+
+    Attributes:
+        settings: Attributes to set on the model before it is written, such as those that make it deterministic.
+        size_step: Pixels by which the heights and widths of images that the model takes may differ.
+        agreement: Share of the output that must agree with PyTorch. Less than 1 where a model chooses between routes,
+            because rounding in the last bit can change a choice.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    size_step: int = 32
+    agreement: float = 1.0
