@@ -2,9 +2,11 @@
 
 import importlib
 import pkgutil
+import re
 import shlex
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +17,8 @@ import vimzoo
 pdoc_doc = pytest.importorskip("pdoc.doc", reason="needs the extra vimzoo[docs]")
 
 ROOT = Path(__file__).resolve().parents[2]
-INTERNAL = {"commands", "card_parts", "cards", "exporters", "kernels", "restoration_cards", "version_cards"}
-"""Modules for working on the repository, which the reference leaves out."""
+FOR_THE_REPOSITORY = {"vimzoo.cards", "vimzoo.kernels"}
+"""Modules that documents mention although only those who work on the repository need them."""
 
 
 def docs_command() -> list[str]:
@@ -50,16 +52,29 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
     assert bare == []
 
 
-def test_no_module_is_forgotten() -> None:
-    """At the top of the package; packages may choose by ``__all__`` what they show."""
-    there = {module.name for module in pkgutil.iter_modules(vimzoo.__path__)}
-    listed = {name.split(".")[1] for name in documented() if "." in name}
-    assert there - listed == INTERNAL
-    compat = {module.name for module in pkgutil.iter_modules([str(ROOT / "vimzoo" / "compat")])}
-    assert {name.split(".")[2] for name in documented() if ".compat." in name} == compat - {
-        "official",
-        "vmamba_ops",
-    }
+def named_in_documents() -> dict[str, str]:
+    """Dotted names below ``vimzoo`` in README.md and docs -> a document with it."""
+    texts = {path.name: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+    pattern = re.compile(r"(?<![\w./-])vimzoo(?:\.[A-Za-z_]\w*)+")
+    return {name: document for document, text in texts.items() for name in pattern.findall(text)}
+
+
+def test_names_in_documents_exist() -> None:
+    missing = []
+    for name, document in named_in_documents().items():
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            missing.append(f"{document}: {name} ({error})")
+    assert missing == []
+
+
+def test_modules_that_documents_name_are_in_the_reference() -> None:
+    """Whoever reads of a module finds it there; a name inside a room may be shown by the room."""
+    named = {".".join(name.split(".")[: 3 if ".compat." in name else 2]) for name in named_in_documents()}
+    modules = {name for name in named if isinstance(pkgutil.resolve_name(name), types.ModuleType)}
+    shown = {*documented(), "vimzoo.compat"}
+    assert {name for name in modules - shown if name not in FOR_THE_REPOSITORY} == set()
 
 
 @pytest.mark.slow
