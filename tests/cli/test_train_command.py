@@ -109,6 +109,31 @@ def test_mistakes_create_nothing(call, tmp_path, word, message):
     assert not list(tmp_path.rglob("*.*")) and not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "name"), [(["hydra.run.dir=taken/run"], "run"), (["-m", "hydra.sweep.dir=taken/run"], "sweep")]
+)
+def test_a_run_folder_that_cannot_be_made(words, name, call, tmp_path):
+    """Here below a file; on a disk that is only read it is the same."""
+    (tmp_path / "taken").touch()
+    status, said, errors = call(*words)
+    assert status == (
+        f"error: hydra.{name}.dir=taken/run: cannot be made (Not a directory); expected a folder to write in"
+    )
+    assert not said and not errors
+
+
+def test_a_time_limit_that_is_none_is_refused_before_processes_meet(call, monkeypatch):
+    for variable, value in {
+        "STEP_ID": "0",
+        "PROCID": "0",
+        "NTASKS": "2",
+        "JOB_NODELIST": "localhost",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{variable}", value)
+    for value in ("abc", "-1"):
+        assert call(f"run.timeout={value}")[0] == f"error: run.timeout={value}: expected a number above 0"
+
+
 def test_hydra_does_not_warn_about_our_use_of_it(call):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -131,7 +156,7 @@ def test_the_optuna_sweeper_needs_its_hydra(hydra, sweeper, works, monkeypatch, 
     versions = {"hydra-core": hydra, "hydra-optuna-sweeper": sweeper}
     monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
     target = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
-    config = OmegaConf.create({"hydra": {"sweeper": {"_target_": target}, "launcher": {}}})
+    config = sweep_config(sweeper={"_target_": target})
     if works:
         SweepCheck().on_multirun_start(config)
         return
@@ -162,7 +187,7 @@ def test_python_that_hydra_does_not_start_on(call, monkeypatch):
 
 
 def sweep_config(**groups):
-    return OmegaConf.create({"hydra": {"sweeper": {}, "launcher": {}, **groups}})
+    return OmegaConf.create({"hydra": {"sweeper": {}, "launcher": {}, "sweep": {"dir": "."}, **groups}})
 
 
 def test_slurm_is_looked_for_before_a_sweep(monkeypatch):

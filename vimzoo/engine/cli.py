@@ -92,6 +92,7 @@ def main() -> None:
 
         from .checkpoints import resume
         from .checkpoints.saver import Stopped
+        from .configuration.check import check_value
         from .configuration.sweeps import note_failure
         from .configuration.words import applied, as_typed
         from .launch import launch
@@ -106,7 +107,9 @@ def main() -> None:
             settings: Any = OmegaConf.to_container(cfg, resolve=True)
             words = as_typed(HydraConfig.get().overrides.task, typed)
             named = any(re.match(r"hydra\.(run|sweep)\.", text) for text in HydraConfig.get().overrides.hydra)
-            with launched(settings["run"].get("timeout")) as world:
+            if (minutes := settings["run"].get("timeout")) is not None:  # what is missing is refused later
+                check_value("run.timeout", minutes)
+            with launched(minutes) as world:
 
                 def decide() -> dict[str, Any]:
                     begun = resume.wanted(settings["resume"], out)

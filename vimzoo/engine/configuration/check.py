@@ -63,7 +63,7 @@ def check_run(cfg: dict[str, Any]) -> None:
                 f"run.{key}={run[key]}: expected null, or one of its keys, such as run.{key}.KEY="
             )
     for name in [*LEAST, *ABOVE_ZERO, *SWITCHES]:
-        _check(name, setting(cfg, name))
+        check_value(name, setting(cfg, name))
 
 
 def _check_whole(cfg: dict[str, Any]) -> None:
@@ -87,7 +87,12 @@ def _check_whole(cfg: dict[str, Any]) -> None:
             )
 
 
-def _check(name: str, value: Any) -> None:
+def check_value(name: str, value: Any) -> None:
+    """Refuse a value of one of the settings `LEAST`, `ABOVE_ZERO` and `SWITCHES`.
+
+    Raises:
+        UsageError: naming it, and what was expected.
+    """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None and name in MAY_BE_NULL:
         return

@@ -28,10 +28,14 @@ def note_failure(out: Path, words: Sequence[str], error: BaseException) -> None:
 
 
 class SweepCheck(Callback):
-    """Hydra callback of configs/train.yaml that refuses sweeps which cannot work here, and tells which runs failed.
+    """Hydra callback of configs/train.yaml that refuses what cannot work here, and tells which runs of a sweep failed.
 
     It ends the process instead of raising: Hydra turns a callback's exceptions into warnings.
     """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the run folder, of which Hydra would only say where it failed."""
+        make_folder("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the composed configuration, with its group ``hydra``, before the sweeper exists."""
@@ -42,6 +46,7 @@ class SweepCheck(Callback):
             problem = problem or optuna_problem(*versions) or storage_problem(sweeper.get("storage"))
         if problem:
             sys.exit(f"error: {problem}")
+        make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         self.begun = time.time()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -55,6 +60,14 @@ class SweepCheck(Callback):
             words, *reason = note.read_text().splitlines()
             print(f"  {note.parent.relative_to(folder)}  {words}\n     {' '.join(reason)}", file=sys.stderr)
         sys.exit(1)
+
+
+def make_folder(name: str, folder: str) -> None:
+    """Make the folder that a setting names, or end the process saying why it cannot be made."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: {name}={folder}: cannot be made ({error.strerror}); expected a folder to write in")
 
 
 def slurm_problem() -> str | None:
