@@ -1,17 +1,22 @@
 """Kill, stop, spoil, starve: a run that goes on gives bitwise the weights of one that was never disturbed."""
 
+import errno
 import io
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from traceback import StackSummary
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from trainer_helpers import calling, same_tensors, small
 
 from vimzoo.engine import Stopped, launch
@@ -179,6 +184,21 @@ def test_a_full_disk_is_said_where_torch_hides_it(tmp_path):
     assert said == f"{tmp_path / 'last.pt'}: cannot be written (No space left on device)"
     (tmp_path / "last.pt").touch()
     assert "is whole" in str(checkpoint.cannot_write(tmp_path / "last.pt", caught.value))
+
+
+def test_a_sharded_checkpoint_that_cannot_be_written_says_why(tmp_path, monkeypatch):
+    """Each process has a reason, whose own cause is lost on the way to the others."""
+    full = CheckpointException(
+        "write", {1: (OSError(errno.ENOSPC, "No space left on device"), StackSummary())}
+    )
+    said = str(checkpoint.cannot_write(tmp_path / "last.dcp", full))
+    assert said == f"{tmp_path / 'last.dcp'}: cannot be written (No space left on device)"
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=42))
+    cut = CheckpointException(
+        "write", {0: (RuntimeError("[enforce fail] unexpected pos 704 vs 598"), StackSummary())}
+    )
+    said = str(checkpoint.cannot_write(tmp_path / "last.dcp", cut))
+    assert said.endswith("([enforce fail] unexpected pos 704 vs 598; 42 bytes are free on that disk)")
 
 
 def test_some_epoch_is_the_best(tmp_path, monkeypatch):

@@ -123,11 +123,18 @@ def verify(path: str | Path) -> None:
 
 
 def cannot_write(path: Path, error: BaseException) -> OSError:
-    """That a checkpoint cannot be written, and why: torch reports a file cut short where the disk is full."""
+    """That a checkpoint cannot be written, and why.
+
+    Where the disk is full, torch may only report a file cut short; then the message has the space that is left.
+    """
+    for first, _ in list(getattr(error, "failures", {}).values())[:1]:  # by process, of a sharded checkpoint
+        error = first
     cause = error if isinstance(error, OSError) else error.__context__
-    reason = (
-        getattr(cause, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    )
+    reason = getattr(cause, "strerror", None)
+    if not reason:
+        free = shutil.disk_usage(path.parent).free
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        reason = f"{last}; {free} bytes are free on that disk"
     kept = "; the checkpoint before it is whole" if path.exists() else ""
     return OSError(f"{path}: cannot be written ({reason}){kept}")
 

@@ -119,9 +119,10 @@ def _naming(path: Path, temporary: Path, world: World) -> Iterator[None]:
     try:
         yield
     except (OSError, dcp.api.CheckpointException) as error:
+        failure = checkpoint.cannot_write(path, error)  # looks at the disk as it is
         if world.main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise checkpoint.cannot_write(path, error) from error
+        raise failure from error
 
 
 def checksums(folder: Path, world: World) -> dict[str, int]:
