@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vimzoo import cards, restoration_cards
-from vimzoo.engine.cli import config_dir, version_base
+from vimzoo.engine.configuration.composing import config_dir, version_base
 from vimzoo.models.mambair.facts import MAMBAIR_FACTS
 
 FACTS = {name: facts for models, _ in cards.FAMILIES.values() for name, facts in models.items()}

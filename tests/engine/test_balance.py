@@ -42,7 +42,7 @@ def test_labels_are_those_of_the_training_images(tmp_path):
     assert data.labels.tolist() == [data.train[0, i][1] for i in range(len(data.train))]
     seen = [int(label) for _, labels in train_loader(data, 6, 0, balanced=True) for label in labels]
     assert abs(seen.count(0) - seen.count(1)) <= 6
-    with pytest.raises(UsageError, match=r"data.balanced=true: expected classes, and neither data.sides"):
+    with pytest.raises(UsageError, match=r"`balanced`: expected "):
         train_loader(image_folder(str(root), img_size=32, sides=[32]), 6, 0, balanced=True)
 
 

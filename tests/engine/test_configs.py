@@ -13,8 +13,8 @@ from vimzoo.data import SOURCES
 from vimzoo.data.images.reading import ImageSettings
 from vimzoo.data.pairs.settings import PairSettings
 from vimzoo.engine.build import LOADER_KEYS
-from vimzoo.engine.cli import config_dir
 from vimzoo.engine.configuration.check import check_run
+from vimzoo.engine.configuration.composing import config_dir
 
 OPTIONS = sorted(  # but model=timm, which wants a name, and sweeps, which want a plugin
     f"{path.parent.name}={path.stem}"
@@ -43,7 +43,7 @@ def test_keys_are_arguments(option):
     feeds = {
         "sched": create_scheduler_v2,
         "optim": create_optimizer_v2,
-        "data": SOURCES[cfg["data"]["source"]],
+        "data": SOURCES[cfg["data"]["source"]].load,
         "aug": Mixup,
     }
     if group in feeds:

@@ -7,7 +7,7 @@ from timm.data import create_transform
 from trainer_helpers import composed, make_images
 
 from vimzoo.data import bundled_digits, eval_loader, image_folder, stratified_split, train_loader
-from vimzoo.data.images.digits import warp
+from vimzoo.data.sources.digits import warp
 from vimzoo.errors import UsageError
 
 AUG = {"rotate": 10, "shift": 0.1, "scale": 0.1}
@@ -121,9 +121,9 @@ def test_unusable_folders_are_named(tmp_path, layout, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"root": None}, "data.root is not set"),
-        ({"root": "nowhere"}, "data.root=nowhere: no such folder"),
-        ({"root": ".", "in_chans": 4}, "data.in_chans=4: expected 1"),
+        ({"root": None}, "`root` is not set"),
+        ({"root": "nowhere"}, "`root`=nowhere: no such folder"),
+        ({"root": ".", "in_chans": 4}, "`in_chans`=4: expected 1"),
     ],
 )
 def test_unusable_arguments_are_named(options, message):
@@ -132,9 +132,9 @@ def test_unusable_arguments_are_named(options, message):
 
 
 def test_unknown_augmentation_is_named(images):
-    with pytest.raises(UsageError, match=r"aug.transform.*blur"):
+    with pytest.raises(UsageError, match=r"`aug`.*blur"):
         image_folder(str(images), aug={"blur": 1})
-    with pytest.raises(UsageError, match="takes rotate, shift and scale, not hflip"):
+    with pytest.raises(UsageError, match="take rotate, shift and scale, not hflip"):
         bundled_digits(aug={"hflip": 0.5})
 
 

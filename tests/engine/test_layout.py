@@ -73,7 +73,7 @@ def test_a_test_folder_is_never_mixed_with_training(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (["pets/cat", "pets/dog", "plants/rose"], r"classes pets, plants .* classes cat, dog, rose; expected data"),
+        (["pets/cat", "pets/dog", "plants/rose"], r" pets, plants .* classes cat, dog, rose; expected `class_folders`"),
         (["seg_train/a", "seg_train/b", "seg_test/a", "seg_test/b"], r"in two ways: seg_test, seg_train as splits"),
         (["train/a", "train/b", "Training/a", "val/a"], r"expected one folder for train"),
         (["train/a", "cat", "dog"], r"in two ways: train as a split beside other folders \(cat, dog\)"),
@@ -90,7 +90,7 @@ def test_the_reading_can_be_chosen(tmp_path):
     layout = ["pets/cat", "pets/dog", "plants/rose"]
     assert opened(tmp_path / "1", layout, class_folders="top").classes == ("pets", "plants")
     assert opened(tmp_path / "2", layout, class_folders="leaf").classes == ("cat", "dog", "rose")
-    with pytest.raises(UsageError, match=r"data.class_folders=inner: expected null, top or leaf"):
+    with pytest.raises(UsageError, match=r"`class_folders`=inner: expected `None`, top or leaf"):
         image_folder(str(tmp_path), class_folders="inner")
 
 

@@ -121,5 +121,5 @@ def test_a_list_chooses_images(tmp_path: Path) -> None:
         (tmp_path / "meta_info.txt").unlink() if content is None else (tmp_path / "meta_info.txt").write_text(
             content
         )
-        with pytest.raises(UsageError, match=r"data\.meta_info=.*(holds no names|cannot be read)"):
+        with pytest.raises(UsageError, match=r"`meta_info`=.*(holds no names|cannot be read)"):
             degraded_folder(str(tmp_path / "clean"), **words)

@@ -94,10 +94,10 @@ def test_jpeg_is_pillows(tmp_path: Path, channels: int) -> None:
     ("options", "message"),
     [
         ({}, "nothing to restore"),
-        ({"scale": 0}, "data.scale=0"),
-        ({"scale": 1.5}, "data.scale=1.5"),
-        ({"sigma": -1}, "data.sigma=-1"),
-        ({"quality": 101}, "data.quality=101"),
+        ({"scale": 0}, "`scale`=0"),
+        ({"scale": 1.5}, "`scale`=1.5"),
+        ({"sigma": -1}, "`sigma`=-1"),
+        ({"quality": 101}, "`quality`=101"),
     ],
 )
 def test_impossible_degradations(options: dict, message: str) -> None:
@@ -117,11 +117,11 @@ def test_photographs_come_with_the_packages(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_missing_photographs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PHOTOS, "val", ("sklearn/datasets/images/moon.jpg",))
-    with pytest.raises(UsageError, match=r"this version of sklearn does not bring datasets/images/moon.jpg"):
+    with pytest.raises(UsageError, match=r"this version of sklearn lacks datasets/images/moon.jpg"):
         bundled_photos(sigma=25)
     monkeypatch.setitem(PHOTOS, "val", ("no_such_package/moon.jpg",))
     with pytest.raises(
-        UsageError, match=r"needs no_such_package; install it with: pip install 'vimzoo\[train\]'"
+        UsageError, match=r"need no_such_package; install it with: pip install 'vimzoo\[train\]'"
     ):
         bundled_photos(sigma=25)
 
@@ -273,14 +273,14 @@ def test_unusable_pairs_are_named(pairs: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"root": None}, "data.root is not set"),
-        ({"root": "nowhere"}, "data.root=nowhere: no such folder"),
-        ({"crop": 44}, "data.crop=44: .* is only 41 x 50 pixels"),
-        ({"scale": 2, "crop": 15}, "data.crop=15: expected a positive multiple of the scale, 2"),
-        ({"scale": 2, "crop": 16, "eval_crop": 1}, "data.eval_crop=1"),
-        ({"crop": 16, "crops": 0}, "data.crops=0"),
-        ({"crop": 16, "in_chans": 4}, "data.in_chans=4"),
-        ({"crop": 16, "aug": {"scale": 1}}, "aug.transform: expected flip and rotate, got scale"),
+        ({"root": None}, "`root` is not set"),
+        ({"root": "nowhere"}, "`root`=nowhere: no such folder"),
+        ({"crop": 44}, "`crop`=44: .* is only 41 x 50 pixels"),
+        ({"scale": 2, "crop": 15}, "`crop`=15: expected a positive multiple of the scale, 2"),
+        ({"scale": 2, "crop": 16, "eval_crop": 1}, "`eval_crop`=1"),
+        ({"crop": 16, "crops": 0}, "`crops`=0"),
+        ({"crop": 16, "in_chans": 4}, "`in_chans`=4"),
+        ({"crop": 16, "aug": {"scale": 1}}, "`aug`: .* take flip and rotate, not scale"),
         ({"crop": 16, "val_fraction": 0.6, "test_fraction": 0.6}, "below 1, also together"),
     ],
 )

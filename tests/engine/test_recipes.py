@@ -14,7 +14,7 @@ from vimzoo.data import EpochBatches
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data, build_state, freeze
 from vimzoo.engine.checkpoints import checkpoint
-from vimzoo.engine.cli import config_dir
+from vimzoo.engine.configuration.composing import config_dir
 from vimzoo.engine.loop import train_step
 from vimzoo.engine.reports import report
 from vimzoo.engine.tasks import classification
@@ -90,7 +90,7 @@ def test_repeats_come_with_keys_of_their_own():
     (batch,) = list(batches)
     assert len(batches) == 1 and [key[2] for key in batch] == [0, 1, 2, 0, 1, 2]
     assert batch[0][:2] == batch[1][:2] == batch[2][:2] != batch[3][:2] and batch[0][0] == 2
-    with pytest.raises(UsageError, match=r"data.repeats=0: expected at least 1"):
+    with pytest.raises(UsageError, match=r"`repeats`=0: expected at least 1"):
         EpochBatches(10, 6, seed=1, repeats=0)
 
 

@@ -18,7 +18,7 @@ from vimzoo.data.images.classes import numbered_as
 from vimzoo.data.images.remote import Remote
 from vimzoo.data.images.retries import Unreachable, retried
 from vimzoo.data.images.shard_reader import ShardChanged
-from vimzoo.data.images.shards import expanded
+from vimzoo.data.sources.shards import expanded
 from vimzoo.engine import launch
 from vimzoo.errors import UsageError
 
@@ -147,23 +147,23 @@ def test_shards_in_memory(packed, monkeypatch):
         keys = [(0, index) for index in range(12)]
         images.__getitems__(keys)
     assert asked == [12, 12]  # a batch at once
-    with pytest.raises(UsageError, match=r"data.root=nothing://x: .*expected a folder or a URL of fsspec"):
+    with pytest.raises(UsageError, match=r"`root`=nothing://x: .*expected a folder or a URL of fsspec"):
         shards("nothing://x")
 
 
 def test_what_a_url_needs_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(
-        UsageError, match=r"data.root=s3://bucket/x: pip install 'vimzoo\[remote\]' brings what reads it"
+        UsageError, match=r"`root`=s3://bucket/x: pip install 'vimzoo\[remote\]' brings what reads it"
     ):
         shards("s3://bucket/x")
-    with pytest.raises(UsageError, match=r"data.split=order: expected names where data.root is a URL"):
+    with pytest.raises(UsageError, match=r"`split`=order: expected names where `root` is a URL"):
         image_folder("s3://bucket/x", split="order")
 
 
 def test_shards_of_a_server_that_lists_nothing(server, packed):
     server.lists = False
-    with pytest.raises(UsageError, match=r"data.root=http://127.0.0.1:\d+: .*no such file"):
+    with pytest.raises(UsageError, match=r"`root`=http://127.0.0.1:\d+: .*no such file"):
         shards(server.url)
     data = shards(server.url, train="train-{0000..0002}.tar", val=["val-0000.tar"], **SMALL)
     assert equal(train_loader(data, 8, seed=1), train_loader(shards(str(packed), **SMALL), 8, seed=1))

@@ -203,9 +203,7 @@ def test_processes_share_every_batch_and_every_image():
     images = torch.arange(11)
     seen = [batch.tolist() for rank in range(4) for batch in eval_loader(images, 2, 0, None, rank, 4)]
     assert [*chain(*seen)] == list(range(11))
-    with pytest.raises(
-        UsageError, match=r"data.batch_size=10 of 50 images: expected a multiple of devices=4"
-    ):
+    with pytest.raises(UsageError, match=r"`batch_size`=10 of 50 images: expected a multiple of `world`=4"):
         EpochBatches(50, 10, seed=3, rank=0, world=4)
     few = [list(eval_loader(images[:3], 2, 0, None, rank, 4)) for rank in range(4)]
     assert sorted(map(len, few)) == [0, 1, 1, 1]  # one process has nothing to do

@@ -87,7 +87,7 @@ def test_a_sample_without_a_class_is_named(tmp_path):
         UsageError, match=r"1 samples lack an image or a class, such as a/5; expected KEY.jpg"
     ):
         shards(str(tmp_path))
-    with pytest.raises(UsageError, match=r"data.root is not set; expected data.root=DIR"):
+    with pytest.raises(UsageError, match=r"`root` is not set; expected `root`=DIR"):
         shards()
 
 
@@ -109,9 +109,9 @@ def test_hugging_face_data_set(folder, tmp_path):
     loose = image_folder(str(folder), img_size=16)
     assert data.classes == ("cat", "dog") and len(data.train) == 8
     assert total(data.val[i] for i in range(8)) == pytest.approx(total(loose.val[i] for i in range(8)))
-    with pytest.raises(UsageError, match=r"data.name="):
+    with pytest.raises(UsageError, match=r"`name`="):
         hub_dataset(str(folder), val_split="nothing", cache=str(tmp_path / "cache"))
-    with pytest.raises(UsageError, match=r"data.name is not set"):
+    with pytest.raises(UsageError, match=r"`name` is not set"):
         hub_dataset()
 
 
@@ -143,7 +143,7 @@ def test_an_image_that_is_gone_is_one_that_cannot_be_read(folder):
     data = image_folder(str(folder), img_size=16, max_unreadable=0.5)
     (folder / "val/cat/1.jpg").unlink()
     assert data.val[1][1] == 0 and data.unreadable() == ["cat/1.jpg"]
-    with pytest.raises(UsageError, match=r"data.max_unreadable=2: expected a share from 0 to 1"):
+    with pytest.raises(UsageError, match=r"`max_unreadable`=2: expected a share from 0 to 1"):
         image_folder(str(folder), max_unreadable=2)
 
 
@@ -151,7 +151,7 @@ def test_no_images_need_be_held_out_for_a_test(tmp_path):
     root = make_images(tmp_path / "images", {"cat": 5, "dog": 5})
     data = image_folder(str(root), test_fraction=0)
     assert data.test is None and len(data.train) + len(data.val) == 10
-    with pytest.raises(UsageError, match=r"data.val_fraction=0, .*expected shares below 1"):
+    with pytest.raises(UsageError, match=r"`val_fraction`=0, .*expected shares below 1"):
         image_folder(str(root), val_fraction=0)
 
 

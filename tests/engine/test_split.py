@@ -175,7 +175,7 @@ def test_an_older_run_keeps_its_split(tmp_path):
         np.array_equal(part.indices, e)
         for part, e in zip((data.train.images, data.val, data.test), expected, strict=True)
     )
-    with pytest.raises(UsageError, match=r"data.split=random: expected one of names, order"):
+    with pytest.raises(UsageError, match=r"`split`=random: expected one of names, order"):
         image_folder(str(root), split="random")
     held = keys([path.relative_to(root) for path in data.val.files()])
     assert torch.equal(data.record()["members"]["val"], torch.from_numpy(held))

@@ -109,21 +109,21 @@ def test_small_epochs_reach_every_image_in_turn(folder: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stages": []}, r"data.stages=\[\]: expected at least one stage"),
-        ({"stages": [32]}, r"data.stages\[0\]=32: expected epochs, crop, batch_size"),
-        ({"stages": [{"epochs": 1, "crop": 16}]}, r"data.stages\[0\]=.*: expected epochs, crop, batch_size"),
-        ({"stages": [{**STAGES[0], "epochs": 0}]}, r"data.stages\[0\]=.*whole numbers from 1 on"),
-        ({"stages": [{**STAGES[0], "crop": 16.5}]}, r"data.stages\[0\]=.*whole numbers from 1 on"),
+        ({"stages": []}, r"`stages`=\[\]: expected at least one stage"),
+        ({"stages": [32]}, r"`stages`\[0\]=32: expected epochs, crop, batch_size"),
+        ({"stages": [{"epochs": 1, "crop": 16}]}, r"`stages`\[0\]=.*: expected epochs, crop, batch_size"),
+        ({"stages": [{**STAGES[0], "epochs": 0}]}, r"`stages`\[0\]=.*whole numbers from 1 on"),
+        ({"stages": [{**STAGES[0], "crop": 16.5}]}, r"`stages`\[0\]=.*whole numbers from 1 on"),
         (
             {"scale": 2, "stages": [STAGES[0], {**STAGES[1], "crop": 25}]},
-            r"data.stages\[1\].crop=25: .* scale, 2",
+            r"`stages`\[1\].crop=25: .* scale, 2",
         ),
         (
             {"stages": [*STAGES, {**STAGES[2], "crop": 34}]},
-            r"data.stages: crops of 34 pixels: .*0.png is only 32 x 40",
+            r"`stages`: crops of 34 pixels: .*0.png is only 32 x 40",
         ),
-        ({"crop": 24}, "data.crop=24: expected that of the first of data.stages, 16"),
-        ({"crops": 7}, "data.crops=7: expected at least the first stage's batch_size, 8"),
+        ({"crop": 24}, "`crop`=24: expected that of the first of `stages`, 16"),
+        ({"crops": 7}, "`crops`=7: expected at least the first stage's batch_size, 8"),
     ],
 )
 def test_unusable_stages_are_named(folder: Path, options: dict, message: str) -> None:
@@ -133,9 +133,9 @@ def test_unusable_stages_are_named(folder: Path, options: dict, message: str) ->
 
 def test_batches_must_agree_and_be_shared_evenly(folder: Path) -> None:
     data = degraded_folder(str(folder), sigma=25, crops=24, stages=STAGES)
-    with pytest.raises(UsageError, match=r"data.batch_size=16: expected that of the first of data.stages, 8"):
+    with pytest.raises(UsageError, match=r"`batch_size`=16: expected that of the first of `stages`, 8"):
         train_loader(data, 16, seed=0)
-    with pytest.raises(UsageError, match=r"data.stages\[2\].batch_size=2: expected a multiple of devices=4"):
+    with pytest.raises(UsageError, match=r"`stages`\[2\].batch_size=2: expected a multiple of `world`=4"):
         train_loader(data, 8, seed=0, world=4)
 
 
@@ -143,7 +143,7 @@ def test_pairs_have_stages_too(folder: Path, tmp_path: Path) -> None:
     for kind in ("low", "high"):
         (tmp_path / kind).symlink_to(folder / "train")
     data = paired_folder(str(tmp_path), crops=24, stages=STAGES)
-    assert data.stages == Stages(tuple(Stage(**stage) for stage in STAGES), 3)
+    assert data.batching == Stages(tuple(Stage(**stage) for stage in STAGES), 3)
     low, high = data.train[1, 30, 24, 24]
     assert torch.equal(low, high) and low.shape == (3, 24, 24)
 

@@ -190,7 +190,7 @@ def test_what_a_data_base_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     base = tmp_path / "GT.lmdb"
     base.mkdir()
     (base / "data.mdb").write_bytes(b"anything")
-    with pytest.raises(UsageError, match=r"data\.root: .*meta_info\.txt: cannot be read"):
+    with pytest.raises(UsageError, match=r"`root`: .*meta_info\.txt: cannot be read"):
         degraded_folder(str(base), sigma=5)
     (base / "meta_info.txt").write_text("a.png (24,24,3) 1\nb.png (24,24,3) 1\nc.png (24,24,3) 1\n")
     with pytest.raises(

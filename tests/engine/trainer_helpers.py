@@ -12,16 +12,12 @@ from PIL import Image
 from torch import nn
 
 from vimzoo.engine import loop as loop_module
-from vimzoo.engine.cli import config_dir, version_base
+from vimzoo.engine.configuration.composing import compose_settings
 
 
 def composed(*overrides: str) -> dict[str, Any]:
     """The configuration that these command-line overrides give."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(**version_base(), config_dir=str(config_dir())):
-        return OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
+    return compose_settings(overrides)
 
 
 def small(*overrides: str) -> dict[str, Any]:

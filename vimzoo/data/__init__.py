@@ -1,29 +1,21 @@
 """What timm.data does not bring: bundled images, fixed splits, pairs to restore, augmentation seeded per sample."""
 
-from collections.abc import Callable
-
 from vimzoo.errors import UsageError
 
 from .batches.buckets import BucketBatches, Shapes
-from .batches.loader import EpochBatches, closing, eval_loader, sample, train_loader
+from .batches.loader import closing, eval_loader, sample, train_loader
 from .batches.stages import StageBatches, Stages
-from .images.digits import bundled_digits
-from .images.folder import image_folder
-from .images.hub import hub_dataset
-from .images.shards import shards
-from .pairs.folders import degraded_folder, paired_folder
-from .pairs.photos import bundled_photos
+from .batches.uniform import EpochBatches
+from .source import Source
+from .sources import SOURCES
+from .sources.degraded_folder import degraded_folder
+from .sources.digits import bundled_digits
+from .sources.folder import image_folder
+from .sources.hub import hub_dataset
+from .sources.paired import paired_folder
+from .sources.photos import bundled_photos
+from .sources.shards import shards
 from .splits import Images, Splits, stratified_split
-
-SOURCES: dict[str, Callable[..., Splits]] = {
-    "digits": bundled_digits,
-    "folder": image_folder,
-    "shards": shards,
-    "hub": hub_dataset,
-    "photos": bundled_photos,
-    "paired": paired_folder,
-    "degraded_folder": degraded_folder,
-}
 
 __all__ = [
     "SOURCES",
@@ -31,6 +23,7 @@ __all__ = [
     "EpochBatches",
     "Images",
     "Shapes",
+    "Source",
     "Splits",
     "StageBatches",
     "Stages",

@@ -14,11 +14,11 @@ import torch
 
 from vimzoo.errors import UsageError
 
+from .batches.drawing import Batching
+from .batches.uniform import Uniform
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .batches.buckets import Shapes
-    from .batches.stages import Stages
 
 
 class Images(Protocol):
@@ -39,14 +39,13 @@ class Splits:
     ``index``. All give a normalised float32 image ``(C, H, W)`` and its target: a class number, or the image
     wanted. ``classes`` is empty where there are none.
 
-    ``eval_batch`` is the number of images evaluated at once where it must differ from data.batch_size (1 for
-    whole images of many sizes), ``scale`` the number of target pixels per image pixel and axis, ``crop_pct`` the
-    share of a resized image that its centre crop keeps in evaluation. Where training images come in many sizes,
-    ``shapes`` are those and ``kinds`` (N,) the kind of shape of each image; the held-out data sets then tell the
-    size of each of their images in ``shapes``. ``stages`` are the sizes of crops and batches where they change in
-    the course of a run. ``unreadable()`` names the images that could not be read so far, in
-    whichever process, and raises ``UsageError`` when they are too many; ``damaged`` are its marks, bool (images,),
-    that processes on different machines have to exchange first.
+    ``eval_batch`` is the number of images evaluated at once where it must differ from the loader's ``batch_size`` (1
+    for whole images of many sizes), ``scale`` the number of target pixels per image pixel and axis, ``crop_pct`` the
+    share of a resized image that its centre crop keeps in evaluation. ``batching`` draws the training batches.
+    Held-out images of different sizes have the height and width of each in an attribute ``shapes``.
+    ``unreadable()`` returns the names of the images that could not be read so far, in any process, and raises
+    ``UsageError`` when they are too many; ``damaged`` are its marks, bool (images,), which processes on different
+    machines have to exchange first.
 
     ``labels`` are the class numbers of the training images, (N,), where they are known without reading these.
     ``members`` holds the `keys` of each part's images by the name of the part, where they are files of a folder, and
@@ -64,9 +63,7 @@ class Splits:
     eval_batch: int | None = None
     scale: int = 1
     crop_pct: float = 1.0
-    shapes: Shapes | None = None
-    kinds: np.ndarray | None = None
-    stages: Stages | None = None
+    batching: Batching = field(default_factory=Uniform)
     unreadable: Callable[[], list[str]] = list
     damaged: Sequence[Tensor] = ()
     labels: np.ndarray | None = None
@@ -103,7 +100,7 @@ def check_split(split: str) -> None:
         UsageError: none of `SPLITS`.
     """
     if split not in SPLITS:
-        raise UsageError(f"data.split={split}: expected one of {', '.join(SPLITS)}")
+        raise UsageError(f"`split`={split}: expected one of {', '.join(SPLITS)}")
 
 
 def keys(names: Sequence[PurePath]) -> np.ndarray:
@@ -118,7 +115,7 @@ def keys(names: Sequence[PurePath]) -> np.ndarray:
 def _check_shares(val: float, test: float) -> None:
     if not 0 < val < 1 or not 0 <= test < 1 or val + test >= 1:
         raise UsageError(
-            f"data.val_fraction={val}, data.test_fraction={test}: expected shares below 1, also together, that of "
+            f"`val_fraction`={val}, `test_fraction`={test}: expected shares below 1, also together, that of "
             "validation above 0"
         )
 

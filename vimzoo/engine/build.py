@@ -19,6 +19,7 @@ from vimzoo.errors import UsageError
 
 from .classes import warn
 from .configuration.check import AMP
+from .configuration.naming import naming_settings
 from .create import model_cfg
 from .processes import parallel
 from .processes.parallel import World
@@ -50,7 +51,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def build_data(cfg: dict[str, Any]) -> Splits:
-    """The data group (minus what the loader takes) and aug.transform feed one function of vimzoo.data.
+    """The group ``data`` (without what the loader takes) and ``aug.transform`` are the arguments of a data source.
 
     Raises:
         UsageError: unknown source or argument, or data that are missing or unusable.
@@ -66,12 +67,12 @@ def build_data(cfg: dict[str, Any]) -> Splits:
             f"data.root={root} is of type {type(root).__name__}; for a folder of that name quote it: {word}"
         )
     pretrained_cfg = model_cfg(cfg["model"]["model_name"])
-    try:
-        return SOURCES[source](
-            **options, aug=cfg["aug"]["transform"], seed=cfg["run"]["seed"], pretrained_cfg=pretrained_cfg
-        )
-    except TypeError as error:
-        raise UsageError(f"data={source}: {error}") from error
+    given = {"aug": cfg["aug"]["transform"], "seed": cfg["run"]["seed"], "pretrained_cfg": pretrained_cfg}
+    with naming_settings(cfg):
+        try:
+            return SOURCES[source].load(**options, **given)
+        except TypeError as error:
+            raise UsageError(f"data={source}: {error}") from error
 
 
 def _checked(group: str, options: dict[str, Any], function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -117,7 +118,9 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     return State(
         task=task,
         model=model,
-        forward=torch.compile(forward, dynamic=True if data.shapes else None) if run["compile"] else forward,
+        forward=torch.compile(forward, dynamic=data.batching.any_shape or None)
+        if run["compile"]
+        else forward,
         ema=ema,
         optimizer=optimizer,
         scheduler=scheduler,
@@ -136,6 +139,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         accumulate=run["accumulate"],
         frozen=frozen,
         data=data.record(),
+        order=data.batching.order,
     )
 
 
@@ -158,7 +162,7 @@ def _build_loss(cfg: dict[str, Any], data: Splits, world: World) -> tuple[Mixer 
         raise UsageError(f"loss={cfg['loss']}, aug.mixup {cfg['aug']['mixup']}: {reason}") from error
     asked = cfg["data"]["batch_size"]
     share = min(asked, len(data.train)) // world.size
-    if mixup is not None and share % 2 and data.shapes is None:
+    if mixup is not None and share % 2 and not data.batching.any_shape:
         raise UsageError(
             f"data.batch_size={asked}: mixup and cutmix need an even number for each process, not {share}"
         )

@@ -1,48 +1,12 @@
-"""The command line: Hydra composes the configuration here and is seen nowhere else."""
+"""The command line of training."""
 
-import argparse
 import contextlib
 import math
 import os
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-
-def config_dir() -> Path:
-    """The folder with train.yaml: inside the package once installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    folders = [package / "configs", package.parent / "configs"]
-    return next((folder for folder in folders if (folder / "train.yaml").is_file()), folders[0])
-
-
-def hydra_options() -> dict[str, Any]:
-    """Keyword arguments of ``hydra.main`` that depend on Hydra's version.
-
-    Hydra 1.3 warns without ``version_base``. Hydra 1.4 warns with it, and wants the classes that a configuration may
-    name from the program.
-    """
-    options: dict[str, Any] = version_base()
-    return options or {"execution_whitelist": ["vimzoo.engine.configuration.sweeps.SweepCheck"]}
-
-
-def version_base() -> dict[str, str]:
-    """``version_base`` for Hydra 1.3, which warns without it; nothing for 1.4, which warns with it."""
-    import hydra
-
-    return {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
-
-
-def config_flags(words: Sequence[str]) -> list[str]:
-    """Hydra's flags of a command line that say where configurations lie, in the form ``--config-dir=DIR``."""
-    flags = ("--config-dir", "-cd"), ("--config-name", "-cn"), ("--config-path", "-cp")
-    parser = argparse.ArgumentParser(add_help=False)
-    for flag in flags:
-        parser.add_argument(*flag)
-    given, _ = parser.parse_known_args([word for word in words if word not in ("-c", "-m")])
-    return [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items() if value is not None]
 
 
 def _remove_empty(folder: Path) -> None:
@@ -71,6 +35,7 @@ def main() -> None:
         sys.exit("error: Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11, 3.12 or 3.13")
     from vimzoo.commands import INTERRUPTED, listen
 
+    from .configuration.composing import config_dir, config_flags, hydra_options, store_sources
     from .configuration.overrides import unreadable
     from .configuration.words import for_hydra
     from .processes.job import job_name
@@ -82,6 +47,7 @@ def main() -> None:
     if problem := unreadable(sys.argv[1:], multirun=several):
         sys.exit(f"error: {problem}")
 
+    store_sources()
     os.environ.pop("VIMZOO_JOB", None)
     if job := job_name(os.environ):
         os.environ["VIMZOO_JOB"] = job  # for hydra.run.dir

@@ -14,13 +14,14 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from vimzoo.data import BucketBatches, Splits, StageBatches, closing, eval_loader, sample, train_loader
+from vimzoo.data import Splits, closing, eval_loader, sample, train_loader
 from vimzoo.errors import UsageError
 
 from .build import build_data, build_state
 from .checkpoints import export, restart, resume
 from .checkpoints.saver import Saver, Stopped
 from .configuration.check import check_run
+from .configuration.naming import naming_settings
 from .create import without_start
 from .loop import evaluate, fit, seed_everything
 from .processes.agree import check_data, check_folder
@@ -100,7 +101,7 @@ def launch(
 
 def work(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
     """What each process of a run does; see ``launch``."""
-    with patient(), deterministic(cfg["deterministic"]):
+    with patient(), deterministic(cfg["deterministic"]), naming_settings(cfg):
         return train(cfg, out, overrides, world)
 
 
@@ -130,8 +131,8 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
         report.header(state, data, cfg, out)
         if begun:
             report.going_on(state, begun, changes)
-        if isinstance(batches.batch_sampler, BucketBatches | StageBatches):
-            print(f"sizes  {batches.batch_sampler.summary()}", flush=True)
+        if summary := batches.batch_sampler.summary():  # type: ignore[union-attr]
+            print(f"sizes  {summary}", flush=True)
     every = run["save_every"] or {}
     saver = Saver(out, cfg, every.get("steps"), every.get("minutes"))
     try:

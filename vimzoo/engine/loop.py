@@ -217,7 +217,7 @@ def fit(
             state.world.place.words = f"evaluating epoch {state.epoch + 1}"
             metrics = evaluate(state.averaged, val, scores, state.device, state.amp, state.world)
             row |= {f"val_{name}": value for name, value in metrics.items()}
-            if data.shapes is not None or data.stages is not None:
+            if data.batching.many_sizes:
                 row |= sizes.row(state)
             row["seconds"] = time.perf_counter() - start
             improved = count_epoch(state, row)
@@ -259,8 +259,8 @@ def tell(
     """
     if state.world.main:
         report.write_csv(state.history, saver.out / "metrics.csv")
-        if data.shapes is not None or data.stages is not None:
-            sizes.write(state, data.shapes, saver.out / "sizes.csv")
+        if data.batching.many_sizes:
+            sizes.write(state, data.batching, saver.out / "sizes.csv")
         report.epoch_line(state, row, improved)
     tracker.epoch(row, state.step)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vimzoo.data import Shapes
+from vimzoo.data.batches.drawing import Batching
 
 from .state import State
 
@@ -37,15 +37,15 @@ def row(state: State) -> dict[str, float]:
     }
 
 
-def write(state: State, shapes: Shapes | None, path: Path) -> None:
+def write(state: State, batching: Batching, path: Path) -> None:
     """A table of all sizes so far: height and width in pixels, images and tokens of a batch, how many batches.
 
-    Without ``shapes`` there are no tokens.
+    The column of tokens is empty where batches are not measured in tokens.
     """
     sizes = sorted((tuple(map(int, size.split("x"))), batches) for size, batches in state.sizes.items())
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["height", "width", "images", "tokens", "batches"])
         for (images, height, width), batches in sizes:
-            tokens = images * shapes.tokens((height, width)) if shapes else None
-            writer.writerow([height, width, images, tokens, batches])
+            tokens = batching.tokens(height, width)
+            writer.writerow([height, width, images, tokens and images * tokens, batches])

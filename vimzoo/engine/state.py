@@ -64,6 +64,7 @@ class State:
     best: float = -math.inf  # best validation score so far, in the task's unit
     history: list[dict[str, float]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)  # what is remembered of the data, see Splits.record
+    order: tuple[str, ...] = ()  # settings of data that decide which images a batch holds, see Batching.order
 
     @property
     def averaged(self) -> nn.Module:

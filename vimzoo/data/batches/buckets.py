@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from vimzoo.errors import UsageError
+
+from .drawing import EpochSampler, Request
 
 OCTAVES = (
     0.25  # of width over height, between one kind of shape and the next: at most 9 % of an image is cut off
@@ -37,14 +40,14 @@ class Shapes:
 
     def __post_init__(self) -> None:
         if self.step < 1:
-            raise UsageError(f"data.step={self.step}: expected at least 1 pixel")
+            raise UsageError(f"`step`={self.step}: expected at least 1 pixel")
         if not self.sides or any(side < self.step or side % self.step for side in self.sides):
             raise UsageError(
-                f"data.sides={list(self.sides)}: expected multiples of data.step={self.step}, such as "
+                f"`sides`={list(self.sides)}: expected multiples of `step`={self.step}, such as "
                 f"[{10 * self.step},{14 * self.step}]"
             )
         if not 1 <= self.max_aspect <= 16:
-            raise UsageError(f"data.max_aspect={self.max_aspect}: expected 1 (squares) to 16")
+            raise UsageError(f"`max_aspect`={self.max_aspect}: expected 1 (squares) to 16")
 
     @property
     def oblong(self) -> int:
@@ -67,7 +70,37 @@ class Shapes:
         return (shape[0] // self.step) * (shape[1] // self.step)
 
 
-class BucketBatches(Sampler[list[tuple[int, ...]]]):
+@dataclass(frozen=True)
+class Buckets:
+    """Batches of one size each, as many images as a budget of tokens allows.
+
+    Attributes:
+        bins: The bin of every training image, (N,), as ``shapes.kinds`` gives them.
+        size: Height and width that ``batch_size`` images fill the default budget with.
+    """
+
+    shapes: Shapes
+    bins: np.ndarray
+    size: Shape
+    many_sizes: ClassVar[bool] = True
+    any_shape: ClassVar[bool] = True
+    order: ClassVar[tuple[str, ...]] = ("batch_size", "tokens", "sides", "step", "max_aspect")
+
+    def sampler(self, request: Request) -> BucketBatches:
+        """See `Batching.sampler`."""
+        if request.balanced:
+            raise UsageError("`balanced`: expected false with `sides`")
+        if request.repeats != 1:
+            raise UsageError(f"`repeats`={request.repeats}: expected 1 with `sides`")
+        budget = request.tokens or request.batch_size * self.shapes.tokens(self.size)
+        return BucketBatches(self.shapes, self.bins, budget, request.seed, **request.part)
+
+    def tokens(self, height: int, width: int) -> int:
+        """See `Batching.tokens`."""
+        return self.shapes.tokens((height, width))
+
+
+class BucketBatches(EpochSampler):
     """Shuffled batches of keys (epoch, index, height, width); all images of a batch have one height and width.
 
     A batch holds as many images as its budget of tokens allows, so small images come in large batches and none is
@@ -98,15 +131,15 @@ class BucketBatches(Sampler[list[tuple[int, ...]]]):
         world: int = 1,
     ) -> None:
         self.shapes, self.budget, self.seed = shapes, tokens, seed
-        self.rank, self.world, self.epoch, self.start = rank, world, 0, 0
+        self.rank, self.world = rank, world
         self.order = np.argsort(kinds, kind="stable")  # all images, kind by kind
         self.bounds = np.searchsorted(kinds[self.order], np.arange(2 * shapes.oblong + 2))
         self.plan = self._plan()
         self.count = min(len(self.plan), limit or len(self.plan))
         if not self.plan:
             raise UsageError(
-                f"data.tokens={tokens}: {len(kinds)} images do not fill a batch of any of data.sides="
-                f"{list(shapes.sides)}; expected a smaller data.tokens or data.batch_size"
+                f"`tokens`={tokens}: {len(kinds)} images do not fill a batch of any of `sides`="
+                f"{list(shapes.sides)}; expected a smaller `tokens` or `batch_size`"
             )
 
     def images(self, shape: Shape) -> int:
@@ -115,8 +148,8 @@ class BucketBatches(Sampler[list[tuple[int, ...]]]):
         fitting = self.budget // self.shapes.tokens(shape) // pair * pair
         if not fitting:
             raise UsageError(
-                f"data.tokens={self.budget}: expected at least {pair * self.shapes.tokens(shape)}, for "
-                f"{pair} images of {shape[0]}x{shape[1]} with devices={self.world}"
+                f"`tokens`={self.budget}: expected at least {pair * self.shapes.tokens(shape)}, for "
+                f"{pair} images of {shape[0]}x{shape[1]} with `world`={self.world}"
             )
         return fitting
 
@@ -172,10 +205,6 @@ class BucketBatches(Sampler[list[tuple[int, ...]]]):
             f"{100 * used / (self.budget * len(self.plan)):.0f} % of {self.budget} tokens used, "
             f"{len(self.order) - sum(images)} of {len(self.order)} images left out of an epoch"
         )
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch, whatever ``start``."""
-        return self.count
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         rng = np.random.default_rng([self.seed, self.epoch])

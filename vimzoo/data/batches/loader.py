@@ -8,86 +8,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from vimzoo.errors import UsageError
 
 from ..splits import Images, Splits
-from .buckets import BucketBatches, ShapeBatches
-from .stages import StageBatches
+from .buckets import ShapeBatches
+from .drawing import Request
 
 LAST_SECONDS = 10  # of a loader process that is asked to end
-
-
-class EpochBatches(Sampler[list[tuple[int, ...]]]):
-    """Shuffled full batches of keys (epoch, index), of which each process takes its part.
-
-    Set ``epoch``, and ``start`` where batches of it are done already, before iterating.
-
-    Args:
-        size: images in the split. batch_size: of all processes together.
-        seed: of the order. limit: batches per epoch.
-        repeats: times that an image comes in a batch, with keys (epoch, index, repeat); an epoch is as long as
-            without, so it sees a share of the images (repeated augmentation, Hoffer et al., CVPR 2020).
-        rank, world: which part of every batch, of how many.
-        labels: class numbers of the images: all classes then come equally often, and images of small ones several
-            times in an epoch, with keys (epoch, index, round).
-
-    Raises:
-        UsageError: the batch cannot be shared evenly.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        limit: int | None = None,
-        rank: int = 0,
-        world: int = 1,
-        repeats: int = 1,
-        labels: np.ndarray | None = None,
-    ) -> None:
-        self.labels = labels
-        self.size, self.batch_size, self.seed, self.repeats = size, min(batch_size, size), seed, repeats
-        self.rank, self.world, self.epoch, self.start = rank, world, 0, 0
-        self.count = min(size // self.batch_size, limit or size)
-        if self.batch_size % world:
-            raise UsageError(
-                f"data.batch_size={batch_size} of {size} images: expected a multiple of devices={world}"
-            )
-        if repeats < 1:
-            raise UsageError(f"data.repeats={repeats}: expected at least 1")
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch, whatever ``start``."""
-        return self.count
-
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        rng, part = np.random.default_rng([self.seed, self.epoch]), self.batch_size // self.world
-        order = rng.permutation(self.size) if self.labels is None else self._balanced(rng)
-        for batch in range(self.start, self.count):
-            first = batch * self.batch_size + self.rank * part
-            yield [self._key(order, place) for place in range(first, first + part)]
-
-    def _balanced(self, rng: np.random.Generator) -> np.ndarray:
-        """Indices and rounds, (size, 2): images of every class in turn, as many of each, class by class anew."""
-        assert self.labels is not None
-        numbers = np.unique(self.labels)
-        each, picks = -(-self.size // len(numbers)), []
-        for number in numbers:
-            members = np.flatnonzero(self.labels == number)
-            rounds = range(-(-each // len(members)))
-            shuffled = [np.stack([rng.permutation(members), np.full(len(members), n)], 1) for n in rounds]
-            picks.append(np.concatenate(shuffled)[:each])
-        return rng.permutation(np.concatenate(picks))[: self.size]
-
-    def _key(self, order: np.ndarray, place: int) -> tuple[int, ...]:
-        """Epoch and index, and which repeat of the image it is if there are several."""
-        if self.labels is not None:
-            return self.epoch, int(order[place, 0]), int(order[place, 1])
-        index, repeat = int(order[place // self.repeats]), place % self.repeats
-        return (self.epoch, index) if self.repeats == 1 else (self.epoch, index, repeat)
 
 
 def _workers(workers: int | None) -> int:
@@ -143,8 +72,7 @@ def train_loader(
 ) -> DataLoader:
     """Batches of (images (B, C, H, W), class numbers (B,)); the last incomplete batch is left out.
 
-    Where images come in many sizes (``data.shapes``) or in stages (``data.stages``), those of a batch have one size,
-    and their number differs.
+    Images of a batch have one size. Both that size and their number may differ between batches, see ``data.batching``.
 
     Args:
         batch_size: images per step, of all processes together, at most the whole split; of the first stage.
@@ -157,36 +85,18 @@ def train_loader(
         tokens: in a batch of images of many sizes; None is those of ``batch_size`` images of ``data.input_size``.
 
     Raises:
-        UsageError: batch_size or repeats below one, or batch_size not a multiple of the processes; see also
-            ``BucketBatches`` and ``StageBatches``.
+        UsageError: ``batch_size`` or ``repeats`` is below one, ``batch_size`` is not a multiple of the processes, or
+            an argument does not fit ``data.batching``.
     """
     if batch_size < 1:
-        raise UsageError(f"data.batch_size={batch_size}: expected at least 1")
-    if balanced and (data.labels is None or data.shapes or data.stages or repeats != 1):
-        raise UsageError(
-            "data.balanced=true: expected classes, and neither data.sides, data.stages nor data.repeats"
-        )
+        raise UsageError(f"`batch_size`={batch_size}: expected at least 1")
+    request = Request(
+        len(data.train), batch_size, seed, data.labels, limit, rank, world, repeats, tokens, balanced
+    )
     count = _workers(workers)
-    batches: EpochBatches | BucketBatches | StageBatches
-    if data.stages is not None:
-        if batch_size != (first := data.stages.parts[0].batch_size):
-            raise UsageError(
-                f"data.batch_size={batch_size}: expected that of the first of data.stages, {first}"
-            )
-        batches = StageBatches(data.stages, seed, limit, rank, world)
-    elif data.shapes is None or data.kinds is None:
-        if tokens is not None:
-            raise UsageError(f"data.tokens={tokens}: expected null without data.sides")
-        labels = data.labels if balanced else None
-        batches = EpochBatches(len(data.train), batch_size, seed, limit, rank, world, repeats, labels)
-    else:
-        if repeats != 1:
-            raise UsageError(f"data.repeats={repeats}: expected 1 with data.sides")
-        budget = tokens or batch_size * data.shapes.tokens(data.input_size[1:])
-        batches = BucketBatches(data.shapes, data.kinds, budget, seed, limit, rank, world)
     return DataLoader(
         cast(Dataset, data.train),
-        batch_sampler=batches,
+        batch_sampler=data.batching.sampler(request),
         num_workers=count,
         persistent_workers=count > 0,
         pin_memory=torch.cuda.is_available(),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from vimzoo.errors import UsageError
+
+from .drawing import EpochSampler, Request
 
 KEYS = ("epochs", "crop", "batch_size")
 
@@ -42,6 +43,27 @@ class Stages:
 
     parts: tuple[Stage, ...]
     updates: int
+    many_sizes: ClassVar[bool] = True
+    any_shape: ClassVar[bool] = False
+    order: ClassVar[tuple[str, ...]] = ("batch_size", "crop", "crops", "stages")
+
+    def sampler(self, request: Request) -> StageBatches:
+        """See `Batching.sampler`."""
+        if request.balanced:
+            raise UsageError("`balanced`: expected false with `stages`")
+        if request.tokens is not None:
+            raise UsageError(f"`tokens`={request.tokens}: expected `None` with `stages`")
+        if request.repeats != 1:
+            raise UsageError(f"`repeats`={request.repeats}: expected 1 with `stages`")
+        if request.batch_size != (first := self.parts[0].batch_size):
+            raise UsageError(
+                f"`batch_size`={request.batch_size}: expected that of the first of `stages`, {first}"
+            )
+        return StageBatches(self, request.seed, **request.part)
+
+    def tokens(self, height: int, width: int) -> None:
+        """See `Batching.tokens`."""
+        return None
 
     def at(self, epoch: int) -> Stage:
         """The stage that an epoch, counted from 0, belongs to."""
@@ -74,20 +96,20 @@ def parsed_stages(asked: Sequence[Mapping[str, Any]], crops: int, scale: int) ->
         UsageError: none is given, one has other keys or numbers, or the crops do not fill a batch.
     """
     if not asked:
-        raise UsageError("data.stages=[]: expected at least one stage, or null for crops of one size")
+        raise UsageError("`stages`=[]: expected at least one stage, or `None` for crops of one size")
     for place, stage in enumerate(asked):
         if not _is_stage(stage):
             raise UsageError(
-                f"data.stages[{place}]={stage}: expected {', '.join(KEYS)}, whole numbers from 1 on"
+                f"`stages`[{place}]={stage}: expected {', '.join(KEYS)}, whole numbers from 1 on"
             )
         if stage["crop"] % scale:
             raise UsageError(
-                f"data.stages[{place}].crop={stage['crop']}: expected a multiple of the scale, {scale}"
+                f"`stages`[{place}].crop={stage['crop']}: expected a multiple of the scale, {scale}"
             )
     parts = tuple(Stage(**stage) for stage in asked)
     if crops < parts[0].batch_size:
         raise UsageError(
-            f"data.crops={crops}: expected at least the first stage's batch_size, {parts[0].batch_size}"
+            f"`crops`={crops}: expected at least the first stage's batch_size, {parts[0].batch_size}"
         )
     return Stages(parts, crops // parts[0].batch_size)
 
@@ -98,7 +120,7 @@ def _is_stage(asked: Any) -> bool:
     return all(isinstance(number, int) and number > 0 for number in asked.values())
 
 
-class StageBatches(Sampler[list[tuple[int, ...]]]):
+class StageBatches(EpochSampler):
     """Shuffled batches of keys (epoch, index, height, width) of crops, as the epoch's stage has them.
 
     Indices count the crops of the whole run, so that small epochs go on where the one before ended.
@@ -116,21 +138,17 @@ class StageBatches(Sampler[list[tuple[int, ...]]]):
         self, stages: Stages, seed: int, limit: int | None = None, rank: int = 0, world: int = 1
     ) -> None:
         self.stages, self.seed = stages, seed
-        self.rank, self.world, self.epoch, self.start = rank, world, 0, 0
+        self.rank, self.world = rank, world
         self.count = min(stages.updates, limit or stages.updates)
         for place, stage in enumerate(stages.parts):
             if stage.batch_size % world:
                 raise UsageError(
-                    f"data.stages[{place}].batch_size={stage.batch_size}: expected a multiple of devices={world}"
+                    f"`stages`[{place}].batch_size={stage.batch_size}: expected a multiple of `world`={world}"
                 )
 
     def summary(self) -> str:
         """What the stages are."""
         return self.stages.summary()
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch, whatever ``start``."""
-        return self.count
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         stage, first = self.stages.at(self.epoch), self.stages.before(self.epoch)

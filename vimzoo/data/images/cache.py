@@ -114,5 +114,5 @@ def _full(folder: Path) -> bool:
 
 def _warn(folder: Path, why: object) -> None:
     warnings.warn(
-        f"data.cache: {folder} takes no more ({why}); the rest is read from the server", stacklevel=4
+        f"{folder}: this cache takes no more ({why}); the rest is read from the server", stacklevel=4
     )

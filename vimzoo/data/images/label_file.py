@@ -33,7 +33,7 @@ def read_labels(root: Path, path: Path, pictures: list[str]) -> tuple[Listed, li
     found = set(pictures)
     for number, row in enumerate(_rows(path), start=2):
         name, label, split = (row.get(column) for column in COLUMNS)
-        where = f"data.labels={path}, line {number}"
+        where = f"`labels`={path}, line {number}"
         if not name or not label:
             raise UsageError(f"{where}: expected a file and a label, got {name!r} and {label!r}")
         file = os.path.normpath(name).replace(os.sep, "/")
@@ -50,7 +50,7 @@ def read_labels(root: Path, path: Path, pictures: list[str]) -> tuple[Listed, li
         labels.append(label)
     if not listed or ("" in listed and len(listed) > 1) or ("" not in listed and "train" not in listed):
         raise UsageError(
-            f"data.labels={path}: expected pictures for training, each with a split or none with one"
+            f"`labels`={path}: expected pictures for training, each with a split or none with one"
         )
     more = len(found - seen)
     return listed, [f"{more} pictures of {root} are not listed in {path.name}"] if more else []
@@ -62,10 +62,10 @@ def _rows(path: Path) -> list[dict[str, str | None]]:
             reader = csv.DictReader(file)
             rows, columns = list(reader), reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"data.labels={path}: cannot be read ({error})") from error
+        raise UsageError(f"`labels`={path}: cannot be read ({error})") from error
     if missing := {"file", "label"} - set(columns):
         raise UsageError(
-            f"data.labels={path}: no column {', '.join(sorted(missing))} in its first line ({', '.join(columns)}); "
+            f"`labels`={path}: no column {', '.join(sorted(missing))} in its first line ({', '.join(columns)}); "
             f"expected {', '.join(COLUMNS)}, the last if it divides the pictures"
         )
     return rows

@@ -74,19 +74,19 @@ def split_folders(
         return {}, []
     if others and not {"train"} < set(kinds.values()):
         raise UsageError(
-            f"data.root: {root} can be read in two ways: {', '.join(kinds)} as a split beside other folders "
+            f"`root`: {root} can be read in two ways: {', '.join(kinds)} as a split beside other folders "
             f"({', '.join(others[:5])}), or all of them {instead}; expected {layout}"
         )
     parts: dict[str, tuple[str, list[str]]] = {}
     for folder, kind in kinds.items():
         if kind in parts:
             raise UsageError(
-                f"data.root: {root} has {parts[kind][0]}/ and {folder}/; expected one folder for {kind}"
+                f"`root`: {root} has {parts[kind][0]}/ and {folder}/; expected one folder for {kind}"
             )
         parts[kind] = folder, groups[folder]
     if "train" not in parts or len(parts) == 1:
         raise UsageError(
-            f"data.root={root}: found {' and '.join(kinds)}/ without its counterpart; expected {layout}"
+            f"`root`={root}: found {' and '.join(kinds)}/ without its counterpart; expected {layout}"
         )
     notes = [", ".join(f"{folder}/ is {kind}" for kind, (folder, _) in parts.items())]
     if "val" not in parts:
@@ -105,7 +105,7 @@ def _refuse_lookalikes(root: Path, nested: list[str], instead: str) -> None:
     alike = {folder: KINDS[word] for folder in nested for word in sorted(words[folder] & set(KINDS))}
     if len(set(alike.values())) > 1 and "train" in alike.values():
         raise UsageError(
-            f"data.root: {root} can be read in two ways: {', '.join(alike)} as splits, or {instead}; "
+            f"`root`: {root} can be read in two ways: {', '.join(alike)} as splits, or {instead}; "
             f"expected the names {', '.join(SPLIT_NAMES)} for splits, and other folders without these words"
         )
 
@@ -122,13 +122,13 @@ def class_names(root: Path, files: list[str], class_folders: str | None) -> list
     parts = [file.split("/") for file in files]
     if loose := [file[0] for file in parts if len(file) == 1]:
         raise UsageError(
-            f"data.root: {root} holds images outside any class folder, such as {loose[0]}; expected {LAYOUT}"
+            f"`root`: {root} holds images outside any class folder, such as {loose[0]}; expected {LAYOUT}"
         )
     tops, leaves = [file[0] for file in parts], [file[-2] for file in parts]
     if class_folders is None and _ambiguous(parts):
         raise UsageError(
-            f"data.root: {root} can be read in two ways: classes {_few(tops)} with folders inside, or classes "
-            f"{_few(leaves)}; expected data.class_folders=top or data.class_folders=leaf"
+            f"`root`: {root} can be read in two ways: classes {_few(tops)} with folders inside, or classes "
+            f"{_few(leaves)}; expected `class_folders`=top or `class_folders`=leaf"
         )
     return leaves if class_folders == "leaf" else tops
 

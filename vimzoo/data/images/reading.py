@@ -20,7 +20,9 @@ from torch.utils.data import Dataset
 
 from vimzoo.errors import UsageError
 
-from ..batches.buckets import Shape, Shapes
+from ..batches.buckets import Buckets, Shape, Shapes
+from ..batches.drawing import Batching
+from ..batches.uniform import Uniform
 from ..splits import Splits
 from .decode import DAMAGED, MODES, read_image, size_of
 
@@ -230,9 +232,9 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         if self.in_chans not in MODES:
-            raise UsageError(f"data.in_chans={self.in_chans}: expected 1 (grey) or 3 (colour)")
+            raise UsageError(f"`in_chans`={self.in_chans}: expected 1 (grey) or 3 (colour)")
         if not isinstance(self.max_unreadable, int | float) or not 0 <= self.max_unreadable <= 1:
-            raise UsageError(f"data.max_unreadable={self.max_unreadable}: expected a share from 0 to 1")
+            raise UsageError(f"`max_unreadable`={self.max_unreadable}: expected a share from 0 to 1")
         self.shapes = None if self.sides is None else Shapes(tuple(self.sides), self.step, self.max_aspect)
         known = resolve_data_config(
             {"img_size": self.img_size}, pretrained_cfg=dict(self.pretrained_cfg or {})
@@ -249,7 +251,7 @@ class ImageSettings:
             if aug and not aug.get("no_aug"):
                 self.training = Transforms(self.size, **shared, is_training=True, **(NO_AUG | aug))
         except TypeError as error:
-            raise UsageError(f"aug.transform={aug}: {error}") from error
+            raise UsageError(f"`aug`={aug}: {error}") from error
 
     def splits(
         self, name: str, train: ReadImages, val: ReadImages, test: ReadImages | None, classes: Sequence[str]
@@ -270,11 +272,15 @@ class ImageSettings:
             mean=self.mean,
             std=self.std,
             crop_pct=self.crop_pct,
-            shapes=self.shapes,
+            batching=self._batching(train),
             labels=train.labels(),
-            kinds=None if self.shapes is None else _kinds(train, self.shapes),
             unreadable=lambda: unreadable(read, self.max_unreadable),
             damaged=[part.unreadable for part in read],
+        )
+
+    def _batching(self, train: ReadImages) -> Batching:
+        return (
+            Uniform() if self.shapes is None else Buckets(self.shapes, _kinds(train, self.shapes), self.size)
         )
 
     def _by_shape(self, images: ReadImages) -> ReadImages:
@@ -304,6 +310,6 @@ def unreadable(parts: list[ReadImages], share: float) -> list[str]:
         if len(names) > share * len(images.unreadable):
             raise UsageError(
                 f"{len(names)} of {len(images.unreadable)} images cannot be read, such as {names[0]} "
-                f"({images.reason()}); expected at most the share data.max_unreadable={share}"
+                f"({images.reason()}); expected at most the share `max_unreadable`={share}"
             )
     return sorted({name for images in parts for name in images.unreadable_names()})

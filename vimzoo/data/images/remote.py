@@ -65,12 +65,10 @@ class Remote:
             return fsspec.core.url_to_fs(self.url, **options)[0]
         except ImportError as error:
             raise UsageError(
-                f"data.root={self.url}: pip install 'vimzoo[remote]' brings what reads it ({error})"
+                f"`root`={self.url}: pip install 'vimzoo[remote]' brings what reads it ({error})"
             ) from error
         except ValueError as error:
-            raise UsageError(
-                f"data.root={self.url}: {error}; expected a folder or a URL of fsspec"
-            ) from error
+            raise UsageError(f"`root`={self.url}: {error}; expected a folder or a URL of fsspec") from error
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """Bytes of files, many at once.
@@ -107,7 +105,7 @@ class Remote:
         path = self.path(name)
         found = retried(lambda: self._system().info(path), path)
         if found.get("size") is None:
-            raise UsageError(f"data.root: {path}: the server does not tell its size; expected byte ranges")
+            raise UsageError(f"`root`: {path}: the server does not tell its size; expected byte ranges")
         return found["size"], " ".join(str(found[key]) for key in VERSION if key in found)
 
     def infos(self, names: Sequence[str]) -> list[tuple[int, str]]:
@@ -246,5 +244,5 @@ def _problem(path: str, answer: bytes | Exception, wanted: Range) -> Exception |
     if start is None or end is None or len(answer) == end - start:
         return None
     if len(answer) > end - start:
-        return UsageError(f"data.root: {path}: the server sends whole files; expected byte ranges (HTTP 206)")
+        return UsageError(f"`root`: {path}: the server sends whole files; expected byte ranges (HTTP 206)")
     return ConnectionError(f"{len(answer)} bytes came, expected {end - start}")

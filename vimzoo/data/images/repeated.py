@@ -46,12 +46,12 @@ def check_repeated(parts: Mapping[str, ShardReader]) -> list[str]:
         more = f" ({len(pairs)} pairs of shards are alike)" if len(pairs) > 1 else ""
         if first == second:
             raise UsageError(
-                f"data.root: {there} holds the same samples as {here}{more}; expected each sample in one shard"
+                f"`root`: {there} holds the same samples as {here}{more}; expected each sample in one shard"
             )
         whole = len(pairs) == len(parts[first].shards) == len(parts[second].shards)
         if first == "train" and not whole:
             raise UsageError(
-                f"data.root: {there}, for {PARTS[second]}, holds the same samples as {here}, for training{more}; "
+                f"`root`: {there}, for {PARTS[second]}, holds the same samples as {here}, for training{more}; "
                 f"expected other ones, as the scores would be of images that were trained on"
             )
         notes.append(f"{PARTS[second]} holds the same samples as {PARTS[first]}: {there}, {here}")

@@ -54,7 +54,7 @@ class ShardReader:
                 with open(shard, "rb") as file:
                     indices.append(read_index(file, shard))
             except OSError as error:
-                raise UsageError(f"data.root: {shard}: cannot be read ({error})") from error
+                raise UsageError(f"`root`: {shard}: cannot be read ({error})") from error
         return indices
 
     def __len__(self) -> int:

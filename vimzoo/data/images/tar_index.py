@@ -50,9 +50,9 @@ def read_index(file: BinaryIO, name: str) -> TarIndex:
             class number.
     """
     try:
-        return _read(file, f"data.root: {name}")
+        return _read(file, f"`root`: {name}")
     except (tarfile.TarError, OSError) as error:
-        raise UsageError(f"data.root: {name}: no readable shard ({error}); {COPY}") from error
+        raise UsageError(f"`root`: {name}: no readable shard ({error}); {COPY}") from error
 
 
 def _read(file: BinaryIO, where: str) -> TarIndex:

@@ -145,13 +145,13 @@ class Degradation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, int) or self.scale < 1:
-            raise UsageError(f"data.scale={self.scale}: expected a whole number from 1 on")
+            raise UsageError(f"`scale`={self.scale}: expected a whole number from 1 on")
         if self.sigma < 0:
-            raise UsageError(f"data.sigma={self.sigma}: expected 0 or more (in 1/255)")
+            raise UsageError(f"`sigma`={self.sigma}: expected 0 or more (in 1/255)")
         if self.quality is not None and not 1 <= self.quality <= 100:
-            raise UsageError(f"data.quality={self.quality}: expected 1 to 100, or null for no JPEG")
+            raise UsageError(f"`quality`={self.quality}: expected 1 to 100, or `None` for no JPEG")
         if (self.scale, self.sigma, self.quality) == (1, 0, None):
-            raise UsageError("nothing to restore: expected data.sigma, data.scale or data.quality")
+            raise UsageError("nothing to restore: expected `sigma`, `scale` or `quality`")
 
     def reduced(self, pixels: np.ndarray, window: Window | None = None) -> np.ndarray:
         """A part of a clean image at low resolution, equal in every pixel to that of the whole image reduced.

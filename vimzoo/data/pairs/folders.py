@@ -1,9 +1,7 @@
-"""A user's own images to learn restoration from: folders or data bases of pairs, or of clean images to degrade."""
+"""Folders and LMDB data bases of images to learn restoration from, and how they are divided."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,14 +9,11 @@ from vimzoo.errors import UsageError
 
 from ..images.files import SUFFIXES, find_pictures
 from ..images.layout import split_folders, unwrapped
-from ..splits import Splits, check_split, split_by_name, stratified_split
+from ..splits import split_by_name, stratified_split
 from .crops import image_size
-from .degradations import Degradation
-from .matching import HIGH_NAMES, LOW_NAMES, kind_folder, listed_names, matched
-from .settings import Files, PairSettings
+from .matching import listed_names, matched
+from .settings import Files
 from .stored import is_data_base, stored_names
-
-__all__ = ["degraded_folder", "image_files", "paired_files", "paired_folder"]
 
 PAIRS_LAYOUT = (
     "DIR/low with DIR/high (or LR, LQ with HR, GT), or DIR/{train,val[,test]}/{low,high}; files of a pair have one "
@@ -36,15 +31,15 @@ def image_files(folder: Path) -> list[Path]:
         UsageError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise UsageError(f"data.root: no folder {folder}")
+        raise UsageError(f"`root`: no folder {folder}")
     found = sorted(folder / name for name in find_pictures(folder, stored_names).files)
     if found:
         return found
     if (folder / "data.mdb").is_file():
         raise UsageError(
-            f"data.root: {folder} is an LMDB data base; expected a name that ends in .lmdb, as BasicSR has it"
+            f"`root`: {folder} is an LMDB data base; expected a name that ends in .lmdb, as BasicSR has it"
         )
-    raise UsageError(f"data.root: no images under {folder}; expected {', '.join(SUFFIXES)}")
+    raise UsageError(f"`root`: no images under {folder}; expected {', '.join(SUFFIXES)}")
 
 
 def paired_files(low: Path, high: Path) -> tuple[list[Path], list[Path], int]:
@@ -66,12 +61,12 @@ def paired_files(low: Path, high: Path) -> tuple[list[Path], list[Path], int]:
         sizes = image_size(small), image_size(large)
         if any(not s * scale <= b < (s + 1) * scale for s, b in zip(*sizes, strict=True)):
             raise UsageError(
-                f"data.root: {small} is {sizes[0]} and {large} {sizes[1]}; expected {scale} times its size"
+                f"`root`: {small} is {sizes[0]} and {large} {sizes[1]}; expected {scale} times its size"
             )
     return [small for small, _ in ordered], [large for _, large in ordered], scale
 
 
-def _only_listed(files: Files, folder: Path, meta_info: str | None) -> Files:
+def only_listed(files: Files, folder: Path, meta_info: str | None) -> Files:
     """The files whose names a list has; all without a list.
 
     Raises:
@@ -86,37 +81,37 @@ def _only_listed(files: Files, folder: Path, meta_info: str | None) -> Files:
     ]
     if missing := sorted(names - set().union(*own)):
         raise UsageError(
-            f"data.meta_info={meta_info}: {len(missing)} of {len(names)} names are not in {folder}: "
+            f"`meta_info`={meta_info}: {len(missing)} of {len(names)} names are not in {folder}: "
             f"{', '.join(missing[:3])}"
         )
     kept = [place for place, both in enumerate(own) if both & names]
     return low and [low[place] for place in kept], [high[place] for place in kept]
 
 
-def _image_folder(folder: Path) -> Path:
+def image_folder_of(folder: Path) -> Path:
     """The data base in a folder that holds nothing else, or the folder."""
     inside = {name.partition("/")[0] for name in find_pictures(folder, stored_names).files}
     inner = folder / inside.pop() if len(inside) == 1 else folder
     return inner if is_data_base(inner) else folder
 
 
-def _left_out(folders: Sequence[Path]) -> tuple[str, ...]:
+def left_out(folders: Sequence[Path]) -> tuple[str, ...]:
     """What of these folders is not read, a line each."""
     said = ((folder, find_pictures(folder, stored_names).left_out()) for folder in folders)
     return tuple(f"{folder}: {line}" for folder, line in said if line)
 
 
-def _folders(root: str | None, layout: str) -> tuple[dict[str, Path], tuple[str, ...]]:
+def split_folders_of(root: str | None, layout: str) -> tuple[dict[str, Path], tuple[str, ...]]:
     """The folders for train, val and test, and notes on that reading; DIR alone, as train, if it is not divided.
 
     Raises:
         UsageError: DIR is missing, or can be read in two ways.
     """
     if root is None:
-        raise UsageError(f"data.root is not set; expected data.root=DIR with {layout}")
+        raise UsageError(f"`root` is not set; expected `root`=DIR with {layout}")
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise UsageError(f"data.root={root}: no such folder; expected {layout}")
+        raise UsageError(f"`root`={root}: no such folder; expected {layout}")
     inner, found = unwrapped(path, find_pictures(path, stored_names))
     parts, notes = split_folders(inner, found.files, layout, classes=False)
     if not parts:
@@ -125,7 +120,7 @@ def _folders(root: str | None, layout: str) -> tuple[dict[str, Path], tuple[str,
     return {kind: inner / parts[kind][0] for kind in ("train", "val", "test") if kind in parts}, tuple(notes)
 
 
-def _divided(
+def divided(
     read: dict[str, Files], val: float, test: float, split: str, root: Path, folder: Path
 ) -> list[Files]:
     """Files for training, validation and test; what has no folder of its own is held out of training.
@@ -153,90 +148,6 @@ def _split(files: Files, val: float, test: float, split: str, root: Path, folder
         else:
             parts = stratified_split(labels, val, test, names=[root.name])
     except UsageError as error:
-        raise UsageError(f"data.root={root}: {error}") from error
+        raise UsageError(f"`root`={root}: {error}") from error
     kept = parts[: 3 if test else 2]
     return [(low and [low[i] for i in part], [high[i] for i in part]) for part in kept]
-
-
-def paired_folder(
-    root: str | None = None,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    split: str = "names",
-    meta_info: str | None = None,
-    **options: Any,
-) -> Splits:
-    """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}; folders may be data bases.
-
-    Folders of splits are known as in `vimzoo.data.image_folder`; validation images are held out of training where there
-    is only a test folder. The data set's ``notes`` say what was understood and left out.
-
-    Files of a pair have one name (``low/a.png``, ``high/a.jpg``), or are named as this field does, see
-    `vimzoo.data.pairs.matching.matched`; the scale is told by their sizes, and must be one for all.
-
-    Args:
-        root: DIR.
-        val_fraction, test_fraction: Shares held out where DIR has no train and val folders; a test_fraction of 1 makes
-            all images test images, to evaluate on.
-        split: How these are chosen, see `vimzoo.data.splits.SPLITS`.
-        meta_info: A list of the clean images to take for training, with their folders, one a line, as BasicSR writes
-            them; where DIR is not divided, of all images. None takes all.
-        options: Of `PairSettings`.
-
-    Raises:
-        UsageError: the folder is missing, empty or laid out otherwise, or an option does not fit.
-    """
-    settings = PairSettings(**options)
-    check_split(split)
-    folders, notes = _folders(root, PAIRS_LAYOUT)
-    kinds = {
-        part: tuple(
-            _image_folder(kind_folder(folder, names, PAIRS_LAYOUT)) for names in (LOW_NAMES, HIGH_NAMES)
-        )
-        for part, folder in folders.items()
-    }
-    found = {part: paired_files(low, high) for part, (low, high) in kinds.items()}
-    scales = sorted({scale for *_, scale in found.values()})
-    if len(scales) > 1:
-        raise UsageError(f"data.root={root}: images of scales {scales}; expected one scale in all folders")
-    read: dict[str, Files] = {part: (low, high) for part, (low, high, _) in found.items()}
-    clean = kinds["train"][1]
-    read["train"] = _only_listed(read["train"], clean, meta_info)
-    parts = _divided(read, val_fraction, test_fraction, split, folders["train"], clean)
-    data = settings.splits(str(root), parts, scales[0])
-    data = replace(data, notes=(*notes, *_left_out(sum(kinds.values(), ()))))
-    return data.with_members(Path(str(root)).expanduser(), [high for _, high in parts])
-
-
-def degraded_folder(
-    root: str | None = None,
-    scale: int = 1,
-    sigma: float = 0.0,
-    quality: int | None = None,
-    rounded: bool = False,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    split: str = "names",
-    meta_info: str | None = None,
-    **options: Any,
-) -> Splits:
-    """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read; folders may be data bases.
-
-    Args:
-        root, val_fraction, test_fraction, split, meta_info, options: As in `paired_folder`.
-        scale, sigma, quality, rounded: What is to be undone, see `vimzoo.data.pairs.degradations.Degradation`: a
-            reduction (super-resolution), noise (denoising), JPEG, or any of them together.
-
-    Raises:
-        UsageError: as there; there is nothing to undo.
-    """
-    settings, degradation = PairSettings(**options), Degradation(scale, sigma, quality, rounded)
-    check_split(split)
-    folders, notes = _folders(root, CLEAN_LAYOUT)
-    folders = {part: _image_folder(folder) for part, folder in folders.items()}
-    read: dict[str, Files] = {part: (None, image_files(folder)) for part, folder in folders.items()}
-    read["train"] = _only_listed(read["train"], folders["train"], meta_info)
-    parts = _divided(read, val_fraction, test_fraction, split, folders["train"], folders["train"])
-    data = settings.splits(str(root), parts, scale, degradation)
-    data = replace(data, notes=(*notes, *_left_out(list(folders.values()))))
-    return data.with_members(Path(str(root)).expanduser(), [high for _, high in parts])

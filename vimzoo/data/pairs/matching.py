@@ -71,7 +71,7 @@ def matched(low: Sequence[PurePath], high: Sequence[PurePath]) -> list[tuple[Pur
         if single and len(pairs) == len(low) == len(high):
             return pairs
     best = min(found, key=lambda keys: len(_lonely(low, high, *keys)))
-    raise UsageError(f"data.root: {_misfit(low, high, *best)}")
+    raise UsageError(f"`root`: {_misfit(low, high, *best)}")
 
 
 def _by_key(names: Sequence[PurePath], key: Key) -> Found:
@@ -114,21 +114,21 @@ def kind_folder(folder: Path, names: Sequence[str], layout: str) -> Path:
         return found[0]
     if not found:
         raise UsageError(
-            f"data.root: no folder {folder / names[0]} or {', '.join(names[1:])}; expected {layout}"
+            f"`root`: no folder {folder / names[0]} or {', '.join(names[1:])}; expected {layout}"
         )
-    raise UsageError(f"data.root: {' and '.join(map(str, found))} could both be meant; expected one of them")
+    raise UsageError(f"`root`: {' and '.join(map(str, found))} could both be meant; expected one of them")
 
 
 def listed_names(path: str, named: str | None = None) -> list[str]:
     """Names of images in a list as BasicSR writes them: one a line, with or without ``(height,width,channels)``.
 
     Args:
-        path: The list. named: What errors call it; None for ``data.meta_info``.
+        path: The list. named: What errors call it; None for ``meta_info``.
 
     Raises:
         UsageError: there is no such file, or no name in it.
     """
-    named = f"data.meta_info={path}" if named is None else named
+    named = f"`meta_info`={path}" if named is None else named
     try:
         lines = Path(path).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

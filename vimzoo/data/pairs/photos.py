@@ -2,15 +2,10 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from vimzoo.errors import UsageError
 
-from ..splits import Splits
-from .degradations import Degradation
-from .settings import PairSettings
-
-__all__ = ["PHOTOS", "bundled_photos", "photo_files"]
+__all__ = ["PHOTOS", "photo_files"]
 
 PHOTOS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -36,36 +31,12 @@ def photo_files(split: str) -> list[Path]:
         package, rest = name.split("/", 1)
         spec = find_spec(package)
         if spec is None or spec.origin is None:
-            raise UsageError(f"data=photos needs {package}; install it with: pip install 'vimzoo[train]'")
+            raise UsageError(
+                f"the bundled photographs need {package}; install it with: pip install 'vimzoo[train]'"
+            )
         found.append(Path(spec.origin).parent / rest)
         if not found[-1].is_file():
-            raise UsageError(f"data=photos: this version of {package} does not bring {rest}; 0.26 and 1.9 do")
+            raise UsageError(
+                f"this version of {package} lacks {rest}; expected scikit-image 0.26 and scikit-learn 1.9"
+            )
     return found
-
-
-def bundled_photos(
-    scale: int = 1,
-    sigma: float = 0.0,
-    quality: int | None = None,
-    rounded: bool = False,
-    crop: int = 64,
-    crops: int = 3200,
-    eval_crop: int | None = None,
-    **options: Any,
-) -> Splits:
-    """The bundled photographs, split by photograph, degraded as they are read.
-
-    Args:
-        scale, sigma, quality, rounded: What is to be undone, see `vimzoo.data.pairs.degradations.Degradation`.
-        crop, crops, eval_crop, options: Of `vimzoo.data.pairs.settings.PairSettings`.
-
-    Raises:
-        UsageError: an option does not fit, or a photograph is missing.
-    """
-    settings = PairSettings(crop=crop, crops=crops, eval_crop=eval_crop, **options)
-    return settings.splits(
-        "photographs (bundled with scikit-image and scikit-learn)",
-        [(None, photo_files(split)) for split in PHOTOS],
-        scale,
-        Degradation(scale, sigma, quality, rounded),
-    )

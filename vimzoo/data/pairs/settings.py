@@ -10,6 +10,7 @@ from typing import Any
 from vimzoo.errors import UsageError
 
 from ..batches.stages import parsed_stages
+from ..batches.uniform import Uniform
 from ..splits import Splits
 from .crops import MODES, CropPairs, ImagePairs, PixelCache, WholePairs, image_size
 from .degradations import Degradation
@@ -52,13 +53,11 @@ class PairSettings:
 
     def __post_init__(self) -> None:
         if strange := set(self.aug or {}) - {"flip", "rotate"}:
-            raise UsageError(
-                f"aug.transform: expected flip and rotate, got {', '.join(sorted(strange))}; try aug=flips"
-            )
+            raise UsageError(f"`aug`: pairs of images take flip and rotate, not {', '.join(sorted(strange))}")
         if self.in_chans not in MODES:
-            raise UsageError(f"data.in_chans={self.in_chans}: expected 1 (grey) or 3 (colour)")
+            raise UsageError(f"`in_chans`={self.in_chans}: expected 1 (grey) or 3 (colour)")
         if self.crops < 1:
-            raise UsageError(f"data.crops={self.crops}: expected at least 1")
+            raise UsageError(f"`crops`={self.crops}: expected at least 1")
 
     def splits(
         self, name: str, parts: Sequence[Files], scale: int = 1, degradation: Degradation | None = None
@@ -77,15 +76,15 @@ class PairSettings:
         first = stages.parts[0].crop if stages else 128 // scale * scale
         crop = first if self.crop is None else self.crop
         if crop < scale or crop % scale:
-            raise UsageError(f"data.crop={crop}: expected a positive multiple of the scale, {scale}")
+            raise UsageError(f"`crop`={crop}: expected a positive multiple of the scale, {scale}")
         if self.eval_crop is not None and self.eval_crop < scale:
             raise UsageError(
-                f"data.eval_crop={self.eval_crop}: expected at least the scale, {scale}, or null for whole images"
+                f"`eval_crop`={self.eval_crop}: expected at least the scale, {scale}, or `None` for whole images"
             )
         if stages and crop != first:
-            raise UsageError(f"data.crop={crop}: expected that of the first of data.stages, {first}")
+            raise UsageError(f"`crop`={crop}: expected that of the first of `stages`, {first}")
         largest = max(stage.crop for stage in stages.parts) if stages else crop
-        asked = f"data.stages: crops of {largest} pixels" if stages else f"data.crop={crop}"
+        asked = f"`stages`: crops of {largest} pixels" if stages else f"`crop`={crop}"
         for path in parts[0][1] if parts[0] is not parts[-1] else ():
             if min(size := image_size(path)) < largest:
                 raise UsageError(f"{asked}: {path} is only {size[0]} x {size[1]} pixels")
@@ -104,5 +103,5 @@ class PairSettings:
             std=(1.0,) * self.in_chans,
             eval_batch=1,
             scale=scale,
-            stages=stages,
+            batching=stages or Uniform(),
         )

@@ -33,7 +33,7 @@ def stored_names(folder: Path) -> list[str] | None:
     """
     if not is_data_base(folder):
         return None
-    return listed_names(str(folder / "meta_info.txt"), f"data.root: {folder / 'meta_info.txt'}")
+    return listed_names(str(folder / "meta_info.txt"), f"`root`: {folder / 'meta_info.txt'}")
 
 
 @contextmanager
@@ -72,17 +72,17 @@ def _environment(folder: Path) -> Any:
         import lmdb
     except ImportError as error:
         raise UsageError(
-            f"data.root: {folder} is an LMDB data base; pip install 'vimzoo[lmdb]' brings what reads it ({error})"
+            f"`root`: {folder} is an LMDB data base; pip install 'vimzoo[lmdb]' brings what reads it ({error})"
         ) from error
     try:
         environment = lmdb.open(str(folder), readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
-        raise UsageError(f"data.root: {folder}: not a readable LMDB data base ({error})") from error
+        raise UsageError(f"`root`: {folder}: not a readable LMDB data base ({error})") from error
     # Pages beyond the end of a file that was copied in part would end the process (SIGBUS)
     expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if (size := (folder / "data.mdb").stat().st_size) < expected:
         environment.close()
-        raise UsageError(f"data.root: {folder / 'data.mdb'} is cut off: {size} bytes, expected {expected}")
+        raise UsageError(f"`root`: {folder / 'data.mdb'} is cut off: {size} bytes, expected {expected}")
     return environment
 
 

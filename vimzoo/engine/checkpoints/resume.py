@@ -19,12 +19,8 @@ from . import checkpoint, sharded
 from .older import updated
 from .remembered import check_resumed
 
-# Settings that say which images a batch holds: they must stay when a run goes on in the middle of an epoch
+# Settings that decide which images a batch holds, beside those that `Batching.order` names
 ORDER = [("run", "seed"), ("run", "limit_batches")]
-ORDER += [
-    ("data", key)
-    for key in ("batch_size", "tokens", "sides", "step", "max_aspect", "crop", "crops", "stages")
-]
 # Settings that a run goes on with or not at all
 FIXED = ("task", "optim.opt", "optim.layer_decay")
 # Settings of weights to begin from, which a run that goes on does not read
@@ -213,7 +209,7 @@ def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> l
             f"expected run.epochs above that, not {state.epochs}"
         )
     if state.batch:
-        _check_order(content["config"], config, path, state.epoch + 1)
+        _check_order(content["config"], config, path, state)
     rate = state.lr
     _set_optimizer(state, built, changes, path)
     state.ahead = state.epoch * state.updates_per_epoch + state.batch - state.step
@@ -279,13 +275,14 @@ def _refused(path: Path, key: str, old: Any, value: Any) -> UsageError:
     return UsageError(f"resume={path}: {key} was {old}, not {value}; a run that goes on has to keep it")
 
 
-def _check_order(old: dict[str, Any], new: dict[str, Any], path: Path, epoch: int) -> None:
+def _check_order(old: dict[str, Any], new: dict[str, Any], path: Path, state: State) -> None:
     """In the middle of an epoch, its batches must stay what they were."""
-    for group, key in ORDER if old and new else ():
+    for group, key in [*ORDER, *(("data", name) for name in state.order)] if old and new else ():
         before, now = old[group].get(key), new[group].get(key)
-        if before != now:
+        off = (None, False, 1)  # an older run has no such setting, which means that it is off
+        if before != now and not (key not in old[group] and now in off):
             raise UsageError(
-                f"resume={path}: it stands in the middle of epoch {epoch}, which needs "
+                f"resume={path}: it stands in the middle of epoch {state.epoch + 1}, which needs "
                 f"{group}.{key}={before}, not {now}"
             )
 

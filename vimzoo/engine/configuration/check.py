@@ -9,10 +9,10 @@ import yaml
 
 from vimzoo.errors import UsageError
 
-from ..cli import config_dir
 from ..processes.parallel import KINDS
 from ..recover import ON_NONFINITE
 from ..tasks import find_task
+from .composing import config_dir
 from .words import setting
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}

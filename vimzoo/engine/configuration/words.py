@@ -12,7 +12,7 @@ from typing import Any
 from vimzoo.errors import UsageError
 
 from ..checkpoints.older import as_begun
-from ..cli import config_dir, version_base
+from .composing import compose_settings, config_dir
 from .overrides import quoted
 
 # Settings that name a file or folder
@@ -94,15 +94,11 @@ def composed_settings(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: Hydra refuses a word.
     """
-    from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        with initialize_config_dir(**version_base(), config_dir=str(config_dir())):
-            composed = compose("train", overrides=[readable(word) for word in words])
-            return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+        return compose_settings([readable(word) for word in words])
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(str(error).splitlines()[0]) from error
 

@@ -48,7 +48,7 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     options.setdefault("in_chans", data.input_size[0])
     if model_cfg(options["model_name"]).get("fixed_input_size"):
         options.setdefault("img_size", data.input_size[1:])
-        if data.shapes is not None:
+        if data.batching.any_shape:
             options.setdefault("dynamic_img_size", True)
     names = of_weights(options)
     if start := options.pop("start", None):

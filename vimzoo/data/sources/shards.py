@@ -10,13 +10,14 @@ from typing import Any
 
 from vimzoo.errors import UsageError
 
+from ..images.classes import listed
+from ..images.reading import ImageSettings, ReadImages
+from ..images.remote import Remote, is_remote, local_path
+from ..images.repeated import check_repeated
+from ..images.retries import Unreachable
+from ..images.shard_reader import RemoteShards, ShardReader
+from ..source import Source
 from ..splits import Splits
-from .classes import listed
-from .reading import ImageSettings, ReadImages
-from .remote import Remote, is_remote, local_path
-from .repeated import check_repeated
-from .retries import Unreachable
-from .shard_reader import RemoteShards, ShardReader
 
 LAYOUT = "DIR/{train,val}-*.tar, and test-*.tar if there is a test set, or those in folders DIR/train, ..."
 Patterns = str | Sequence[str] | None
@@ -46,15 +47,15 @@ def shards(
     given = {"train": train, "val": val, "test": test}
     settings = ImageSettings(**options)
     if root is None:
-        raise UsageError(f"data.root is not set; expected data.root=DIR with {LAYOUT}")
+        raise UsageError(f"`root` is not set; expected `root`=DIR with {LAYOUT}")
     if is_remote(root):
         try:
             return _remote(Remote(root.rstrip("/")), given, cache, settings)
         except (FileNotFoundError, Unreachable) as error:
-            raise UsageError(f"data.root={root}: {error}") from error
+            raise UsageError(f"`root`={root}: {error}") from error
     path = local_path(root)
     if not path.is_dir():
-        raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
+        raise UsageError(f"`root`={root}: no such folder; expected {LAYOUT}")
 
     def found() -> list[str]:
         files = [*path.glob("*"), *path.glob("*/*")]
@@ -105,7 +106,7 @@ def _splits(
         parts = listing | parts
     if missing := [part for part in ("train", "val") if not parts[part]]:
         raise UsageError(
-            f"data.root={root}: no shards for {missing[-1]}; expected {LAYOUT}, or their names in data.{missing[-1]}"
+            f"`root`={root}: no shards for {missing[-1]}; expected {LAYOUT}, or their names in `{missing[-1]}`"
         )
     readers = {part: opened(names) for part, names in parts.items() if names}
     notes += check_repeated(readers)
@@ -115,7 +116,7 @@ def _splits(
     for name, part in (("val", val), ("test", test)):
         if part is not None and (highest := max(part.reader.numbers())) >= len(classes):
             raise UsageError(
-                f"data.root={root}: shards of {name} have class {highest}, training has {listed(classes)}"
+                f"`root`={root}: shards of {name} have class {highest}, training has {listed(classes)}"
             )
     return replace(settings.splits(root, train, val, test, classes), notes=tuple(notes))
 
@@ -163,7 +164,7 @@ def _by_part(names: list[str]) -> tuple[dict[str, list[str]], list[str]]:
         found[part] = [name for name in files if name.endswith(".tar")]
         if packed := [name for name in files if re.search(r"\.(tgz|tar\.(gz|bz2|xz|zst))$", name)]:
             raise UsageError(
-                f"data.root: {packed[0]} and {len(packed) - 1} more are compressed; expected uncompressed tar files"
+                f"`root`: {packed[0]} and {len(packed) - 1} more are compressed; expected uncompressed tar files"
             )
         if left := [name for name in files if name not in found[part]]:
             notes.append(f"left out: {len(left)} files that do not end in .tar, such as {left[0]}")
@@ -184,3 +185,6 @@ def _gaps(names: list[str]) -> list[str]:
         for (prefix, number), name in sorted(numbered.items())
         if number < last[prefix] and (prefix, number + 1) not in numbered
     ]
+
+
+SOURCE = Source("shards", shards)

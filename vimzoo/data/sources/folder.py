@@ -15,15 +15,16 @@ from timm.data.readers import create_reader
 
 from vimzoo.errors import UsageError
 
+from ..images.cache import Kept
+from ..images.classes import listed
+from ..images.files import Found, find_pictures, natural_key
+from ..images.label_file import read_labels
+from ..images.layout import LAYOUT, class_names, split_folders, unwrapped
+from ..images.reading import ImageSettings, ReadImages
+from ..images.remote import Fetched, Range, Remote, is_remote, local_path
+from ..images.retries import Unreachable
+from ..source import Source
 from ..splits import Splits, check_split, split_by_name, stratified_split
-from .cache import Kept
-from .classes import listed
-from .files import Found, find_pictures, natural_key
-from .label_file import read_labels
-from .layout import LAYOUT, class_names, split_folders, unwrapped
-from .reading import ImageSettings, ReadImages
-from .remote import Fetched, Range, Remote, is_remote, local_path
-from .retries import Unreachable
 
 
 class ClassFolders:
@@ -66,14 +67,14 @@ class ClassFolders:
 def _read(root: Path, files: list[str], class_folders: str | None, least: int = 1) -> ReadImages:
     """Files of one part of the data, ``CLASS/...``, below the folder ``root``."""
     if not files:
-        raise UsageError(f"data.root: no images under {root}; expected {LAYOUT}")
+        raise UsageError(f"`root`: no images under {root}; expected {LAYOUT}")
     dataset = ReadImages(ClassFolders(root, files, class_names(root, files, class_folders)))
     return _checked(dataset, root, least)
 
 
 def _checked(dataset: ReadImages, root: Path, least: int) -> ReadImages:
     if len(names := list(dataset.reader.class_to_idx)) < least:
-        raise UsageError(f"data.root: {root} has one class ({names[0]}); expected at least two class folders")
+        raise UsageError(f"`root`: {root} has one class ({names[0]}); expected at least two class folders")
     return dataset
 
 
@@ -82,7 +83,7 @@ def _held_out(dataset: ReadImages, root: Path, train: ReadImages) -> ReadImages:
     numbers, known = dataset.reader.class_to_idx, train.reader.class_to_idx
     if strange := sorted(set(numbers) - set(known)):
         raise UsageError(
-            f"data.root: {root} has classes that training lacks: {', '.join(strange[:10])}; "
+            f"`root`: {root} has classes that training lacks: {', '.join(strange[:10])}; "
             f"expected only the {len(known)} class folders of training"
         )
     names = list(numbers)
@@ -108,7 +109,7 @@ def _held_out_at_random(whole: ReadImages, root: Path, val: float, test: float) 
         files = [PurePosixPath(name) for name in whole.reader.files]
         parts = split_by_name(files, _labels(whole), val, test, _names(whole))
     except UsageError as error:
-        raise UsageError(f"data.root={root}: {error}") from error
+        raise UsageError(f"`root`={root}: {error}") from error
     return [whole.part(part) for part in parts][: 3 if test else 2]
 
 
@@ -121,7 +122,7 @@ def _open(
         notes.append("folders inside class folders belong to their class")
     if not parts:
         if empty := sorted(set(found.folders) - {file.partition("/")[0] for file in found.files}):
-            raise UsageError(f"data.root: class folders without images under {root}: {', '.join(empty[:10])}")
+            raise UsageError(f"`root`: class folders without images under {root}: {', '.join(empty[:10])}")
         whole = _read(root, found.files, class_folders, least=1 if test == 1 else 2)
         return _held_out_at_random(whole, root, val, test), notes
     read = {
@@ -161,7 +162,7 @@ def _open_as_before(root: Path, val: float, test: float) -> list[ReadImages]:
         try:
             return ReadImages(create_reader("", root=str(path)))
         except RuntimeError as error:
-            raise UsageError(f"data.root: no images under {path}; expected {LAYOUT}") from error
+            raise UsageError(f"`root`: no images under {path}; expected {LAYOUT}") from error
 
     held = next((root / name for name in ("val", "validation", "valid") if (root / name).is_dir()), None)
     if (root / "train").is_dir() and held is not None:
@@ -196,7 +197,7 @@ def _open_remote(
     try:
         parts, notes = _open_found(root, remote.pictures(), labels, val, test, class_folders)
     except (FileNotFoundError, Unreachable, UsageError) as error:
-        raise UsageError(f"data.root={remote.url}: {str(error).replace(str(root), remote.url)}") from error
+        raise UsageError(f"`root`={remote.url}: {str(error).replace(str(root), remote.url)}") from error
     kept = None
     if cache is not None:
         name = hashlib.blake2b(remote.url.encode(), digest_size=16).hexdigest()
@@ -241,23 +242,23 @@ def image_folder(
         UsageError: the folder is missing, empty or laid out otherwise, or can be read in two ways.
     """
     if root is None:
-        raise UsageError(f"data.root is not set; expected data.root=DIR with {LAYOUT}")
+        raise UsageError(f"`root` is not set; expected `root`=DIR with {LAYOUT}")
     if class_folders not in (None, "top", "leaf"):
-        raise UsageError(f"data.class_folders={class_folders}: expected null, top or leaf")
+        raise UsageError(f"`class_folders`={class_folders}: expected `None`, top or leaf")
     check_split(split)
     settings = ImageSettings(**options)
     shares = val_fraction, test_fraction
     listing = None if labels is None else Path(labels).expanduser()
     if is_remote(root):
         if split == "order":
-            raise UsageError(f"data.split=order: expected names where data.root is a URL ({root})")
+            raise UsageError(f"`split`=order: expected names where `root` is a URL ({root})")
         name = root.rstrip("/")
         path, (parts, notes) = _open_remote(Remote(name), listing, *shares, class_folders, cache)
     else:
         path = local_path(root)
         name = str(path)
         if not path.is_dir():
-            raise UsageError(f"data.root={root}: no such folder; expected {LAYOUT}")
+            raise UsageError(f"`root`={root}: no such folder; expected {LAYOUT}")
         if split == "order" and listing is None:
             parts, notes = _open_as_before(path, *shares), []
         else:
@@ -267,3 +268,6 @@ def image_folder(
     files = [part.files() for part in (train, val, test) if part is not None]
     data = settings.splits(name, train, val, test, _names(train)).with_members(path, files)
     return replace(data, notes=(listed(data.classes), *notes))
+
+
+SOURCE = Source("folder", image_folder)

@@ -8,9 +8,10 @@ from timm.data.readers import create_reader
 
 from vimzoo.errors import UsageError
 
+from ..images.classes import listed
+from ..images.reading import ImageSettings, ReadImages
+from ..source import Source
 from ..splits import Splits
-from .classes import listed
-from .reading import ImageSettings, ReadImages
 
 
 def hub_dataset(
@@ -33,7 +34,7 @@ def hub_dataset(
         UsageError: the library is not installed, or refuses the name or a split.
     """
     if name is None:
-        raise UsageError("data.name is not set; expected the name or folder of a data set of the hub")
+        raise UsageError("`name` is not set; expected the name or folder of a data set of the hub")
     settings = ImageSettings(**options)
 
     def read(split: str) -> ReadImages:
@@ -43,15 +44,15 @@ def hub_dataset(
         train, val, test = read(train_split), read(val_split), read(test_split) if test_split else None
     except ImportError as error:
         raise UsageError(
-            f"data=hub: pip install 'vimzoo[datasets]' brings what it needs ({error})"
+            f"data sets of the hub need a package; install it with: pip install 'vimzoo[datasets]' ({error})"
         ) from error
     except (ValueError, OSError, KeyError) as error:
-        raise UsageError(f"data.name={name}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"`name`={name}: {str(error).splitlines()[0]}") from error
     classes = _names(train)
     for part in (val, test):
         if part is not None and (other := _names(part)) != classes:
             raise UsageError(
-                f"data.name={name}: training has {listed(classes)}, a held-out split {listed(other)}"
+                f"`name`={name}: training has {listed(classes)}, a held-out split {listed(other)}"
             )
     return settings.splits(name, train, val, test, classes)
 
@@ -60,3 +61,6 @@ def _names(images: ReadImages) -> list[str]:
     """Class names by number."""
     numbers: dict[str, int] = images.reader.class_to_idx
     return sorted(numbers, key=numbers.__getitem__)
+
+
+SOURCE = Source("hub", hub_dataset)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from vimzoo.errors import UsageError
 
+from ..source import Source
 from ..splits import Splits, stratified_split
 
 
@@ -79,14 +80,11 @@ def bundled_digits(
 
     size = 16 if img_size is None else img_size
     if size < 1:
-        raise UsageError(f"data.img_size={img_size}: expected a positive number of pixels")
+        raise UsageError(f"`img_size`={img_size}: expected a positive number of pixels")
     aug = dict(aug or {})
     rotate, shift, scale = (float(aug.pop(name, 0.0)) for name in ("rotate", "shift", "scale"))
     if aug:
-        raise UsageError(
-            f"aug.transform: data=digits takes rotate, shift and scale, not {', '.join(aug)}; "
-            "try aug=digits or aug=none"
-        )
+        raise UsageError(f"`aug`: digits take rotate, shift and scale, not {', '.join(aug)}")
     source = load_digits()
     images = torch.from_numpy(source.images).float()[:, None] / 16
     labels = torch.from_numpy(source.target).long()
@@ -112,3 +110,6 @@ def bundled_digits(
         mean=norm[:1],
         std=norm[1:],
     )
+
+
+SOURCE = Source("digits", bundled_digits)
