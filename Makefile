@@ -42,7 +42,7 @@ bench: .venv
 	$(BIN)/python benchmarks/each_model.py
 
 cards: .venv
-	$(BIN)/python -m vimzoo.cards $(ARGS)
+	$(BIN)/python -m tools.cards $(ARGS)
 
 docs: .venv
 	$(BIN)/python -m pdoc --docformat google --output-directory build/docs $(DOCUMENTED)

@@ -11,13 +11,13 @@ import timm
 import torch
 from common import measure, table, write
 
-from vimzoo.cards import FAMILIES
+from vimzoo.models.registry import known_facts
 
 
 def main() -> None:
     """Measure the models named on the command line, by default all; only a run of all is stored."""
     cores, rows = torch.get_num_threads(), []
-    known = {name: facts for models, _ in FAMILIES.values() for name, facts in models.items()}
+    known = known_facts("classification")
     names = sys.argv[1:] or list(known)
     for name in names:
         torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 ``python benchmarks/scaling.py``: the bytes that training really sends between two and three processes, counted by the
 kernel at their sockets, beside the formulas; the processor time of training steps; and, by the same formulas, bytes and
-memory per GPU for every size of model. `vimzoo.cards` makes the tables from it.
+memory per GPU for every size of model. `tools.cards` makes the tables from it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ name.
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import os
 import sys
@@ -23,44 +22,26 @@ from torch import nn
 
 from vimzoo import __version__
 
-from .cards import FAMILIES
 from .commands import run_command
 from .models import CheckpointError, load_checkpoint
 from .models._timm import generate_readme
-from .models.facts import ModelFacts
-from .models.mambair.facts import MAMBAIR_FACTS, RestorationFacts
-from .models.mambair.infer import restoration_options
+from .models.inferred import restoration_options
+from .models.registry import find_facts
 from .models.restoration_base import RestorationModel
 from .models.weights.reader import read_tensors
-
-Facts = ModelFacts | RestorationFacts
-FACTS: dict[str, Facts] = {
-    **{name: facts for models, _ in FAMILIES.values() for name, facts in models.items()},
-    **MAMBAIR_FACTS,
-}
-"""Registered name -> what is known about the model."""
-
-
-def tags_of(facts: Facts) -> tuple[str, ...]:
-    """Names of the recipes whose weights are known, timm's part after the dot."""
-    return facts.tags if isinstance(facts, RestorationFacts) else (facts.tag,)
 
 
 def full_name(name: str) -> str:
     """A registered name with a tag of its weights: the one given, or the first.
 
     Raises:
-        ValueError: there is no such model or tag; the message has what is near it.
+        ValueError: there is no such model or tag; the message lists similar names.
     """
-    architecture, _, tag = name.partition(".")
-    if architecture not in FACTS:
-        near = difflib.get_close_matches(architecture, FACTS, 4, 0.5) or list(FACTS)
-        raise ValueError(f"--model {name}: no such model of this package; there are {', '.join(near)}")
-    tags = tags_of(FACTS[architecture])
-    if tag and tag not in tags:
-        known = ", ".join(f"{architecture}.{known}" for known in tags if known) or architecture
-        raise ValueError(f"--model {name}: no such weights are known; expected {known}")
-    return ".".join(filter(None, (architecture, tag or tags[0])))
+    try:
+        facts, tag = find_facts(name)
+    except ValueError as error:
+        raise ValueError(f"--model {error}") from error
+    return facts.tagged(tag)
 
 
 def build(
@@ -95,20 +76,6 @@ def build(
     return model, options
 
 
-def published(facts: Facts, tag: str) -> dict[str, Any]:
-    """What the authors report for the weights ``tag``, as lines of a card."""
-    if isinstance(facts, RestorationFacts):
-        scores = [
-            f"{where} {psnr:.2f} dB" + (f" / {ssim:.4f}" if ssim else "")
-            for where, (psnr, ssim) in facts.scores.get(tag, {}).items()
-        ]
-        words = facts.recipes.get(tag)
-        return {"Published PSNR and SSIM": scores, "Training": words and f"`python train.py {words}`"}
-    scores = [f"top-{k} {score} %" for k, score in ((1, facts.top1), (5, facts.top5)) if score is not None]
-    source = [f"as stated at {facts.score_source}"] if scores else []
-    return {"Published accuracy on ImageNet-1k": scores + source, "Training": facts.recipe}
-
-
 def model_card(
     name: str, model: nn.Module, changed: Mapping[str, Any] | None = None, made: str = ""
 ) -> dict[str, Any]:
@@ -120,12 +87,13 @@ def model_card(
         changed: Options in which it is not the registered one; published scores are then left out.
         made: How its files came about.
     """
-    architecture, _, tag = name.partition(".")
-    facts, cfg = FACTS[architecture], timm.get_pretrained_cfg(name)
+    facts, tag = find_facts(name)
+    cfg = timm.get_pretrained_cfg(name)
     assert cfg is not None
+    classes = getattr(model, "num_classes", 0)
     hub = f"{cfg.hf_hub_filename} of https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
     details: dict[str, Any] = {
-        "Task": facts.task if isinstance(facts, RestorationFacts) else f"images to {model.num_classes} classes",
+        "Task": f"images to {classes} classes" if classes else facts.purpose,
         "Parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "License": cfg.license,
         "Authors' code": cfg.origin_url,
@@ -136,24 +104,19 @@ def model_card(
         said = ", ".join(f"{key}={value!r}" for key, value in changed.items())
         details["Not the registered network"] = f"`{said}`; scores published for {name} are not this one's"
     else:
-        details |= published(facts, tag)
+        details |= facts.published(tag)
         details["Note"] = facts.note
     details["Made"] = made
     return {
         "license": cfg.license,
         "library_name": "vimzoo",
-        "tags": [task_name(facts), "timm", "vimzoo"],
+        "tags": [facts.hub_task, "timm", "vimzoo"],
         "description": f"`{name}` of vimzoo. Scores are its authors' figures for their weights; none was measured on "
         "these files.",
         "details": {key: value for key, value in details.items() if value},
         "usage": f'```python\nimport timm, vimzoo\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True)'
-        f".eval()  # or hf-hub:OWNER/{architecture}\n```",
+        f".eval()  # or hf-hub:OWNER/{facts.name}\n```",
     }
-
-
-def task_name(facts: Facts) -> str:
-    """The hub's word for the task."""
-    return "image-to-image" if isinstance(facts, RestorationFacts) else "image-classification"
 
 
 def same(model: nn.Module, folder: Path) -> bool:
@@ -188,7 +151,8 @@ def convert(
         ValueError: there is no such model, it has no classes, or ``output`` exists or cannot be made.
     """
     file, output, name = Path(file), Path(output), full_name(name)
-    if num_classes is not None and isinstance(FACTS[name.partition(".")[0]], RestorationFacts):
+    facts = find_facts(name)[0]
+    if num_classes is not None and facts.task != "classification":
         raise ValueError(f"--num-classes {num_classes}: {name} has no classes")
     if output.exists():
         raise ValueError(f"--output {output}: exists; expected a new folder")
@@ -206,8 +170,8 @@ def convert(
         folder = Path(place) / output.name
         timm.models.save_for_hf(model, str(folder), safe_serialization=True)
         card = model_card(name, model, changed, made)
-        task = task_name(FACTS[name.partition(".")[0]])
-        (folder / "README.md").write_text(generate_readme(card, name, task_name=task), encoding="utf-8")
+        readme = generate_readme(card, name, task_name=facts.hub_task)
+        (folder / "README.md").write_text(readme, encoding="utf-8")
         if not same(model, folder):
             raise CheckpointError(
                 f"{file}: what was written for {name} does not load as it was; nothing was kept"

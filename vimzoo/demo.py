@@ -24,6 +24,7 @@ from .commands import run_command
 from .data.images.decode import DAMAGED, MODES, read_image
 from .engine.classes import file_options
 from .models import load_restoration
+from .models.registry import known_facts
 from .ops import BIDIRECTIONAL, ScanPath
 
 try:
@@ -52,7 +53,7 @@ def classifier(name: str, checkpoint: str = "") -> nn.Module:
         DemoError: there is no such classifier, or its weights cannot be had.
     """
     if ":" not in name and not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(module=["vim", "vmamba"]), 3, 0.4))
+        near = ", ".join(difflib.get_close_matches(name, list(known_facts("classification")), 3, 0.4))
         raise DemoError(f"There is no model {name!r}; near it: {near or 'none'}")
     overlay: dict[str, Any] = {}
     if checkpoint:

@@ -85,7 +85,7 @@ def test_restore(files: Path) -> None:
         (lambda f: demo.classify(str(f / "picture.png"), "vmamba_tiny"), "no model 'vmamba_tiny'; near it: vmamba_"),
         (lambda f: demo.classify(str(f / "picture.png"), "test_vim", str(f / "restorer.pth")), "restorer.pth"),
         (lambda f: demo.restore(str(f / "picture.png"), "", ""), "Name a model, or a file"),
-        (lambda f: demo.restore(str(f / "picture.png"), "mambair_none"), "no restoration model of this name"),
+        (lambda f: demo.restore(str(f / "picture.png"), "mambair_none"), "no such restoration model"),
         (lambda f: demo.restore(str(f / "picture.png"), "", str(f / "classifier.pth")), "classifier.pth"),
     ],
 )  # fmt: skip

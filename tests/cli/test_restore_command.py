@@ -125,11 +125,11 @@ def test_another_format_and_its_quality(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     (
-        (["--model", "mambair_lite_x2"], "no restoration model of this name; there are mambair_light_x"),
-        (["--model", "vim_tiny_patch16_224"], "no restoration model of this name"),
+        (["--model", "mambair_lite_x2"], "no such restoration model; similar names: mambair_light_x"),
+        (["--model", "vim_tiny_patch16_224"], "no such restoration model"),
         (["--model", "mambair_light_x2"], "no address of its weights is known"),
         (["--model", "test_mambair"], "no address of its weights is known"),
-        (["--model", "mambair_dn.sigma99"], "there are mambair_dn.sigma15, mambair_dn.sigma25"),
+        (["--model", "mambair_dn.sigma99"], "expected mambair_dn.sigma15, mambair_dn.sigma25"),
         (["--model", "mambair_dn", "--ema"], "--ema"),
         (["--checkpoint", "missing.pth"], "missing.pth: no such file"),
         (["--checkpoint", "photo.jpg"], "looks like a JPEG image"),

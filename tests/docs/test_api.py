@@ -17,7 +17,7 @@ import vimzoo
 pdoc_doc = pytest.importorskip("pdoc.doc", reason="needs the extra vimzoo[docs]")
 
 ROOT = Path(__file__).resolve().parents[2]
-FOR_THE_REPOSITORY = {"vimzoo.cards", "vimzoo.kernels"}
+FOR_THE_REPOSITORY = {"vimzoo.kernels"}
 """Modules that documents mention although only those who work on the repository need them."""
 
 

@@ -1,33 +1,31 @@
 """The generated documents are up to date, complete, and follow the result files."""
 
 import json
+import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from vimzoo import cards, restoration_cards
-from vimzoo.engine.configuration.composing import config_dir, version_base
-from vimzoo.models.mambair.facts import MAMBAIR_FACTS
+from tools.cards import documents, markdown, restoration, sizes
+from tools.cards.__main__ import main
+from tools.cards.results import Results
+from vimzoo.engine.configuration.composing import compose_settings
+from vimzoo.models.facts import ModelFacts, RestorationFacts
+from vimzoo.models.registry import FAMILIES, known_facts
 
-FACTS = {name: facts for models, _ in cards.FAMILIES.values() for name, facts in models.items()}
-
-
-def composed(*overrides: str) -> Any:
-    """The training configuration that these command-line words give."""
-    with initialize_config_dir(**version_base(), config_dir=str(config_dir())):
-        return OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
+CLASSIFIERS: dict[str, ModelFacts] = known_facts("classification")  # type: ignore[assignment]
+RESTORERS: dict[str, RestorationFacts] = known_facts("restoration")  # type: ignore[assignment]
+DOCS = sorted(f"docs/{path.name}" for path in (documents.ROOT / "docs").glob("*.md"))
+RESULTS = documents.ROOT / "benchmarks" / "results"
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The parts of a checkout that the documents are made of."""
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    shutil.copy(cards.ROOT / "README.md", tmp_path)
+    shutil.copy(documents.ROOT / "README.md", tmp_path)
     return tmp_path
 
 
@@ -45,30 +43,96 @@ def store(checkout: Path, name: str, rows: list[dict], processor: str = "", date
     path.write_text(json.dumps({"about": "what it is", "machine": machine, "rows": rows}))
 
 
+def tables(text: str) -> list[list[dict[str, str]]]:
+    """The rows of every Markdown table, by column."""
+    found: list[list[dict[str, str]]] = []
+    header: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] if line.startswith("|") else []
+        if not cells:
+            header = []
+        elif not header:
+            header = cells
+            found.append([])
+        elif set("".join(cells)) != {"-"}:
+            found[-1].append(dict(zip(header, cells, strict=True)))
+    return found
+
+
+def generated(path: str, name: str) -> str:
+    """What stands between the markers of a generated part of a document."""
+    text = (documents.ROOT / path).read_text()
+    return text.partition(f"<!-- generated:{name} -->")[2].partition("<!-- end -->")[0]
+
+
 def test_documents_are_up_to_date() -> None:
-    stale = [path.name for path, text in cards.documents().items() if path.read_text() != text]
+    stale = [path.name for path, text in documents.documents().items() if path.read_text() != text]
     assert not stale, f"run: make cards ({', '.join(stale)})"
 
 
+@pytest.mark.parametrize(
+    ("path", "section", "result"),
+    [
+        ("docs/restoration.md", "photograph", "cpu_restoration_photograph"),
+        ("docs/restoration.md", "pairs", "cpu_pairs_crops"),
+        ("docs/export.md", "digits", "export_digits"),
+        ("docs/training.md", "shards", "shards"),
+        ("docs/reliability.md", "reliability", "reliability"),
+    ],
+)
+def test_every_recorded_row_is_in_its_document(path: str, section: str, result: str) -> None:
+    """Read off the committed documents and result files, without the generator."""
+    recorded = [json.loads(file.read_text()) for file in RESULTS.rglob(f"{result}.json")]
+    rows = [row for found in recorded for row in found["rows"]]
+    text = generated(path, section)
+    (shown,) = tables(text)
+    assert len(shown) == len(rows) > 0
+    machines = {f"`{file.parent.name}`" for file in RESULTS.rglob(f"{result}.json")}
+    for row in rows:
+        cells = {markdown.number(value) for value in row.values() if not isinstance(value, dict | list)}
+        matching = [got for got in shown if set(got.values()) <= cells | machines | {"-"}]
+        assert len(matching) == 1, row
+    assert all(found["machine"]["date"] in text for found in recorded)
+
+
+def test_readme_has_every_measurement_with_one_thread() -> None:
+    shown = tables(generated("README.md", "speed"))
+    assert len(shown) == len(documents.README_RESULTS)
+    for rows, name in zip(shown, documents.README_RESULTS, strict=True):
+        recorded = [json.loads(file.read_text()) for file in RESULTS.rglob(f"{name}.json")]
+        assert len(rows) == sum(row["threads"] == 1 for found in recorded for row in found["rows"]) > 0
+
+
+@pytest.mark.parametrize("path", ["README.md", "MODEL_CARDS.md", *DOCS])
+def test_no_table_is_empty(path: str) -> None:
+    assert all(tables((documents.ROOT / path).read_text()))
+
+
 def test_every_registered_model_has_a_card() -> None:
-    text = (cards.ROOT / "MODEL_CARDS.md").read_text()
-    names = timm.list_models(module=["vim", "vmamba", "mambair"])
-    assert set(names) == {*FACTS, *MAMBAIR_FACTS}
-    for name in names:
-        assert f"\n### {name}\n" in text
+    text = (documents.ROOT / "MODEL_CARDS.md").read_text()
+    names = [
+        n for n in timm.list_models() if timm.model_entrypoint(n).__module__.startswith("vimzoo.models.")
+    ]
+    assert set(names) == set(known_facts()) and {"Vim", "VMamba", "MambaIR"} <= set(FAMILIES)
+    for name, facts in known_facts().items():
+        card = text.partition(f"\n### {name}\n")[2].partition("\n###")[0]
+        assert f"{facts.params:,} parameters" in card and f"arXiv:{facts.paper}" in card
+        for tag in facts.tags:
+            for where in facts.weights(tag).values():
+                assert where in card
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_counted_sizes(name: str) -> None:
-    size = cards.size_of(name)
-    assert size.params == FACTS[name].params
+    size = sizes.size_of(name)
+    assert size.params == CLASSIFIERS[name].params
     assert size.flops / 2 < size.paper_flops < size.flops
 
 
-@pytest.mark.parametrize("name", MAMBAIR_FACTS)
+@pytest.mark.parametrize("name", RESTORERS)
 def test_counted_sizes_of_restoration_models(name: str) -> None:
     """Counted from a block of each kind; as published, but for rounding and norms, which count nothing here."""
-    size, facts = restoration_cards.counted(name), MAMBAIR_FACTS[name]
+    size, facts = restoration.counted(RESTORERS[name]), RESTORERS[name]
     assert size.params == facts.params
     assert size.flops / 2 < size.paper_flops < size.flops
     if facts.gmacs is not None:
@@ -76,13 +140,13 @@ def test_counted_sizes_of_restoration_models(name: str) -> None:
 
 
 def test_sizes_from_blocks_are_those_of_the_whole() -> None:
-    whole = cards.size_of("mambair_light_x4", (3, 180, 320))
-    assert restoration_cards.counted("mambair_light_x4") == whole
+    whole = sizes.size_of("mambair_light_x4", (3, 180, 320))
+    assert restoration.counted(RESTORERS["mambair_light_x4"]) == whole
 
 
 def test_published_scores_are_shown() -> None:
     """Rows of the papers' tables, whole."""
-    text = restoration_cards.score_tables()
+    text = restoration.score_tables(RESTORERS)
     assert (
         "| [`mambair_light_x4`](#mambair_light_x4) | 32.42 / 0.8977 | 28.74 / 0.7847 | 27.68 / 0.7400 |"
         in text
@@ -91,15 +155,15 @@ def test_published_scores_are_shown() -> None:
     assert "| [`mambairv2_car`](#mambairv2_car) | 33.81 / 0.8970 | 33.73 / 0.9179 |" in text
 
 
-@pytest.mark.parametrize("name", [name for name, facts in MAMBAIR_FACTS.items() if facts.recipes])
+@pytest.mark.parametrize("name", [name for name, facts in RESTORERS.items() if facts.recipes])
 def test_recipes_on_cards_train_their_model(name: str) -> None:
-    for tag, words in MAMBAIR_FACTS[name].recipes.items():
-        cfg = composed(*words.split())
-        data, scale = cfg["data"], MAMBAIR_FACTS[name].args.get("scale", 1)
+    for tag, words in RESTORERS[name].recipes.items():
+        cfg = compose_settings(words.split())
+        data, scale = cfg["data"], RESTORERS[name].args.get("scale", 1)
         assert cfg["model"]["model_name"] == name and data.get("scale", 1) == scale
         level = {"sigma": data.get("sigma"), "q": data.get("quality")}.get(tag.rstrip("0123456789"))
         assert level is None or tag.endswith(str(int(level)))
-        assert data.get("in_chans", 3) == MAMBAIR_FACTS[name].input_size[0]
+        assert data.get("in_chans", 3) == RESTORERS[name].input_size[0]
 
 
 def test_flops_by_hand() -> None:
@@ -110,7 +174,7 @@ def test_flops_by_hand() -> None:
     conv = directions * inner * 4
     macs = depth * tokens * (products + conv) + 196 * dim * 3 * 16 * 16 + dim * 1000
     elements = depth * tokens * inner * directions
-    size = cards.size_of("vim_tiny_patch16_224")
+    size = sizes.size_of("vim_tiny_patch16_224")
     assert size.flops == 2 * macs + elements * (9 * states + 2 + 2 * rank)
     assert size.paper_flops == macs + elements * (9 * states + 2 + rank)
 
@@ -118,8 +182,8 @@ def test_flops_by_hand() -> None:
 def test_check_says_what_is_stale_and_writing_cures_it(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cards.main([], checkout) == 0
-    assert cards.main(["--check"], checkout) == 0
+    assert main([], checkout) == 0
+    assert main(["--check"], checkout) == 0
     row = {
         "reference": "r",
         "model": "vim_tiny_patch16_224",
@@ -129,10 +193,10 @@ def test_check_says_what_is_stale_and_writing_cures_it(
     }
     store(checkout, "parity", [row | {"gradient": 2e-6}])
     capsys.readouterr()
-    assert cards.main(["--check"], checkout) == 1
+    assert main(["--check"], checkout) == 1
     assert "MODEL_CARDS.md is stale" in capsys.readouterr().out
-    assert cards.main([], checkout) == 0
-    assert cards.main(["--check"], checkout) == 0
+    assert main([], checkout) == 0
+    assert main(["--check"], checkout) == 0
     assert "1.0e-06 / - / 2.0e-06" in (checkout / "MODEL_CARDS.md").read_text()
 
 
@@ -140,7 +204,7 @@ def test_measured_figures_come_with_machine_and_threads(checkout: Path) -> None:
     rows = [{"model": "vim_tiny_patch16_224", "threads": t, "ms": 10.0 / t, "times": {}} for t in (1, 2)]
     store(checkout, "cpu_each_model", rows, "Z80")
     store(checkout, "cpu_models", [{"px": 224, "threads": t, "vim_ms": 123.456 / t} for t in (1, 2)], "Z80")
-    cards.main([], checkout)
+    main([], checkout)
     readme, text = (checkout / "README.md").read_text(), (checkout / "MODEL_CARDS.md").read_text()
     assert "| 10.0 / 5.00 |" in readme and "1 thread / 2 threads" in readme
     assert "| 224 | - | 123 |" in readme and "| 61.7 |" not in readme
@@ -153,7 +217,7 @@ def test_every_machine_is_shown_the_latest_first(checkout: Path) -> None:
         rows = [{"model": "vim_tiny_patch16_224", "threads": 1, "ms": ms}]
         store(checkout, "cpu_each_model", rows, processor, date)
         store(checkout, "cpu_models", [{"px": 224, "threads": 1, "vim_ms": ms}], processor, date)
-    cards.main([], checkout)
+    main([], checkout)
     text, readme = (checkout / "MODEL_CARDS.md").read_text(), (checkout / "README.md").read_text()
     assert "CPU: 11.0 ms an image" in text and "CPU: 99.0" not in text
     assert text.index("### cpu_models, z80") < text.index("### cpu_models, i8080")
@@ -162,11 +226,11 @@ def test_every_machine_is_shown_the_latest_first(checkout: Path) -> None:
 
 def test_a_missing_marker_is_named() -> None:
     with pytest.raises(ValueError, match="generated:speed"):
-        cards.fill_sections("no markers here", {"speed": "x"})
+        documents.fill_sections("no markers here", {"speed": "x"})
 
 
 def test_without_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cards.main(["--check"], tmp_path) == 1
+    assert main(["--check"], tmp_path) == 1
     assert "needs a checkout" in capsys.readouterr().err
 
 
@@ -183,7 +247,7 @@ def test_without_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ],
 )
 def test_cells(value: object, cell: str) -> None:
-    assert cards.number(value) == cell
+    assert markdown.number(value) == cell
 
 
 def test_rows_of_any_number_of_threads_are_shown(checkout: Path) -> None:
@@ -191,8 +255,8 @@ def test_rows_of_any_number_of_threads_are_shown(checkout: Path) -> None:
     store(
         checkout, "cpu_restoration_photograph", [{"pixels": "40 x 30", "threads": 7, "seconds": 1.5}], "one"
     )
-    shown = cards.Cards(checkout / "benchmarks" / "results").compared(
-        "cpu_restoration_photograph", cards.PHOTOGRAPH
+    shown = Results(checkout / "benchmarks" / "results").compared(
+        "cpu_restoration_photograph", documents.PHOTOGRAPH
     )
     assert "| 40 x 30 | - | 7 | 1.50 |" in shown
 
@@ -200,4 +264,4 @@ def test_rows_of_any_number_of_threads_are_shown(checkout: Path) -> None:
 def test_a_table_without_rows_is_an_error(checkout: Path) -> None:
     store(checkout, "cpu_models", [{"px": 224, "threads": 2}], "one")
     with pytest.raises(ValueError, match="no rows to compare in the results of one"):
-        cards.Cards(checkout / "benchmarks" / "results").compared("cpu_models", ("px",), threads=1)
+        Results(checkout / "benchmarks" / "results").compared("cpu_models", ("px",), threads=1)

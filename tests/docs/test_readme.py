@@ -298,7 +298,7 @@ CHECKS = {
     "make test": check_make,
     "pip install": check_install,
     "python -m vimzoo.doctor": check_doctor,
-    "python -m vimzoo.cards": check_cards,
+    "python -m tools.cards": check_cards,
     "python -m vimzoo.convert": check_convert,
     "python -m vimzoo.demo": check_demo,
     "python -m vimzoo.eval": check_eval,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from vimzoo.card_parts import size_of
+from tools.cards.sizes import size_of
 from vimzoo.layers import SS2D
 from vimzoo.ops import CROSS, ScanPath, linear, scan_paths
 from vimzoo.ops.runtime.flops import graph_handles, papers_flops

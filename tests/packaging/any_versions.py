@@ -5,7 +5,7 @@ python tests/packaging/any_versions.py --newest            the newest of everyth
 
 Clones the checkout as it is committed into a temporary folder and lets make install the package there, with torch held
 by a constraint; downloads several gigabytes. Further arguments go to pytest. A run of the whole suite is recorded in
-benchmarks/results/versions.json, from which `python -m vimzoo.cards` makes the table of docs/install.md. Needs nothing
+benchmarks/results/versions.json, from which `python -m tools.cards` makes the table of docs/install.md. Needs nothing
 but Python.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vimzoo import version_cards
+from tools.cards import versions as version_cards
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = """<testsuites><testsuite>

@@ -6,15 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimzoo.models.mambair.names import MAMBAIR
-from vimzoo.models.vim.names import VIM
-from vimzoo.models.vmamba.names import VMAMBA
+from vimzoo.models.registry import family_of
 from vimzoo.models.weights.dialect import Dialect, Slot
 
 __all__ = ["accept_official_names", "official_gradients", "official_state_dict"]
-
-
-DIALECTS = (VIM, MAMBAIR, VMAMBA)
 
 
 def dialect_of(module: nn.Module) -> Dialect:
@@ -23,10 +18,10 @@ def dialect_of(module: nn.Module) -> Dialect:
     Raises:
         TypeError: nothing in it is of a family that has any.
     """
-    for dialect in DIALECTS:
-        if any(isinstance(part, dialect.modules) for part in module.modules()):
-            return dialect
-    raise TypeError(f"{type(module).__name__} has no official names")
+    family = family_of(module)
+    if family is None:
+        raise TypeError(f"{type(module).__name__} has no official names")
+    return family.dialect
 
 
 def _slots(module: nn.Module, spelling: str | None) -> list[Slot]:

@@ -11,6 +11,7 @@ import timm
 from torch import nn
 
 from vimzoo.errors import UsageError
+from vimzoo.models.registry import known_facts
 
 from .check import options_of
 
@@ -36,7 +37,7 @@ def locate(name: str) -> tuple[str, str]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             expected = "expected a finished run's folder, or one that timm saved a model in"
             raise UsageError(f"MODEL {name}: no config.json that names a model; {expected}") from error
-    known = timm.list_models(module=["vim", "vmamba", "mambair"])
+    known = list(known_facts())
     near = difflib.get_close_matches(name, known, 4, 0.4) or difflib.get_close_matches(
         name, timm.list_models(), 4
     )

@@ -1,11 +1,14 @@
-"""Architectures, one family per folder; importing this registers them with timm."""
+"""Architectures, a folder for each family; importing this registers them with timm."""
 
-from .mambair import MambaIR, MambaIRUNet, MambaIRv2, load_restoration
+from .inferred import load_restoration
+from .mambair import MambaIR, MambaIRUNet, MambaIRv2
+from .registry import FAMILIES
 from .vim import Vim
 from .vmamba import VMamba
 from .weights.loading import CheckpointError, load_checkpoint, read_checkpoint
 
 __all__ = [
+    "FAMILIES",
     "CheckpointError",
     "MambaIR",
     "MambaIRUNet",

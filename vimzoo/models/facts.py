@@ -2,77 +2,226 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Scores = Mapping[str, tuple[float, float | None]]
+"""Data set -> PSNR in dB, and SSIM where it is published."""
+
 
 @dataclass(frozen=True)
-class ModelFacts:
+class Facts:
     """Facts about one model, as published unless said otherwise.
+
+    A *tag* names the recipe of a set of weights: timm's part of the name after the dot. A model without published
+    weights has one empty tag.
 
     Attributes:
         name: Registered name.
-        tag: Recipe of the weights, timm's part after the dot; empty where there are none.
-        args: Keyword arguments that make the architecture.
+        args: Keyword arguments of the constructor that differ from its defaults.
         input_size: Channels, height and width.
         params: Number of parameters, counted here.
-        gflops: Billion floating-point operations at ``input_size`` as published, and by whom.
-        top1, top5: ImageNet-1k validation accuracy in per cent, and where it is stated.
-        hub_id, hub_file: Hugging Face repository and file of the authors' weights.
-        url: Address of the authors' weights, where they are not on the hub.
-        license: Licence of the weights, SPDX.
-        origin: The authors' code.
+        license: SPDX identifier of the weights' licence.
+        origin: Address of the authors' code.
         paper: arXiv number.
-        recipe: How the weights were trained, in short.
-        crop_pct: Share of the resized image that evaluation crops.
-        note: What else a user should know.
+        note: Anything else that a user should know.
     """
 
+    task: ClassVar[str]
+    """``"classification"`` or ``"restoration"``."""
+    hub_task: ClassVar[str]
+    """The Hugging Face Hub's name for the task."""
+
     name: str
-    tag: str = ""
-    args: Mapping[str, Any] = field(default_factory=dict)
-    input_size: tuple[int, int, int] = (3, 224, 224)
-    num_classes: int = 1000
-    params: int | None = None
-    gflops: float | None = None
-    gflops_source: str = ""
-    top1: float | None = None
-    top5: float | None = None
-    score_source: str = ""
-    hub_id: str | None = None
-    hub_file: str | None = None
-    url: str | None = None
-    license: str = "apache-2.0"
-    origin: str = ""
-    paper: str = ""
-    recipe: str = ""
-    crop_pct: float = 0.875
-    note: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    input_size: tuple[int, int, int] = field(default=(3, 224, 224), kw_only=True)
+    params: int | None = field(default=None, kw_only=True)
+    license: str = field(default="apache-2.0", kw_only=True)
+    origin: str = field(default="", kw_only=True)
+    paper: str = field(default="", kw_only=True)
+    note: str = field(default="", kw_only=True)
 
     @property
-    def tagged_name(self) -> str:
-        """The name timm lists, with its tag."""
-        return f"{self.name}.{self.tag}" if self.tag else self.name
+    def tags(self) -> tuple[str, ...]:
+        """Tags of the published weights, or one empty tag."""
+        raise NotImplementedError
 
-    def timm_cfg(self, *, first_conv: str, classifier: str | None, **overrides: Any) -> dict[str, Any]:
-        """timm's pretrained configuration of this model."""
-        cfg: dict[str, Any] = dict(
+    @property
+    def purpose(self) -> str:
+        """What the model does to an image."""
+        raise NotImplementedError
+
+    def weights(self, tag: str) -> dict[str, str]:
+        """Where the weights are: ``hub_id`` and ``hub_file``, or ``url``; empty if no address is known."""
+        raise NotImplementedError
+
+    def published(self, tag: str) -> dict[str, Any]:
+        """What the authors report for the weights ``tag``, as entries of a model card."""
+        raise NotImplementedError
+
+    def configuration(self) -> dict[str, Any]:
+        """The trainer's default settings of the group ``model``."""
+        return {"model_name": self.name, "pretrained": False}
+
+    def tagged(self, tag: str) -> str:
+        """The registered name with a tag."""
+        return f"{self.name}.{tag}" if tag else self.name
+
+    def timm_cfgs(self, **overrides: Any) -> dict[str, dict[str, Any]]:
+        """timm's pretrained configurations by tagged name; ``overrides`` replace entries of all of them."""
+        common: dict[str, Any] = dict(
             input_size=self.input_size,
-            num_classes=self.num_classes,
-            crop_pct=self.crop_pct,
             interpolation="bicubic",
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            first_conv=first_conv,
-            classifier=classifier,
             license=self.license,
             origin_url=self.origin or None,
             paper_ids=f"arXiv:{self.paper}" if self.paper else None,
         )
-        if self.hub_id:
-            cfg.update(hf_hub_id=self.hub_id, hf_hub_filename=self.hub_file, custom_load="hf")
-        elif self.url:
-            cfg.update(url=self.url, custom_load=True)
-        return {**cfg, **overrides}
+        cfgs = {}
+        for tag in self.tags:
+            found = self.weights(tag)
+            where: dict[str, Any] = {}
+            if "hub_id" in found:
+                where = dict(hf_hub_id=found["hub_id"], hf_hub_filename=found["hub_file"], custom_load="hf")
+            elif "url" in found:
+                where = dict(url=found["url"], custom_load=True)
+            cfgs[self.tagged(tag)] = {**common, **where, **overrides}
+        return cfgs
+
+
+@dataclass(frozen=True)
+class ModelFacts(Facts):
+    """Facts about one classifier.
+
+    Attributes:
+        tag: Tag of the weights; empty if there are none.
+        gflops: Billion floating-point operations at ``input_size`` as published.
+        gflops_source: Who published them.
+        top1, top5: ImageNet-1k validation accuracy in per cent.
+        score_source: Where the accuracy is stated.
+        hub_id, hub_file: Hugging Face repository and file of the authors' weights.
+        url: Address of the authors' weights, if they are not on the hub.
+        recipe: How the weights were trained, in short.
+        crop_pct: Share of the resized image that evaluation crops.
+    """
+
+    task = "classification"
+    hub_task = "image-classification"
+
+    tag: str = ""
+    num_classes: int = field(default=1000, kw_only=True)
+    gflops: float | None = field(default=None, kw_only=True)
+    gflops_source: str = field(default="", kw_only=True)
+    top1: float | None = field(default=None, kw_only=True)
+    top5: float | None = field(default=None, kw_only=True)
+    score_source: str = field(default="", kw_only=True)
+    hub_id: str | None = field(default=None, kw_only=True)
+    hub_file: str | None = field(default=None, kw_only=True)
+    url: str | None = field(default=None, kw_only=True)
+    recipe: str = field(default="", kw_only=True)
+    crop_pct: float = field(default=0.875, kw_only=True)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """One tag, which may be empty."""
+        return (self.tag,)
+
+    @property
+    def tagged_name(self) -> str:
+        """The name that timm lists, with its tag."""
+        return self.tagged(self.tag)
+
+    @property
+    def purpose(self) -> str:
+        """Number of classes."""
+        return f"images to {self.num_classes} classes"
+
+    def weights(self, tag: str) -> dict[str, str]:
+        """See `Facts`."""
+        if self.hub_id and self.hub_file:
+            return {"hub_id": self.hub_id, "hub_file": self.hub_file}
+        return {"url": self.url} if self.url else {}
+
+    def published(self, tag: str) -> dict[str, Any]:
+        """See `Facts`."""
+        scores = [f"top-{k} {score} %" for k, score in ((1, self.top1), (5, self.top5)) if score is not None]
+        source = [f"as stated at {self.score_source}"] if scores else []
+        return {"Published accuracy on ImageNet-1k": scores + source, "Training": self.recipe}
+
+    def configuration(self) -> dict[str, Any]:
+        """See `Facts`; ``num_classes=None`` counts the classes of the data."""
+        return {**super().configuration(), "num_classes": None, "drop_rate": 0.0, "drop_path_rate": 0.0}
+
+    def timm_cfgs(self, **overrides: Any) -> dict[str, dict[str, Any]]:
+        """See `Facts`; the family adds ``first_conv`` and ``classifier``."""
+        cfg: dict[str, Any] = dict(
+            num_classes=self.num_classes, crop_pct=self.crop_pct, mean=IMAGENET_MEAN, std=IMAGENET_STD
+        )
+        return super().timm_cfgs(**{**cfg, **overrides})
+
+
+@dataclass(frozen=True)
+class RestorationFacts(Facts):
+    """Facts about one network from image to image.
+
+    Attributes:
+        purpose: What it does to an image.
+        scores: By tag, PSNR and SSIM by data set.
+        ensemble: The same as ``scores``, averaged over eight flips and rotations of every image.
+        hub_id: Hugging Face repository of the authors' weights.
+        files: By tag, the authors' file in that repository; weights without a known address are left out.
+        gmacs: Billion multiply-adds for a result of 1280 x 720 pixels as the authors count them.
+        recipes: By tag, the trainer's command-line words of the published recipe.
+        uniform: All blocks are alike, and so are all groups that ``args["depths"]`` lists: parameters and operations
+            are linear in both numbers.
+    """
+
+    task = "restoration"
+    hub_task = "image-to-image"
+
+    purpose: str = ""
+    input_size: tuple[int, int, int] = field(default=(3, 64, 64), kw_only=True)
+    scores: Mapping[str, Scores] = field(default_factory=dict, kw_only=True)
+    ensemble: Mapping[str, Scores] = field(default_factory=dict, kw_only=True)
+    hub_id: str = field(default="", kw_only=True)
+    files: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    gmacs: float | None = field(default=None, kw_only=True)
+    recipes: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    uniform: bool = field(default=False, kw_only=True)
+
+    @property
+    def scale(self) -> int:
+        """Output pixels per input pixel and axis."""
+        return self.args.get("scale", 1)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags that have scores or a file, or one empty tag."""
+        return tuple(dict.fromkeys((*self.scores, *self.files))) or ("",)
+
+    def weights(self, tag: str) -> dict[str, str]:
+        """See `Facts`."""
+        return {"hub_id": self.hub_id, "hub_file": self.files[tag]} if tag in self.files else {}
+
+    def published(self, tag: str) -> dict[str, Any]:
+        """See `Facts`."""
+        scores = [
+            f"{where} {psnr:.2f} dB" + (f" / {ssim:.4f}" if ssim else "")
+            for where, (psnr, ssim) in self.scores.get(tag, {}).items()
+        ]
+        words = self.recipes.get(tag)
+        return {"Published PSNR and SSIM": scores, "Training": words and f"`python train.py {words}`"}
+
+    def configuration(self) -> dict[str, Any]:
+        """See `Facts`; ``start`` is a file whose tensors are loaded where they fit."""
+        return {**super().configuration(), "start": None}
+
+    def timm_cfgs(self, **overrides: Any) -> dict[str, dict[str, Any]]:
+        """See `Facts`; images are neither resized nor normalised."""
+        channels = self.input_size[0]
+        cfg: dict[str, Any] = dict(
+            num_classes=0, pool_size=None, crop_pct=1.0, mean=(0.0,) * channels, std=(1.0,) * channels,
+            classifier=None,
+        )  # fmt: skip
+        return super().timm_cfgs(**{**cfg, **overrides})

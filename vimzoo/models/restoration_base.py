@@ -12,9 +12,8 @@ from vimzoo.layers.buffers import DerivedBuffers
 from vimzoo.layers.images import warn_unless_finite
 
 from .export_options import ExportOptions
-from .mambair.names import checkpoint_filter_fn
 from .threads import SmallOnOneThread
-from .weights.loading import CheckpointError, load_into, unwrapped
+from .weights.loading import CheckpointError, FilterFn, load_into, unwrapped
 from .weights.reader import read_tensors
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as all published models subtract it
@@ -72,11 +71,16 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
                     nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
+    def filter_fn(self) -> FilterFn:
+        """The family's function from a checkpoint's names and shapes to the model's, see `load_into`."""
+        raise NotImplementedError
+
+    @torch.jit.ignore
     def load_pretrained(
         self, checkpoint_path: str | os.PathLike[str], prefix: str = "", *, use_ema: bool | None = None
     ) -> None:
         """Load a file of ours or the authors', as `vimzoo.models.weights.loading.load_into` does, with its errors."""
-        load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)
+        load_into(self, checkpoint_path, self.filter_fn(), use_ema=use_ema, prefix=prefix)
 
     @torch.jit.ignore
     def load_fitting(self, checkpoint_path: str | os.PathLike[str]) -> "Fitting":
@@ -89,7 +93,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
             CheckpointError: the file cannot be read, or less than half of the tensors fit; nothing was loaded.
         """
         source, own = os.fspath(checkpoint_path), self.state_dict()
-        found = unwrapped(self, read_tensors(checkpoint_path), checkpoint_filter_fn, source)
+        found = unwrapped(self, read_tensors(checkpoint_path), self.filter_fn(), source)
         fitting = {name: x for name, x in found.items() if name in own and own[name].shape == x.shape}
         if 2 * len(fitting) < len(own):
             raise CheckpointError(

@@ -13,18 +13,25 @@ from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 
+from ..family import Family
 from ..weights.loading import build_model
 from .facts import MAMBAIR_FACTS
-from .infer import load_restoration
+from .infer import detect, infer
 from .model import MambaIR
-from .names import checkpoint_filter_fn
+from .names import MAMBAIR, checkpoint_filter_fn
 from .unet import MambaIRUNet
 from .v2 import MambaIRv2
 
-__all__ = ["MAMBAIR_FACTS", "MambaIR", "MambaIRUNet", "MambaIRv2", "checkpoint_filter_fn", "load_restoration"]
+__all__ = ["FAMILY", "MAMBAIR_FACTS", "MambaIR", "MambaIRUNet", "MambaIRv2", "checkpoint_filter_fn"]
+
+FAMILY = Family("MambaIR", MAMBAIR_FACTS, MAMBAIR, detect, infer)
 
 default_cfgs = generate_default_cfgs(
-    {name: cfg for facts in MAMBAIR_FACTS.values() for name, cfg in facts.timm_cfgs().items()}
+    {
+        name: cfg
+        for facts in MAMBAIR_FACTS.values()
+        for name, cfg in facts.timm_cfgs(first_conv="conv_first").items()
+    }
 )
 
 

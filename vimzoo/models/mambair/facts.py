@@ -1,81 +1,14 @@
 """What is known about MambaIR's published models, and where their weights are."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
+from ..facts import RestorationFacts, Scores
+
 HUB = "cguoh/MambaIR"
-ORIGIN = "https://github.com/csguoh/MambaIR"
-PAPERS = {1: "2402.15648", 2: "2411.15269"}
-
-Scores = Mapping[str, tuple[float, float | None]]
-
-
-@dataclass(frozen=True)
-class RestorationFacts:
-    """Facts about one network, as published unless said otherwise.
-
-    Attributes:
-        name: Registered name.
-        task: What it does to an image.
-        args: Keyword arguments that make the architecture.
-        params: Number of parameters, counted here.
-        version: 1, MambaIR (ECCV 2024), or 2, MambaIRv2 (CVPR 2025).
-        scores: By the recipe's tag, PSNR in dB and SSIM by data set.
-        ensemble: The same as ``scores``, with every image restored in eight positions and averaged.
-        files: By the recipe's tag, the authors' file at `HUB`; recipes without a known file are left out.
-        gmacs: Billion multiply-adds for an image of 1280 x 720 as the authors count them.
-        recipes: By the recipe's tag, the command-line words that train it as published.
-        input_size: Channels, height and width of a training crop.
-        note: What else a user should know.
-    """
-
-    name: str
-    task: str
-    args: Mapping[str, Any]
-    params: int
-    version: int = 1
-    scores: Mapping[str, Scores] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    ensemble: Mapping[str, Scores] = field(default_factory=dict)
-    gmacs: float | None = None
-    recipes: Mapping[str, str] = field(default_factory=dict)
-    input_size: tuple[int, int, int] = (3, 64, 64)
-    note: str = ""
-
-    @property
-    def scale(self) -> int:
-        """Output pixels per input pixel and axis."""
-        return self.args.get("scale", 1)
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """Recipes: timm's part after the dot; one empty tag where there is none."""
-        return tuple(dict.fromkeys((*self.scores, *self.files))) or ("",)
-
-    def timm_cfgs(self) -> dict[str, dict[str, Any]]:
-        """timm's pretrained configurations by tagged name."""
-        return {f"{self.name}.{tag}" if tag else self.name: self._cfg(tag) for tag in self.tags}
-
-    def _cfg(self, tag: str) -> dict[str, Any]:
-        cfg: dict[str, Any] = dict(
-            input_size=self.input_size,
-            num_classes=0,
-            pool_size=None,
-            crop_pct=1.0,
-            interpolation="bicubic",
-            mean=(0.0,) * self.input_size[0],
-            std=(1.0,) * self.input_size[0],
-            first_conv="conv_first",
-            classifier=None,
-            license="apache-2.0",
-            origin_url=ORIGIN,
-            paper_ids=f"arXiv:{PAPERS[self.version]}",
-        )
-        if tag in self.files:
-            cfg.update(hf_hub_id=HUB, hf_hub_filename=self.files[tag], custom_load="hf")
-        return cfg
-
+_SOURCE: dict[str, Any] = dict(origin="https://github.com/csguoh/MambaIR", hub_id=HUB, uniform=True)
+_V1_PAPER: dict[str, Any] = dict(paper="2402.15648", **_SOURCE)  # MambaIR, ECCV 2024
+_V2_PAPER: dict[str, Any] = dict(paper="2411.15269", **_SOURCE)  # MambaIRv2, CVPR 2025
 
 _SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
 _NOISY = ("CBSD68", "Kodak24", "McMaster", "Urban100")
@@ -149,8 +82,9 @@ def _upscaler(name: str, version: int, args: dict[str, Any], counted: tuple[int,
               **more: Any) -> RestorationFacts:  # fmt: skip
     params, scores = counted
     return RestorationFacts(
-        name, f"super-resolution x{args['scale']}", args, params, version, {"df2k": _sr(scores)},
-        {"df2k": file} if file else {}, recipes={"df2k": f"experiment={recipe or name}"}, **more,
+        name, f"super-resolution x{args['scale']}", args=args, params=params, scores={"df2k": _sr(scores)},
+        files={"df2k": file} if file else {}, recipes={"df2k": f"experiment={recipe or name}"},
+        **(_V1_PAPER if version == 1 else _V2_PAPER), **more,
     )  # fmt: skip
 
 
@@ -191,11 +125,11 @@ def _same_size_recipes(version: str, kind: str, first: int, *others: int) -> dic
 _SAME_SIZE = (
     RestorationFacts(
         "mambair_realsr_x4", "super-resolution x4 of real photographs",
-        dict(_CLASSIC, scale=4, upsampler="pixelshuffle"), 20_569_575, files={"real": "MambaIR-real.pth"},
-        note="the classic x4 network; no scores are published",
+        args=dict(_CLASSIC, scale=4, upsampler="pixelshuffle"), params=20_569_575, files={"real": "MambaIR-real.pth"},
+        note="the classic x4 network; no scores are published", **_V1_PAPER,
     ),
     RestorationFacts(
-        "mambair_dn", "colour denoising", dict(_CLASSIC, ratio=1.2, scale=1), 15_777_507,
+        "mambair_dn", "colour denoising", args=dict(_CLASSIC, ratio=1.2, scale=1), params=15_777_507, **_V1_PAPER,
         scores={
             "sigma15": _dn(34.43, 35.34, 35.62, 35.17), "sigma25": _dn(31.80, 32.91, 33.35, 32.99),
             "sigma50": _dn(28.61, 29.85, 30.31, 30.07),
@@ -209,7 +143,8 @@ _SAME_SIZE = (
         input_size=(3, 128, 128),
     ),
     RestorationFacts(
-        "mambair_car", "JPEG artefact removal, grey", dict(_CLASSIC, in_chans=1, ratio=1.2, scale=1), 15_771_025,
+        "mambair_car", "JPEG artefact removal, grey", **_V1_PAPER,
+        args=dict(_CLASSIC, in_chans=1, ratio=1.2, scale=1), params=15_771_025,
         scores={
             "q10": _car((30.27, 0.8256), (29.88, 0.8301)), "q30": _car((33.74, 0.8965), (33.72, 0.9179)),
             "q40": _car((34.53, 0.9084), (34.70, 0.9320)),
@@ -218,19 +153,21 @@ _SAME_SIZE = (
         input_size=(1, 126, 126),
     ),
     RestorationFacts(
-        "mambair_realdn_unet", "denoising of real photographs", dict(embed_dim=48, ratio=1.5), 26_779_480,
+        "mambair_realdn_unet", "denoising of real photographs", **{**_V1_PAPER, "uniform": False},
+        args=dict(embed_dim=48, ratio=1.5), params=26_779_480,
         scores={"sidd": {"SIDD": (39.89, 0.960), "DND": (40.04, 0.956)}}, files={"sidd": "RealDN_MambaIR.pth"},
         recipes={"sidd": "experiment=mambair_realdn"},
         input_size=(3, 128, 128), note="heights and widths are multiples of 8",
     ),
     RestorationFacts(
-        "mambairv2_dn", "colour denoising", dict(_V2_BASE, scale=1), 22_657_971, 2,
+        "mambairv2_dn", "colour denoising", args=dict(_V2_BASE, scale=1), params=22_657_971, **_V2_PAPER,
         scores={"sigma15": _dn(34.48, 35.43, 35.73, 35.42)}, files={"sigma15": "mambairv2_ColorDN_15.pth"},
         recipes=_same_size_recipes("mambairv2", "dn", 15, 25, 50),
         input_size=(3, 128, 128), note="no weights are published for sigma 25 and 50",
     ),
     RestorationFacts(
-        "mambairv2_car", "JPEG artefact removal, grey", dict(_V2_BASE, in_chans=1, scale=1), 22_651_705, 2,
+        "mambairv2_car", "JPEG artefact removal, grey", **_V2_PAPER,
+        args=dict(_V2_BASE, in_chans=1, scale=1), params=22_651_705,
         scores={
             "q10": _car((30.37, 0.8269), (29.91, 0.8301)), "q30": _car((33.81, 0.8970), (33.73, 0.9179)),
             "q40": _car((34.64, 0.9093), (34.73, 0.9323)),
@@ -239,7 +176,8 @@ _SAME_SIZE = (
         recipes=_same_size_recipes("mambairv2", "car", 40, 10, 30), input_size=(1, 126, 126),
     ),
     RestorationFacts(
-        "test_mambair", "super-resolution x2", dict(_LIGHT, embed_dim=32, depths=(1, 1), d_state=4, scale=2), 49_598,
+        "test_mambair", "super-resolution x2", **_V1_PAPER,
+        args=dict(_LIGHT, embed_dim=32, depths=(1, 1), d_state=4, scale=2), params=49_598,
         input_size=(3, 32, 32), note="for tests",
     ),
 )  # fmt: skip

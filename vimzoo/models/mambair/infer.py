@@ -1,164 +1,59 @@
-"""Restoration models from files alone: the network is read off the tensors' names and shapes."""
+"""Reads off a file's tensors which network of MambaIR's it holds, and with which arguments it was built."""
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vimzoo.layers.mambair import cab_form
 
-from ..restoration_base import RestorationModel
-from ..weights.contents import Tensors, shared_prefixes
+from ..weights.contents import Tensors
 from ..weights.grids import recorded_or_square
-from ..weights.loading import CheckpointError
-from ..weights.reader import read_tensors
 from .model import MambaIR
 from .names import as_official
 from .unet import LEVELS, MambaIRUNet
 from .v2 import MambaIRv2
 
-__all__ = ["load_restoration", "restoration_options"]
-
-_OTHERS = (
-    (r"overlap_attn\.", "HAT"),
-    (r"(^|\.)(attn_atd|td_mod)|\.win_mhsa\..*atd", "ATD"),
-    (r"residual_group\.blocks\.\d+\.attn\.qkv\.", "SwinIR"),
-    (r"(en|de)coder_level\d\.\d+\.attn\.temperature$", "Restormer"),
-    (r"^middle_blks\.", "NAFNet"),
-    (r"rdb\d\.conv\d\.|RDB\d\.", "ESRGAN (RRDBNet)"),
-    (r"^layers\.\d+\.mixer\.|^blocks\.\d+\.mixer\.", "Vim, a classifier"),
-    (r"(^|\.)blocks\.\d+\.(op|ss2d)\.|^classifier\.", "VMamba, a classifier"),
-    (r"^layers_up\.", "VM-UNet, a segmentation network"),
-    (r"^blocks\.\d+\.attn\.qkv\.", "a vision transformer"),
-    (r"^(head|fc|classifier)\.weight$", "a classifier"),
-    (r"^body\.\d+\.(body\.\d+|conv\d)\.weight$", "EDSR or a like convolutional network"),
-)
+# By the authors' names and by ours
+_UNET = re.compile(r"encoder_level1\.0\.(self_attention\.A_logs|ss2d\.ssm\.A_log)$")
+_VERSION_2 = re.compile(r".*\.assm\.|groups\.\d+\.blocks\.\d+\.scan\.")
+_VERSION_1 = re.compile(r".*residual_group\.blocks\.\d+\.self_attention\.|groups\.\d+\.blocks\.\d+\.ss2d\.")
 
 
-def load_restoration(
-    path: str | os.PathLike[str],
-    *,
-    use_ema: bool | None = None,
-    prefix: str = "",
-    routing: str = "gumbel",
-    img_range: float = 1.0,
-    pos_embed_size: tuple[int, int] | None = None,
-    device: torch.device | str | None = None,
-) -> RestorationModel:
-    """A MambaIR, MambaIRv2 or MambaIR U-Net from its file, whatever its size, task and generation.
+def detect(state: Mapping[str, Tensor]) -> type[nn.Module] | None:
+    """The class of network with these tensors, under the authors' names or ours; None if it is not of this family."""
+    for pattern, kind in ((_UNET, MambaIRUNet), (_VERSION_2, MambaIRv2), (_VERSION_1, MambaIR)):
+        if any(pattern.match(name) for name in state):
+            return kind
+    return None
 
-        model = vimzoo.load_restoration("mambairv2_lightSR_x2.pth")
-        restored = model(image)  # (B, 3, H, W) in 0..1 -> (B, 3, 2H, 2W)
+
+def infer(kind: type[nn.Module], tensors: Tensors, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments of the network with these tensors.
 
     Args:
-        path: The authors' file (``{"params": ...}``, ``{"params_ema": ...}``), or one of our own, also safetensors.
-        use_ema: Take the moving average of the weights where a file holds both; None: see `read_checkpoint`.
-        prefix: Take only the tensors whose names begin with this; one that all names share needs no argument.
-        routing: MambaIRv2's ``"gumbel"`` or ``"argmax"``.
-        img_range: Not in the tensors; 1 in every published model.
-        pos_embed_size: Rows and columns of MambaIRv2's position embedding, which no published model has. By default
-            what the file says, else a square, with a warning.
-        device: Where to.
-
-    Returns:
-        The model in evaluation mode, with ``scale`` and ``in_chans``.
+        kind: What `detect` returns.
+        tensors: Under the authors' names or ours.
+        given: Settings that no tensor tells: ``img_range``, ``routing``, ``pos_embed_size``. The class may not have
+            all of them.
 
     Raises:
-        CheckpointError: the file cannot be read, or is none of these models'; the message says what it looks like.
+        KeyError: a tensor that tells an argument is missing.
+        ValueError: no arguments give tensors of these shapes.
     """
-    source = os.fspath(path)
-    tensors = read_tensors(path, use_ema=use_ema).under(prefix)
-    kind, options = restoration_options(tensors, source, pos_embed_size)
-    if kind is not MambaIRUNet:
-        options["img_range"] = img_range
-    if kind is MambaIRv2:
-        options["routing"] = routing
-    model = kind(**options)
-    if options.get("pos_embed_size") is None:
-        model.load_pretrained(source, prefix, use_ema=use_ema)
-    else:
-        grid = {"pos_embed_grid": options["pos_embed_size"]}
-        model.load_pretrained(source, prefix, use_ema=use_ema, **grid)
-    return model.to(device).eval()
-
-
-def _unwrapped(tensors: Tensors, source: str) -> Tensors:
-    """The tensors without a prefix that all share, if a network of ours is under it."""
-    for shared in shared_prefixes(tensors):
-        if _is_ours(tensors.under(shared)):
-            return tensors.under(shared)
-    heads = (name[: match.end()] for name in tensors for match in re.finditer(r"\.", name))
-    part = next((head for head in dict.fromkeys(heads) if _is_ours(tensors.under(head))), None)
-    if part is not None:
-        raise CheckpointError(
-            f"{source}: a network of ours is in the file under names that begin with {part!r}; pass prefix={part!r} to"
-            " vimzoo.load_restoration to load it"
-        )
-    return tensors
-
-
-def _is_ours(tensors: Mapping[str, Tensor]) -> bool:
-    if not any(name.startswith(("conv_first.", "patch_embed.")) for name in tensors):
-        return False
-    try:
-        _kind(_official(tensors), "")
-    except CheckpointError:
-        return False
-    return True
-
-
-def _official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    try:
-        return as_official(tensors)
-    except (KeyError, IndexError):
-        return dict(tensors)
-
-
-def restoration_options(
-    tensors: Mapping[str, Tensor],
-    source: str = "the state dict",
-    pos_embed_size: tuple[int, int] | None = None,
-) -> tuple[type[RestorationModel], dict[str, Any]]:
-    """The class of network that has these tensors, under our names or the authors', and its arguments.
-
-    A prefix that all names share is overlooked.
-
-    Raises:
-        CheckpointError: it is none of ours, or lacks a tensor that says how it is built.
-    """
-    tensors = _unwrapped(Tensors(tensors), source)
-    state = _official(tensors)
-    kind, read = _kind(state, source)
-    try:
-        options = read(_Shapes(state))
-        if "absolute_pos_embed" in state:
-            rows = state["absolute_pos_embed"].shape[1]
-            options["pos_embed_size"] = recorded_or_square(tensors, rows, pos_embed_size)
-        return kind, options
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{source}: looks like {kind.__name__}, but how it is built cannot be told: {error}"
-        ) from error
-
-
-def _kind(state: Mapping[str, Tensor], source: str) -> tuple[type[RestorationModel], Any]:
-    if "encoder_level1.0.self_attention.A_logs" in state:
-        return MambaIRUNet, _unet
-    if any(".assm." in name for name in state):
-        return MambaIRv2, _v2
-    if any(re.search(r"residual_group\.blocks\.\d+\.self_attention\.", name) for name in state):
-        return MambaIR, _v1
-    looks = [what for pattern, what in _OTHERS if any(re.search(pattern, name) for name in state)]
-    if not looks:
-        names = ", ".join(list(state)[:3])
-        raise CheckpointError(
-            f"{source}: not a restoration model of ours; its {len(state)} tensors begin with {names}"
-        )
-    raise CheckpointError(f"{source}: not a restoration model of ours; it looks like {looks[0]}")
+    state = as_official(tensors)
+    read = {MambaIR: _v1, MambaIRv2: _v2, MambaIRUNet: _unet}[kind]  # type: ignore[index]
+    options = read(_Shapes(state))
+    if kind is not MambaIRUNet and "img_range" in given:
+        options["img_range"] = given["img_range"]
+    if kind is MambaIRv2 and "routing" in given:
+        options["routing"] = given["routing"]
+    if "absolute_pos_embed" in state:
+        rows = state["absolute_pos_embed"].shape[1]
+        options["pos_embed_size"] = recorded_or_square(tensors, rows, given.get("pos_embed_size"))
+    return options
 
 
 class _Shapes:

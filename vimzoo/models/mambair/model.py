@@ -12,9 +12,19 @@ from vimzoo.layers.mambair import RestorationBlock
 from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
 from ..restoration_base import RestorationModel, check_image
+from ..weights.loading import FilterFn
 from .names import checkpoint_filter_fn
 
 __all__ = ["MambaIR", "ResidualGroup", "checkpoint_filter_fn"]
+
+
+class NamedRestorationModel(RestorationModel):
+    """A network that loads MambaIR's authors' files."""
+
+    @torch.jit.ignore
+    def filter_fn(self) -> FilterFn:
+        """MambaIR's `checkpoint_filter_fn`."""
+        return checkpoint_filter_fn
 
 
 class ResidualGroup(nn.Module):
@@ -41,7 +51,7 @@ class ResidualGroup(nn.Module):
         return self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + x
 
 
-class MambaIR(RestorationModel):
+class MambaIR(NamedRestorationModel):
     """MambaIR (Guo et al., ECCV 2024, section 3.2); any image size from 1 x 1 on.
 
     The authors' names are in parentheses where they differ; `vimzoo.compat.mambair.MambaIR` takes those.

@@ -7,19 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from vimzoo.layers.attentive import AttentiveLayer, AttentiveScan
-from vimzoo.layers.mambair import CAB, ChannelAttention, DynamicPosBias, GroupAttention
+from vimzoo.layers.mambair import CAB, ChannelAttention, DynamicPosBias, GroupAttention, RestorationBlock
 
-from ..weights.dialect import Dialect, Slot
+from ..weights.contents import bare
+from ..weights.dialect import SS2D_CORE, Dialect, Slot
 from ..weights.grids import fitted_pos_embed
 
 INDEX_BUFFER = "relative_position_index_SA"  # a table of the window size alone, which the authors store
-_CORE = {
-    "A_log": "A_logs",
-    "D": "Ds",
-    "x_proj": "x_proj_weight",
-    "dt_proj": "dt_projs_weight",
-    "dt_bias": "dt_projs_bias",
-}
 # (pattern, replacement) from our names to the authors', in order; (^|\.) so that blocks alone match too
 _COMMON = (
     (r"^conv_body\.", "conv_after_body."),
@@ -99,7 +93,7 @@ class _Naming:
         for pattern, replacement in (*_COMMON, *scan, *rules):
             name = re.sub(pattern, replacement, name)
         if match := re.search(r"(^|\.)ssm\.(\w+)$", name):
-            name = f"{name[: match.start()]}{match[1]}{_CORE[match[2]]}"
+            name = f"{name[: match.start()]}{match[1]}{SS2D_CORE[match[2]]}"
         return re.sub(r"(^|\.)convs\.", r"\1cab.", name)
 
 
@@ -131,7 +125,9 @@ def _slots(module: nn.Module) -> list[Slot]:
     return slots_of(module.state_dict())
 
 
-_MODULES = (CAB, ChannelAttention, DynamicPosBias, GroupAttention, AttentiveLayer, AttentiveScan)
+_MODULES = (
+    RestorationBlock, CAB, ChannelAttention, DynamicPosBias, GroupAttention, AttentiveLayer, AttentiveScan,
+)  # fmt: skip
 MAMBAIR = Dialect(_MODULES, _slots, is_official, _spell)
 
 
@@ -148,17 +144,14 @@ def checkpoint_filter_fn(
     """A checkpoint of ours or the authors', under our names and for the model's grid.
 
     Args:
-        state_dict: Tensors by name, in a wrapper (``params``, ``params_ema``, ``model``, ``state_dict``) or not.
+        state_dict: Tensors by name, in a wrapper such as ``{"params": ...}`` or not.
         model: The model they are for; checkpoints that fit it already are returned unchanged.
         pos_embed_grid: Rows and columns that a position embedding was learned on; by default what the checkpoint says.
 
     Raises:
         ValueError: that grid cannot be told.
     """
-    for wrapper in ("params", "params_ema", "model", "state_dict"):
-        if isinstance(state_dict.get(wrapper), Mapping):
-            state_dict = state_dict[wrapper]
-            break
+    state_dict = bare(state_dict)
     state = MAMBAIR.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
     pos_embed = state.get("pos_embed")
     if pos_embed is not None and getattr(model, "pos_embed", None) is not None:

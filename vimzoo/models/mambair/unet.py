@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vimzoo.layers.mambair import RestorationBlock
 
 from ..export_options import ExportOptions
-from ..restoration_base import RestorationModel, check_image
+from ..restoration_base import check_image
+from .model import NamedRestorationModel
 
 __all__ = ["D_STATES_MAR2024", "LEVELS", "MambaIRUNet"]
 
@@ -52,7 +53,7 @@ class MapPixelUnshuffle(nn.Module):
         return y.permute(0, 2, 3, 1).contiguous()
 
 
-class MambaIRUNet(RestorationModel):
+class MambaIRUNet(NamedRestorationModel):
     """MambaIR's U-Net (real denoising); heights and widths are multiples of 8.
 
     Args:

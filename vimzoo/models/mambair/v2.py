@@ -15,10 +15,10 @@ from vimzoo.layers.attentive import AttentiveLayer, Noise
 from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
 from ..export_options import ExportOptions
-from ..restoration_base import RestorationModel, check_image
+from ..restoration_base import check_image
 from ..weights.grids import GridModel
 from ..weights.loading import load_into
-from .model import ResidualGroup
+from .model import NamedRestorationModel, ResidualGroup
 from .names import checkpoint_filter_fn
 
 __all__ = ["AttentiveGroup", "MambaIRv2", "checkpoint_filter_fn"]
@@ -48,7 +48,7 @@ class _Once:
         return self.drawn
 
 
-class MambaIRv2(GridModel, RestorationModel):
+class MambaIRv2(GridModel, NamedRestorationModel):
     """MambaIRv2 (Guo et al., CVPR 2025); images of any size, padded inside to whole windows.
 
     The authors' names are in parentheses where they differ; `vimzoo.compat.mambair.MambaIRv2` takes those.

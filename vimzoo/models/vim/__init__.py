@@ -9,10 +9,12 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model, register_model_deprecations
 
 from ..facts import ModelFacts
+from ..family import Family
 from ..weights.loading import build_model
 from .model import Vim, checkpoint_filter_fn
+from .names import VIM, holds_vim
 
-__all__ = ["VIM_FACTS", "VIM_LONG_NAMES", "Vim", "checkpoint_filter_fn"]
+__all__ = ["FAMILY", "VIM_FACTS", "VIM_LONG_NAMES", "Vim", "checkpoint_filter_fn"]
 
 _SOURCE: dict[str, Any] = dict(origin="https://github.com/hustvl/Vim", paper="2401.09417")
 _README = "https://github.com/hustvl/Vim#model-weights"
@@ -29,48 +31,48 @@ VIM_FACTS: dict[str, ModelFacts] = {
     facts.name: facts
     for facts in (
         ModelFacts(
-            "vim_tiny_patch16_224", "in1k", dict(embed_dim=192), params=7_148_008,
+            "vim_tiny_patch16_224", "in1k", args=dict(embed_dim=192), params=7_148_008,
             gflops=1.5, gflops_source="LocalMamba, arXiv:2403.09338",
             top1=76.1, top5=93.0, score_source=_README,
             hub_id="hustvl/Vim-tiny-midclstok", hub_file="vim_t_midclstok_76p1acc.pth",
             recipe=_PRETRAIN + "weight decay 0.1, no drop path", **_SOURCE,
         ),
         ModelFacts(
-            "vim_tiny_patch16_stride8_224", "in1k_ft_stride8", dict(embed_dim=192, stride=8),
+            "vim_tiny_patch16_stride8_224", "in1k_ft_stride8", args=dict(embed_dim=192, stride=8),
             params=7_250_344, top1=78.3, top5=94.2, score_source=_README,
             hub_id="hustvl/Vim-tiny-midclstok", hub_file="vim_t_midclstok_ft_78p3acc.pth",
             recipe=_FINETUNE, **_SOURCE,
         ),
         ModelFacts(
-            "vim_tiny_patch16_384", "", dict(embed_dim=192, img_size=384), input_size=(3, 384, 384),
+            "vim_tiny_patch16_384", "", args=dict(embed_dim=192, img_size=384), input_size=(3, 384, 384),
             params=7_220_968, crop_pct=1.0, note="no weights are published at this size", **_SOURCE,
         ),
         ModelFacts(
-            "vim_small_patch16_224", "in1k", dict(embed_dim=384), params=25_796_584,
+            "vim_small_patch16_224", "in1k", args=dict(embed_dim=384), params=25_796_584,
             gflops=5.1, gflops_source="LocalMamba, arXiv:2403.09338",
             top1=80.5, top5=95.1, score_source=_README,
             hub_id="hustvl/Vim-small-midclstok", hub_file="vim_s_midclstok_80p5acc.pth",
             recipe=_PRETRAIN + "weight decay 0.05, drop path 0.05", note="the paper reports 80.3", **_SOURCE,
         ),
         ModelFacts(
-            "vim_small_patch16_stride8_224", "in1k_ft_stride8", dict(embed_dim=384, stride=8),
+            "vim_small_patch16_stride8_224", "in1k_ft_stride8", args=dict(embed_dim=384, stride=8),
             params=26_001_256, top1=81.6, top5=95.4, score_source=_README,
             hub_id="hustvl/Vim-small-midclstok", hub_file="vim_s_midclstok_ft_81p6acc.pth",
             recipe=_FINETUNE, note="the paper reports 81.4", **_SOURCE,
         ),
         ModelFacts(
-            "vim_base_patch16_224", "in1k", dict(embed_dim=768), params=97_598_440,
+            "vim_base_patch16_224", "in1k", args=dict(embed_dim=768), params=97_598_440,
             top1=81.9, top5=95.8, score_source=_README,
             hub_id="hustvl/Vim-base-midclstok", hub_file="vim_b_midclstok_81p9acc.pth",
             recipe="no training script is published", **_SOURCE,
         ),
         ModelFacts(
-            "vim_base_patch16_stride8_224", "", dict(embed_dim=768, stride=8), params=98_007_784,
+            "vim_base_patch16_stride8_224", "", args=dict(embed_dim=768, stride=8), params=98_007_784,
             top1=83.2, score_source="arXiv:2401.09417v3", note="no weights are published", **_SOURCE,
         ),
         ModelFacts(
             "vim_digits", "",
-            dict(
+            args=dict(
                 img_size=16, patch_size=4, stride=2, embed_dim=64, depth=4, d_state=8, cls_token="none",
                 global_pool="avg",
             ),
@@ -78,7 +80,7 @@ VIM_FACTS: dict[str, ModelFacts] = {
             note="not the authors'; `python train.py` trains it on scikit-learn's digits, with one channel", **_SOURCE,
         ),
         ModelFacts(
-            "test_vim", "", dict(img_size=64, embed_dim=32, depth=3, d_state=8, dynamic_img_size=True),
+            "test_vim", "", args=dict(img_size=64, embed_dim=32, depth=3, d_state=8, dynamic_img_size=True),
             input_size=(3, 64, 64), params=90_184, note="for tests", **_SOURCE,
         ),
     )
@@ -95,12 +97,17 @@ VIM_LONG_NAMES: dict[str, str | None] = {
 }
 """The names that the authors register, which timm resolves with a warning."""
 
+FAMILY = Family(
+    "Vim", VIM_FACTS, VIM, lambda state: Vim if holds_vim(state) else None, authors_names=VIM_LONG_NAMES
+)
+
 default_cfgs = generate_default_cfgs(
     {
-        facts.tagged_name: facts.timm_cfg(
-            first_conv="patch_embed.proj", classifier="head", fixed_input_size=facts.name != "test_vim"
-        )
+        name: cfg
         for facts in VIM_FACTS.values()
+        for name, cfg in facts.timm_cfgs(
+            first_conv="patch_embed.proj", classifier="head", fixed_input_size=facts.name != "test_vim"
+        ).items()
     }
 )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vimzoo.layers import BiMamba
 
+from ..weights.contents import bare
 from ..weights.dialect import Dialect, Slot
 from ..weights.grids import fitted_pos_embed
 
@@ -57,6 +58,11 @@ def is_official(names: Iterable[str]) -> bool:
     return any(_OFFICIAL.search(name) and not _OURS.search(name) for name in names)
 
 
+def holds_vim(names: Iterable[str]) -> bool:
+    """Whether a state dict with these names, the authors' or ours, is a Vim's."""
+    return any(re.match(r"(layers|blocks)\.\d+\.mixer\.", name) for name in names)
+
+
 def _without_tables(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rotary tables, which the authors store, are computed here."""
     return {name: value for name, value in state.items() if not _ROPE_TABLE.search(name)}
@@ -74,7 +80,7 @@ def checkpoint_filter_fn(
     """A checkpoint of ours or the authors', under our names and for the model's grid.
 
     Args:
-        state_dict: Tensors by name, in a wrapper (``model``, ``state_dict``) or not.
+        state_dict: Tensors by name, in a wrapper such as ``{"model": ...}`` or not.
         model: The model they are for; checkpoints that fit it already are returned unchanged.
         official_pos_embed: Resize position embeddings as the authors' fine-tuning does, see
             `resize_pos_embed`.
@@ -85,9 +91,7 @@ def checkpoint_filter_fn(
         ValueError: a tensor of the authors' is missing one of its directions, or the grid that position
             embeddings were learned on cannot be told.
     """
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state_dict.get(wrapper), Mapping):
-            state_dict = state_dict[wrapper]
+    state_dict = bare(state_dict)
     state = VIM.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
     pos_embed = state.get("pos_embed")
     if pos_embed is not None and model.pos_embed is not None:

@@ -12,10 +12,12 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 
 from ..facts import ModelFacts
+from ..family import Family
 from ..weights.loading import build_model
 from .model import VMamba, checkpoint_filter_fn
+from .names import VMAMBA, holds_vmamba
 
-__all__ = ["VMAMBA_FACTS", "VMamba", "checkpoint_filter_fn"]
+__all__ = ["FAMILY", "VMAMBA_FACTS", "VMamba", "checkpoint_filter_fn"]
 
 _SOURCE: dict[str, Any] = dict(
     origin="https://github.com/MzeroMiko/VMamba", paper="2401.10166", license="mit"
@@ -48,53 +50,53 @@ VMAMBA_FACTS: dict[str, ModelFacts] = {
     facts.name: facts
     for facts in (
         ModelFacts(
-            "vmamba_tiny_v0", "in1k", dict(depths=_depths(9), dims=96, **_FIRST), params=22_893_448,
+            "vmamba_tiny_v0", "in1k", args=dict(depths=_depths(9), dims=96, **_FIRST), params=22_893_448,
             gflops=5.6, top1=82.2, url=f"{_RELEASES}/%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth",
             recipe=_RECIPE + "drop path 0.2", **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "vmamba_small_v0", "in1k", dict(depths=_depths(27), dims=96, **_FIRST), params=44_417_416,
+            "vmamba_small_v0", "in1k", args=dict(depths=_depths(27), dims=96, **_FIRST), params=44_417_416,
             gflops=11.2, top1=83.5, url=f"{_RELEASES}/%23v0cls/vssmsmall_dp03_ckpt_epoch_238.pth",
             recipe=_RECIPE + "EMA 0.9999, drop path 0.3", **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "vmamba_base_v0", "in1k", dict(depths=_depths(27), dims=128, **_FIRST), params=76_254_056,
+            "vmamba_base_v0", "in1k", args=dict(depths=_depths(27), dims=128, **_FIRST), params=76_254_056,
             gflops=18.0, top1=83.7, url=f"{_RELEASES}/%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth",
             recipe=_RECIPE + "EMA 0.9999, drop path 0.6", **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "vmamba_tiny_s2l5", "in1k", dict(depths=_depths(5), dims=96, ratio=2.0), params=30_705_832,
+            "vmamba_tiny_s2l5", "in1k", args=dict(depths=_depths(5), dims=96, ratio=2.0), params=30_705_832,
             gflops=4.9, top1=82.5, url=f"{_RELEASES}/%23v2cls/vssm_tiny_0230_ckpt_epoch_262.pth",
             recipe=_RECIPE + "EMA 0.9999, drop path 0.2", **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "vmamba_small_s2l15", "in1k", dict(depths=_depths(15), dims=96, ratio=2.0), params=50_147_752,
+            "vmamba_small_s2l15", "in1k", args=dict(depths=_depths(15), dims=96, ratio=2.0), params=50_147_752,
             gflops=8.7, top1=83.6, url=f"{_RELEASES}/%23v2cls/vssm_small_0229_ckpt_epoch_222.pth",
             recipe=_RECIPE + "EMA 0.9999, drop path 0.3", **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "vmamba_base_s2l15", "in1k", dict(depths=_depths(15), dims=128, ratio=2.0), params=88_557_800,
+            "vmamba_base_s2l15", "in1k", args=dict(depths=_depths(15), dims=128, ratio=2.0), params=88_557_800,
             gflops=15.4, top1=83.9, url=f"{_RELEASES}/%23v2cls/vssm_base_0229_ckpt_epoch_237.pth",
             recipe=_RECIPE + "EMA 0.9999, drop path 0.6", **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "vmamba_tiny_s1l8", "in1k", dict(depths=_depths(8), dims=96), params=30_249_064,
+            "vmamba_tiny_s1l8", "in1k", args=dict(depths=_depths(8), dims=96), params=30_249_064,
             gflops=4.9, top1=82.6, url=f"{_RELEASES}/%23v2cls/vssm1_tiny_0230s_ckpt_epoch_264.pth",
             recipe=_RECIPE + "EMA 0.9999, drop path 0.2", **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "vmamba_small_s1l20", "in1k", dict(depths=_depths(20), dims=96), params=49_012_840,
+            "vmamba_small_s1l20", "in1k", args=dict(depths=_depths(20), dims=96), params=49_012_840,
             gflops=8.6, top1=83.3, url=f"{_RELEASES}/%23v2cls/vssm1_small_0229s_ckpt_epoch_240.pth",
             recipe=_RECIPE + "EMA 0.9999, drop path 0.3", **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "vmamba_base_s1l20", "in1k", dict(depths=_depths(20), dims=128), params=86_614_504,
+            "vmamba_base_s1l20", "in1k", args=dict(depths=_depths(20), dims=128), params=86_614_504,
             gflops=15.2, top1=83.8, url=f"{_RELEASES}/%23v2cls/vssm1_base_0229s_ckpt_epoch_225.pth",
             recipe=_RECIPE + "EMA 0.9999, drop path 0.5", **_PUBLISHED, **_SOURCE,
         ),
         *(
             ModelFacts(
-                f"vmamba_{size}_m2", "", dict(depths=_depths(third), dims=dims, **_MAMBA2), params=params,
+                f"vmamba_{size}_m2", "", args=dict(depths=_depths(third), dims=dims, **_MAMBA2), params=params,
                 note="no weights and no scores are published", **_SOURCE,
             )
             for size, third, dims, params in (
@@ -102,19 +104,23 @@ VMAMBA_FACTS: dict[str, ModelFacts] = {
             )
         ),
         ModelFacts(
-            "test_vmamba", "", dict(img_size=64, depths=(1, 1, 1, 1), dims=(24, 32, 48, 64), d_state=2, mlp_ratio=2.0),
+            "test_vmamba", "",
+            args=dict(img_size=64, depths=(1, 1, 1, 1), dims=(24, 32, 48, 64), d_state=2, mlp_ratio=2.0),
             input_size=(3, 64, 64), params=177_464, note="for tests", **_SOURCE,
         ),
     )
 }  # fmt: skip
 """By registered name."""
 
+FAMILY = Family("VMamba", VMAMBA_FACTS, VMAMBA, lambda state: VMamba if holds_vmamba(state) else None)
+
 default_cfgs = generate_default_cfgs(
     {
-        facts.tagged_name: facts.timm_cfg(
-            first_conv="patch_embed.conv1", classifier="head.fc", pool_size=_last_map(facts.input_size)
-        )
+        name: cfg
         for facts in VMAMBA_FACTS.values()
+        for name, cfg in facts.timm_cfgs(
+            first_conv="patch_embed.conv1", classifier="head.fc", pool_size=_last_map(facts.input_size)
+        ).items()
     }
 )
 

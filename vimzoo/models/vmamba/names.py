@@ -11,20 +11,14 @@ from torch import Tensor, nn
 
 from vimzoo.layers import SS2D, VSSBlock
 
-from ..weights.dialect import Dialect, Slot
+from ..weights.contents import bare
+from ..weights.dialect import SS2D_CORE, Dialect, Slot
 
 _OFFICIAL = re.compile(
     r"(^|\.)(layers\.\d+\.|op\.|self_attention\.|classifier\.|outnorm\d+\.|conv2d\."
     r"|(A_logs|Ds|x_proj_weight|x_proj\.weight|dt_projs_weight|dt_projs\.weight|dt_projs_bias)$)"
 )
 _OURS = re.compile(r"(^|\.)(stages|ss2d|ssm)\.")
-_CORE = {
-    "A_log": "A_logs",
-    "D": "Ds",
-    "x_proj": "x_proj_weight",
-    "dt_proj": "dt_projs_weight",
-    "dt_bias": "dt_projs_bias",
-}
 _STEM = {"conv1": "0", "norm1": "2", "conv2": "5", "norm2": "7"}
 _MERGE, _CONV = {"proj": "reduction", "norm": "norm"}, {"proj": "1", "norm": "3"}
 # (pattern, replacement) from other spellings to that of the authors' classification code
@@ -53,7 +47,7 @@ def _slot(name: str, state: Mapping[str, Tensor], whole: bool) -> Slot:
     core = re.search(r"(^|\.)ssm\.(\w+)$", official)
     has_heads = core is not None and name[: name.rindex(".")] + ".dt_proj" not in state
     if core is not None:
-        official = official[: core.start(2) - len("ssm.")] + _CORE[core[2]]
+        official = official[: core.start(2) - len("ssm.")] + SS2D_CORE[core[2]]
         return Slot(official, name, _core_shape(core[2], stored, has_heads, state, name), stored=stored)
     if re.search(r"(^|\.)conv\.(weight|bias)$", official):
         scan = name[: name.rindex("conv.")] + "ssm.dt_proj"
@@ -90,6 +84,16 @@ def _core_shape(
 def is_official(names: Iterable[str]) -> bool:
     """Whether some of these names are the authors' and cannot be ours."""
     return any(_OFFICIAL.search(name) and not _OURS.search(name) for name in names)
+
+
+def holds_vmamba(names: Iterable[str]) -> bool:
+    """Whether a state dict with these names, of any of the authors' files or ours, is a VMamba's."""
+    block = re.compile(r"(stages|layers)\.\d+\.blocks\.\d+\.(op|ss2d|self_attention)\.")
+    names = list(names)
+    other = any(
+        name.startswith("layers_up.") for name in names
+    )  # VM-UNet is made of the first release's blocks
+    return not other and any(block.match(name) or name.startswith("classifier.head.") for name in names)
 
 
 def spell(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,12 +142,10 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: Any) -> dict[str,
     """A checkpoint of ours or the authors', under our names and for the model's grid.
 
     Args:
-        state_dict: Tensors by name, in a wrapper (``model``, ``state_dict``) or not.
+        state_dict: Tensors by name, in a wrapper such as ``{"model": ...}`` or not.
         model: The model they are for; checkpoints that fit it already are returned unchanged.
     """
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state_dict.get(wrapper), Mapping):
-            state_dict = state_dict[wrapper]
+    state_dict = bare(state_dict)
     state = dict(state_dict)
     if is_official(state):
         state = VMAMBA.to_native(state, model)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["GRID", "CheckpointError", "Tensors", "select_tensors", "shared_prefixes"]
+__all__ = ["GRID", "CheckpointError", "Tensors", "bare", "select_tensors", "shared_prefixes"]
 
 PLAIN_KEYS = (
     "model", "state_dict", "params", "model_state_dict", "model_state", "model_weights", "net", "net_state_dict",
@@ -93,6 +93,17 @@ def select_tensors(content: object, source: str, *, use_ema: bool | None = None)
         raise CheckpointError(f"{source}: no tensors inside, it has {_some(content)}")
     chosen.img_size = getattr(content, "img_size", None)
     return _strip_prefixes(chosen)
+
+
+def bare(state_dict: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """A state dict out of a wrapper such as ``{"model": ...}``; one without a wrapper is returned as it is.
+
+    Raises:
+        CheckpointError: there are no tensors inside.
+    """
+    if isinstance(state_dict, Tensors) or any(isinstance(value, Tensor) for value in state_dict.values()):
+        return state_dict
+    return select_tensors(state_dict, "the state dict")
 
 
 def shared_prefixes(names: Iterable[str]) -> list[str]:

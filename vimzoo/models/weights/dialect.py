@@ -11,6 +11,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+SS2D_CORE = {
+    "A_log": "A_logs",
+    "D": "Ds",
+    "x_proj": "x_proj_weight",
+    "dt_proj": "dt_projs_weight",
+    "dt_bias": "dt_projs_bias",
+}
+"""Our names of the stacked parameters of a scan -> the VMamba authors', which MambaIR's authors took over."""
+
 
 @dataclass(frozen=True)
 class Slot:

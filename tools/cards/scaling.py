@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from .card_parts import machine_line, number, size_of, table
+from .markdown import machine_line, number, table
+from .sizes import size_of
 
 Result = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .card_parts import table
+from .markdown import table
 
 COUNTED = {
     "Vim-T forward": "Vim-T 224, 64 images: scan_forward",

@@ -1,54 +1,13 @@
-"""What the generated documents are put together from: counted sizes, result files, tables."""
+"""Markdown tables of numbers and of result files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
-
-from .ops.runtime.flops import papers_flops
-
-
-@dataclass(frozen=True)
-class Size:
-    """Counted size of a model: parameters, operations with a multiply-add as 2, and as papers count them."""
-
-    params: int
-    flops: int
-    paper_flops: int
-
-
-@cache
-def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> Size:
-    """Parameters and operations of a registered model, counted without computing anything.
-
-    Args:
-        shape: Channels, height and width of the image; None is the model's own.
-        options: Of the model.
-    """
-    scans = []
-
-    def both(*args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        ours = flop_registry[torch.ops.vimzoo.scan_paths](*args, out_val=out_shape, **kwargs)
-        scans.append((ours, 2 * papers_flops("scan_paths", *args)))  # all other terms come out doubled, too
-        return 0
-
-    with torch.device("meta"):
-        model: Any = timm.create_model(name, **options).eval()
-        image = torch.empty(1, *(shape or model.pretrained_cfg["input_size"]))
-    mapping = {torch.ops.vimzoo.scan_paths: both}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-        model(image)
-    rest = counter.get_total_flops()
-    ours, papers = (sum(kind) for kind in zip(*scans, strict=True))
-    return Size(sum(p.numel() for p in model.parameters()), rest + ours, (rest + papers) // 2)
+from vimzoo.models.facts import Facts
 
 
 def read_result(folder: Path, name: str) -> dict[str, Any]:
@@ -144,3 +103,15 @@ def errors(row: Mapping[str, Any] | None) -> str:
         if row is None
         else " / ".join(number(row.get(key)) for key in ("output", "intermediate", "gradient"))
     )
+
+
+def weights_line(facts: Facts, tag: str) -> str:
+    """Where a model's weights are."""
+    found = facts.weights(tag)
+    if "hub_id" in found:
+        where = f"`{found['hub_file']}` in [{found['hub_id']}](https://huggingface.co/{found['hub_id']})"
+    elif "url" in found:
+        where = f"[{found['url'].rsplit('/', 1)[1]}]({found['url']})"
+    else:
+        return "Weights: none published"
+    return f"Weights: `{facts.tagged(tag)}`, {where}, {facts.license}"

@@ -1,0 +1,1 @@
+"""Programs for working on this repository; the wheel does not contain them."""

@@ -1,0 +1,155 @@
+"""The text of every generated document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from vimzoo.exporting import FORMATS
+from vimzoo.models.registry import FAMILIES
+
+from . import classification, restoration, scaling, versions
+from .markdown import machine_line, read_result, result_table, table
+from .results import Results
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = {"classification": classification, "restoration": restoration}
+"""What writes the cards of a family, by the family's task."""
+README_RESULTS = {
+    "cpu_models": ("px", "dtype", "vim_ms", "deit_ms", "speed_vs_deit"),
+    "cpu_vmamba": ("batch", "vmamba_ms", "swin_ms", "convnext_ms", "speed_vs_swin"),
+    "cpu_selective_scan": ("shape", "pass", "native_ns", "x_formula", "x_eager"),
+    "cpu_restoration": (
+        "px",
+        "fused_ms",
+        "materialised_ms",
+        "swinir_light_ms",
+        "x_materialised",
+        "x_swinir_light",
+    ),
+}
+"""Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
+PAIRS = ("files", "images", "ms", "crops_per_s")
+SHARDS = ("read", "loader processes", "vimzoo", "webdataset", "ratio")
+PHOTOGRAPH = ("pixels", "result", "threads", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
+"""Columns of docs/restoration.md's table of a large photograph."""
+DIGITS = (
+    "form",
+    "images",
+    "top1",
+    "other_answers",
+    "difference",
+    "kb",
+    "threads",
+    "images_per_s_batch_1",
+    "images_per_s_batch_64",
+)
+"""Columns of docs/export.md's table of the digits' model as a file."""
+
+INTRODUCTION = """\
+# Model cards
+
+Written by `python -m tools.cards`; a test fails when this file is stale. Sizes are counted from the registered
+models, published figures come from the records beside each registration, measured ones from `benchmarks/results`.
+
+- **Parameters**: of the model as registered, classifier included.
+- **GFLOPs**: one image at the model's size, by torch's `FlopCounterMode`; a multiply-add is 2 operations. Per channel,
+  token and direction the scan counts 9 N for the recurrence (N states), 2 for D and 2 R for the step-size projection (R
+  its rank). Norms, activations and additions count nothing.
+- **papers' GFLOPs**: the same model as papers of this field count: a multiply-add is 1, the recurrence is 9 N all the
+  same (VMamba's rule) and D and the gate 1 each. Compare this column with published tables; *published* is such a
+  figure, whose authors may leave out some terms.
+- **top-1, top-5**: ImageNet-1k validation accuracy in per cent **as published**. It was not measured here.
+- **parity**: worst difference from recordings of the official code, which are part of this repository
+  (`tests/parity/references`): of outputs and of inner tensors, as a share of the recording's standard deviation, and of
+  gradient norms, relative. "-" where no recording of this very size exists; `benchmarks/parity.py` writes them.
+- **ms**: median time of one image on the CPU, float32, by `benchmarks/each_model.py`.
+"""
+
+
+def parity_section(results: Results) -> str:
+    """Every recording, and the worst of all."""
+    rows = results.parity["rows"]
+    if not rows:
+        return "Not measured yet."
+    kinds = ("output", "intermediate", "gradient")
+    worst = {kind: max((row[kind] or 0.0 for row in rows), default=0.0) for kind in kinds}
+    body = [[f"`{row['reference']}`", *(row[kind] for kind in kinds)] for row in rows]
+    said = f"{results.parity['about']}. {machine_line(results.parity['machine'])}."
+    return f"{said}\n\n{table(['recording', *kinds], [['**worst of all**', *worst.values()], *body])}"
+
+
+def model_cards(results: Results) -> str:
+    """The text of MODEL_CARDS.md."""
+    parts = [INTRODUCTION, *(TASKS[family.task].section(family, results) for family in FAMILIES.values())]
+    parts += ["## Parity\n", parity_section(results) + "\n", "## Speed\n"]
+    for machine in results.machines:
+        for path in sorted(machine.glob("*.json")):
+            title = f"### {path.stem}, {machine.name}\n"
+            parts += [title, result_table(read_result(machine, path.stem)) + "\n"]
+    return "\n".join(parts)
+
+
+def readme_sections(results: Results) -> dict[str, str]:
+    """The tables of README.md by the name of their marker."""
+    models = [
+        module.readme_table([family for family in FAMILIES.values() if family.task == task], results)
+        for task, module in TASKS.items()
+    ]
+    speed = [
+        results.compared(name, columns, threads=1)
+        for name, columns in README_RESULTS.items()
+        if results.by_machine(name)
+    ]
+    return {"models": "\n\n".join(models), "speed": "\n\n".join(speed)}
+
+
+def fill_sections(text: str, sections: Mapping[str, str]) -> str:
+    """``text`` with what stands between ``<!-- generated:NAME -->`` and ``<!-- end -->`` replaced.
+
+    Raises:
+        ValueError: a section has no such pair of markers.
+    """
+    for name, content in sections.items():
+        pattern = rf"(<!-- generated:{name} -->\n)(?:(?!<!-- ).)*(<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text, flags=re.S)  # type: ignore[misc]
+        if not found:
+            raise ValueError(f"README.md: no markers <!-- generated:{name} --> ... <!-- end -->")
+    return text
+
+
+def formats_table() -> str:
+    """The formats that models are exported to, one row each."""
+    rows = [[f"`{f.name}`", f"`{f.suffix}`", f.runs_with, f.operators] for f in FORMATS.values()]
+    return table(["`--format`", "file", "what runs it", "operators"], rows)
+
+
+def documents(root: Path = ROOT) -> dict[Path, str]:
+    """Every generated document of the checkout ``root`` -> the text that it should have."""
+    folder = root / "benchmarks" / "results"
+    results = Results(folder)
+    sections = {
+        root / "README.md": readme_sections(results),
+        root / "docs" / "reliability.md": {"reliability": result_table(read_result(folder, "reliability"))},
+        root / "docs" / "export.md": {
+            "digits": results.compared("export_digits", DIGITS),
+            "formats": formats_table(),
+        },
+        root / "docs" / "install.md": {
+            "versions": versions.versions_table(folder),
+            "compilers": versions.compilers_table(folder),
+        },
+        root / "docs" / "restoration.md": {
+            "photograph": results.compared("cpu_restoration_photograph", PHOTOGRAPH),
+            "pairs": results.compared("cpu_pairs_crops", PAIRS),
+        },
+        root / "docs" / "scaling.md": scaling.sections(
+            {name: results.newest(name) for name in scaling.RESULTS}
+        ),
+        root / "docs" / "training.md": {"shards": results.compared("shards", SHARDS)},
+    }
+    filled = {
+        path: fill_sections(path.read_text(), parts) for path, parts in sections.items() if path.is_file()
+    }
+    return {root / "MODEL_CARDS.md": model_cards(results), **filled}

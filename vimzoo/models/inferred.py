@@ -1,0 +1,137 @@
+"""Restoration models from files alone: the network is inferred from the tensors' names and shapes."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .registry import FAMILIES
+from .restoration_base import RestorationModel
+from .weights.contents import Tensors, shared_prefixes
+from .weights.loading import CheckpointError
+from .weights.reader import read_tensors
+
+__all__ = ["load_restoration", "restoration_options"]
+
+_OTHERS = (
+    (r"overlap_attn\.", "HAT"),
+    (r"(^|\.)(attn_atd|td_mod)|\.win_mhsa\..*atd", "ATD"),
+    (r"residual_group\.blocks\.\d+\.attn\.qkv\.", "SwinIR"),
+    (r"(en|de)coder_level\d\.\d+\.attn\.temperature$", "Restormer"),
+    (r"^middle_blks\.", "NAFNet"),
+    (r"rdb\d\.conv\d\.|RDB\d\.", "ESRGAN (RRDBNet)"),
+    (r"^layers_up\.", "VM-UNet, a segmentation network"),
+    (r"^blocks\.\d+\.attn\.qkv\.", "a vision transformer"),
+    (r"^(head|fc|classifier)\.weight$", "a classifier"),
+    (r"^body\.\d+\.(body\.\d+|conv\d)\.weight$", "EDSR or a similar convolutional network"),
+)
+"""Networks that are not of this package, by a name that only they have."""
+
+
+def load_restoration(
+    path: str | os.PathLike[str],
+    *,
+    use_ema: bool | None = None,
+    prefix: str = "",
+    routing: str = "gumbel",
+    img_range: float = 1.0,
+    pos_embed_size: tuple[int, int] | None = None,
+    device: torch.device | str | None = None,
+) -> RestorationModel:
+    """A MambaIR, MambaIRv2 or MambaIR U-Net from its file, whatever its size, task and generation.
+
+        model = vimzoo.load_restoration("mambairv2_lightSR_x2.pth")
+        restored = model(image)  # (B, 3, H, W) in 0..1 -> (B, 3, 2H, 2W)
+
+    Args:
+        path: The authors' file (``{"params": ...}``, ``{"params_ema": ...}``), or one of our own, also safetensors.
+        use_ema: Take the moving average of the weights where a file holds both; None: see `read_checkpoint`.
+        prefix: Take only the tensors whose names begin with this; one that all names share needs no argument.
+        routing: MambaIRv2's ``"gumbel"`` or ``"argmax"``.
+        img_range: Not in the tensors; 1 in every published model.
+        pos_embed_size: Rows and columns of MambaIRv2's position embedding, which no published model has. By default
+            as recorded in the file; without a record a square is assumed, with a warning.
+        device: Where the model is put.
+
+    Returns:
+        The model in evaluation mode, with ``scale`` and ``in_chans``.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds another model; the message says what it looks like.
+    """
+    source = os.fspath(path)
+    tensors = read_tensors(path, use_ema=use_ema).under(prefix)
+    given = {"routing": routing, "img_range": img_range, "pos_embed_size": pos_embed_size}
+    kind, options = restoration_options(tensors, source, **given)
+    model = kind(**options)
+    grid = options.get("pos_embed_size")
+    asked = {} if grid is None else {"pos_embed_grid": grid}
+    model.load_pretrained(source, prefix, use_ema=use_ema, **asked)
+    return model.to(device).eval()
+
+
+def restoration_options(
+    tensors: Mapping[str, torch.Tensor], source: str = "the state dict", **given: Any
+) -> tuple[type[RestorationModel], dict[str, Any]]:
+    """The class of network that has these tensors, under our names or the authors', and its arguments.
+
+    Args:
+        tensors: Tensors by name; a prefix that all names share is ignored.
+        source: The file's name, for messages.
+        given: Settings that no tensor tells, as `load_restoration` takes them.
+
+    Raises:
+        CheckpointError: no restoration family knows these tensors, or one that tells an argument is missing.
+    """
+    tensors = _unwrapped(Tensors(tensors), source, given)
+    found = _inferred(tensors, given)
+    if isinstance(found, Exception):
+        raise CheckpointError(f"{source}: {found}") from found
+    return found
+
+
+def _inferred(
+    tensors: Tensors, given: Mapping[str, Any]
+) -> tuple[type[RestorationModel], dict[str, Any]] | Exception:
+    """The class and its arguments, or the reason why there are none."""
+    for family in FAMILIES.values():
+        kind: Any = family.detect(tensors)
+        if kind is not None and family.task != "restoration":
+            return ValueError(f"not a restoration model of ours; it looks like {family.name}, a classifier")
+        if kind is not None and family.infer is None:
+            return ValueError(
+                f"looks like {kind.__name__}, which a file alone does not describe; create it by name"
+            )
+        if kind is not None and family.infer is not None:
+            try:
+                return kind, family.infer(kind, tensors, given)
+            except (KeyError, IndexError, ValueError, TypeError) as error:
+                return ValueError(
+                    f"looks like {kind.__name__}, but its arguments cannot be inferred: {error}"
+                )
+    looks = [what for pattern, what in _OTHERS if any(re.search(pattern, name) for name in tensors)]
+    if looks:
+        return ValueError(f"not a restoration model of ours; it looks like {looks[0]}")
+    names = ", ".join(list(tensors)[:3])
+    return ValueError(f"not a restoration model of ours; its {len(tensors)} tensors begin with {names}")
+
+
+def _unwrapped(tensors: Tensors, source: str, given: Mapping[str, Any]) -> Tensors:
+    """The tensors without a prefix that all share, if a restoration model of ours is under it."""
+    for shared in shared_prefixes(tensors):
+        if _is_ours(tensors.under(shared), given):
+            return tensors.under(shared)
+    heads = (name[: match.end()] for name in tensors for match in re.finditer(r"\.", name))
+    part = next((head for head in dict.fromkeys(heads) if _is_ours(tensors.under(head), given)), None)
+    if part is not None:
+        raise CheckpointError(
+            f"{source}: a restoration model is in the file under names that begin with {part!r}; pass prefix={part!r}"
+            " to vimzoo.load_restoration to load it"
+        )
+    return tensors
+
+
+def _is_ours(tensors: Tensors, given: Mapping[str, Any]) -> bool:
+    return not isinstance(_inferred(tensors, given), Exception)

@@ -1,0 +1,102 @@
+"""All model families by name, and what is known about their models.
+
+The registry fills itself: every folder beside this file with a ``FAMILY`` is a family. `register` adds one from
+elsewhere.
+"""
+
+import difflib
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from torch import nn
+
+from .facts import Facts
+from .family import Family
+
+__all__ = ["FAMILIES", "configurations", "family_of", "find_facts", "known_facts", "near", "register"]
+
+FAMILIES: dict[str, Family] = {}
+"""Families by name, classifiers first."""
+
+
+def register(family: Family) -> None:
+    """Add a family.
+
+    Raises:
+        ValueError: one of its models' names is another family's.
+    """
+    taken = {
+        name: other.name for other in FAMILIES.values() if other.name != family.name for name in other.facts
+    }
+    if doubled := [name for name in family.facts if name in taken]:
+        raise ValueError(f"{family.name}: the name {doubled[0]} is taken by a model of {taken[doubled[0]]}")
+    found = [*(other for other in FAMILIES.values() if other.name != family.name), family]
+    FAMILIES.clear()
+    FAMILIES.update({other.name: other for other in sorted(found, key=lambda f: (f.task, f.name.lower()))})
+
+
+def discover() -> None:
+    """Register the family of every folder of `vimzoo.models` that defines one."""
+    for module in iter_modules(sys.modules[__package__].__path__):
+        if module.ispkg:
+            family = getattr(import_module(f"{__package__}.{module.name}"), "FAMILY", None)
+            if family is not None:
+                register(family)
+
+
+def known_facts(task: str | None = None) -> dict[str, Facts]:
+    """Facts by registered name, of all models or those of a task (``"classification"``, ``"restoration"``)."""
+    families = (family for family in FAMILIES.values() if task in (None, family.task))
+    return {name: facts for family in families for name, facts in family.facts.items()}
+
+
+def near(name: str, task: str | None = None) -> list[str]:
+    """Registered names like ``name``, which may have a tag; all of them if none is like it."""
+    known = list(known_facts(task))
+    return difflib.get_close_matches(name.partition(".")[0], known, 4, 0.5) or known
+
+
+def find_facts(name: str, task: str | None = None) -> tuple[Facts, str]:
+    """The facts of a registered model, and the tag in its name or the model's first one.
+
+    Args:
+        name: Registered name, with or without a tag.
+        task: Consider only models of this task.
+
+    Raises:
+        ValueError: there is no such model or tag; the message lists similar names.
+    """
+    architecture, _, tag = name.partition(".")
+    facts = known_facts(task).get(architecture)
+    if facts is None:
+        kind = f"{task} model" if task else "model"
+        raise ValueError(f"{name}: no such {kind}; similar names: {', '.join(near(name, task))}")
+    if tag and tag not in facts.tags:
+        known = ", ".join(facts.tagged(other) for other in facts.tags)
+        raise ValueError(f"{name}: no such weights are known; expected {known}")
+    return facts, tag or facts.tags[0]
+
+
+def family_of(model: nn.Module | str) -> Family | None:
+    """The family of a registered name, with or without a tag, or of a model, block or layer.
+
+    A module belongs to the family of the outermost part that a dialect has names for. None: not of this package.
+    """
+    if isinstance(model, str):
+        name = model.partition(".")[0]
+        return next((family for family in FAMILIES.values() if name in family.facts), None)
+    for part in model.modules():
+        for family in FAMILIES.values():
+            if isinstance(part, family.dialect.modules):
+                return family
+    return None
+
+
+def configurations() -> dict[str, dict[str, Any]]:
+    """The trainer's configuration group ``model``: default settings by registered name."""
+    return {name: facts.configuration() for name, facts in known_facts().items()}
+
+
+discover()
