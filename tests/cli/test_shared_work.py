@@ -265,7 +265,7 @@ def test_a_process_that_is_gone_is_named(monkeypatch):
     monkeypatch.setattr(sharing, "EVERY", 0.0)
     monkeypatch.setattr(sharing, "LOST", 0.2)
     store = HashStore()
-    others = sharing._Others(World(0, 3, store=store))
+    others = sharing.Others(World(0, 3, store=store))
     begin = time.monotonic()
     with pytest.raises(ProcessLost, match="process 2 has not been heard of for 0 s"):
         while time.monotonic() < begin + 5:

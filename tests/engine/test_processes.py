@@ -34,6 +34,9 @@ class Counted:
     def add(self, output, target) -> None:
         self.images, self.total = self.images + len(output), self.total + output.sum().item()
 
+    def sums(self):
+        return {"images": self.images, "total": self.total}
+
     def summary(self):
         return {"images": self.images, "total": self.total}
 

@@ -23,6 +23,7 @@ from vimzoo.engine.configuration.composing import config_dir
 from vimzoo.engine.reports import report
 from vimzoo.engine.tasks import classification
 from vimzoo.engine.tasks.restoration import (
+    TASK,
     CharbonnierLoss,
     PairMixup,
     PapersTiles,
@@ -30,7 +31,6 @@ from vimzoo.engine.tasks.restoration import (
     build_model,
     details,
     measured,
-    scores,
     set_names,
 )
 from vimzoo.errors import UsageError
@@ -143,7 +143,7 @@ def test_mixup_mixes_images_and_targets_alike() -> None:
 
 def test_scores_are_means_over_images_by_the_papers_rule() -> None:
     data = bundled_photos(scale=2, crop=96)
-    sums, rng = scores(data), torch.Generator().manual_seed(0)
+    sums, rng = TASK.scores(data), torch.Generator().manual_seed(0)
     originals = torch.rand(3, 3, 24, 24, generator=rng)
     restored = (originals + 0.1 * torch.rand(3, 3, 24, 24, generator=rng)).bfloat16()
     sums.add(restored[:2], originals[:2])

@@ -4,6 +4,7 @@ import math
 import random
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,6 +146,10 @@ class Tally:
         """Count one batch (B, ...)."""
         self.broken = self.broken + broken(output).sum()
         self.count += len(output)
+
+    def sums(self) -> dict[str, Any]:
+        """See `Scores.sums`."""
+        return vars(self)
 
 
 @torch.inference_mode()

@@ -16,14 +16,17 @@ Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Scores(Protocol):
-    """Running sums over the batches of an evaluation.
-
-    Every attribute is a sum: a number, a tensor or a list. Adding the attributes of two objects gives those of
-    both sets of images together; so the processes of a distributed run add up what each has seen.
-    """
+    """Running sums over the batches of an evaluation."""
 
     def add(self, output: Tensor, target: Tensor) -> None:
         """Count one batch: what the model returned (B, ...) and what was wanted (B, ...), on one device."""
+
+    def sums(self) -> dict[str, Any]:
+        """Attributes that are sums, by name: numbers, tensors or lists.
+
+        Adding those of two objects gives the sums over both sets of images, which is how the processes of a
+        distributed run combine theirs.
+        """
 
     def summary(self) -> dict[str, float]:
         """Named means over all images: ``loss``, the task's score, and what else is worth a column."""

@@ -138,12 +138,12 @@ class World:
             dist.broadcast(tensor.view(-1).view(torch.uint8), src=0, group=self.group)
         return value if self.main else _with_tensors(parts[0], tensors)
 
-    def add_up(self, sums: Any) -> None:
-        """Replace every attribute (number, tensor, list) by its sum over the processes."""
+    def add_up(self, scores: Any) -> None:
+        """Replace every attribute that ``scores.sums()`` names by its sum over the processes."""
         if self.size > 1:
-            parts = self.gather(vars(sums))
-            for name in vars(sums):
-                setattr(sums, name, reduce(operator.add, (part[name] for part in parts)))
+            parts = self.gather(scores.sums())
+            for name in parts[0]:
+                setattr(scores, name, reduce(operator.add, (part[name] for part in parts)))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from vimzoo.errors import UsageError
 
 from .cluster import launched
 from .parallel import ProcessLost, World
-from .watch import EVERY
+from .watch import EVERY, Notes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,7 +67,7 @@ def share(do: Callable[[Item], Result], items: Iterable[Item], world: World) -> 
 def _collected(do: Callable, work: Sequence[Any], board: _Board, world: World) -> Iterator[Any]:
     """Process 0: do items as the others do, and give out results as soon as their turn comes."""
     done: dict[int, Any] = {}
-    others = _Others(world)
+    others = Others(world)
     for place in range(len(work)):
         while place not in done:
             if board.has(place):
@@ -115,32 +115,28 @@ class _Board:
         return pickle.loads(content)
 
 
-class _Others:
-    """Process 0's look at the notes that the others leave while they are alive, however long an item takes them.
+class Others:
+    """Process 0's check that the other processes are alive, however long an item takes them.
 
     torchrun ends all processes if one dies, but not every launcher does.
     """
 
     def __init__(self, world: World) -> None:
-        self.world, self.looked = world, 0.0
-        self.seen: dict[int, tuple[bytes, float]] = {}  # their last notes, and since when
+        assert world.store is not None
+        self.ranks, self.notes, self.looked = range(1, world.size), Notes(world.store), 0.0
 
     def check(self) -> None:
-        """Look at the notes now and then.
+        """Look at the notes of the others, at most every `EVERY` seconds.
 
         Raises:
-            ProcessLost: a process has not left one for long.
+            ProcessLost: the note of a process has not changed for `LOST` seconds.
         """
-        assert self.world.store is not None
-        now = time.monotonic()
-        if now - self.looked < EVERY:
+        if time.monotonic() - self.looked < EVERY:
             return
-        self.looked = now
-        for rank in range(1, self.world.size):
-            note = self.world.store.get(f"place/{rank}")
-            known, since = self.seen.get(rank, (b"", now))
-            self.seen[rank] = (note, since if note == known else now)
-            if (silent := now - self.seen[rank][1]) > LOST:
+        self.looked = time.monotonic()
+        for rank in self.ranks:
+            silent = self.notes.read(rank)[1]
+            if silent > LOST:
                 raise ProcessLost(
                     f"process {rank} has not been heard of for {silent:.0f} s; its work is missing"
                 )

@@ -40,6 +40,26 @@ class Place:
 
 
 @dataclass
+class Notes:
+    """The notes that processes leave of where they are.
+
+    Attributes:
+        seen: the last note of each process, and since when it has been the same.
+    """
+
+    store: dist.Store
+    seen: dict[int, tuple[str | None, float]] = field(default_factory=dict)
+
+    def read(self, rank: int) -> tuple[str | None, float]:
+        """The note of a process (None if it has left none), and for how many seconds it has not changed."""
+        key, now = f"place/{rank}", time.monotonic()
+        note = self.store.get(key).decode() if self.store.check([key]) else None
+        known, since = self.seen.get(rank, (note, now))
+        self.seen[rank] = (note, since if note == known else now)
+        return note, now - self.seen[rank][1]
+
+
+@dataclass
 class Watch:
     """A thread that notes where this process is, and tells which processes are behind when it stays there long."""
 
@@ -51,7 +71,9 @@ class Watch:
     patience: float
     ended: threading.Event = field(default_factory=threading.Event)
     beats: int = 0
-    seen: dict[int, tuple[str, float]] = field(default_factory=dict)  # the others' last notes, and since when
+
+    def __post_init__(self) -> None:
+        self.notes = Notes(self.store)
 
     def run(self) -> None:
         """Until ``ended``; quietly, as the run itself fails where the store is gone."""
@@ -80,14 +102,11 @@ class Watch:
         first = self.rank  # of those that wait
         now = time.monotonic()
         for rank in range(self.size):
-            note = self.read(rank)
+            note, silent = self.notes.read(rank)
             if note is None:
                 late.append(f"process {rank} has not begun")
                 continue
             number, _, host, words = note.split("\n", 3)
-            known, since = self.seen.get(rank, ("", now))
-            self.seen[rank] = (note, since if note == known else now)
-            silent = now - self.seen[rank][1]
             if int(number) >= self.place.number:
                 first = min(first, rank)
             elif silent > 4 * self.every:
@@ -97,11 +116,6 @@ class Watch:
         if not late or first < self.rank:
             return None
         return f"waiting for {now - self.place.since:.0f} s, {self.place.words}: {_listed(late)}"
-
-    def read(self, rank: int) -> str | None:
-        """The note of a process."""
-        key = f"place/{rank}"
-        return self.store.get(key).decode() if self.store.check([key]) else None
 
 
 @contextlib.contextmanager

@@ -169,6 +169,10 @@ class Scores:
         self.confidences.append(logits.softmax(dim=1).amax(dim=1))
         self.targets.append(target)
 
+    def sums(self) -> dict[str, Any]:
+        """All attributes."""
+        return vars(self)
+
     def summary(self) -> dict[str, float]:
         """Mean cross-entropy; percentage of images whose class is ranked first, or among the first five."""
         return {

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,7 +152,7 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[PairMixup | None, nn.
 class Scores:
     """PSNR and SSIM of every image, measured by the papers' rule for ``scale``: see `measured`."""
 
-    scale: ClassVar[int] = 1  # of the class: what an object holds is added up over processes
+    scale: int = 1
     l1: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
@@ -166,14 +166,13 @@ class Scores:
             self.psnr.append(decibel)
             self.ssim.append(similarity)
 
+    def sums(self) -> dict[str, Any]:
+        """Values of the single images, in lists."""
+        return {"l1": self.l1, "psnr": self.psnr, "ssim": self.ssim}
+
     def summary(self) -> dict[str, float]:
         """Mean absolute difference, PSNR in dB and SSIM, each the mean of the images' own."""
         return {"loss": fmean(self.l1), "psnr": fmean(self.psnr), "ssim": fmean(self.ssim)}
-
-
-def scores(data: Splits) -> Scores:
-    """Empty sums for images of the data's scale."""
-    return type("Scores", (Scores,), {"scale": data.scale})()
 
 
 def measured(restored: Tensor, original: Tensor, scale: int) -> tuple[float, float]:
@@ -299,7 +298,7 @@ TASK = Task(
     build_model=build_model,
     build_judged=lambda cfg, data: build_model(cfg, data, whole=True),
     build_loss=build_loss,
-    scores=scores,
+    scores=lambda data: Scores(data.scale),
     pictures=pictures,
     details=details,
     as_measured=PapersTiles,
