@@ -70,7 +70,7 @@ def test_a_compiled_run_learns_the_same_and_resumes(options, tolerance, tmp_path
     launch(composed(*words, "run.compile=true", resume), tmp_path / "resumed")
     weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("compiled", "resumed")]
     assert same_tensors(*weights)
-    numbers = evaluation([str(tmp_path / "compiled")], out=tmp_path / "eval")
+    numbers = evaluation([str(tmp_path / "compiled"), BRIEF[1]], out=tmp_path / "eval")  # of the same images
     said = json.loads((tmp_path / "compiled/metrics.json").read_text())["test"]
     assert numbers["loss"] == pytest.approx(said["loss"]) and numbers["top1"] == said["top1"]
 
