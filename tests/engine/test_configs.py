@@ -13,17 +13,27 @@ from vimzoo.data import SOURCES
 from vimzoo.data.images.reading import ImageSettings
 from vimzoo.data.pairs.settings import PairSettings
 from vimzoo.engine.build import LOADER_KEYS
+from vimzoo.engine.cli import main
 from vimzoo.engine.configuration.check import check_run
 from vimzoo.engine.configuration.composing import config_dir
+from vimzoo.models.registry import known_facts
 
-OPTIONS = sorted(  # but model=timm, which wants a name, and sweeps, which want a plugin
+OPTIONS = sorted(  # but model=timm, which needs a name, and sweeps, which need a plugin
     f"{path.parent.name}={path.stem}"
     for path in config_dir().glob("*/*.yaml")
     if path.stem != "timm" and path.parent.name != "sweep"
 )
 
 
-@pytest.mark.parametrize("option", [*OPTIONS, "model=timm model.model_name=resnet18"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *OPTIONS,
+        "model=vim_tiny_patch16_224",
+        "model=mambair_light_x2",
+        "model=timm model.model_name=resnet18",
+    ],
+)
 def test_every_option_composes(option):
     cfg = composed(*option.split())
     groups = {"model", "optim", "sched", "aug", "run", "data"}
@@ -34,6 +44,21 @@ def test_every_option_composes(option):
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
 def test_every_model_is_registered(option):
     assert timm.is_model(composed(option)["model"]["model_name"])
+
+
+def test_every_registered_model_is_a_configuration(monkeypatch, capsys):
+    """Composed by its name, and listed by ``--help``, with and without a file of its own."""
+    for name in ("vmamba_tiny_s1l8", "mambair_dn", "test_vim"):
+        settings = composed(f"model={name}")["model"]
+        assert settings["model_name"] == name and settings["pretrained"] is False
+    monkeypatch.setattr("sys.argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    said = capsys.readouterr().out
+    (listed,) = (line for line in said.splitlines() if line.startswith("model:"))
+    assert {*known_facts(), "timm", "mambair_photos"} <= set(
+        listed.removeprefix("model:").replace(",", " ").split()
+    )
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit("error: Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11, 3.12 or 3.13")
     from vimzoo.commands import INTERRUPTED, listen
 
-    from .configuration.composing import config_dir, config_flags, hydra_options, store_sources
+    from .configuration.composing import config_dir, config_flags, hydra_options, store_registered
     from .configuration.overrides import unreadable
     from .configuration.words import for_hydra
     from .processes.job import job_name
@@ -47,7 +47,7 @@ def main() -> None:
     if problem := unreadable(sys.argv[1:], multirun=several):
         sys.exit(f"error: {problem}")
 
-    store_sources()
+    store_registered()
     os.environ.pop("VIMZOO_JOB", None)
     if job := job_name(os.environ):
         os.environ["VIMZOO_JOB"] = job  # for hydra.run.dir

@@ -1,4 +1,4 @@
-"""How Hydra composes a configuration: from the folder configs/, and from data sources that register themselves."""
+"""How Hydra composes a configuration: from the folder configs/, and from registered sources and models."""
 
 from __future__ import annotations
 
@@ -42,21 +42,25 @@ def config_flags(words: Sequence[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items() if value is not None]
 
 
-def store_sources() -> None:
-    """Let ``data=NAME`` choose any source of `vimzoo.data.SOURCES`, also one without a file configs/data/NAME.yaml.
+def store_registered() -> None:
+    """Let ``data=NAME`` and ``model=NAME`` choose whatever is registered, also without a file configs/GROUP/NAME.yaml.
 
-    Its settings are then the arguments of the source with their defaults, and those of the loader.
+    The settings of a source of `vimzoo.data.SOURCES` are then its arguments with their defaults, and those of the
+    loader; the settings of a model are those of `vimzoo.models.registry.configurations`.
     """
     from hydra.core.config_store import ConfigStore
 
     from vimzoo.data import SOURCES
+    from vimzoo.models.registry import configurations
 
+    loader = {"batch_size": 64, "workers": None}
+    sources = {name: {"source": name, **loader, **source.defaults()} for name, source in SOURCES.items()}
     store = ConfigStore.instance()
-    for name, source in SOURCES.items():
-        file = f"{name}.yaml"
-        if not (config_dir() / "data" / file).is_file() and file not in store.repo.get("data", {}):
-            loader = {"source": name, "batch_size": 64, "workers": None}
-            store.store(name, loader | source.defaults(), "data")
+    for group, settings in (("data", sources), ("model", configurations())):
+        for name, values in settings.items():
+            file = f"{name}.yaml"
+            if not (config_dir() / group / file).is_file() and file not in store.repo.get(group, {}):
+                store.store(name, values, group)
 
 
 def compose_settings(words: Sequence[str]) -> dict[str, Any]:
@@ -68,6 +72,6 @@ def compose_settings(words: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    store_sources()
+    store_registered()
     with initialize_config_dir(**version_base(), config_dir=str(config_dir())):
         return OmegaConf.to_container(compose("train", overrides=list(words)), resolve=True)  # type: ignore[return-value]
