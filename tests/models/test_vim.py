@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import vimzoo  # noqa: F401  registers the models
 from vimzoo.models.tokens import cls_tokens, insert_cls, patch_tokens, resize_pos_embed
 from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES, Vim, checkpoint_filter_fn
+from vimzoo.models.vim.ablations import OPTIONS as OPTIONS_OF_ABLATIONS
+from vimzoo.models.vim.ablations import VimAblation
 from vimzoo.ops import use_backend
 
 SMALL = dict(img_size=32, patch_size=8, embed_dim=16, depth=2, num_classes=5, d_state=4)
@@ -38,7 +40,7 @@ OPTIONS = [
 
 
 def small(**options) -> Vim:
-    return Vim(**{**SMALL, **options})
+    return (VimAblation if OPTIONS_OF_ABLATIONS & options.keys() else Vim)(**{**SMALL, **options})
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -237,12 +237,16 @@ def test_published_constructors_build_the_registered_models(function: str) -> No
 
 
 def test_published_constructors_load_through_timm(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(VMAMBA_FACTS, "vmamba_tiny_s1l8", VMAMBA_FACTS["test_vmamba"])
+    """The published weights are replaced by a small file, and the network by the one that it is for."""
     want, create = load(file), timm.create_model
-    given = dict(file=str(file))
-    monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, pretrained_cfg_overlay=given, **k))
-    build = vmamba._published("vmamba_tiny_s1l8")
-    model = build(pretrained=True, ssm_d_state=2, mlp_ratio=2.0, num_classes=7)
+
+    def from_file(name, **options):
+        assert name == VMAMBA_FACTS["vmamba_tiny_s1l8"].tagged_name
+        return create("test_vmamba", pretrained_cfg_overlay=dict(file=str(file)), **options)
+
+    monkeypatch.setattr(timm, "create_model", from_file)
+    sizes = {key: VMAMBA_FACTS["test_vmamba"].args[key] for key in ("depths", "dims")}
+    model = vmamba.vmamba_tiny_s1l8(pretrained=True, ssm_d_state=2, mlp_ratio=2.0, num_classes=7, **sizes)
     torch.testing.assert_close(
         model.stages[0].blocks[0].ss2d.ssm.A_log, want.stages[0].blocks[0].ss2d.ssm.A_log
     )

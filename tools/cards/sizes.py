@@ -47,7 +47,7 @@ def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> 
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
         model(image)
     rest = counter.get_total_flops()
-    ours, papers = (sum(kind) for kind in zip(*scans, strict=True))
+    ours, papers = (sum(kind) for kind in zip(*scans, (0, 0), strict=True))
     return Size(sum(p.numel() for p in model.parameters()), rest + ours, (rest + papers) // 2)
 
 

@@ -11,7 +11,7 @@ backbones' initialisation, which resets all step sizes to softplus(0).
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import timm
@@ -20,16 +20,28 @@ from torch import Tensor, nn
 
 from vimzoo.layers import Add, BiMambaBlock
 from vimzoo.models.tokens import resize_pos_embed
-from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES, Vim
+from vimzoo.models.vim import VIM_FACTS, VIM_LONG_NAMES
+from vimzoo.models.vim.ablations import VimAblation
 from vimzoo.models.vim.dense import VimDense
 
 from .mamba_ssm import Mamba, refuse_inference
 from .official import accept_official_names, official_gradients, official_state_dict
 
 __all__ = [
-    "Mamba", "VisionMamba", "VisionMambaDet", "VisionMambaSeg", "create_block", "interpolate_pos_embed",
-    "official_gradients", "official_state_dict", *VIM_LONG_NAMES,
-]  # fmt: skip
+    "Mamba",
+    "VisionMamba",
+    "VisionMambaDet",
+    "VisionMambaSeg",
+    "create_block",
+    "interpolate_pos_embed",
+    "official_gradients",
+    "official_state_dict",
+    "vim_base_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_middle_cls_token_div2",
+    "vim_small_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2",
+    "vim_small_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2",
+    "vim_tiny_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2",
+    "vim_tiny_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2",
+]
 
 POOLS = {"none": "last", "mean": "avg", "max": "max", "all": ""}
 # their main.py passes these through timm, their **kwargs swallow them
@@ -106,7 +118,7 @@ def _model_options(
     )  # fmt: skip
 
 
-class VisionMamba(Vim):
+class VisionMamba(VimAblation):
     """Vim by the authors' arguments, positions and defaults.
 
     Raises:
@@ -305,8 +317,8 @@ def interpolate_pos_embed(model: Any, state_dict: dict[str, Tensor]) -> None:
     state_dict["pos_embed"] = resize_pos_embed(state_dict["pos_embed"], (old, old), (new, new), official=True)
 
 
-def _registered(long_name: str, name: str) -> Any:
-    facts = VIM_FACTS[name.split(".")[0]]
+def _registered(long_name: str) -> Callable[..., VisionMamba]:
+    facts = VIM_FACTS[str(VIM_LONG_NAMES[long_name]).partition(".")[0]]
 
     def build(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
         model = VisionMamba(
@@ -329,5 +341,18 @@ def _registered(long_name: str, name: str) -> Any:
     return build
 
 
-for _long, _short in VIM_LONG_NAMES.items():
-    globals()[_long] = _registered(_long, str(_short))
+vim_tiny_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2 = _registered(
+    "vim_tiny_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2"
+)
+vim_tiny_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2 = _registered(
+    "vim_tiny_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2"
+)
+vim_small_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2 = _registered(
+    "vim_small_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2"
+)
+vim_small_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2 = _registered(
+    "vim_small_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2"
+)
+vim_base_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_middle_cls_token_div2 = _registered(
+    "vim_base_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_middle_cls_token_div2"
+)

@@ -12,7 +12,7 @@ instead of staying random. Not offered: the ``xv`` types, which no longer run, a
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -64,10 +64,29 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], float]] = {
 }
 
 __all__ = [
-    "SS2D", "VSSM", "Backbone_VSSM", "VSSBlock", "cross_merge_fn", "cross_scan_fn", "official_gradients",
-    "official_state_dict", "selective_scan_chunk_fn", "selective_scan_fn",
-    *PUBLISHED,
-]  # fmt: skip
+    "SS2D",
+    "VSSM",
+    "Backbone_VSSM",
+    "VSSBlock",
+    "cross_merge_fn",
+    "cross_scan_fn",
+    "official_gradients",
+    "official_state_dict",
+    "selective_scan_chunk_fn",
+    "selective_scan_fn",
+    "vanilla_vmamba_base",
+    "vanilla_vmamba_small",
+    "vanilla_vmamba_tiny",
+    "vmamba_base_m2",
+    "vmamba_base_s1l20",
+    "vmamba_base_s2l15",
+    "vmamba_small_m2",
+    "vmamba_small_s1l20",
+    "vmamba_small_s2l15",
+    "vmamba_tiny_m2",
+    "vmamba_tiny_s1l8",
+    "vmamba_tiny_s2l5",
+]
 
 NORMS = {"ln": "layer", "ln2d": "layer", "bn": "batch"}
 STEMS = {"v1": "patch", "v2": "conv"}
@@ -371,7 +390,7 @@ def _finish(model: Any, use_checkpoint: bool, norm_layer: str = "LN", **options:
     accept_official_names(model)
 
 
-def _published(function: str) -> Any:
+def _published(function: str) -> Callable[..., VSSM]:
     name, fixed, rate = PUBLISHED[function]
     facts = VMAMBA_FACTS[name]
     sizes = {key: facts.args[key] for key in ("depths", "dims")}
@@ -391,5 +410,15 @@ def _published(function: str) -> Any:
     return build
 
 
-for _function in PUBLISHED:
-    globals()[_function] = _published(_function)
+vanilla_vmamba_tiny = _published("vanilla_vmamba_tiny")
+vanilla_vmamba_small = _published("vanilla_vmamba_small")
+vanilla_vmamba_base = _published("vanilla_vmamba_base")
+vmamba_tiny_s2l5 = _published("vmamba_tiny_s2l5")
+vmamba_small_s2l15 = _published("vmamba_small_s2l15")
+vmamba_base_s2l15 = _published("vmamba_base_s2l15")
+vmamba_tiny_s1l8 = _published("vmamba_tiny_s1l8")
+vmamba_small_s1l20 = _published("vmamba_small_s1l20")
+vmamba_base_s1l20 = _published("vmamba_base_s1l20")
+vmamba_tiny_m2 = _published("vmamba_tiny_m2")
+vmamba_small_m2 = _published("vmamba_small_m2")
+vmamba_base_m2 = _published("vmamba_base_m2")

@@ -11,6 +11,7 @@ from timm.models import generate_default_cfgs, register_model, register_model_de
 from ..facts import ModelFacts
 from ..family import Family
 from ..weights.loading import build_model
+from .ablations import OPTIONS, VimAblation
 from .model import Vim, checkpoint_filter_fn
 from .names import VIM, holds_vim
 
@@ -115,7 +116,7 @@ default_cfgs = generate_default_cfgs(
 def _create_vim(variant: str, pretrained: bool = False, **kwargs: Any) -> Vim:
     out_indices = kwargs.pop("out_indices", 3)
     return build_model(
-        Vim,
+        VimAblation if OPTIONS & kwargs.keys() else Vim,
         variant,
         pretrained,
         checkpoint_filter_fn,

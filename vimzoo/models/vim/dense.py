@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from ..tokens import patch_tokens
 from ..weights.contents import Tensors
 from ..weights.loading import load_into
-from .model import Vim
+from .ablations import VimAblation
 from .names import VIM, checkpoint_filter_fn
 
 
-class VimDense(Vim):
+class VimDense(VimAblation):
     """Feature maps of chosen blocks, and a simple pyramid made of them.
 
     For new work `timm.create_model(name, features_only=True)` is the shorter way; this class exists so that
@@ -27,7 +27,7 @@ class VimDense(Vim):
             ``"add"`` the stream with it, ``"add & norm"`` that, normalised.
         pyramid: Bring four maps to 4x, 2x, 1x and 1/2 of the grid, 8 pixel patches to 2x, 1x, 1/2 and 1/4. A
             single map serves as all four.
-        **kwargs: As `Vim` takes them.
+        **kwargs: As `VimAblation` takes them; ``flip_rate`` has no effect.
 
     Raises:
         ValueError: an option has no such value, or the pyramid does not fit the patch size or number of maps.
@@ -46,6 +46,7 @@ class VimDense(Vim):
         if last not in ("none", "add", "add & norm"):
             raise ValueError(f"last: expected 'none', 'add' or 'add & norm', got {last!r}")
         super().__init__(num_classes=0, cls_token="none", global_pool="", **kwargs)
+        self.flip_rate = 0.0
         self.out_indices = tuple(out_indices)
         self.features = features
         self.last = last
@@ -96,7 +97,7 @@ class VimDense(Vim):
         stream = self.features == "stream"
         # The stream after a block is what the next one reads.
         take = [i + 1 if stream else i for i in self.out_indices if not stream or i < final]
-        x, residual, taps = self._forward_blocks(x, grid, False, take, len(self.blocks))
+        x, residual, taps = self._forward_blocks(x, grid, take, len(self.blocks))
         tokens = [after if stream else out for out, after in taps]
         if stream and self.out_indices[-1] == final:
             tokens.append(self._last_feature(x, residual))

@@ -11,7 +11,7 @@ from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype, t
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from vimzoo.layers import Add, AddNorm, BiMambaBlock, GridRope, PatchEmbed
+from vimzoo.layers import Add, AddNorm, BiMambaBlock, PatchEmbed
 
 from .._timm import feature_take_indices, update_model_input_size
 from ..threads import SmallOnOneThread
@@ -42,19 +42,9 @@ class Vim(GridModel, SmallOnOneThread):
         d_state, d_conv, expand, dt_rank, conv_bias, proj_bias: As in `BiMamba` (``ssm_cfg``).
         bimamba: ``"v2"``, ``"v1"`` or ``"none"``, as in `BiMamba` (``bimamba_type``).
         divide_out: Halve the sum of v2's two directions (``if_divide_out``).
-        paired: Run blocks in pairs, the second on the flipped sequence, and add up (``if_bidirectional``;
-            meant for ``bimamba="none"``). As in the authors' code the stream doubles with every pair, and
-            the last block of an odd number never runs.
         cls_token: ``"none"``, ``"head"``, ``"middle"`` or ``"double"`` (``if_cls_token``,
             ``use_middle_cls_token``, ``use_double_cls_token``).
         pos_embed: Learned position embedding (``if_abs_pos_embed``).
-        rope, rope_residual: Rotary embedding of the tokens before every block, and of the stream
-            (``if_rope``, ``if_rope_residual``). With one class token the first token of the sequence is left
-            out, wherever the class token is: with a middle one the patches before it are shifted by one.
-            Trained weights depend on that.
-        rope_size: Grid that rotary positions are stretched to (``pt_hw_seq_len``).
-        flip_rate: Probability of reading a batch backwards, also in evaluation
-            (``flip_img_sequences_ratio``).
         layer_scale: Initial value of a per-channel factor on each mixer's output (``init_layer_scale``).
         norm, norm_eps: ``"rms"`` or ``"layer"`` (``rms_norm``).
         residual_in_fp32: Keep the residual stream in float32.
@@ -72,7 +62,6 @@ class Vim(GridModel, SmallOnOneThread):
     """
 
     dynamic_img_size: Final[bool]
-    paired: Final[bool]
 
     def __init__(
         self,
@@ -92,13 +81,8 @@ class Vim(GridModel, SmallOnOneThread):
         proj_bias: bool = False,
         bimamba: str = "v2",
         divide_out: bool = True,
-        paired: bool = False,
         cls_token: str = "middle",
         pos_embed: bool = True,
-        rope: bool = False,
-        rope_residual: bool = False,
-        rope_size: int = 14,
-        flip_rate: float = 0.0,
         layer_scale: float | None = None,
         norm: str = "rms",
         norm_eps: float = 1e-5,
@@ -125,10 +109,6 @@ class Vim(GridModel, SmallOnOneThread):
         self.num_prefix_tokens = cls_count(cls_token)
         self.global_pool = checked_pool(global_pool, self.cls_position)
         self.dynamic_img_size = dynamic_img_size
-        self.paired = paired
-        self.rope_residual = rope_residual
-        self.rope_first = 1 if self.num_prefix_tokens else 0
-        self.flip_rate = flip_rate
         self.grad_checkpointing = False
 
         self.patch_embed = PatchEmbed(
@@ -139,7 +119,6 @@ class Vim(GridModel, SmallOnOneThread):
         self.cls_token = nn.Parameter(torch.empty(1, prefix, embed_dim, **dd)) if prefix else None
         self.pos_embed = nn.Parameter(torch.empty(1, length, embed_dim, **dd)) if pos_embed else None
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        self.rope = GridRope(embed_dim, rope_size) if rope else None
 
         mixer_args = dict(
             bimamba=bimamba, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank,
@@ -292,35 +271,18 @@ class Vim(GridModel, SmallOnOneThread):
             x = x + pos_embed
         return self.pos_drop(x), grid
 
-    def _flip(self) -> bool:
-        return self.flip_rate > 0.0 and bool(torch.rand([1]) < self.flip_rate)
-
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor, flipped: bool) -> Tensor:
-        if self.rope is not None:
-            x = self.rope(x.flip(1) if flipped else x, cos, sin, self.rope_first)
-            x = x.flip(1) if flipped else x
-        return x
-
     def _forward_blocks(
-        self, x: Tensor, grid: tuple[int, int], flipped: bool, take: list[int], count: int
+        self, x: Tensor, grid: tuple[int, int], take: list[int], count: int
     ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]]]:
-        """Runs the first ``count`` blocks.
+        """Runs the first ``count`` blocks on tokens of ``grid``, which only subclasses need.
 
         Returns:
-            The last block's output, the stream it was given, and both for each block in ``take``.
+            The last block's output, the residual stream that it was given, and both for each block in ``take``.
         """
-        cos, sin = x, x
-        if self.rope is not None:
-            cos, sin = self.rope.tables(grid[0], grid[1], x.device)
-        if self.paired:
-            return self._forward_pairs(x, cos, sin, take, count)
         residual: Tensor | None = None
         taps: list[tuple[Tensor, Tensor]] = []
         for i, block in enumerate(self.blocks):
             if i < count:
-                x = self._rotate(x, cos, sin, flipped)
-                if residual is not None and self.rope_residual:
-                    residual = self._rotate(residual, cos, sin, flipped)
                 if self.grad_checkpointing and not torch.jit.is_scripting():
                     x, residual = checkpoint(block, x, residual)
                 else:
@@ -329,45 +291,10 @@ class Vim(GridModel, SmallOnOneThread):
                     taps.append((x, residual))
         return x, residual, taps
 
-    def _forward_pairs(
-        self, x: Tensor, cos: Tensor, sin: Tensor, take: list[int], count: int
-    ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]]]:
-        """Blocks two by two, the second on the flipped sequence; both of a pair are tapped at its end."""
-        residual: Tensor | None = None
-        taps: list[tuple[Tensor, Tensor]] = []
-        out, stream = x, x
-        usable = len(self.blocks) // 2 * 2
-        for i, block in enumerate(self.blocks):
-            backward = i % 2 == 1
-            if i < min(usable, count + count % 2):
-                given, before = x, residual
-                if backward:
-                    given = x.flip(1)
-                    before = None if residual is None else residual.flip(1)
-                else:
-                    x = given = self._rotate(x, cos, sin, False)
-                    if residual is not None and self.rope_residual:
-                        residual = before = self._rotate(residual, cos, sin, False)
-                if self.grad_checkpointing and not torch.jit.is_scripting():
-                    given, after = checkpoint(block, given, before)
-                else:
-                    given, after = block(given, before)
-                if backward:
-                    x, residual = out + given.flip(1), stream + after.flip(1)
-                    taps.extend([(x, residual) for k in take if k == i or k == i - 1])
-                else:
-                    out, stream = given, after
-        if usable < len(self.blocks) and usable in take and residual is not None:
-            taps.append((x, residual))
-        return x, residual, taps
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` -> all tokens after the last norm, ``(B, L, D)``, in sequence order."""
         x, grid = self._embed(x)
-        flipped = self._flip()
-        if flipped:
-            x = x.flip(1)
-        x, residual, _ = self._forward_blocks(x, grid, flipped, [], len(self.blocks))
+        x, residual, _ = self._forward_blocks(x, grid, [], len(self.blocks))
         return self.norm(self.drop_path(x), residual)[0]
 
     def pool(self, x: Tensor) -> Tensor:
@@ -421,15 +348,12 @@ class Vim(GridModel, SmallOnOneThread):
         )
         take, last = feature_take_indices(len(self.blocks), indices)
         x, grid = self._embed(x)
-        flipped = self._flip()
-        x = x.flip(1) if flipped else x
         count = last + 1 if stop_early else len(self.blocks)
-        x, residual, taps = self._forward_blocks(x, grid, flipped, take, count)
+        x, residual, taps = self._forward_blocks(x, grid, take, count)
         intermediates: list[Tensor] = []
         prefixes: list[Tensor] = []
         for out, stream in taps:
             tokens = self.norm(out, stream)[0] if norm else (stream + out).to(out.dtype)
-            tokens = tokens.flip(1) if flipped else tokens
             patches, prefix = split_tokens(tokens, self.cls_position, grid, output_fmt)
             intermediates.append(patches)
             prefixes.append(prefix)
@@ -451,7 +375,7 @@ class Vim(GridModel, SmallOnOneThread):
     ) -> list[int]:
         """Drops what the chosen features do not need; returns their indices counted from the first block."""
         take, last = feature_take_indices(len(self.blocks), indices)
-        self.blocks = self.blocks[: last + 1 + (self.paired and last % 2 == 0)]
+        self.blocks = self.blocks[: last + 1]
         if prune_norm:
             self.norm = Add()  # type: ignore[assignment]
         if prune_head:
