@@ -22,7 +22,7 @@ import torch.distributed.checkpoint as dcp
 from common import table, write
 from saving import MODELS, Work, seconds, settings, trained
 
-from vimzoo.engine.checkpoints import checkpoint, sharded
+from vimzoo.engine.checkpoints import checkpoint, conversion, sharded
 from vimzoo.engine.checkpoints.background import Beside, Copies
 from vimzoo.engine.processes.parallel import World
 from vimzoo.engine.state import State
@@ -64,7 +64,7 @@ def contents(state: State) -> dict[str, dict[str, Any]]:
 
 FORMS: dict[str, tuple[str, Write, Callable[[Path], Any]]] = {
     "file": (checkpoint.LAST, one_file, checkpoint.read),
-    "parts": (sharded.LAST, parts, sharded.read),
+    "parts": (checkpoint.LAST_PARTS, parts, conversion.read),
 }
 
 

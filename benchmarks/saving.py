@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
                 else:
                     rounds(cfg, out, [str(options.rounds)], World())
                 found = torch.load(out / "times0.pt")
-                last = out / (sharded.LAST if kind == "fsdp" else checkpoint.LAST)
+                last = out / (checkpoint.LAST_PARTS if kind == "fsdp" else checkpoint.LAST)
                 size = sum(path.stat().st_size for path in [last, *last.glob("*")] if path.is_file())
             medians = {key: statistics.median(row[key] for row in found) for key in found[0]}
             rows.append({"model": model, "processes": kind, "checkpoint_mb": size / 1e6, **medians})

@@ -10,7 +10,7 @@ import pytest
 from trainer_helpers import small
 
 from vimzoo.engine import launch
-from vimzoo.engine.checkpoints.resume import Taken
+from vimzoo.engine.checkpoints.lookup import Taken
 from vimzoo.engine.processes import claim as claim_module
 from vimzoo.engine.processes.claim import LOCK, MADE_ONCE, claimed
 from vimzoo.engine.reports import report

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vimzoo.engine.checkpoints import checkpoint, resume, sharded
+from vimzoo.engine.checkpoints import checkpoint, lookup, sharded
 
 LASTS, BEFORE = ("last.pt", "last.dcp"), ("previous.pt", "previous.dcp")
 
@@ -39,12 +39,12 @@ def names(folder):
 
 
 def first(folder):
-    return [path.name for path in resume.newest_first(folder)]
+    return [path.name for path in lookup.newest_first(folder)]
 
 
 @pytest.mark.parametrize(("last", "other"), [LASTS, LASTS[::-1]])
 def test_a_new_checkpoint_replaces_older_ones_of_either_form(last, other, tmp_path):
-    old, new = (checkpoint.FORMS[name] for name in (other, last))
+    old, new = (checkpoint.PREVIOUS[name] for name in (other, last))
     for step, left in enumerate([{other}, {other, old}], start=1):
         write(tmp_path / other, step)
         assert names(tmp_path) == left
@@ -52,7 +52,7 @@ def test_a_new_checkpoint_replaces_older_ones_of_either_form(last, other, tmp_pa
     assert names(tmp_path) == {last, old} and first(tmp_path) == [last, old]
     write(tmp_path / last, 4)
     assert names(tmp_path) == {last, new}
-    assert resume.configuration(tmp_path / last) == {"step": 4}
+    assert lookup.configuration(tmp_path / last) == {"step": 4}
 
 
 def test_the_newest_is_first_whatever_its_form(tmp_path):
@@ -74,12 +74,12 @@ def test_the_newest_is_first_whatever_its_form(tmp_path):
 def test_a_damaged_one_falls_back_on_the_newest_before_it(tmp_path, capsys):
     put(tmp_path, previous_pt=2, previous_dcp=3, last_pt=4)
     (tmp_path / "last.pt").write_bytes(b"")
-    assert resume.wanted("auto", tmp_path) == tmp_path / "last.pt"
-    assert resume.configuration(tmp_path / "last.pt") == {"step": 3}
+    assert lookup.wanted("auto", tmp_path) == tmp_path / "last.pt"
+    assert lookup.configuration(tmp_path / "last.pt") == {"step": 3}
     assert "last.pt: not a readable checkpoint" in (said := capsys.readouterr().err)
-    assert f"going on from {tmp_path / 'previous.dcp'}, step 3" in said
+    assert f"resuming from {tmp_path / 'previous.dcp'}, step 3" in said
     checkpoint.remove(tmp_path / "previous.dcp")
-    assert resume.configuration(tmp_path / "last.dcp") == {"step": 2}  # asked for by name, and replaced since
+    assert lookup.configuration(tmp_path / "last.dcp") == {"step": 2}  # asked for by name, and replaced since
     (tmp_path / "previous.pt").unlink()
     with pytest.raises(checkpoint.Unreadable, match=r"last.pt: not a readable checkpoint"):
-        resume.configuration(tmp_path / "last.pt")
+        lookup.configuration(tmp_path / "last.pt")

@@ -9,7 +9,7 @@ from trainer_helpers import small
 
 from vimzoo.engine import launch
 from vimzoo.engine.checkpoints import checkpoint
-from vimzoo.engine.checkpoints.resume import configuration
+from vimzoo.engine.checkpoints.lookup import configuration
 from vimzoo.engine.configuration.overrides import quoted
 from vimzoo.engine.configuration.words import (
     applied,
@@ -100,7 +100,7 @@ def test_a_rate_that_no_schedule_sets_is_scaled(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optim.opt=sgd"], "optim.opt was adamw, not sgd; a run that goes on has to keep it"),
+        (["optim.opt=sgd"], "optim.opt was adamw, not sgd; it must not change on resume"),
         (["optim.layer_decay=0.7"], "optim.layer_decay was None, not 0.7; a run that goes on"),
         (["+optim.nonsense=1"], "optim .*nonsense"),
         (["optim.weight_decay=0"], "its optimizer does not fit optim and run.freeze"),

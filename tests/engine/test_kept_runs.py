@@ -13,7 +13,7 @@ from trainer_helpers import same_tensors
 
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
-from vimzoo.engine.checkpoints import checkpoint, resume
+from vimzoo.engine.checkpoints import checkpoint, lookup
 from vimzoo.engine.finished import best_model, run_settings
 from vimzoo.engine.launch import work
 from vimzoo.engine.processes.spawn import spawn
@@ -80,7 +80,7 @@ def test_a_kept_best_checkpoint_is_opened_by_its_run_folder(name: str) -> None:
     model = best_model(KEPT / name, cfg, build_data(cfg))
     kept = torch.load(KEPT / name / "best.pt", weights_only=True)
     assert same_tensors(dict(model.state_dict()), dict(kept.get("model_ema", kept["model"])))
-    assert resume.wanted(str(KEPT / name), KEPT) == KEPT / name / LAST[name]
+    assert lookup.wanted(str(KEPT / name), KEPT) == KEPT / name / LAST[name]
 
 
 def test_kept_weights_are_opened_by_timm(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path, capsys):
     content[len(content) // 2] ^= 1  # one bit, amid the weights
     (folder / "last.pt").write_bytes(content)
     launch(small("run.epochs=2", f"resume={folder / 'last.pt'}"), tmp_path / "resumed")
-    assert "checksum" in (said := capsys.readouterr().err) and "going on from" in said and "step 3" in said
+    assert "checksum" in (said := capsys.readouterr().err) and "resuming from" in said and "step 3" in said
     assert same_tensors(outcome(tmp_path / "resumed"), expected)
     (folder / "previous.pt").unlink()
     with pytest.raises(UsageError, match=r"last.pt: not a readable checkpoint \(the checksum of"):

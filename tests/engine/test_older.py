@@ -2,7 +2,7 @@
 
 import pytest
 
-from vimzoo.engine.checkpoints.older import TIMMS_AUG, updated
+from vimzoo.engine.configuration.older import TIMMS_AUG, updated
 from vimzoo.engine.configuration.words import applied, composed_settings
 
 ADDED = ("split", "upright", "rounded", "balanced", "class_folders", "labels", "meta_info")

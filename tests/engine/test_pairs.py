@@ -281,7 +281,7 @@ def test_unusable_pairs_are_named(pairs: Path) -> None:
         ({"crop": 16, "crops": 0}, "`crops`=0"),
         ({"crop": 16, "in_chans": 4}, "`in_chans`=4"),
         ({"crop": 16, "aug": {"scale": 1}}, "`aug`: .* take flip and rotate, not scale"),
-        ({"crop": 16, "val_fraction": 0.6, "test_fraction": 0.6}, "below 1, also together"),
+        ({"crop": 16, "val_fraction": 0.6, "test_fraction": 0.6}, "below 1, also in sum"),
     ],
 )
 def test_unusable_requests_are_named(clean: Path, options: dict, message: str) -> None:

@@ -18,8 +18,8 @@ from vimzoo.data.pairs.degradations import to_image
 from vimzoo.engine import TASKS, launch
 from vimzoo.engine.build import build_data, build_state
 from vimzoo.engine.checkpoints import checkpoint
-from vimzoo.engine.checkpoints.older import updated
 from vimzoo.engine.configuration.composing import config_dir
+from vimzoo.engine.configuration.older import updated
 from vimzoo.engine.reports import report
 from vimzoo.engine.tasks import classification
 from vimzoo.engine.tasks.restoration import (

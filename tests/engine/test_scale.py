@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from trainer_helpers import same_tensors, small
 from vimzoo.data import EpochBatches, bundled_digits, eval_loader
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data, build_state, set_grad_checkpointing
-from vimzoo.engine.checkpoints import checkpoint, resume, sharded
+from vimzoo.engine.checkpoints import checkpoint, conversion, forms, resume
 from vimzoo.engine.checkpoints.saver import Saver
 from vimzoo.engine.launch import work
 from vimzoo.engine.processes import parallel
@@ -56,7 +57,8 @@ def all_kinds(cfg, out, overrides, world):
         (out / "switched").mkdir()
         shutil.copytree(out / "fsdp/previous.dcp", out / "switched/last.dcp")
     else:  # as on a machine with a disk of its own
-        checkpoint.read = sharded.read = None
+        checkpoint.read, form_of = None, forms.of
+        forms.of = lambda path: replace(form_of(path), read=None)
     work({**cfg, "resume": "auto"}, out / "switched", overrides, world)
     work({**fsdp, "resume": str(out / "ddp/previous.pt")}, out / "from_ddp", overrides, world)
     there_and_back(cfg, fsdp, out, world)
@@ -128,7 +130,7 @@ def test_a_run_goes_on_in_the_other_form(kind, other, runs):
 
 
 def test_a_change_of_form_is_lossless(runs):
-    there, back = sharded.read(runs / "there/previous.dcp"), checkpoint.read(runs / "there/last.pt")
+    there, back = conversion.read(runs / "there/previous.dcp"), checkpoint.read(runs / "there/last.pt")
     before = checkpoint.read(runs / "ddp/last.pt")
     for name in ("model", "model_ema", "optimizer", "step", "history", "sizes", "scaler", "ema_rounding"):
         assert same_tensors(before[name], back[name]) and same_tensors(before[name], there[name])
@@ -143,14 +145,14 @@ def test_torch_makes_a_checkpoint_in_parts_one_file_for_timm(runs, tmp_path):
     """The command of the document on training."""
     words = [sys.executable, "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch"]
     subprocess.run([*words, str(runs / "fsdp/last.dcp"), str(tmp_path / "whole.pt")], check=True)
-    content = sharded.read(runs / "fsdp/last.dcp")
+    content = conversion.read(runs / "fsdp/last.dcp")
     model = timm.create_model("test_vit", img_size=16, in_chans=1, num_classes=10)
     timm.models.load_checkpoint(model, str(tmp_path / "whole.pt"))
     assert same_tensors(dict(model.state_dict()), content["model_ema"])
 
 
 def read(path):
-    return sharded.read(path) if path.is_dir() else checkpoint.read(path)
+    return conversion.read(path) if path.is_dir() else checkpoint.read(path)
 
 
 def close(found, wanted):

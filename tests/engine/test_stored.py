@@ -1,4 +1,4 @@
-"""Images in LMDB data bases as BasicSR writes them: the same data set as from the files they were made from."""
+"""Images in LMDB databases as BasicSR writes them: the same data set as from the files they were made from."""
 
 import io
 import pickle
@@ -33,7 +33,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def stored(folder: Path, target: Path) -> Path:
-    """The files of a folder in a data base: names without suffix, and their bytes."""
+    """The files of a folder in a database: names without suffix, and their bytes."""
     lmdb = pytest.importorskip("lmdb")
     names = sorted(path.relative_to(folder) for path in folder.rglob("*.*") if path.is_file())
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def test_several_data_bases_and_splits(files: Path, tmp_path: Path) -> None:
 
 
 def test_loader_processes_read_what_was_read_before_them(files: Path, tmp_path: Path) -> None:
-    """LMDB refuses a data base that a process, or the one it was forked from, has open."""
+    """LMDB refuses a database that a process, or the one it was forked from, has open."""
     base = stored(files / "high", tmp_path / "GT.lmdb")
     data = degraded_folder(str(base), sigma=25, crop=16, crops=12, cache_mb=0)
     alone, helped = (list(train_loader(data, 4, seed=1, workers=count)) for count in (0, 2))
@@ -173,15 +173,15 @@ def test_unusable_data_bases_are_named(files: Path, tmp_path: Path) -> None:
     whole = (base / "data.mdb").read_bytes()
     for content, says in (
         (whole[: len(whole) // 2], rf"data.mdb is cut off: {len(whole) // 2} bytes, expected {len(whole)}"),
-        (b"x" * 9000, "not a readable LMDB data base"),
-        (b"", "not a readable LMDB data base"),
+        (b"x" * 9000, "not a readable LMDB database"),
+        (b"", "not a readable LMDB database"),
     ):
         (base / "data.mdb").write_bytes(content)
         with pytest.raises(UsageError, match=says):
             degraded_folder(str(base), sigma=5, crop=16)
     (base / "data.mdb").write_bytes(whole)
     base.rename(tmp_path / "GT")
-    with pytest.raises(UsageError, match=r"GT is an LMDB data base; expected a name that ends in \.lmdb"):
+    with pytest.raises(UsageError, match=r"GT is an LMDB database; expected a name that ends in \.lmdb"):
         degraded_folder(str(tmp_path / "GT"), sigma=5)
 
 
@@ -194,6 +194,6 @@ def test_what_a_data_base_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         degraded_folder(str(base), sigma=5)
     (base / "meta_info.txt").write_text("a.png (24,24,3) 1\nb.png (24,24,3) 1\nc.png (24,24,3) 1\n")
     with pytest.raises(
-        UsageError, match=r"GT\.lmdb is an LMDB data base; pip install 'vimzoo\[lmdb\]' brings"
+        UsageError, match=r"GT\.lmdb is an LMDB database; pip install 'vimzoo\[lmdb\]' brings"
     ):
         degraded_folder(str(base), sigma=5)

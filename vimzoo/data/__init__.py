@@ -1,4 +1,4 @@
-"""What timm.data does not bring: bundled images, fixed splits, pairs to restore, augmentation seeded per sample."""
+"""Data sets and loaders beyond timm.data: bundled images, fixed splits, image pairs, augmentation seeded per sample."""
 
 from vimzoo.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""What the engine knows of a data set: three splits, class names, input size and normalisation."""
+"""A data set as the engine sees it (three splits, class names, input size, normalisation), and random splits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
-    """A map-style data set that knows its length."""
+    """A map-style data set with a length."""
 
     def __len__(self) -> int: ...
 
@@ -71,9 +71,9 @@ class Splits:
     notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """What a run remembers of its data: class names, and the folder and keys of its images where they are files.
+        """A record of the data for a checkpoint: class names, and folder and keys of images that are files.
 
-        Plain containers and tensors, for a checkpoint.
+        Plain containers and tensors only.
         """
         members = {part: torch.from_numpy(held) for part, held in self.members.items()}
         root = None
@@ -91,20 +91,21 @@ class Splits:
 
 
 SPLITS = ("names", "order")
-"""How images are held out at random: by a hash of each file's name, or by the order of the files, as before that."""
+"""How held-out images are drawn: by a hash of each file's name, or by the order of files, as older versions did."""
 
 
 def check_split(split: str) -> None:
-    """
+    """Check an argument ``split``.
+
     Raises:
-        UsageError: none of `SPLITS`.
+        UsageError: it is not one of `SPLITS`.
     """
     if split not in SPLITS:
         raise UsageError(f"`split`={split}: expected one of {', '.join(SPLITS)}")
 
 
 def keys(names: Sequence[PurePath]) -> np.ndarray:
-    """A 64-bit hash of every name without its suffix, (N,) int64: the same on every machine, for any order."""
+    """A 64-bit hash of every name without its suffix, (N,) int64; the same on every machine and in any order."""
     texts = (unicodedata.normalize("NFC", name.with_suffix("").as_posix()) for name in names)
     digests = (
         hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest() for text in texts
@@ -115,8 +116,8 @@ def keys(names: Sequence[PurePath]) -> np.ndarray:
 def _check_shares(val: float, test: float) -> None:
     if not 0 < val < 1 or not 0 <= test < 1 or val + test >= 1:
         raise UsageError(
-            f"`val_fraction`={val}, `test_fraction`={test}: expected shares below 1, also together, that of "
-            "validation above 0"
+            f"`val_fraction`={val}, `test_fraction`={test}: expected shares below 1, also in sum, and a "
+            "validation share above 0"
         )
 
 
@@ -134,9 +135,9 @@ def split_by_name(
 ) -> tuple[np.ndarray, ...]:
     """Split sample indices into train, validation and test by a hash of each file's name.
 
-    A file's part depends on its own name alone, so added images move no training image into validation or test, and
-    shares are met on average. Only where a part of a class would be empty, it takes the image whose hash is nearest;
-    so a class of a few images may be the exception.
+    A file's part depends on its own name alone: adding images never moves a training image into validation or test.
+    Shares are therefore met on average. In a class of a few images, a part that would be empty takes the image with
+    the nearest hash.
 
     Args:
         files: relative to the folder that is split, (N,). labels: class numbers, (N,).

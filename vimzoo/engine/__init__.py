@@ -1,4 +1,4 @@
-"""A short training loop over timm's parts; it sees models only through ``timm.create_model``."""
+"""Training: a short loop over timm's parts, its checkpoints, processes and reports."""
 
 from .checkpoints.saver import Saver, Stopped
 from .launch import launch

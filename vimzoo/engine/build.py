@@ -1,4 +1,4 @@
-"""From a plain configuration to the objects that the loop uses: each group feeds one timm function."""
+"""Builds data, model, optimizer, schedule and loss from the configuration, mostly by timm's functions."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from .state import State
 from .task import Mixer
 from .tasks import find_task
 
-# Of the data group; the rest goes to the source
+# Settings of the group `data` for the loader; the rest are arguments of the source
 LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens", "balanced")
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """``auto`` is CUDA if there is one, for each process its own; otherwise what torch calls the device.
+    """A device by its name in torch; ``auto`` is this process's GPU, or the CPU if there is none.
 
     Raises:
-        UsageError: an unknown device, or CUDA where there is none.
+        UsageError: the device is unknown or not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,7 +76,7 @@ def build_data(cfg: dict[str, Any]) -> Splits:
 
 
 def _checked(group: str, options: dict[str, Any], function: Any, *args: Any, **kwargs: Any) -> Any:
-    """One of timm's functions, with errors that name the group it is fed by."""
+    """Call one of timm's functions; errors name the group of the configuration that its arguments come from."""
     try:
         return function(*args, **options, **kwargs)
     except (TypeError, ValueError, AssertionError) as error:
@@ -84,10 +84,10 @@ def _checked(group: str, options: dict[str, Any], function: Any, *args: Any, **k
 
 
 def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: World | None = None) -> State:
-    """Model, average, optimizer, schedule, loss and precision on the chosen device.
+    """Build model, average, optimizer, schedule and loss on the chosen device.
 
     Raises:
-        UsageError: a value that one of timm's functions refuses, naming the group.
+        UsageError: a library refuses a value; names the group.
     """
     run, task, world = cfg["run"], find_task(cfg["task"]), world or World()
     device, amp = pick_device(run["device"], world.local_rank), AMP[run["amp"]]
@@ -144,7 +144,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
 
 
 def warn_of_milestones(sched: dict[str, Any], epochs: int) -> None:
-    """Say which milestones of a schedule a run ends before, as one that is shorter than its recipe does."""
+    """Warn about milestones of the schedule that lie beyond the end of the run."""
     milestones = sched.get("decay_milestones") or () if sched.get("sched") == "multistep" else ()
     if beyond := [epoch for epoch in milestones if epoch >= epochs]:
         warn(
@@ -154,7 +154,7 @@ def warn_of_milestones(sched: dict[str, Any], epochs: int) -> None:
 
 
 def _build_loss(cfg: dict[str, Any], data: Splits, world: World) -> tuple[Mixer | None, nn.Module]:
-    """The task's loss, and mixup if images are mixed, of which every process takes an even number."""
+    """The task's loss, and its mixup, which needs an even number of images in each process."""
     try:
         mixup, criterion = find_task(cfg["task"]).build_loss(cfg, data)
     except (TypeError, AssertionError) as error:
@@ -170,10 +170,10 @@ def _build_loss(cfg: dict[str, Any], data: Splits, world: World) -> tuple[Mixer 
 
 
 def synchronised(model: nn.Module, device: torch.device, world: World) -> nn.Module:
-    """Batch norms over the images of all processes together.
+    """Convert batch norms to synchronised ones.
 
     Raises:
-        UsageError: torch does so between GPUs only.
+        UsageError: the device is not a GPU, which torch requires.
     """
     if world.size > 1 and device.type != "cuda":
         raise UsageError(
@@ -183,13 +183,13 @@ def synchronised(model: nn.Module, device: torch.device, world: World) -> nn.Mod
 
 
 def freeze(model: nn.Module, what: str | list[str]) -> list[nn.Module]:
-    """Leave parameters as they are: all but the classifier's (``backbone``), or those that match a pattern.
+    """Freeze all parameters but the classifier's (``backbone``), or those that match a pattern.
 
     Returns:
-        The outermost modules without a parameter left to train; they stay in evaluation mode.
+        The outermost modules without a trainable parameter, which stay in evaluation mode.
 
     Raises:
-        UsageError: a pattern that matches nothing, nothing left to train, or no classifier.
+        UsageError: a pattern matches nothing, no parameter is left to train, or the model has no classifier.
     """
     patterns = ["*"] if what == "backbone" else [what] if isinstance(what, str) else what
     for pattern in patterns:
@@ -215,10 +215,10 @@ def _outermost_frozen(module: nn.Module) -> list[nn.Module]:
 
 
 def set_grad_checkpointing(model: nn.Module) -> None:
-    """Recompute activations in the backward pass instead of keeping them.
+    """Turn on gradient checkpointing.
 
     Raises:
-        UsageError: the model has no such switch.
+        UsageError: the model does not support it.
     """
     try:
         model.set_grad_checkpointing(True)  # type: ignore[operator]

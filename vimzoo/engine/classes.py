@@ -1,4 +1,4 @@
-"""Class names that weights were trained with, and models and data brought together by them."""
+"""Class names of weights, and matching models to data by class name."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def of_file(path: Path) -> Names | None:
             content.get("classes") or content.get("label_names") or content["pretrained_cfg"]["label_names"]
         )
         return tuple(map(str, names))
-    except Exception:  # another kind of file, with whatever its reader raises; loading it reports damage
+    except Exception:  # not a file of ours; loading it reports what is wrong
         return None
 
 
 def file_options(path: Path) -> dict[str, Any]:
-    """Options of ``timm.create_model`` that read a file of weights, whole and with the classes that it names."""
+    """Options of ``timm.create_model`` that load a weight file with its own classes."""
     overlay: dict[str, Any] = {"file": str(path)}
     options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
     if names := of_file(path):

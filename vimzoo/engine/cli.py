@@ -56,7 +56,7 @@ def main() -> None:
     def run(cfg: DictConfig) -> float:
         from vimzoo.errors import UsageError
 
-        from .checkpoints import resume
+        from .checkpoints import lookup
         from .checkpoints.saver import Stopped
         from .configuration.check import check_value
         from .configuration.sweeps import note_failure
@@ -78,8 +78,8 @@ def main() -> None:
             with launched(minutes) as world:
 
                 def decide() -> dict[str, Any]:
-                    begun = resume.wanted(settings["resume"], out)
-                    return applied(resume.configuration(begun), words, settings) if begun else settings
+                    begun = lookup.wanted(settings["resume"], out)
+                    return applied(lookup.configuration(begun), words, settings) if begun else settings
 
                 check_settings(world, settings)
                 decided = world.first(decide)

@@ -1,4 +1,4 @@
-"""``timm.create_model`` with errors that name the setting."""
+"""``timm.create_model`` with errors that name the setting at fault."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model_cfg(name: str) -> dict[str, Any]:
 
 
 def without_start(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run whose weights come from its own checkpoint: what it started from may be gone."""
+    """The settings without initial weights: a resumed run has its own, and the initial file may be gone."""
     model = {key: value for key, value in cfg["model"].items() if key != "start"}
     return {**cfg, "model": model | {"pretrained": False}}
 
@@ -42,10 +42,10 @@ def create_model(options: dict[str, Any], file: str = "+model.start=FILE") -> nn
 
     Args:
         options: keyword arguments of ``timm.create_model``.
-        file: how the user of this command gives a file of weights.
+        file: the word or flag by which this command takes a weight file, for the message.
 
     Raises:
-        UsageError: the model refuses an argument, or its weights cannot be had.
+        UsageError: the model refuses an argument, or its weights are not available.
     """
     name, given = options["model_name"], (options.get("pretrained_cfg_overlay") or {}).get("file")
     if given and not Path(given).exists():
@@ -61,7 +61,7 @@ def create_model(options: dict[str, Any], file: str = "+model.start=FILE") -> nn
 
 
 def resized(name: str, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of another image size, such as position embeddings, as timm's filter for that model resizes them."""
+    """Resize weights that depend on the image size (position embeddings) by the model's own checkpoint filter."""
     own = model.state_dict()
     if ":" in name or all(own[key].shape == weight.shape for key, weight in weights.items() if key in own):
         return weights

@@ -1,4 +1,4 @@
-"""Finished runs: which one is meant, its settings, its model."""
+"""Finished runs: finding one, its settings and its model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vimzoo.data import Splits
 from vimzoo.errors import UsageError
 
 from .checkpoints import checkpoint
-from .checkpoints.older import updated
+from .configuration.older import updated
 from .configuration.words import applied, readable
 from .create import resized, without_start
 from .tasks import find_task
 
 
 def newest_run(folder: Path = Path("outputs")) -> Path:
-    """The run folder below ``folder`` that was finished last.
+    """The run folder below ``folder`` that finished last.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no finished run.
     """
     runs = [path.parent for path in folder.glob("*/*/metrics.json")]
     if not runs:
@@ -32,10 +32,10 @@ def newest_run(folder: Path = Path("outputs")) -> Path:
 
 
 def run_settings(run: Path, words: Sequence[str] = ()) -> dict[str, Any]:
-    """The configuration of a run folder with words on top, which mean what they mean in training.
+    """The configuration of a run folder, with command-line overrides applied as in training.
 
     Raises:
-        UsageError: no run folder, or see `applied`.
+        UsageError: it is not a run folder; see also `applied`.
     """
     try:
         cfg = yaml.safe_load((run / "config.yaml").read_text())
@@ -47,7 +47,7 @@ def run_settings(run: Path, words: Sequence[str] = ()) -> dict[str, Any]:
 def best_model(run: Path, cfg: dict[str, Any], data: Splits) -> nn.Module:
     """The model of a run with the weights of ``best.pt``, on the CPU, in evaluation mode.
 
-    Where the data have another image size than the run, weights are resized to it as timm does.
+    Weights are resized if the data have another image size than the run.
     """
     content = checkpoint.read(run / checkpoint.BEST)
     model = find_task(cfg["task"]).build_model(without_start(cfg), data)

@@ -18,7 +18,7 @@ from vimzoo.data import Splits, closing, eval_loader, sample, train_loader
 from vimzoo.errors import UsageError
 
 from .build import build_data, build_state
-from .checkpoints import export, restart, resume
+from .checkpoints import export, lookup, restart, resume
 from .checkpoints.saver import Saver, Stopped
 from .configuration.check import check_run
 from .configuration.naming import naming_settings
@@ -47,11 +47,11 @@ def launch(
 
     Args:
         cfg: the groups of configs/train.yaml as plain containers.
-        out: the run folder, which this run claims for itself; nothing else is written there before data, model and
-            optimizer have been built.
+        out: the run folder. It is locked for this run; apart from the lock, nothing is written before data, model and
+            optimizer are built.
         overrides: the command-line words behind ``cfg``, for the suggestions at the end.
-        named: whether the user chose that folder. If not, and another run has it, the next name is taken.
-        world: the processes, if they have met; by default those that a launcher has started meet here.
+        named: whether the user chose the folder. If not, and another run uses it, the next free name is taken.
+        world: the processes, if already connected; by default those started by a launcher connect here.
 
     Returns:
         The best validation score in the task's unit (what a sweep maximises).
@@ -59,7 +59,7 @@ def launch(
     Raises:
         UsageError: a request that cannot be met.
         FloatingPointError: a non-finite loss.
-        Stopped: a signal asked for it; the run is saved.
+        Stopped: a signal stopped the run, which is saved.
         OSError: a checkpoint cannot be written.
     """
     check_run(cfg)
@@ -84,7 +84,7 @@ def launch(
 
         folder, asked = world.first(claim)
         check_folder(world, folder, cfg["run"]["parallel"])
-        if folder != out:  # named by the second that this process began in
+        if folder != out:  # an unused default folder, named by the time of the start
             with contextlib.suppress(OSError):
                 out.rmdir()
         while True:
@@ -100,14 +100,14 @@ def launch(
 
 
 def work(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
-    """What each process of a run does; see ``launch``."""
+    """The work of each process of a run; see `launch`."""
     with patient(), deterministic(cfg["deterministic"]), naming_settings(cfg):
         return train(cfg, out, overrides, world)
 
 
 def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World) -> float:
-    """Build, train, finish."""
-    begun = world.first(lambda: resume.wanted(cfg["resume"], out))
+    """Build everything, train, evaluate."""
+    begun = world.first(lambda: lookup.wanted(cfg["resume"], out))
     run, batch_size, workers = cfg["run"], cfg["data"]["batch_size"], cfg["data"]["workers"]
     shared = dict(workers=workers, limit=run["limit_batches"], rank=world.rank, world=world.size)
     world.place.words = "reading the data"
@@ -146,10 +146,10 @@ def train(cfg: dict[str, Any], out: Path, overrides: Sequence[str], world: World
 
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Only operations that give the same bits each time.
+    """Allow only deterministic operations within the block.
 
     Raises:
-        UsageError: the run needs another one, which is named.
+        UsageError: the run needs a nondeterministic operation; names it.
     """
     if not wanted:
         yield
@@ -167,7 +167,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides: Sequence[str] = ()) -> None:
-    """Evaluate the best weights once on the test images, write the reports, say where they are."""
+    """Evaluate the best weights once on the test images, and write and announce the reports."""
     resume.load_best(state, out)
     split = "validation" if data.test is None else "test"
     images = everything = data.val if data.test is None else data.test

@@ -1,4 +1,4 @@
-"""The training loop: a step, an epoch, an evaluation, and the run of epochs around them."""
+"""The training loop: step, epoch, evaluation, and the loop over epochs."""
 
 import math
 import random
@@ -28,11 +28,11 @@ NO_TRACKER = Tracker()
 
 
 def seed_everything(seed: int, step: int = 0, rank: int = 0) -> None:
-    """Seed Python, NumPy and torch from (seed, step, rank): a step draws the same however it is reached."""
+    """Seed Python, NumPy and torch from (seed, step, rank), so that a resumed run draws the same numbers."""
     mixed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
     random.seed(mixed)
     np.random.seed(mixed)
-    # Where there is no GPU, torch.manual_seed takes 0.1 ms and more to note down that it should seed one
+    # Without a GPU, torch.manual_seed spends 0.1 ms and more on queueing the seed for one
     every_device = torch.accelerator.is_available()
     (torch.manual_seed if every_device else torch.default_generator.manual_seed)(mixed)
 
@@ -41,7 +41,8 @@ def train_step(state: State, images: Tensor, targets: Tensor) -> float:
     """One update from this process's share of a batch; returns the loss over the whole batch.
 
     Args:
-        images: (B, C, H, W). targets: what the task wants for them, (B, ...).
+        images: (B, C, H, W).
+        targets: (B, ...), as the task defines them.
 
     Raises:
         FloatingPointError: the loss or the gradient is not finite; the weights are those of the step before.
@@ -66,7 +67,7 @@ def train_step(state: State, images: Tensor, targets: Tensor) -> float:
 
 
 def backpropagate(state: State, images: Tensor, targets: Tensor) -> Tensor:
-    """Gradients of the mean loss over the share, micro-batch by micro-batch; returns that loss."""
+    """Accumulate gradients of the mean loss over micro-batches; returns that loss."""
     total = torch.zeros((), device=state.device)
     parts = list(zip(images.chunk(state.accumulate), targets.chunk(state.accumulate), strict=True))
     for index, (part, wanted) in enumerate(parts, start=1):
@@ -80,7 +81,7 @@ def backpropagate(state: State, images: Tensor, targets: Tensor) -> Tensor:
 
 
 def gradient_norm(state: State) -> Tensor:
-    """The norm of the whole gradient, which is then clipped if the run clips."""
+    """The norm of the whole gradient, before clipping (if the run clips)."""
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if state.clip_grad is not None:
@@ -89,7 +90,7 @@ def gradient_norm(state: State) -> Tensor:
 
 
 def advance(state: State) -> None:
-    """Count an update and set the learning rate of the next one."""
+    """Count an update and set the learning rate for the next."""
     state.step += 1
     if state.scheduler is not None:
         state.scheduler.step_update(state.step + state.ahead)
@@ -98,11 +99,11 @@ def advance(state: State) -> None:
 def train_epoch(
     state: State, loader: DataLoader, saver: Saver, tracker: Tracker = NO_TRACKER
 ) -> dict[str, float]:
-    """What is left of the epoch under way; returns mean loss, last learning rate, images per second.
+    """Train the rest of the current epoch; returns mean loss, last learning rate and images per second.
 
     Raises:
-        Stopped: a signal asked for it; the run is saved.
-        FloatingPointError: see ``train_step``, unless ``run.on_nonfinite`` leaves such updates out.
+        Stopped: a signal stopped the run, which is saved.
+        FloatingPointError: see `train_step`, unless ``run.on_nonfinite`` skips such updates.
     """
     sampler, sums = loader.batch_sampler, state.sums
     sampler.epoch, sampler.start = state.epoch, state.batch  # type: ignore[union-attr]
@@ -137,7 +138,7 @@ def train_epoch(
 
 @dataclass
 class Tally:
-    """Outputs of a model, and those of them that hold NaN or infinity."""
+    """Counts model outputs, and those with NaN or infinity."""
 
     broken: Tensor | int = 0
     count: int = 0
@@ -164,13 +165,13 @@ def evaluate(
     """Count a model's outputs over a loader of (images, targets) in ``scores``; returns their summary.
 
     Args:
-        model: put into evaluation mode for the time being.
-        scores: what counts one batch at a time; ends with the sums over all processes.
-        amp: autocast to this type; None computes as the weights are.
-        world: the processes, each of which evaluates what its loader gives.
+        model: is in evaluation mode during the call.
+        scores: counts each batch; holds the sums over all processes afterwards.
+        amp: autocast to this type; None is no autocast.
+        world: the processes, each evaluating its own loader.
 
     Raises:
-        ValueError: an empty loader, in all processes.
+        ValueError: the loaders of all processes are empty.
     """
     device, was_training = torch.device(device), model.training
     if (world or World()).largest(len(loader)) == [0]:
@@ -203,16 +204,16 @@ def fit(
     saver: Saver,
     tracker: Tracker = NO_TRACKER,
 ) -> None:
-    """Train from where ``state`` stands to ``state.epochs``; after each epoch validate, save, report.
+    """Train from the epoch of ``state`` to ``state.epochs``; validate, save and report after each epoch.
 
-    ``best.pt`` is the last of the epochs with the highest validation score: many epochs tie on a small
-    validation set, and the later one has the lower learning rate and the longer average.
+    ``best.pt`` is the last epoch with the highest validation score: on a small validation set many epochs tie, and the
+    later one has a lower learning rate and a longer average.
 
     Raises:
         Stopped, FloatingPointError: see ``train_epoch``.
     """
     with saver:
-        if state.on_nonfinite == "rollback":  # also where the run goes on: with the settings of now
+        if state.on_nonfinite == "rollback":  # also after a resume: with the current settings
             saver.save(state)
         while state.epoch < state.epochs and not ended_early(state):
             start = time.perf_counter() - state.sums["seconds"]
@@ -232,7 +233,7 @@ def fit(
 
 
 def ended_early(state: State) -> bool:
-    """Whether ``run.early_stop`` epochs have passed without a better validation score; says so."""
+    """Whether ``run.early_stop`` epochs have passed without a better validation score; prints a message if so."""
     scores = [row[f"val_{state.task.score}"] for row in state.history]
     if state.early_stop is None or state.best not in scores:
         return False
@@ -243,7 +244,7 @@ def ended_early(state: State) -> bool:
 
 
 def count_epoch(state: State, row: dict[str, float]) -> bool:
-    """Count the epoch and keep its row; returns whether none was better."""
+    """Count the epoch and store its row; returns whether it is the best so far."""
     score = row[f"val_{state.task.score}"]
     improved = score >= state.best or not math.isfinite(state.best)  # some epoch has to be the best
     state.epoch, state.batch, state.sums = state.epoch + 1, 0, no_sums()
@@ -257,10 +258,10 @@ def count_epoch(state: State, row: dict[str, float]) -> bool:
 def tell(
     state: State, data: Splits, row: dict[str, float], improved: bool, saver: Saver, tracker: Tracker
 ) -> None:
-    """Report an epoch that is saved: tables, a line, the tracker, images that could not be read.
+    """Report an epoch, after saving it: tables, a line, the tracker, unreadable images.
 
     Raises:
-        UsageError: too many images could not be read.
+        UsageError: too many images cannot be read.
     """
     if state.world.main:
         report.write_csv(state.history, saver.out / "metrics.csv")

@@ -1,4 +1,4 @@
-"""What a step does when memory runs out or a number is not finite."""
+"""Recovery within a step: out of memory, and losses or gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .checkpoints import resume
 from .state import State
 
 ON_NONFINITE = ("stop", "skip", "rollback")
-PATIENCE = 10  # updates left out in a row before the run stops all the same
+PATIENCE = 10  # consecutive skipped updates after which the run stops
 
 
 class OutOfMemory(RuntimeError):
-    """The update does not fit, and this process alone cannot make it fit."""
+    """Out of memory in a distributed run, where one process cannot shrink its micro-batches alone."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -31,14 +31,13 @@ def out_of_memory(error: BaseException) -> bool:
 def guarded(
     state: State, backpropagate: Callable[[State, Tensor, Tensor], Tensor], images: Tensor, targets: Tensor
 ) -> Tensor:
-    """``backpropagate(state, images, targets)``; out of memory it tries again with twice the micro-batches.
+    """Call ``backpropagate(state, images, targets)``; when out of memory, retry with twice as many micro-batches.
 
-    Where bad updates are left out, buffers (running statistics) are kept, because a forward pass changes them.
+    If bad updates may be skipped, buffers (running statistics) are saved first, because the forward pass changes them.
 
     Raises:
-        UsageError: it does not fit with one image at a time.
-        OutOfMemory: in a run of several processes, where the others wait for this one's gradients and cannot
-            try again with it.
+        UsageError: a single image does not fit.
+        OutOfMemory: in a run of several processes, where the others wait for this one's gradients and cannot retry.
     """
     if state.on_nonfinite != "stop":
         state.buffers = [buffer.clone() for buffer in state.model.buffers()]
@@ -56,7 +55,7 @@ def guarded(
                 ) from error
             if state.world.size > 1:
                 raise OutOfMemory(f"{advice}; try run.accumulate={2 * state.accumulate}") from error
-        # Outside the handler, so that the failed pass is no longer held by its traceback
+        # Outside the handler: its traceback would keep the tensors of the failed pass alive
         state.accumulate *= 2
         state.optimizer.zero_grad(set_to_none=True)
         if state.device.type == "cuda":
@@ -68,10 +67,10 @@ def guarded(
 
 
 def check_finite(state: State) -> None:
-    """Refuse an update that would spoil the weights; half precision's scaler handles overflows that it caused.
+    """Raise before an update that would corrupt the weights; the loss scaler handles overflows of its own scale.
 
     Raises:
-        FloatingPointError: naming the step; the gradients are gone.
+        FloatingPointError: the loss or gradient is not finite; names the step. The gradients are cleared.
     """
     scaled = state.scaler.is_enabled() and not math.isfinite(state.norm) and state.scaler.get_scale() > 1
     spoilt = not math.isfinite(state.norm) and not scaled
@@ -90,13 +89,13 @@ def check_finite(state: State) -> None:
 
 
 def leave_out(state: State, error: FloatingPointError, out: Path) -> None:
-    """Do with a refused update what ``run.on_nonfinite`` says.
+    """Handle a bad update as ``run.on_nonfinite`` says.
 
-    ``skip`` leaves it out; ``rollback`` also takes the weights, averages and moments of the last checkpoint,
-    while data and schedule go on. After ``PATIENCE`` in a row the run stops.
+    ``skip`` drops it; ``rollback`` also restores weights, averages and moments of the last checkpoint, while data and
+    schedule continue. After `PATIENCE` consecutive ones the run stops.
 
     Raises:
-        FloatingPointError: the same, if the run is to stop.
+        FloatingPointError: ``error`` itself, if the run is to stop.
     """
     state.nonfinite += 1
     if state.on_nonfinite == "stop" or state.nonfinite > PATIENCE:

@@ -1,4 +1,4 @@
-"""What sizes of images and batches a run has seen, and what they cost the compiler."""
+"""Statistics of image and batch sizes in a run, and of the graphs compiled for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .state import State
 
 
 def count(state: State, images: Tensor) -> None:
-    """Remember a batch of which this process has ``images`` (B, C, H, W)."""
+    """Count a batch; ``images`` (B, C, H, W) is this process's share of it."""
     size = "x".join(map(str, (len(images) * state.world.size, *images.shape[2:])))
     state.sizes[size] = state.sizes.get(size, 0) + 1
 

@@ -1,4 +1,4 @@
-"""What a model is trained for: the record that each task fills in."""
+"""The record of a task: what a model is trained for, and how it is scored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Scores(Protocol):
     """Running sums over the batches of an evaluation."""
 
     def add(self, output: Tensor, target: Tensor) -> None:
-        """Count one batch: what the model returned (B, ...) and what was wanted (B, ...), on one device."""
+        """Count one batch: model output (B, ...) and target (B, ...), on one device."""
 
     def sums(self) -> dict[str, Any]:
         """Attributes that are sums, by name: numbers, tensors or lists.
@@ -34,22 +34,22 @@ class Scores(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of training; ``cfg["task"]`` names it and `tasks.TASKS` lists all.
+    """A kind of training, chosen by ``cfg["task"]``; `tasks.TASKS` lists all.
 
     Attributes:
         name: its key in ``TASKS``.
         score: the entry of ``Scores.summary()`` that chooses best.pt, higher is better.
-        unit, digits, label: how that score is written: ``accuracy 98.6 %``.
+        unit, digits, label: how that score is printed: ``accuracy 98.6 %``.
         own_data: (overrides, meaning) of a run on the user's own images, suggested after a run on others.
         files: name and meaning of what ``pictures`` writes.
         build_model: (cfg, data) -> model on the CPU, to be trained.
-        build_judged: (cfg, data) -> the same to be evaluated: a file of weights has to fit it whole.
+        build_judged: (cfg, data) -> model to be evaluated: a weight file has to match it completely.
         build_loss: (cfg, data) -> mixup or None, and the loss, called with (output.float(), target).
         scores: data -> empty sums.
         pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
             evaluation mode on its device, ``images`` the evaluated split and ``scores`` what was counted on it.
         details: (scores, data, out) -> further numbers of an evaluation; tables and pictures go into ``out``.
-        as_measured: the model on its device -> what published figures were obtained with, for ``vimzoo.eval``.
+        as_measured: model on its device -> the model as published figures were measured (tiling), for ``vimzoo.eval``.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""How batches are drawn and loaded."""
+"""Drawing and loading batches."""

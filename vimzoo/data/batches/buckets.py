@@ -1,4 +1,4 @@
-"""Images of many sizes and shapes in batches of one size each, under a budget of tokens."""
+"""Batches of one image size each, from images of many sizes and shapes, under a token budget."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from vimzoo.errors import UsageError
 
 from .drawing import EpochSampler, Request
 
-OCTAVES = (
-    0.25  # of width over height, between one kind of shape and the next: at most 9 % of an image is cut off
-)
+OCTAVES = 0.25  # between the aspect ratios of neighbouring bins: at most 9 % of an image is cropped
 Shape = tuple[int, int]  # height and width in pixels
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Every size that images are trained at: sides for the square ones, each with oblong ones of the same area.
+    """All image sizes of a training: squares of given sides, and oblong shapes of the same areas.
+
+    A bin is an aspect ratio; it holds one shape per side.
 
     Attributes:
         sides: in pixels, multiples of ``step``.
         step: heights and widths are multiples of it; a token is ``step`` x ``step`` pixels.
-        max_aspect: the longer over the shorter side of the most oblong shape; 1 is squares alone.
+        max_aspect: longer over shorter side of the most oblong shape; 1 is squares only.
 
     Raises:
-        UsageError: a side that is no multiple of the step, no side, or an aspect below 1.
+        UsageError: a side is not a multiple of ``step``, there is no side, or ``max_aspect`` is out of range.
     """
 
     sides: tuple[int, ...]
@@ -51,22 +51,22 @@ class Shapes:
 
     @property
     def oblong(self) -> int:
-        """Kinds of shape that lie, and as many that stand; kind ``oblong`` is the square."""
+        """Number of landscape bins (as many are portrait); bin ``oblong`` is the square."""
         return int(math.log2(self.max_aspect) / OCTAVES + 1e-9)
 
     def kinds(self, sizes: np.ndarray) -> np.ndarray:
-        """The kind of shape nearest to images of heights and widths ``sizes`` (N, 2); from upright to lying."""
+        """The nearest bins (N,) of images with heights and widths ``sizes`` (N, 2), from portrait to landscape."""
         octaves = np.log2(sizes[:, 1] / sizes[:, 0])
         return (np.round(octaves / OCTAVES).clip(-self.oblong, self.oblong) + self.oblong).astype(np.int64)
 
     def shape(self, kind: int, side: int) -> Shape:
-        """Height and width of a kind of shape that has about the area of a square of ``side``."""
+        """Height and width of the shape of a bin with about the area of a square of ``side``."""
         stretch = 2 ** ((kind - self.oblong) * OCTAVES / 2)
         height, width = (max(1, round(length / self.step)) for length in (side / stretch, side * stretch))
         return height * self.step, width * self.step
 
     def tokens(self, shape: Shape) -> int:
-        """Of one image."""
+        """Tokens of one image."""
         return (shape[0] // self.step) * (shape[1] // self.step)
 
 
@@ -103,21 +103,22 @@ class Buckets:
 class BucketBatches(EpochSampler):
     """Shuffled batches of keys (epoch, index, height, width); all images of a batch have one height and width.
 
-    A batch holds as many images as its budget of tokens allows, so small images come in large batches and none is
-    padded. Each kind of shape is cut into batches, their sides drawn in turn; what is left over of the kinds comes
-    together with its neighbours in shape. The sizes of an epoch's batches are the same in every epoch, in another
-    order and with other images; so an epoch always has as many updates.
+    A batch holds as many images as its token budget allows, so small images come in large batches and nothing is
+    padded. Each bin is cut into batches whose sides are drawn in turn; leftovers are batched with those of neighbouring
+    bins. The batch sizes of an epoch are always the same, in another order and with other images, so every epoch has
+    the same number of updates.
 
     Set ``epoch``, and ``start`` where batches of it are done already, before iterating.
 
     Args:
-        kinds: kind of shape of every image, (N,), as ``shapes.kinds`` gives them.
-        tokens: budget of a batch, of all processes together.
-        seed: of sides and order. limit: batches per epoch.
-        rank, world: which part of every batch, of how many.
+        kinds: the bin of every image, (N,), from ``shapes.kinds``.
+        tokens: budget of a batch, over all processes.
+        seed: for sides and order.
+        limit: batches per epoch.
+        rank, world: this process draws part ``rank`` of ``world`` of every batch.
 
     Raises:
-        UsageError: the budget does not hold two images for each process, or the images do not fill one batch.
+        UsageError: the budget is too small for two images per process, or there are too few images for a batch.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class BucketBatches(EpochSampler):
     ) -> None:
         self.shapes, self.budget, self.seed = shapes, tokens, seed
         self.rank, self.world = rank, world
-        self.order = np.argsort(kinds, kind="stable")  # all images, kind by kind
+        self.order = np.argsort(kinds, kind="stable")  # all images, bin by bin
         self.bounds = np.searchsorted(kinds[self.order], np.arange(2 * shapes.oblong + 2))
         self.plan = self._plan()
         self.count = min(len(self.plan), limit or len(self.plan))
@@ -143,7 +144,7 @@ class BucketBatches(EpochSampler):
             )
 
     def images(self, shape: Shape) -> int:
-        """In a batch of that shape: as many as the budget holds, two or a multiple for each process."""
+        """Images in a batch of that shape: as many as fit the budget, an even number for each process."""
         pair = 2 * self.world  # mixup takes even numbers
         fitting = self.budget // self.shapes.tokens(shape) // pair * pair
         if not fitting:
@@ -154,7 +155,7 @@ class BucketBatches(EpochSampler):
         return fitting
 
     def _plan(self) -> list[tuple[Shape, np.ndarray]]:
-        """The shape of every batch and its places in an epoch's order of images, which is shuffled within kinds."""
+        """The shape of every batch, and its positions in the epoch's order of images, which is shuffled within bins."""
         rng = np.random.default_rng(self.seed)
         plan: list[tuple[Shape, np.ndarray]] = []
         left: list[int] = []
@@ -170,13 +171,13 @@ class BucketBatches(EpochSampler):
         return plan + self._mixed(np.array(left, dtype=np.int64), rng)
 
     def _sides(self, kind: int, rng: np.random.Generator) -> Iterator[Shape]:
-        """Shapes of one kind without end: all sides in a random order, then again."""
+        """Shapes of one bin, endlessly: all sides in random order, then again."""
         while True:
             for side in rng.permutation(self.shapes.sides):
                 yield self.shapes.shape(kind, int(side))
 
     def _mixed(self, places: np.ndarray, rng: np.random.Generator) -> list[tuple[Shape, np.ndarray]]:
-        """Batches of what no kind could fill, each of the kind of its middle image, but for the last few images."""
+        """Batches of leftovers from all bins, each in its middle image's bin; a final remainder is dropped."""
         plan = []
         while len(places):
             for side in [int(rng.choice(self.shapes.sides)), max(self.shapes.sides)]:
@@ -191,11 +192,11 @@ class BucketBatches(EpochSampler):
         return plan
 
     def _like(self, place: int, side: int) -> Shape:
-        """The shape of that side for the kind of image that stands at a place of the order."""
+        """The shape of that side in the bin of the image at a position of the order."""
         return self.shapes.shape(int(np.searchsorted(self.bounds, place, side="right")) - 1, side)
 
     def summary(self) -> str:
-        """How many sizes there are, from the smallest to the largest, and how full batches are."""
+        """Number and range of sizes, and how well the token budget is used."""
         sizes = sorted({shape for shape, _ in self.plan}, key=self.shapes.tokens)
         images = [len(places) for _, places in self.plan]
         used = sum(self.shapes.tokens(shape) * len(places) for shape, places in self.plan)
@@ -217,10 +218,11 @@ class BucketBatches(EpochSampler):
 
 
 class ShapeBatches(Sampler[list[int]]):
-    """All images in order, in batches of one shape: for evaluation, where images of a shape stand together.
+    """All images in order, in batches of one shape, for evaluation; images of a shape are adjacent.
 
     Args:
-        shapes: height and width of every image, (N, 2). batch_size: images at most.
+        shapes: height and width of every image, (N, 2).
+        batch_size: largest number of images.
     """
 
     def __init__(self, shapes: Sequence[Shape], batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Loaders whose order and augmentation depend on seed and epoch alone."""
+"""Loaders whose order and augmentation depend only on seed and epoch."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ from ..splits import Images, Splits
 from .buckets import ShapeBatches
 from .drawing import Request
 
-LAST_SECONDS = 10  # of a loader process that is asked to end
+LAST_SECONDS = 10  # that a loader process outlives SIGTERM
 
 
 def _workers(workers: int | None) -> int:
-    """None is one process per core that this process may use, eight at most."""
+    """Number of loader processes; None is one per available core, eight at most."""
     if workers is not None:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -28,10 +28,10 @@ def _workers(workers: int | None) -> int:
 
 
 def stay(_worker: int) -> None:
-    """In a loader process: outlive signals to the whole job long enough for the run to hear them and to save.
+    """Worker init: ignore the other signals and delay SIGTERM, so that the main process can save first.
 
-    It ends when `closing` asks, when the run's process is gone, or some seconds after SIGTERM; then quietly, because
-    torch raises an error in the run's process where a loader process dies of a signal.
+    A worker ends when `closing` ends it, when its parent is gone, or `LAST_SECONDS` after SIGTERM. It then exits
+    normally, because torch raises an error in the main process if a signal kills a worker.
     """
     if hasattr(signal, "alarm"):
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -42,20 +42,20 @@ def stay(_worker: int) -> None:
 
 @contextlib.contextmanager
 def closing(*loaders: DataLoader) -> Iterator[None]:
-    """End the processes of these loaders at the end of the block, however it ends.
+    """End the worker processes of these loaders at the end of the block, also after an error.
 
-    Left to the interpreter's exit, they would get SIGTERM, which they outlive for ``LAST_SECONDS``.
+    At interpreter exit they would receive SIGTERM, which they outlive for `LAST_SECONDS`.
     """
     try:
         yield
     finally:
         for loader in loaders:
-            iterator = loader._iterator  # torch keeps the processes that stay for the next epoch here
+            iterator = loader._iterator  # torch keeps persistent workers here
             loader._iterator = None
             if iterator is not None and loader.num_workers:
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
                 for process in iterator._workers:  # type: ignore[attr-defined]
-                    process.kill()  # one that hangs in the reading of a file
+                    process.kill()  # it may hang reading a file
 
 
 def train_loader(
@@ -70,19 +70,20 @@ def train_loader(
     tokens: int | None = None,
     balanced: bool = False,
 ) -> DataLoader:
-    """Batches of (images (B, C, H, W), class numbers (B,)); the last incomplete batch is left out.
+    """Batches of (images (B, C, H, W), targets (B, ...)); an incomplete last batch is dropped.
 
     Images of a batch have one size. Both that size and their number may differ between batches, see ``data.batching``.
 
     Args:
-        batch_size: images per step, of all processes together, at most the whole split; of the first stage.
-        seed: of the order; ``loader.batch_sampler.epoch`` chooses the epoch.
-        workers: processes that load; None is one per core, eight at most.
+        batch_size: images per update over all processes, at most the whole split; with stages, that of the first.
+        seed: for the order; ``loader.batch_sampler.epoch`` selects the epoch.
+        workers: loader processes; None is one per core, eight at most.
         limit: batches per epoch, for a quick look.
-        rank, world: which process this is, of how many.
-        repeats: see ``EpochBatches``.
-        balanced: draw all classes equally often, see ``EpochBatches``.
-        tokens: in a batch of images of many sizes; None is those of ``batch_size`` images of ``data.input_size``.
+        rank, world: this process is number ``rank`` of ``world``.
+        repeats: see `EpochBatches`.
+        tokens: token budget of a batch of images of many sizes; None is that of ``batch_size`` images of
+            ``data.input_size``.
+        balanced: draw all classes equally often, see `EpochBatches`.
 
     Raises:
         UsageError: ``batch_size`` or ``repeats`` is below one, ``batch_size`` is not a multiple of the processes, or
@@ -105,9 +106,9 @@ def train_loader(
 
 
 def sample(images: Images, count: int) -> Images:
-    """``count`` of the images, or all of them: one, always the same, of each of ``count`` equal stretches.
+    """A fixed sample of ``count`` images (all, if there are fewer): one from each of ``count`` equal stretches.
 
-    Images of a folder stand class by class, so all classes have their share.
+    Images of a folder are sorted by class, so every class is represented in proportion.
     """
     if count >= len(images):
         return images
@@ -126,11 +127,11 @@ def eval_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader:
-    """All images in order, or a `sample` of them under ``limit``, the last incomplete batch included; a process gets
-    a contiguous part of them, which is empty for some where there are fewer images than processes.
+    """All images in order, or a `sample` of ``limit`` batches; includes an incomplete last batch.
 
-    Images whose sizes differ, as their ``shapes`` tell, are in batches of one size. Loader processes stay for the next
-    pass: where they are not forked, starting them takes seconds.
+    Each process gets a contiguous part, which may be empty if there are fewer images than processes. Images of
+    different sizes (see their ``shapes``) are batched by size. Workers are persistent: where they are not forked,
+    starting them takes seconds.
 
     Args: as in ``train_loader``.
     """
@@ -152,5 +153,5 @@ def eval_loader(
         persistent_workers=processes > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=stay,
-        generator=torch.Generator(),  # else the first pass alone would draw from torch's, which models may do too
+        generator=torch.Generator(),  # a pass must not draw from the global generator, which models use
     )

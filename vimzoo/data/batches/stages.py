@@ -1,4 +1,4 @@
-"""Crops that grow while a network learns: every stage of a run has crops and batches of its own size."""
+"""Progressive training: each stage of a run has its own crop and batch size."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Stage:
     """A part of a run.
 
     Attributes:
-        epochs: How long it lasts.
+        epochs: Its length.
         crop: Side of the clean crops in pixels.
-        batch_size: Crops per update, of all processes together.
+        batch_size: Crops per update, over all processes.
     """
 
     epochs: int
@@ -32,9 +32,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages of a run in their order; the last one goes on for as long as the run does.
+    """The stages of a run in order; the last one lasts until the run ends.
 
-    An epoch has as many updates in every stage, so that schedules stay functions of the step.
+    Every epoch has the same number of updates, so that schedules remain functions of the step.
 
     Attributes:
         parts: At least one.
@@ -66,7 +66,7 @@ class Stages:
         return None
 
     def at(self, epoch: int) -> Stage:
-        """The stage that an epoch, counted from 0, belongs to."""
+        """The stage of an epoch, counted from 0."""
         for stage in self.parts:
             if epoch < stage.epochs:
                 return stage
@@ -74,7 +74,7 @@ class Stages:
         return self.parts[-1]
 
     def before(self, epoch: int) -> int:
-        """Crops of all epochs before this one."""
+        """Number of crops in all earlier epochs."""
         return sum(self.at(past).batch_size for past in range(epoch)) * self.updates
 
     def summary(self) -> str:
@@ -86,14 +86,14 @@ class Stages:
 
 
 def parsed_stages(asked: Sequence[Mapping[str, Any]], crops: int, scale: int) -> Stages:
-    """Stages as a configuration has them, a mapping of `KEYS` each.
+    """Stages from mappings with the keys `KEYS`.
 
     Args:
         crops: Per epoch of the first stage.
         scale: Sides of crops are multiples of it.
 
     Raises:
-        UsageError: none is given, one has other keys or numbers, or the crops do not fill a batch.
+        UsageError: there is none, one has other keys or values, or there are too few crops for a batch.
     """
     if not asked:
         raise UsageError("`stages`=[]: expected at least one stage, or `None` for crops of one size")
@@ -121,17 +121,18 @@ def _is_stage(asked: Any) -> bool:
 
 
 class StageBatches(EpochSampler):
-    """Shuffled batches of keys (epoch, index, height, width) of crops, as the epoch's stage has them.
+    """Shuffled batches of keys (epoch, index, height, width) of crops, sized by the epoch's stage.
 
-    Indices count the crops of the whole run, so that small epochs go on where the one before ended.
+    Indices count the crops of the whole run, so that an epoch continues where the previous one ended.
     Set ``epoch``, and ``start`` where batches of it are done already, before iterating.
 
     Args:
-        seed: of the order. limit: batches per epoch.
-        rank, world: which part of every batch, of how many.
+        seed: for the order.
+        limit: batches per epoch.
+        rank, world: this process draws part ``rank`` of ``world`` of every batch.
 
     Raises:
-        UsageError: the batch of a stage cannot be shared evenly.
+        UsageError: the batch of a stage cannot be divided evenly.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class StageBatches(EpochSampler):
                 )
 
     def summary(self) -> str:
-        """What the stages are."""
+        """See `Stages.summary`."""
         return self.stages.summary()
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:

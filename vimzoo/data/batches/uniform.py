@@ -51,21 +51,23 @@ class Uniform:
 
 
 class EpochBatches(EpochSampler):
-    """Shuffled full batches of keys (epoch, index), of which each process takes its part.
+    """Shuffled full batches of keys (epoch, index); each process draws its part of every batch.
 
     Set ``epoch``, and ``start`` where batches of it are done already, before iterating.
 
     Args:
-        size: images in the split. batch_size: of all processes together.
-        seed: of the order. limit: batches per epoch.
-        repeats: times that an image comes in a batch, with keys (epoch, index, repeat); an epoch is as long as
-            without, so it sees a share of the images (repeated augmentation, Hoffer et al., CVPR 2020).
-        rank, world: which part of every batch, of how many.
-        labels: class numbers of the images: all classes then come equally often, and images of small ones several
-            times in an epoch, with keys (epoch, index, round).
+        size: images in the split.
+        batch_size: over all processes.
+        seed: for the order.
+        limit: batches per epoch.
+        repeats: how often an image occurs in a batch, with keys (epoch, index, repeat). The length of an epoch does not
+            change, so it covers a fraction of the images (repeated augmentation, Hoffer et al., CVPR 2020).
+        rank, world: this process draws part ``rank`` of ``world`` of every batch.
+        labels: class numbers of the images. If given, all classes are drawn equally often, and images of small classes
+            several times in an epoch, with keys (epoch, index, round).
 
     Raises:
-        UsageError: the batch cannot be shared evenly.
+        UsageError: the batch cannot be divided evenly, or ``repeats`` is below 1.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class EpochBatches(EpochSampler):
             yield [self._key(order, place) for place in range(first, first + part)]
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:
-        """Indices and rounds, (size, 2): images of every class in turn, as many of each, class by class anew."""
+        """Indices and rounds (size, 2): as many images of each class, reshuffled whenever a class is used up."""
         assert self.labels is not None
         numbers = np.unique(self.labels)
         each, picks = -(-self.size // len(numbers)), []
@@ -110,7 +112,7 @@ class EpochBatches(EpochSampler):
         return rng.permutation(np.concatenate(picks))[: self.size]
 
     def _key(self, order: np.ndarray, place: int) -> tuple[int, ...]:
-        """Epoch and index, and which repeat of the image it is if there are several."""
+        """(epoch, index), and the repeat or round if an image occurs several times."""
         if self.labels is not None:
             return self.epoch, int(order[place, 0]), int(order[place, 1])
         index, repeat = int(order[place // self.repeats]), place % self.repeats

@@ -1,4 +1,4 @@
-"""Local copies of what was read from a server, in a folder that any number of processes may use at once."""
+"""A local cache of remote data, in a folder that any number of processes may share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FULL = 0.95  # of the disk in use, from which on nothing more is kept
 
 
 class Kept:
-    """Contents by name, a file each, written whole or not at all.
+    """Contents by name, one file each, written atomically.
 
     Args:
         folder: made when something is put there.
@@ -27,14 +27,14 @@ class Kept:
         self.folder = folder
 
     def get(self, name: str) -> bytes | None:
-        """The contents under a name; None if there are none."""
+        """The contents under a name, or None."""
         try:
             return self._path(name).read_bytes()
         except OSError:
             return None
 
     def put(self, name: str, content: bytes) -> None:
-        """Keep contents under a name, if the disk has room."""
+        """Store contents under a name, if there is disk space."""
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class KeptParts:
         return content if _sum(content) == wanted else None
 
     def put(self, number: int, content: bytes) -> None:
-        """Keep contents, if the disk has room."""
+        """Store contents, if there is disk space."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not _full(self.path.parent):

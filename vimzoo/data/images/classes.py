@@ -1,4 +1,4 @@
-"""Classes are matched by name: numbers of one data set mean nothing in another."""
+"""Matching classes by name: class numbers of one data set mean nothing in another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader of pictures, in training, evaluation, prediction and the demo page."""
+"""Decoding of image files for training, evaluation, prediction and the demo page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What EXIF's orientation asks for."""
+"""The transposition for each EXIF orientation."""
 
 
 class UnreadablePicture(ValueError):

@@ -1,4 +1,4 @@
-"""Pictures below a folder: which files are taken, in which order, and what is left out."""
+"""Finding the images below a folder: which files, in which order, and what is skipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
     ".tga", ".jp2", ".j2k",
 )  # fmt: skip
-"""Names of pictures end so, in lower or upper case."""
+"""Suffixes of image files, in any case."""
 UNSEEN = {
     "__MACOSX",
     "@eaDir",
@@ -43,7 +43,7 @@ class Found:
     hidden: int = 0
 
     def add(self, name: str) -> None:
-        """Take in a file, by its suffix as a picture or not."""
+        """Count a file as an image or not, by its suffix."""
         if (suffix := os.path.splitext(name)[1].lower()) in SUFFIXES:
             self.files.append(name)
         else:
@@ -56,7 +56,7 @@ class Found:
         return self
 
     def left_out(self) -> str | None:
-        """What is not read, in a line; None if that is nothing."""
+        """One line on the files that are skipped; None if there are none."""
         said = []
         if self.others:
             kinds = ", ".join(f"{kind} {count}" for kind, count in self.others.most_common(6))
@@ -69,12 +69,12 @@ class Found:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: ``.ipynb_checkpoints``, ``._x.jpg`` of macOS, ``.DS_Store``."""
+    """Whether a file or folder is not the user's: ``.ipynb_checkpoints``, ``._x.jpg`` of macOS, ``.DS_Store``."""
     return name.startswith(".") or name in UNSEEN
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sorts ``img2`` before ``img10``, whatever the case, and never two names as equal."""
+    """Key for natural sorting (``img2`` before ``img10``), case-insensitive and without ties."""
     parts = re.split(r"(\d+)", name.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
@@ -87,7 +87,7 @@ def find_pictures(folder: Path, stored: Names | None = None) -> Found:
 
     Args:
         folder: Where to look.
-        stored: Tells the pictures of a folder that is a data base; None for one to look into, as all are without it.
+        stored: Tells the pictures of a folder that is a database; None for one to look into, as all are without it.
 
     Raises:
         UsageError: a folder cannot be listed.

@@ -1,4 +1,4 @@
-"""What tells two copies of a data set apart without reading all of it."""
+"""A fingerprint of a data set, to compare copies on different machines without reading all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels from a CSV file, for pictures that do not lie in class folders."""
+"""Labels from a CSV file, for images that are not in class folders."""
 
 from __future__ import annotations
 

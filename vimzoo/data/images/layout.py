@@ -1,4 +1,4 @@
-"""What the folders of an image folder mean: splits, classes, or what stands around and below them."""
+"""The layout of an image folder: which of its folders are splits, which are classes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ KINDS = {name: kind for kind, names in SPLIT_NAMES.items() for name in names}
 
 
 def _kind(folder: str) -> str | None:
-    """What a folder of that name is for; ``val.lmdb`` is read like ``val``."""
+    """The split that a folder of that name holds, or None; ``val.lmdb`` counts as ``val``."""
     return KINDS.get(folder.lower().removesuffix(".lmdb"))
 
 
 def by_folder(files: list[str]) -> dict[str, list[str]]:
-    """Files by their first folder, relative to it; those in no folder stand under the empty name."""
+    """Files grouped by first folder and relative to it; files in no folder have the key ''."""
     grouped: dict[str, list[str]] = defaultdict(list)
     for file in files:
         folder, slash, rest = file.partition("/")
@@ -35,7 +35,7 @@ def by_folder(files: list[str]) -> dict[str, list[str]]:
 
 
 def unwrapped(root: Path, found: Found) -> tuple[Path, Found]:
-    """The folder inside ``root`` that holds everything, where a lone folder that is no class stands around it."""
+    """Descend into a single folder that holds everything and is not a class."""
     while len(groups := by_folder(found.files)) == 1:
         ((folder, files),) = groups.items()
         if not folder or _kind(folder) or any("/" not in file for file in files):
@@ -49,7 +49,7 @@ def unwrapped(root: Path, found: Found) -> tuple[Path, Found]:
 def split_folders(
     root: Path, files: list[str], layout: str = LAYOUT, classes: bool = True
 ) -> tuple[dict[str, tuple[str, list[str]]], list[str]]:
-    """The folders for training, validation and test, and what a person should know of that reading.
+    """The folders for training, validation and test, and notes on how the layout was read.
 
     Args:
         root: Where the folders are. files: relative to it.
@@ -134,8 +134,8 @@ def class_names(root: Path, files: list[str], class_folders: str | None) -> list
 
 
 def _ambiguous(parts: list[list[str]]) -> bool:
-    """Whether the innermost folders may be classes: every image is in one, they differ from class to class, and there
-    are several in some.
+    """Whether the innermost folders may be classes: every image is in one, their names are unique, and some outermost
+    folder has several.
     """
     if any(len(file) == 2 for file in parts):
         return False

@@ -1,4 +1,4 @@
-"""Images read through timm's readers: what cannot be read is replaced, counted and listed."""
+"""Images read by timm's readers; unreadable ones are replaced, counted and listed."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ from .decode import DAMAGED, MODES, read_image, size_of
 
 TRIES = 50  # unreadable images in a row before reading gives up
 READERS = 16  # threads that read headers
-# Arguments of timm's create_transform that switch off what it does by default
+# Arguments that switch off the augmentation that timm's create_transform does by default
 NO_AUG = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
 
 
 class ReadImages(Dataset):
     """Images and class numbers of a timm reader, transformed.
 
-    In place of an image that cannot be read comes the next one, as in ``timm.data.ImageDataset``; but here it is
-    marked in ``unreadable``, which all parts and all loader processes share.
+    An image that cannot be read is replaced by the next one, as in ``timm.data.ImageDataset``, and marked in
+    ``unreadable``, which all parts and all loader processes share.
 
     Attributes:
-        reader: gives (file, class number, ...) by index; has ``class_to_idx`` and ``filename(index)``.
-        indices: which of the reader's images these are.
-        unreadable: of the reader's images, (N,).
-        mode: of the image: RGB, or L for grey. upright: whether it is turned as its EXIF orientation says.
-        transform: from an image, and a height and width or None, to a tensor; None leaves images as they are.
-        shapes: height and width of each image after the transform where they differ, else None.
+        reader: index -> (file, class number, ...); has ``class_to_idx`` and ``filename(index)``.
+        indices: the reader's indices of these images.
+        unreadable: bool (N,), over the reader's images.
+        mode: Pillow's mode: RGB, or L for grey.
+        upright: whether images are rotated by their EXIF orientation.
+        transform: (image, height and width or None) -> tensor; None returns images as they are.
+        shapes: height and width of each transformed image if they differ, else None.
     """
 
     def __init__(self, reader: Any) -> None:
@@ -74,18 +75,19 @@ class ReadImages(Dataset):
         return [self[index] for index in indices]
 
     def ahead(self, indices: Sequence[int]) -> None:
-        """Tell the reader which images are read next, if it can fetch them all at once."""
+        """Prefetch images, if the reader can."""
         if (ahead := getattr(self.reader, "ahead", None)) is not None:
             ahead(self.indices[list(indices)].tolist())
 
     def read(self, index: int, shape: Shape | None = None) -> tuple[Any, int]:
-        """An image, of that height and width if one is given, and its class number.
+        """An image, resized to ``shape`` if given, and its class number.
 
         Raises:
-            IndexError: there is no such image. OSError: neither it nor any of the next can be read.
+            IndexError: there is no such image.
+            OSError: `TRIES` images in a row cannot be read.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} images")  # it also ends a loop over the images
+            raise IndexError(f"index {index} of {len(self)} images")  # also ends iteration
         for place in self.indices[np.arange(index, index + TRIES) % len(self)].tolist():
             try:
                 file, target, *_ = self.reader[place]
@@ -101,7 +103,7 @@ class ReadImages(Dataset):
         return picture if self.transform is None else self.transform(picture, shape), int(target)
 
     def sizes(self) -> np.ndarray:
-        """Heights and widths in pixels of the files, (N, 2), from their headers; 1 x 1 where there is none."""
+        """Heights and widths (N, 2) of the files in pixels, from their headers; 1 x 1 if unreadable."""
 
         def size(index: int) -> Shape:
             try:
@@ -110,24 +112,24 @@ class ReadImages(Dataset):
             except DAMAGED:
                 return 1, 1
 
-        with ThreadPoolExecutor(READERS) as pool:  # headers wait for the disk, not for the processor
+        with ThreadPoolExecutor(READERS) as pool:  # I/O bound
             return np.array(list(pool.map(size, self.indices.tolist())), dtype=np.int64).reshape(-1, 2)
 
     def labels(self) -> np.ndarray | None:
-        """Class numbers, (N,); None of a reader that would have to read the images."""
+        """Class numbers (N,), or None if the reader would have to read the images."""
         numbers = getattr(self.reader, "numbers", None)
         return None if numbers is None else np.array(numbers())[self.indices]
 
     def files(self) -> list[Path]:
-        """The files of these images, of a reader of files."""
+        """The files of these images, if the reader reads files."""
         return [Path(self.reader.samples[index][0]) for index in self.indices.tolist()]
 
     def unreadable_names(self) -> list[str]:
-        """Files that could not be read so far, by name."""
+        """Names of the files that could not be read so far."""
         return [str(self.reader.filename(int(index))) for index in self.unreadable.nonzero()]
 
     def reason(self) -> str:
-        """Why the first of the files that could not be read cannot be."""
+        """Why the first unreadable file cannot be read."""
         try:
             with self.reader[int(self.unreadable.nonzero()[0])][0] as file:
                 read_image(file, self.mode)
@@ -137,10 +139,10 @@ class ReadImages(Dataset):
 
 
 class SeededImages(Dataset):
-    """Training images by key, each transformed under random numbers of its own; see ``Splits.train`` for the keys.
+    """Training images by key (see `Splits`), each augmented with its own random seed.
 
-    timm's transforms draw from Python's, NumPy's and torch's global generators; all three are seeded for the
-    sample and put back, so neither the number of workers nor the model's dropout changes what is drawn.
+    timm's transforms draw from the global generators of Python, NumPy and torch. All three are seeded for each sample
+    and restored afterwards, so neither the number of workers nor the model's dropout affects the augmentation.
     """
 
     def __init__(self, images: ReadImages, seed: int) -> None:
@@ -169,14 +171,14 @@ class SeededImages(Dataset):
 
 
 class Transforms:
-    """timm's transform, one for every size that is asked for.
+    """timm's transform, one per image size.
 
     Args:
-        size: height and width where none is asked for.
+        size: default height and width.
         options: of ``timm.data.create_transform``.
 
     Raises:
-        TypeError: it refuses an option.
+        TypeError: an option is unknown.
     """
 
     def __init__(self, size: Shape, **options: Any) -> None:
@@ -190,7 +192,7 @@ class Transforms:
         return self.made[shape](image)
 
     def _fitting(self, shape: Shape) -> dict[str, Any]:
-        """Random crops are as oblong as the shape, so that they are stretched no more than square ones are."""
+        """Random crops get the aspect ratio of the shape, so that they are distorted no more than square ones."""
         if not self.options.get("is_training") or self.options.get("train_crop_mode") in ("rkrc", "rkrr"):
             return self.options
         wider = shape[1] * self.size[0] / (shape[0] * self.size[1])
@@ -199,24 +201,24 @@ class Transforms:
 
 @dataclass
 class ImageSettings:
-    """How the images of a data set are prepared for a model, by timm's transforms; checked before any is read.
+    """How images are prepared for a model by timm's transforms; validated before any image is read.
 
     Attributes:
         img_size: side in pixels; None takes the model's own.
         in_chans: 3 reads colour, 1 reads grey.
-        upright: turn photographs as their EXIF orientation says.
-        max_unreadable: share of the images that may be unreadable before the run stops.
-        sides: None makes all images squares of ``img_size``. Otherwise training images come in squares of these
-            sides and oblong shapes of the same areas, each image in shapes near its own; evaluation keeps the shape
-            of an image too, at the area of ``img_size``.
+        upright: rotate photographs by their EXIF orientation.
+        max_unreadable: fraction of the images that may be unreadable before the run stops.
+        sides: None trains on squares of ``img_size``. Otherwise training images are squares of these sides and oblong
+            shapes of the same areas, whichever is nearest to the image; evaluation keeps the shape of an image too, at
+            the area of ``img_size``.
         step, max_aspect: see `Shapes`.
-        aug: arguments of timm's ``create_transform`` for training images; what is not named is not done, and with
-            nothing named they are prepared as in evaluation.
-        seed: seeds the augmentation, not the split.
-        pretrained_cfg: the model's size, normalisation and interpolation, as timm states them.
+        aug: arguments of timm's ``create_transform`` for training images. Augmentation that is not named is off; if
+            empty, training images are prepared as in evaluation.
+        seed: for the augmentation, not for the split.
+        pretrained_cfg: timm's description of the model: image size, normalisation, interpolation.
 
     Raises:
-        UsageError: ``create_transform`` refuses an argument, or an option is out of range.
+        UsageError: ``create_transform`` refuses an argument, or a value is out of range.
     """
 
     img_size: int | None = None
@@ -256,7 +258,7 @@ class ImageSettings:
     def splits(
         self, name: str, train: ReadImages, val: ReadImages, test: ReadImages | None, classes: Sequence[str]
     ) -> Splits:
-        """The data set of that name, from the images of its parts."""
+        """The data set, from the images of its parts."""
         read = [part for part in (train, val, test) if part is not None]
         for part in read:
             part.mode, part.upright, part.transform = MODES[self.in_chans], self.upright, self.still
@@ -284,7 +286,7 @@ class ImageSettings:
         )
 
     def _by_shape(self, images: ReadImages) -> ReadImages:
-        """Images for evaluation; where they keep shapes of their own, those of one shape stand together."""
+        """Images for evaluation, sorted by shape if they keep their shapes."""
         if self.shapes is None:
             return images
         kinds, side = _kinds(images, self.shapes), round(math.sqrt(math.prod(self.size)))
@@ -295,15 +297,15 @@ class ImageSettings:
 
 
 def _kinds(images: ReadImages, shapes: Shapes) -> np.ndarray:
-    """The kind of shape of every image; where all are squares, files need not be opened for that."""
+    """The bin of every image; files are not opened if all shapes are squares."""
     return shapes.kinds(images.sizes() if shapes.oblong else np.ones((len(images), 2)))
 
 
 def unreadable(parts: list[ReadImages], share: float) -> list[str]:
-    """Names of all images that could not be read so far, each once.
+    """Names of all images that could not be read so far, without repeats.
 
     Raises:
-        UsageError: in one of the parts they are more than ``share`` of its images.
+        UsageError: more than ``share`` of the images of one part are unreadable.
     """
     for images in parts:
         names = images.unreadable_names()

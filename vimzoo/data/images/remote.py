@@ -1,4 +1,4 @@
-"""Files below a URL, read through fsspec: listed, and read in parts, again where the connection breaks."""
+"""Files below a URL, through fsspec: listing, ranged reads, retries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SILENCE = 30.0  # seconds without a byte after which a connection counts as brok
 THREADS = 32  # requests at once where fsspec makes one at a time
 HEADER_BYTES = 16384  # read at once among the headers of a tar file
 VERSION = ("ETag", "etag", "generation", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "mtime")
-"""What file systems tell of a file that is another after a change, beside its size."""
+"""File attributes that change when a file changes, besides its size."""
 
 
 def is_remote(root: str) -> bool:
@@ -97,7 +97,7 @@ class Remote:
         raise AssertionError
 
     def info(self, name: str) -> tuple[int, str]:
-        """The size of a file in bytes, and a text that is another after a change.
+        """The size of a file in bytes, and a version string that changes with its content.
 
         Raises:
             FileNotFoundError, Unreachable: as `read`. UsageError: the server does not tell the size.
@@ -208,7 +208,7 @@ class Fetched:
 
 
 class _File(io.RawIOBase):
-    """A remote file; every read is a request."""
+    """A remote file in which every read is a request."""
 
     def __init__(self, remote: Remote, name: str, size: int) -> None:
         self.remote, self.name, self.size, self.position = remote, name, size, 0

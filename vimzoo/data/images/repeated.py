@@ -1,4 +1,4 @@
-"""Shards that hold the same samples, under two names or in two parts of a data set."""
+"""Detection of shards with the same samples, under two names or in two parts of a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def check_repeated(parts: Mapping[str, ShardReader]) -> list[str]:
-    """Refuse shards that hold the same samples as others.
+    """Check that no shard repeats the samples of another.
 
     Two shards are the same if at least half of the samples of one have the keys, sizes, classes and bytes of samples
     of the other; the bytes of a few are compared. A held-out part may be the same as training in all its shards, to

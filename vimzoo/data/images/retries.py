@@ -1,4 +1,4 @@
-"""Requests to a server that are made again, later and later, where the connection or the server fails."""
+"""Retries with increasing delays for requests to a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUSY = (408, 425, 429)  # status of a server that may answer later
 
 
 class Unreachable(RuntimeError):
-    """Remote data cannot be read; no error of an image, so it ends the run."""
+    """Remote data cannot be read; not an unreadable image, so it ends the run."""
 
 
 def retried(call: Callable[[], Result], path: str) -> Result:
@@ -33,7 +33,7 @@ def retried(call: Callable[[], Result], path: str) -> Result:
 
 
 def wait_or_raise(path: str, error: Exception, delay: float | None) -> None:
-    """Wait before another try of a request, where it may help.
+    """Wait before retrying a request, if a retry may help.
 
     Args:
         path: what was asked for. delay: in seconds, or None after the last try.

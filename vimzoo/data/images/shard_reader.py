@@ -1,4 +1,4 @@
-"""Samples of WebDataset shards by number: from a disk, or from a server with a local cache."""
+"""Random access to samples of WebDataset shards, on disk or on a server with a local cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .tar_index import BLOCK, TarIndex, header_sum, read_index
 
 
 class ShardChanged(RuntimeError):
-    """A shard is another one than when its headers were read; no error of an image, so it ends the run."""
+    """A shard has changed since its headers were read; not an unreadable image, so it ends the run."""
 
 
 class ShardReader:
@@ -95,7 +95,7 @@ class ShardReader:
             )
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The shard of a sample, and its place there."""
+        """The shard of a sample, and its index there."""
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
         return shard, index - int(self.starts[shard])
 
@@ -143,7 +143,7 @@ class RemoteShards(ShardReader):
         self.fetched = Fetched(remote, self._range, kept, self._check)
 
     def ahead(self, indices: Sequence[int]) -> None:
-        """Fetch the samples that are read next."""
+        """Prefetch samples."""
         self.fetched.ahead(indices)
 
     def _block(self, index: int) -> bytes:

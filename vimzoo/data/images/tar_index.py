@@ -1,4 +1,4 @@
-"""Where the samples of a WebDataset shard are, read from the headers of the tar file; damage is refused."""
+"""Index of the samples in a WebDataset shard, from its tar headers; damaged files are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of a degraded and a clean image, whole for evaluation and as random crops for training."""
+"""Pairs of degraded and clean images: whole for evaluation, random crops for training."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ __all__ = ["CropPairs", "ImagePairs", "PixelCache", "WholePairs", "image_size", 
 
 
 def read_pixels(path: Path, channels: int = 3) -> np.ndarray:
-    """An image file, or one in a data base, as ``(H, W, channels)`` uint8, upright.
+    """Read an image file, or one in a database, as ``(H, W, channels)`` uint8, upright.
 
     More bits are scaled to 8, see `read_image`.
 
@@ -37,7 +37,7 @@ def read_pixels(path: Path, channels: int = 3) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file as `read_pixels` gives it, from its header.
+    """Height and width of an image as `read_pixels` returns it, from the file header.
 
     Raises:
         UsageError: the file is no image.
@@ -48,7 +48,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _readable(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
-    """A file to read an image from; what goes wrong names it."""
+    """Open an image file; errors name it."""
     try:
         with opened(path, buffering) as source:
             yield source
@@ -59,14 +59,14 @@ def _readable(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
 
 
 class PixelCache:
-    """Arrays by key, the longest unused forgotten once they take more than ``limit`` bytes together."""
+    """LRU cache of arrays, up to ``limit`` bytes in total."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.bytes = limit, 0
         self.kept: OrderedDict[Hashable, np.ndarray] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array kept under ``key``, or what ``make`` gives."""
+        """The array cached under ``key``, or the result of ``make()``, which is then cached."""
         if key not in self.kept:
             self.kept[key] = make()
             self.bytes += self.kept[key].nbytes
@@ -78,7 +78,7 @@ class PixelCache:
 
 @dataclass
 class ImagePairs:
-    """Clean images and what they are to be restored from: another file, or what ``degradation`` makes of them.
+    """Clean images and their degraded versions: another file, or the result of ``degradation``.
 
     Attributes:
         high: files of the clean images.
@@ -140,7 +140,7 @@ class ImagePairs:
         return low, high[window.slices(self.scale)]
 
     def noisy(self, low: Tensor, rng: Rng) -> Tensor:
-        """The degraded image with its noise, which is drawn anew for every crop."""
+        """Add the noise of the degradation, drawn for each crop."""
         return low if self.degradation is None else self.degradation.noisy(low, rng)
 
     def _read(self, path: Path) -> np.ndarray:
@@ -154,7 +154,7 @@ class WholePairs(Dataset):
     """
 
     def __init__(self, pairs: ImagePairs, crop: int | None = None) -> None:
-        """``crop``: at most so many clean pixels per axis, from the middle; None takes everything."""
+        """``crop``: at most this many clean pixels per axis, from the middle; None is the whole image."""
         self.pairs, self.crop = pairs, crop
 
     @property
@@ -183,7 +183,7 @@ class WholePairs(Dataset):
 
 
 class CropPairs(Dataset):
-    """Random crops of the pairs, flipped and turned, indexed by ``(epoch, index)``: nothing else decides them.
+    """Random crops of the pairs, flipped and rotated; fully determined by the key ``(epoch, index)``.
 
     A key ``(epoch, index, size, size)`` asks for crops of that size, and its index counts those of the whole run.
     Images ``(C, size / scale, size / scale)`` and ``(C, size, size)`` in 0..1.

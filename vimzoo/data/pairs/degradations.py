@@ -1,4 +1,4 @@
-"""What is done to clean images to learn from: MATLAB's bicubic reduction, Gaussian noise, JPEG.
+"""Synthetic degradations: MATLAB's bicubic reduction, Gaussian noise, JPEG.
 
 Images are tensors ``(C, H, W)`` in 0..1.
 """
@@ -54,7 +54,7 @@ def _taps(size: int, scale: float) -> tuple[Tensor, Tensor]:
 
 
 def imresize(image: Tensor, scale: float) -> Tensor:
-    """MATLAB's ``imresize(image, scale)``: bicubic, antialiased when it reduces; the papers' low resolution.
+    """MATLAB's ``imresize(image, scale)``: bicubic, antialiased when reducing; how papers make low-resolution images.
 
     torch's and Pillow's antialiased bicubic differ from it at the borders and where the size is no multiple.
 
@@ -82,7 +82,7 @@ def imresize(image: Tensor, scale: float) -> Tensor:
 
 
 def add_noise(image: Tensor, sigma: float, rng: np.random.Generator | np.random.RandomState) -> Tensor:
-    """White Gaussian noise of deviation ``sigma`` / 255, not clipped.
+    """Add white Gaussian noise of standard deviation ``sigma`` / 255; not clipped.
 
     ``RandomState(0)`` for every image is the published protocol: drawn pixel by pixel, blue channel first.
     """
@@ -91,7 +91,7 @@ def add_noise(image: Tensor, sigma: float, rng: np.random.Generator | np.random.
 
 
 def jpeg(image: Tensor, quality: int) -> Tensor:
-    """The image after libjpeg's coding at ``quality`` 1..100 (colour at half resolution) and decoding."""
+    """Encode as JPEG with libjpeg at ``quality`` 1..100 (4:2:0 chroma) and decode."""
     pixels, file = to_8bit(image), io.BytesIO()
     Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(file, "JPEG", quality=quality)
     decoded = np.asarray(Image.open(file))
@@ -112,20 +112,20 @@ class Window(NamedTuple):
         return slice(self.top * scale, bottom * scale), slice(self.left * scale, right * scale)
 
     def widened(self, margin: int, grid: int, height: int, width: int) -> Window:
-        """With ``margin`` pixels more on each side, from line to line of a ``grid``, within an image of this size."""
+        """Extended by ``margin`` pixels per side and aligned to a ``grid``, within an image of this size."""
         top, left = (max(0, (edge - margin) // grid * grid) for edge in self[:2])
         bottom = min(height, -(-(self.top + self.height + margin) // grid) * grid)
         right = min(width, -(-(self.left + self.width + margin) // grid) * grid)
         return Window(top, left, bottom - top, right - left)
 
     def within(self, other: Window) -> Window:
-        """The same part, counted from another window's corner."""
+        """The same part relative to another window's corner."""
         return self._replace(top=self.top - other.top, left=self.left - other.left)
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """What makes the input of a network from a clean image; parts that are set are applied in this order.
+    """Makes a network's input from a clean image; the steps that are set are applied in this order.
 
     Attributes:
         scale: Reduce by this whole number with `imresize`, rounded to 8 bits as in a file; 1 does not.
@@ -178,7 +178,7 @@ class Degradation:
         size: tuple[int, int],
         rng: np.random.Generator | np.random.RandomState,
     ) -> np.ndarray:
-        """A part of an image after JPEG, with the noise before it, as if the whole image had been coded.
+        """A part of an image after noise and JPEG, identical to that part of the whole image encoded.
 
         Blocks are those of the whole image, so that they begin anywhere in a window, as in files that are cut.
 
@@ -197,7 +197,7 @@ class Degradation:
         return to_8bit(jpeg(image, self.quality))[window.within(wide).slices()]
 
     def noisy(self, image: Tensor, rng: np.random.Generator | np.random.RandomState) -> Tensor:
-        """An image, whole or a part, with its noise, unless that came before JPEG."""
+        """Add the noise to an image or part, unless it was added before JPEG."""
         if self.sigma == 0 or self.quality is not None:
             return image
         image = add_noise(image, self.sigma, rng)

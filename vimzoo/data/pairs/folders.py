@@ -1,4 +1,4 @@
-"""Folders and LMDB data bases of images to learn restoration from, and how they are divided."""
+"""Folders and LMDB databases of images to learn restoration from, and how they are divided."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +17,15 @@ from .stored import is_data_base, stored_names
 
 PAIRS_LAYOUT = (
     "DIR/low with DIR/high (or LR, LQ with HR, GT), or DIR/{train,val[,test]}/{low,high}; files of a pair have one "
-    "name; folders may be LMDB data bases NAME.lmdb"
+    "name; folders may be LMDB databases NAME.lmdb"
 )
-CLEAN_LAYOUT = "images in DIR, or in DIR/{train,val[,test]}; folders may be LMDB data bases NAME.lmdb"
+CLEAN_LAYOUT = "images in DIR, or in DIR/{train,val[,test]}; folders may be LMDB databases NAME.lmdb"
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All images below ``folder``, in order of their names; links are followed, hidden files left out.
+    """All images below ``folder``, sorted by name; links are followed, hidden files skipped.
 
-    Those of a data base are under its path, see `vimzoo.data.pairs.stored`.
+    Those of a database are under its path, see `vimzoo.data.pairs.stored`.
 
     Raises:
         UsageError: there is no such folder, or no image in it.
@@ -37,13 +37,13 @@ def image_files(folder: Path) -> list[Path]:
         return found
     if (folder / "data.mdb").is_file():
         raise UsageError(
-            f"`root`: {folder} is an LMDB data base; expected a name that ends in .lmdb, as BasicSR has it"
+            f"`root`: {folder} is an LMDB database; expected a name that ends in .lmdb, as BasicSR has it"
         )
     raise UsageError(f"`root`: no images under {folder}; expected {', '.join(SUFFIXES)}")
 
 
 def paired_files(low: Path, high: Path) -> tuple[list[Path], list[Path], int]:
-    """Degraded and clean files of two folders in the order of the clean ones' names, and the scale between them.
+    """Matching files of two folders, sorted by the names of the clean ones, and the scale between them.
 
     Names are matched as `vimzoo.data.pairs.matching.matched` does.
 
@@ -67,7 +67,7 @@ def paired_files(low: Path, high: Path) -> tuple[list[Path], list[Path], int]:
 
 
 def only_listed(files: Files, folder: Path, meta_info: str | None) -> Files:
-    """The files whose names a list has; all without a list.
+    """The files named in a list; all if there is no list.
 
     Raises:
         UsageError: it names an image that is not in the folder.
@@ -89,20 +89,20 @@ def only_listed(files: Files, folder: Path, meta_info: str | None) -> Files:
 
 
 def image_folder_of(folder: Path) -> Path:
-    """The data base in a folder that holds nothing else, or the folder."""
+    """The database in a folder that holds nothing else; otherwise the folder."""
     inside = {name.partition("/")[0] for name in find_pictures(folder, stored_names).files}
     inner = folder / inside.pop() if len(inside) == 1 else folder
     return inner if is_data_base(inner) else folder
 
 
 def left_out(folders: Sequence[Path]) -> tuple[str, ...]:
-    """What of these folders is not read, a line each."""
+    """What is skipped in these folders, one line each."""
     said = ((folder, find_pictures(folder, stored_names).left_out()) for folder in folders)
     return tuple(f"{folder}: {line}" for folder, line in said if line)
 
 
 def split_folders_of(root: str | None, layout: str) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """The folders for train, val and test, and notes on that reading; DIR alone, as train, if it is not divided.
+    """The folders for train, val and test with notes on the layout; only DIR, as train, if it is not divided.
 
     Raises:
         UsageError: DIR is missing, or can be read in two ways.
@@ -123,7 +123,7 @@ def split_folders_of(root: str | None, layout: str) -> tuple[dict[str, Path], tu
 def divided(
     read: dict[str, Files], val: float, test: float, split: str, root: Path, folder: Path
 ) -> list[Files]:
-    """Files for training, validation and test; what has no folder of its own is held out of training.
+    """Files for training, validation and test; a part without a folder is split off from training.
 
     Args:
         read: Files by the folders there are. val, test, split, root: of the data set.

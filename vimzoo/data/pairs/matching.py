@@ -1,4 +1,4 @@
-"""Which degraded file belongs to which clean one: by their names, as this field writes them."""
+"""Matches degraded to clean files by the naming conventions of restoration data sets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _enlarged(scale: int) -> Key:
 
 
 def _plain(name: PurePath) -> str:
-    """Without what tells degraded from clean, in the name and its folders: ``a`` of ``X2/a_LRBI_x2.png``."""
+    """The name without parts that mark degraded or clean files and folders: ``a`` of ``X2/a_LRBI_x2.png``."""
     folders = [part for folder in name.parts[:-1] if (part := _FOLDER.sub("", folder))]
     return "/".join([*folders, _ENDING.sub("", name.stem) or name.stem])
 
@@ -52,7 +52,7 @@ RULES: tuple[tuple[Key, Key], ...] = (
     *((_enlarged(scale), _stem) for scale in (2, 3, 4, 8)),
     (_plain, _plain),
 )
-"""What is equal in the names of a degraded and a clean file, by the first rule that holds for all files."""
+"""Keys that are equal for a degraded and a clean file; the first rule that matches all files is used."""
 
 
 def matched(low: Sequence[PurePath], high: Sequence[PurePath]) -> list[tuple[PurePath, PurePath]]:
@@ -83,7 +83,7 @@ def _by_key(names: Sequence[PurePath], key: Key) -> Found:
 
 
 def _lonely(low: Sequence[PurePath], high: Sequence[PurePath], lows: Found, highs: Found) -> list[str]:
-    """Files of which none on the other side has the name."""
+    """Files without a counterpart on the other side."""
     paired_low = {name for key in lows.keys() & highs.keys() for name in lows[key]}
     paired_high = {name for key in lows.keys() & highs.keys() for name in highs[key]}
     return [

@@ -1,4 +1,4 @@
-"""Photographs bundled with scikit-image and scikit-learn: enough to learn restoration from without a download."""
+"""The photographs that ship with scikit-image and scikit-learn, divided into splits."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ PHOTOS: dict[str, tuple[str, ...]] = {
     "val": ("skimage/data/rocket.jpg", "sklearn/datasets/images/china.jpg"),
     "test": ("skimage/data/chelsea.png", "skimage/data/coffee.png"),
 }  # fmt: skip
-"""Files by split. They lie in the wheels; scikit-image's other pictures would be fetched from the network."""
+"""Files by split. These are in the wheels; scikit-image downloads its other images."""
 
 
 def photo_files(split: str) -> list[Path]:

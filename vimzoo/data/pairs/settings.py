@@ -1,4 +1,4 @@
-"""How pairs of images become crops to train on and whole images to evaluate on."""
+"""Options of data sets of image pairs: crops for training, whole images for evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Files = tuple[Sequence[Path] | None, Sequence[Path]]  # degraded, clean
 
 @dataclass
 class PairSettings:
-    """What every data set of pairs takes; checked as far as can be before a file is looked for.
+    """Options of all data sets of pairs; validated as far as possible before files are opened.
 
     Attributes:
         crop: Side of the clean crops to train on, in pixels; None is that of the first stage, or else 128, 126 at

@@ -1,4 +1,4 @@
-"""Images in LMDB data bases as BasicSR writes them, under paths as if they were files: ``GT.lmdb/baby.png``."""
+"""Images in LMDB databases written by BasicSR, addressed like files: ``GT.lmdb/baby.png``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .matching import listed_names
 __all__ = ["SUFFIX", "is_data_base", "opened", "stored_names"]
 
 SUFFIX = ".lmdb"
-"""Folders of data bases end so, in any case."""
-_one_at_a_time = RLock()  # a process may open a data base once
+"""Suffix of database folders, in any case."""
+_one_at_a_time = RLock()  # a process may open a database once
 
 
 def is_data_base(folder: Path) -> bool:
-    """Whether a folder is an LMDB data base by its name and its file."""
+    """Whether a folder is an LMDB database by its name and its file."""
     return folder.suffix.lower() == SUFFIX and (folder / "data.mdb").is_file()
 
 
 def stored_names(folder: Path) -> list[str] | None:
-    """The names in a data base's ``meta_info.txt``, with suffixes; None for any other folder.
+    """The names in a database's ``meta_info.txt``, with suffixes; None for any other folder.
 
     Raises:
         UsageError: the list is missing, unreadable or empty.
@@ -38,16 +38,16 @@ def stored_names(folder: Path) -> list[str] | None:
 
 @contextmanager
 def opened(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
-    """An image to read from: a file, or what a data base holds under its name without suffix.
+    """An image to read from: a file, or what a database holds under its name without suffix.
 
-    The data base is open only for as long, so that processes may be forked or spawned at any time.
+    The database is open only for as long, so that processes may be forked or spawned at any time.
 
     Args:
-        path: The file, or the folder of a data base and a name in it.
+        path: The file, or the folder of a database and a name in it.
         buffering: Of files, as ``open`` has it.
 
     Raises:
-        UsageError: the data base cannot be read, does not hold the name, or its package is missing.
+        UsageError: the database cannot be read, does not hold the name, or its package is missing.
         OSError: the file cannot be opened.
     """
     folder = next((parent for parent in path.parents if is_data_base(parent)), None)
@@ -67,17 +67,17 @@ def opened(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
 
 
 def _environment(folder: Path) -> Any:
-    """The data base, opened for reading."""
+    """Open a database for reading."""
     try:
         import lmdb
     except ImportError as error:
         raise UsageError(
-            f"`root`: {folder} is an LMDB data base; pip install 'vimzoo[lmdb]' brings what reads it ({error})"
+            f"`root`: {folder} is an LMDB database; pip install 'vimzoo[lmdb]' brings what reads it ({error})"
         ) from error
     try:
         environment = lmdb.open(str(folder), readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
-        raise UsageError(f"`root`: {folder}: not a readable LMDB data base ({error})") from error
+        raise UsageError(f"`root`: {folder}: not a readable LMDB database ({error})") from error
     # Pages beyond the end of a file that was copied in part would end the process (SIGBUS)
     expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if (size := (folder / "data.mdb").stat().st_size) < expected:
@@ -87,7 +87,7 @@ def _environment(folder: Path) -> Any:
 
 
 class _Bytes(io.RawIOBase):
-    """A file of bytes in memory that are not copied, so that reading a header does not read all of an image."""
+    """A file over a memory view without copying, so that reading a header does not read the whole image."""
 
     def __init__(self, view: memoryview) -> None:
         self.view, self.position = view, 0

@@ -1,4 +1,4 @@
-"""A user's own clean images, degraded as they are read, to learn restoration from."""
+"""Clean images from the user's folder, degraded while they are read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def degraded_folder(
     meta_info: str | None = None,
     **options: Any,
 ) -> Splits:
-    """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read; folders may be data bases.
+    """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read; folders may be databases.
 
     Args:
         root, val_fraction, test_fraction, split, meta_info, options: As in `paired_folder`.

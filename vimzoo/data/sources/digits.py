@@ -1,4 +1,4 @@
-"""scikit-learn's 1797 handwritten digits, 8x8 pixels: real images that need no download."""
+"""The 1797 handwritten digits of 8x8 pixels in scikit-learn: real images without a download."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from ..splits import Splits, stratified_split
 
 
 def warp(images: Tensor, size: int, angle: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Resize, rotate, shift and scale in one bilinear sampling; what falls outside is black.
+    """Resize, rotate, shift and scale in one bilinear sampling; pixels from outside are black.
 
     Args:
         images: (B, 1, h, w).
@@ -33,7 +33,7 @@ def warp(images: Tensor, size: int, angle: Tensor, shift: Tensor, scale: Tensor)
 
 
 class AugmentedDigits(Dataset):
-    """Training digits, warped anew for every (epoch, index); a whole batch is warped at once."""
+    """Training digits, warped differently for every (epoch, index); a batch is warped at once."""
 
     def __init__(
         self, images: Tensor, labels: Tensor, size: int, norm: tuple[float, float], amounts: Tensor, seed: int

@@ -28,7 +28,7 @@ from ..splits import Splits, check_split, split_by_name, stratified_split
 
 
 class ClassFolders:
-    """A reader as timm has them: files with the names of their classes.
+    """A reader with timm's interface: files and their class names.
 
     Args:
         root: the folder that ``files`` are relative to, in the order of their indices. labels: a class name each.
@@ -51,21 +51,21 @@ class ClassFolders:
         return (open(path, "rb") if self.fetched is None else io.BytesIO(self.fetched[path])), number
 
     def ahead(self, indices: Sequence[int]) -> None:
-        """Fetch the files that are read next."""
+        """Prefetch files."""
         if self.fetched is not None:
             self.fetched.ahead([self.samples[index][0] for index in indices])
 
     def numbers(self) -> list[int]:
-        """Class numbers."""
+        """Class number of every file."""
         return [number for _, number in self.samples]
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        """Relative to the root."""
+        """The path of a file relative to the root."""
         return self.files[index]
 
 
 def _read(root: Path, files: list[str], class_folders: str | None, least: int = 1) -> ReadImages:
-    """Files of one part of the data, ``CLASS/...``, below the folder ``root``."""
+    """Reader of one part of the data: ``files`` (``CLASS/...``) below ``root``."""
     if not files:
         raise UsageError(f"`root`: no images under {root}; expected {LAYOUT}")
     dataset = ReadImages(ClassFolders(root, files, class_names(root, files, class_folders)))
@@ -79,7 +79,7 @@ def _checked(dataset: ReadImages, root: Path, least: int) -> ReadImages:
 
 
 def _held_out(dataset: ReadImages, root: Path, train: ReadImages) -> ReadImages:
-    """A held-out folder, numbered by the training classes; it may lack some of them, not add any."""
+    """Number the classes of a held-out folder as in training; it may lack classes but not add any."""
     numbers, known = dataset.reader.class_to_idx, train.reader.class_to_idx
     if strange := sorted(set(numbers) - set(known)):
         raise UsageError(
@@ -102,7 +102,7 @@ def _names(dataset: ReadImages) -> tuple[str, ...]:
 
 
 def _held_out_at_random(whole: ReadImages, root: Path, val: float, test: float) -> list[ReadImages]:
-    """Training, validation and, unless its share is 0, test images; all of them everywhere if that is 1."""
+    """Random training, validation and test images (no test if its share is 0; all images in each part if it is 1)."""
     if test == 1:
         return [whole.part(np.arange(len(whole))) for _ in range(3)]  # prepared in different ways
     try:
@@ -116,7 +116,7 @@ def _held_out_at_random(whole: ReadImages, root: Path, val: float, test: float) 
 def _open(
     root: Path, found: Found, val: float, test: float, class_folders: str | None
 ) -> tuple[list[ReadImages], list[str]]:
-    """Training, validation and, where there are any, test images by the folder's layout, and what was understood."""
+    """Training, validation and any test images according to the folder's layout, with notes on it."""
     parts, notes = split_folders(root, found.files)
     if class_folders != "leaf" and any(file.count("/") > (2 if parts else 1) for file in found.files):
         notes.append("folders inside class folders belong to their class")
@@ -133,7 +133,7 @@ def _open(
 
 
 def _in_order(read: dict[str, ReadImages], root: Path, val: float) -> list[ReadImages]:
-    """Training, validation and, if given, test; validation images are held out of training where there are none."""
+    """Training, validation and any test images; without a validation folder it is split off from training."""
     for kind in ("val", "test"):
         if kind in read:
             _held_out(read[kind], root / kind, read["train"])
@@ -148,7 +148,7 @@ def _in_order(read: dict[str, ReadImages], root: Path, val: float) -> list[ReadI
 def _open_listed(
     root: Path, found: Found, labels: Path, val: float, test: float
 ) -> tuple[list[ReadImages], list[str]]:
-    """As `_open`, with the classes and splits that a CSV file tells."""
+    """As `_open`, with classes and splits from a CSV file."""
     listed, notes = read_labels(root, labels, found.files)
     read = {kind: ReadImages(ClassFolders(root, *pair)) for kind, pair in listed.items()}
     first = _checked(read[""] if "" in read else read["train"], root, least=1 if test == 1 else 2)
@@ -156,7 +156,7 @@ def _open_listed(
 
 
 def _open_as_before(root: Path, val: float, test: float) -> list[ReadImages]:
-    """The parts as they were read before `data.split` was a setting: timm's reader, split by the order of files."""
+    """The parts as older versions read them: by timm's reader, split by the order of files."""
 
     def read(path: Path) -> ReadImages:
         try:
@@ -180,7 +180,7 @@ def _open_as_before(root: Path, val: float, test: float) -> list[ReadImages]:
 def _open_found(
     root: Path, found: Found, labels: Path | None, val: float, test: float, class_folders: str | None
 ) -> tuple[list[ReadImages], list[str]]:
-    """The parts of the pictures that were found below a folder, and what was understood."""
+    """The parts of the images found below a folder, with notes on its layout."""
     if labels is not None:
         return _open_listed(root, found, labels, val, test)
     inner, found = unwrapped(root, found)
@@ -192,7 +192,7 @@ def _open_found(
 def _open_remote(
     remote: Remote, labels: Path | None, val: float, test: float, class_folders: str | None, cache: str | None
 ) -> tuple[Path, tuple[list[ReadImages], list[str]]]:
-    """As `_open_found`, below a URL, and the path that stands for it there."""
+    """As `_open_found`, below a URL; also returns the path that represents the URL."""
     root = cast(Path, PurePosixPath(remote.url))  # has fewer slashes than the URL
     try:
         parts, notes = _open_found(root, remote.pictures(), labels, val, test, class_folders)

@@ -22,7 +22,7 @@ def hub_dataset(
     cache: str | None = None,
     **options: Any,
 ) -> Splits:
-    """A data set by its name on the hub, or the folder of one, with columns ``image`` and ``label``.
+    """A data set of the hub, or a local copy of one, with columns ``image`` and ``label``.
 
     Args:
         name: what ``datasets.load_dataset`` takes.

@@ -1,4 +1,4 @@
-"""A user's own pairs of degraded and clean images to learn restoration from."""
+"""Pairs of degraded and clean images from the user's folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def paired_folder(
     meta_info: str | None = None,
     **options: Any,
 ) -> Splits:
-    """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}; folders may be data bases.
+    """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}; folders may be databases.
 
     Folders of splits are known as in `vimzoo.data.image_folder`; validation images are held out of training where there
     is only a test folder. The data set's ``notes`` say what was understood and left out.

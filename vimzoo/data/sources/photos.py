@@ -1,4 +1,4 @@
-"""Photographs that scikit-image and scikit-learn bring: data to restore that need no download."""
+"""Photographs that ship with scikit-image and scikit-learn, for restoration without a download."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bundled_photos(
     eval_crop: int | None = None,
     **options: Any,
 ) -> Splits:
-    """The bundled photographs, split by photograph, degraded as they are read.
+    """The bundled photographs, split by photograph and degraded while they are read.
 
     Args:
         scale, sigma, quality, rounded: What is to be undone, see `vimzoo.data.pairs.degradations.Degradation`.

@@ -1,4 +1,4 @@
-"""WebDataset shards, read by index: order, resume and augmentation are as exact as with a folder."""
+"""WebDataset shards with random access: order, resume and augmentation are as exact as with a folder."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _splits(
 
 
 def class_names(root: str, text: str | None, reader: ShardReader) -> tuple[str, ...]:
-    """Lines of ``classes.txt`` beside the shards, or the class numbers, 0 to the largest."""
+    """The lines of ``classes.txt``, or the class numbers from 0 to the largest."""
     count = max(reader.class_to_idx.values()) + 1
     if text is None:
         return tuple(map(str, range(count)))
@@ -134,7 +134,7 @@ def class_names(root: str, text: str | None, reader: ShardReader) -> tuple[str, 
 
 
 def expanded(names: str | Sequence[str]) -> list[str]:
-    """Names without braces, as a shell expands ``{0000..0099}`` and ``{a,b}``."""
+    """Expand braces in names as a shell does: ``{0000..0099}``, ``{a,b}``."""
     if not isinstance(names, str):
         return [name for each in names for name in expanded(each)]
     if not (match := re.search(r"\{([^{}]*)\}", names)):
@@ -152,7 +152,7 @@ def expanded(names: str | Sequence[str]) -> list[str]:
 
 
 def _by_part(names: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Shards for training, validation and test, and what a person should know of them.
+    """Shards for training, validation and test, with notes for the user.
 
     Raises:
         UsageError: one is compressed.
@@ -174,7 +174,7 @@ def _by_part(names: list[str]) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _gaps(names: list[str]) -> list[str]:
-    """Shards whose successor in a numbered series is missing."""
+    """Shards of a numbered series whose successor is missing."""
     numbered = {}
     for name in names:
         if match := re.fullmatch(r"(.*?)(\d+)\.tar", name):

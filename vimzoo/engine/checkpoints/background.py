@@ -1,4 +1,4 @@
-"""What goes on beside training: copies of tensors, and a thread that works on them."""
+"""Saving in the background: copies of tensors, and a thread that writes them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass
 class Copies:
-    """Copies on the CPU; those of the next call use the same memory, which is pinned if the tensors are on a GPU."""
+    """Copies on the CPU. Their memory is reused by the next call; it is pinned if the tensors are on a GPU."""
 
     _memory: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
     def of(self, value: Any) -> Any:
-        """Nested dictionaries, lists and tuples with copies of their tensors, complete on return."""
+        """Copy nested dictionaries, lists and tuples with all their tensors; the copies are complete on return."""
         copied = self._of(value, ())
         if any(tensor.is_pinned() for tensor in self._memory.values()):
             torch.accelerator.synchronize()
@@ -27,7 +27,7 @@ class Copies:
 
     def _of(self, value: Any, name: tuple[Any, ...]) -> Any:
         if isinstance(value, Tensor):
-            return self._room(value, name).copy_(value.detach(), non_blocking=True)
+            return self._buffer(value, name).copy_(value.detach(), non_blocking=True)
         if isinstance(value, dict):
             copied = copy.copy(value)  # of the same class, with its attributes: a state dict has metadata
             for key, part in value.items():
@@ -37,23 +37,23 @@ class Copies:
             return type(value)(self._of(part, (*name, index)) for index, part in enumerate(value))
         return value
 
-    def _room(self, value: Tensor, name: tuple[Any, ...]) -> Tensor:
-        room = self._memory.get(name)
-        if room is None or (room.shape, room.dtype) != (value.shape, value.dtype):
-            room = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-            self._memory[name] = room
-        return room
+    def _buffer(self, value: Tensor, name: tuple[Any, ...]) -> Tensor:
+        buffer = self._memory.get(name)
+        if buffer is None or (buffer.shape, buffer.dtype) != (value.shape, value.dtype):
+            buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            self._memory[name] = buffer
+        return buffer
 
 
 @dataclass
 class Beside:
-    """One job at a time in a thread of its own."""
+    """Runs one job at a time in a background thread."""
 
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "beside training"))
     _job: Future[None] | None = None
 
     def start(self, job: Callable[[], None]) -> None:
-        """Begin with a job when the one before it is done; see `wait`."""
+        """Wait for the previous job (see `wait`), then start this one."""
         self.wait()
         self._job = self._threads.submit(job)
 
@@ -63,10 +63,10 @@ class Beside:
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is under way.
+        """Block until no job is running.
 
         Raises:
-            What the job has raised.
+            Whatever the job raised.
         """
         job = self._job
         if job is not None:

@@ -1,4 +1,4 @@
-"""Training checkpoints: plain containers, written so that a crash leaves the old file or the new one, whole."""
+"""Checkpoints of one file: plain containers, written atomically."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import pickle
 import shutil
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +18,20 @@ from torch import nn
 from vimzoo.errors import UsageError
 
 from ..state import State
+from .background import Copies
 
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-FORMS = {
-    LAST: PREVIOUS,
-    "last.dcp": "previous.dcp",
-}  # the newest checkpoint and the one before: a file, or parts
+BEST = "best.pt"
+LAST, LAST_PARTS = "last.pt", "last.dcp"  # the newest checkpoint of a run: a file, or a folder of parts
+PREVIOUS = {LAST: "previous.pt", LAST_PARTS: "previous.dcp"}  # and the one before it
 COUNTERS = ("epoch", "batch", "step", "nonfinite", "sums", "best", "history", "accumulate", "sizes")
 
 
 class Unreadable(UsageError):
-    """A checkpoint that is missing or damaged; the one before it may be read instead."""
+    """A checkpoint is missing or damaged; the previous one may be read instead."""
 
 
 def progress(state: State, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a checkpoint holds apart from weights and moments."""
+    """Everything in a checkpoint except weights and optimizer moments."""
     plateau = getattr(
         state.scheduler, "lr_scheduler", None
     )  # the one schedule that is not a function of time
@@ -46,17 +48,36 @@ def progress(state: State, config: dict[str, Any] | None = None) -> dict[str, An
 def save(state: State, path: Path, config: dict[str, Any] | None = None, best: bool = False) -> None:
     """Write the whole state to ``path``; ``timm.create_model(name, checkpoint_path=path)`` reads it too.
 
-    A ``last.pt`` that is there already is kept as ``previous.pt``. The ``best`` so far becomes ``best.pt`` first:
-    a run that is ended in between and goes on from the checkpoint before comes to the same best again.
+    An existing ``last.pt`` is kept as ``previous.pt``. If this is the ``best`` checkpoint so far, ``best.pt`` is
+    written first: a run killed in between resumes from the previous checkpoint and reaches the same best again.
 
     Raises:
-        OSError: it cannot be written, for want of space for example; the file that was there stays.
+        OSError: it cannot be written (disk full, for example); the existing file stays.
     """
     write(content(state, config), path, best)
 
 
+@dataclass
+class Writer:
+    """Writes last.pt, in process 0; see `forms.Writer`."""
+
+    copies: Copies = field(default_factory=Copies)
+
+    def save(self, state: State, folder: Path, config: dict[str, Any], best: bool = False) -> None:
+        if state.world.main:
+            save(state, folder / LAST, config, best)
+
+    def beside(self, state: State, folder: Path, config: dict[str, Any]) -> Callable[[], None]:
+        if not state.world.main:
+            return lambda: None
+        return partial(write, self.copies.of(content(state, config)), folder / LAST)
+
+    def close(self) -> None:
+        self.copies = Copies()
+
+
 def content(state: State, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What `save` writes; the tensors are those that training changes."""
+    """What `save` writes; its tensors are the live ones, which training goes on to change."""
     parts = {
         "model": state.model.state_dict(),
         "model_ema": None if state.ema is None else state.ema.module.state_dict(),
@@ -67,7 +88,7 @@ def content(state: State, config: dict[str, Any] | None = None) -> dict[str, Any
 
 
 def write(content: dict[str, Any], path: Path, best: bool = False) -> None:
-    """To a temporary name, synced, read back, renamed; see ``save``."""
+    """Write atomically: temporary file, fsync, checksums, rename; see `save`."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -85,25 +106,25 @@ def write(content: dict[str, Any], path: Path, best: bool = False) -> None:
 
 
 def give_name(temporary: Path, path: Path) -> None:
-    """Give a checkpoint that is written its name. The last one, in either form, becomes the previous one.
+    """Rename a finished checkpoint; the last one, in either form, becomes the previous one.
 
-    A run that goes on in another number of processes may change the form. A folder then still holds two checkpoints:
-    the newest, and the one before it.
+    A run that resumes on another number of processes may change the form. Its folder still holds two checkpoints, the
+    newest and the one before it.
     """
     kept = set()
-    for last, previous in FORMS.items() if path.name in FORMS else ():
+    for last, previous in PREVIOUS.items() if path.name in PREVIOUS else ():
         if (old := path.with_name(last)).exists():
             kept.add(previous)
             remove(old.with_name(previous))
             old.rename(old.with_name(previous))
     temporary.replace(path)
     sync_folder(path.parent)
-    for previous in set(FORMS.values()) - kept if kept else ():
+    for previous in set(PREVIOUS.values()) - kept if kept else ():
         remove(path.with_name(previous))
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint if there is one."""
+    """Remove a checkpoint if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -111,7 +132,7 @@ def remove(path: Path) -> None:
 
 
 def verify(path: str | Path) -> None:
-    """Compare every part of a file that torch.save wrote with its checksum.
+    """Check the checksum of every part of a file written by torch.save.
 
     Raises:
         OSError, zipfile.BadZipFile: the file is missing, cut short or changed.
@@ -123,9 +144,9 @@ def verify(path: str | Path) -> None:
 
 
 def cannot_write(path: Path, error: BaseException) -> OSError:
-    """That a checkpoint cannot be written, and why.
+    """The error for a checkpoint that cannot be written, with the reason.
 
-    Where the disk is full, torch may only report a file cut short; then the message has the space that is left.
+    On a full disk torch may only report a truncated file; the message then states the free space.
     """
     for first, _ in list(getattr(error, "failures", {}).values())[:1]:  # by process, of a sharded checkpoint
         error = first
@@ -140,7 +161,7 @@ def cannot_write(path: Path, error: BaseException) -> OSError:
 
 
 def _second_name(file: Path, name: Path) -> None:
-    """A checkpoint is never changed in place, so a second name for it is enough."""
+    """Hard-link a checkpoint, which is never changed in place; copy it where links are not supported."""
     temporary = name.with_name(name.name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -151,7 +172,7 @@ def _second_name(file: Path, name: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the rename itself durable where the system allows opening a folder."""
+    """Fsync a folder, so that a rename in it survives a crash (POSIX only)."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -164,7 +185,7 @@ def read(path: str | Path, whole: bool = True) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU, unpickled safely.
 
     Args:
-        whole: read and verify all of it now; otherwise tensors are read from the disk when they are used.
+        whole: read all of it now and verify checksums; otherwise tensors are memory-mapped.
 
     Raises:
         Unreadable: the file is missing, damaged, or not one of ours.
@@ -193,15 +214,13 @@ def read(path: str | Path, whole: bool = True) -> dict[str, Any]:
 
 
 def load_training(state: State, content: dict[str, Any], path: str | Path) -> None:
-    """Take weights, average and moments of a checkpoint.
+    """Load weights, their average and optimizer moments from a checkpoint.
 
     Raises:
-        UsageError: it is of another model or optimizer.
+        UsageError: it belongs to another model or optimizer.
     """
     if "optimizer" not in content:
-        raise UsageError(
-            f"resume={path}: weights of a sharded run; expected its {LAST.replace('.pt', '.dcp')}"
-        )
+        raise UsageError(f"resume={path}: weights of a sharded run; expected its {LAST_PARTS}")
     load_weights(state.model, content["model"], path)
     if state.ema is not None:
         load_weights(state.ema.module, content.get("model_ema", content["model"]), path)
@@ -209,10 +228,10 @@ def load_training(state: State, content: dict[str, Any], path: str | Path) -> No
 
 
 def load_optimizer(state: State, saved: dict[str, Any], path: str | Path) -> None:
-    """Take moments and settings, or the moments alone where older checkpoints hold no settings.
+    """Load moments and settings of an optimizer; older checkpoints may lack the settings.
 
     Raises:
-        UsageError: they are of another optimizer.
+        UsageError: they belong to another optimizer.
     """
     saved = {"param_groups": state.optimizer.state_dict()["param_groups"], **saved}
     try:
@@ -224,7 +243,7 @@ def load_optimizer(state: State, saved: dict[str, Any], path: str | Path) -> Non
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Load weights whole or not at all."""
+    """Load weights, or raise `UsageError` without changing the model."""
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) or [k for k in own if own[k].shape != weights[k].shape]
     if wrong:

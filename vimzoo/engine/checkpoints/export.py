@@ -1,4 +1,4 @@
-"""What a finished run leaves for others: a folder that ``timm.create_model("local-dir:...")`` reads."""
+"""Exports the model of a finished run to a folder for ``timm.create_model("local-dir:...")``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint remembers of its data (`Splits.record`), against the data of now."""
+"""Compares the record of the data in a checkpoint (`Splits.record`) with the current data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def check_resumed(before: Record | None, now: Record, path: Path, within_epoch: bool) -> None:
-    """Refuse to go on with other classes, or where images of training would be held out; say what else is new.
+    """Raise if classes differ or training images would be held out; warn about other changes.
 
     Args:
         before, now: records of the checkpoint and of the data. within_epoch: the checkpoint stands within an epoch,

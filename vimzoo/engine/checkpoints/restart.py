@@ -1,4 +1,4 @@
-"""A job that its launcher starts again goes on with its run; nobody has to say so."""
+"""Automatic resume of jobs that their launcher restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vimzoo.errors import UsageError
 from ..processes.cluster import by_launcher
 from ..processes.job import RESTARTS
 from ..processes.parallel import World
-from . import resume
+from . import lookup, resume
 from .saver import Stopped
 
 FINISHED = "metrics.json"  # written once the last epoch has been evaluated
@@ -30,11 +30,11 @@ def is_own(cfg: dict[str, Any], out: Path, env: Mapping[str, str] = os.environ) 
         out: a run folder, perhaps of another run.
         env: the launcher's variables.
     """
-    begun = resume.wanted("auto", out)
+    begun = lookup.wanted("auto", out)
     if begun is None or not (started_again(env) or (by_launcher(env) and not (out / FINISHED).exists())):
         return False
     try:
-        before = resume.configuration(begun)
+        before = lookup.configuration(begun)
         other = resume.differences(before, cfg).keys() - SAME_RESULT
         return not other and cfg["resume"] in (None, "auto", before["resume"])
     except (UsageError, OSError):

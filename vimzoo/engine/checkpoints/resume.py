@@ -1,171 +1,57 @@
-"""Going on from a checkpoint, whichever way it was written."""
+"""Resuming from a checkpoint, in whichever form it was written."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vimzoo.errors import UsageError
 
+from ..configuration.older import updated
 from ..configuration.words import FOLLOWS, flat
 from ..processes.parallel import World
 from ..state import State
-from . import checkpoint, sharded
-from .older import updated
+from . import checkpoint, conversion, forms, lookup, sharded
 from .remembered import check_resumed
 
-# Settings that decide which images a batch holds, beside those that `Batching.order` names
+# Settings that decide which images a batch holds, in addition to `Batching.order`
 ORDER = [("run", "seed"), ("run", "limit_batches")]
-# Settings that a run goes on with or not at all
+# Settings that must not change on resume
 FIXED = ("task", "optim.opt", "optim.layer_decay")
-# Settings of weights to begin from, which a run that goes on does not read
+# Initial weights, which a resumed run does not read
 START = ("model.start", "model.pretrained")
-# Settings that do not change what is computed
+# Settings that do not affect the computation
 OF_NO_EFFECT = ("resume", "run.timeout")
 
 
-def wanted(asked: str | None, out: Path) -> Path | None:
-    """The checkpoint to go on from: a file, that of a run folder, or of this one (``auto``) if a job before left one.
-
-    Raises:
-        UsageError: there is none in the folder asked for.
-    """
-    if asked is None or asked == "auto":
-        return next(iter(newest_first(out)), None) if asked else None
-    begun: Path | None = Path(asked).expanduser()
-    if begun and begun.is_dir() and begun.suffix != ".dcp":
-        begun = next(iter(newest_first(begun)), None)
-        if begun is None:
-            raise UsageError(
-                f"resume={asked}: no checkpoint in that folder; expected a run folder or its last.pt"
-            )
-    return begun
-
-
-class Taken(UsageError):
-    """A run folder that belongs to another run."""
-
-
-def find(asked: str | None, out: Path) -> Path | None:
-    """As `wanted`; also refuses to write where there is another run.
-
-    Raises:
-        UsageError: see `wanted`.
-        Taken: ``out`` holds another run, which would be lost.
-    """
-    own, begun = wanted("auto", out), wanted(asked, out)
-    if own and (begun is None or begun.parent.resolve() != out.resolve()):
-        raise Taken(
-            f"{out} holds a run already ({own.name}); expected resume=auto to go on with it, or another hydra.run.dir"
-        )
-    return begun
-
-
-def newest_first(run: Path) -> list[Path]:
-    """The checkpoints in a run folder that a run can go on from.
-
-    Usually they have one form. After a run that was ended while it changed the form, the step that a checkpoint was
-    written at decides, and the time where one cannot be read.
-    """
-    names = [*checkpoint.FORMS, *checkpoint.FORMS.values()]
-    found = [path for path in (run / name for name in names) if path.exists()]
-    if len({path.suffix for path in found}) > 1:
-        steps = {path: _step(path) for path in found}
-        known = None not in steps.values()
-        found.sort(key=lambda path: (steps[path] if known else 0, _time(path)), reverse=True)
-    return found
-
-
-def _step(path: Path) -> int | None:
-    try:
-        return (sharded.read_progress(path) if is_sharded(path) else checkpoint.read(path, whole=False))[
-            "step"
-        ]
-    except checkpoint.Unreadable:
-        return None
-
-
-def _time(path: Path) -> float:
-    return max(part.stat().st_mtime for part in [path, *path.glob(sharded.PROGRESS)])
-
-
-def _attempts(path: Path) -> list[Path]:
-    """A checkpoint, and those that are taken in its place if it is missing or damaged, newest first."""
-    found = newest_first(path.parent) if path.name in checkpoint.FORMS else []
-    return [path, *found[found.index(path) + 1 if path in found else 0 :]]
-
-
-def _first_readable(paths: list[Path], read: Callable[[Path], Any], say: bool = True) -> Any:
-    """What ``read`` returns for the first of ``paths`` that is readable; if it is not the one asked for, says so.
-
-    Raises:
-        Unreadable: none is; the reason is that of the first.
-    """
-    failed: checkpoint.Unreadable | None = None
-    for path in paths:
-        try:
-            content = read(path)
-        except checkpoint.Unreadable as error:
-            failed = failed or error
-            continue
-        if failed and say:
-            print(f"{failed}; going on from {path}, step {content['step']}", file=sys.stderr, flush=True)
-        return content
-    assert failed is not None
-    raise failed
-
-
-def configuration(path: Path) -> dict[str, Any]:
-    """The settings that the run of a checkpoint was told, from beside it or from within.
-
-    Raises:
-        UsageError: there is no readable checkpoint.
-    """
-    try:
-        return updated(yaml.safe_load((path.parent / "config.yaml").read_text()))
-    except FileNotFoundError:
-        return _first_readable(_attempts(path), _progress)["config"]
-
-
-def _progress(path: Path) -> dict[str, Any]:
-    return sharded.read_progress(path) if is_sharded(path) else checkpoint.read(path)
-
-
-def is_sharded(path: Path) -> bool:
-    """Whether a checkpoint is a folder of parts."""
-    return path.is_dir() or path.suffix == ".dcp"
-
-
 def load(state: State, path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Take weights, average, moments and loss scale of a checkpoint; returns all that it holds besides.
+    """Load weights, average, moments and loss scale of a checkpoint; returns the rest of its content.
 
     Args:
-        config: the settings of now, if they may be others than the checkpoint's.
+        config: the current settings, if they may differ from the checkpoint's.
 
     Raises:
-        UsageError: it is missing, damaged, of another model or kind of run, or a setting that has to stay is another.
+        UsageError: it is missing, damaged or of another model or kind of run, or a setting differs that must not.
     """
 
     def take(path: Path) -> dict[str, Any]:
-        if parts := state.sharded and is_sharded(path):
-            content = sharded.read_progress(path)
+        form = forms.of(path)
+        if parts := state.sharded and form is forms.PARTS:
+            content = form.progress(path)
         else:
-            content = _sent(state.world, sharded.read if is_sharded(path) else checkpoint.read, path)
+            content = _sent(state.world, form.read, path)
         _check_fixed(differences(content.get("config"), config), path)
         if parts:
             sharded.restore(state, path, content)
         else:
-            whole = sharded.divided_training(state, content) if state.sharded else content
+            whole = conversion.divided_training(state, content) if state.sharded else content
             checkpoint.load_training(state, whole, path)
         return content
 
-    attempts = state.world.first(lambda: _attempts(path))
-    content = _first_readable(attempts, take, say=state.world.main)
+    attempts = state.world.first(lambda: lookup.attempts(path))
+    content = lookup.first_readable(attempts, take, say=state.world.main)
     if state.ema is not None and content.get("ema_rounding") is not None:
         state.ema._sr_generator.set_state(content["ema_rounding"])
     if state.scaler.is_enabled() and content.get("scaler"):
@@ -174,25 +60,24 @@ def load(state: State, path: Path, config: dict[str, Any] | None = None) -> dict
 
 
 def _sent(world: World, read: Callable[[Path], dict[str, Any]], path: Path) -> dict[str, Any]:
-    """A file's content as process 0 reads it: the others may have no such file."""
+    """The content that process 0 reads, in every process: the others may not see the file."""
     content: dict[str, Any] = {}
     world.first(lambda: content.update(read(path)))
     return world.send(content)
 
 
 def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> list[str]:
-    """Continue ``state`` from a checkpoint, in the middle of an epoch if it was written there.
+    """Resume ``state`` from a checkpoint, in the middle of an epoch if it was written there.
 
-    Settings may be others than before; see the document on training. The learning rate goes on at the same share of
-    the schedule, however many updates an epoch has now.
+    Settings may have changed, see docs/training.md. The learning rate continues at the same fraction of the schedule,
+    even if an epoch has another number of updates now.
 
     Returns:
-        The settings that are others than before, as a person reads them.
+        The changed settings, formatted for display.
 
     Raises:
-        UsageError: see ``load``; also when nothing is left to do, the batches of the epoch would change, or a setting
-            is another one that has to stay. A run that goes on by itself (``auto``) may have been ended after its last
-            epoch, and then finishes.
+        UsageError: see `load`; also if no epoch is left, the batches of the current epoch would change, or a setting
+            differs that must not. With ``resume=auto`` a run that was killed after its last epoch finishes instead.
     """
     config = config or {}
     built = [dict(group) for group in state.optimizer.param_groups]
@@ -202,7 +87,7 @@ def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> l
     given = state.accumulate
     for name in checkpoint.COUNTERS:
         setattr(state, name, content.get(name, getattr(state, name)))
-    state.accumulate = max(given, state.accumulate)  # memory that ran out once would do so again
+    state.accumulate = max(given, state.accumulate)  # memory that ran out once would run out again
     if state.epoch >= state.epochs and config.get("resume") != "auto":
         raise UsageError(
             f"resume={path}: {state.epoch} epochs are finished; "
@@ -225,7 +110,7 @@ def restore(state: State, path: Path, config: dict[str, Any] | None = None) -> l
 
 
 def differences(before: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, each with both values; null where one has no such setting. Without settings, none."""
+    """Settings that differ, each with both values (None if absent); empty if either side has no settings."""
     if not before or not now:
         return {}
     old, new = flat(updated(before)), flat(now)
@@ -240,7 +125,7 @@ def differences(before: dict[str, Any] | None, now: dict[str, Any] | None) -> di
 
 
 def _check_fixed(changes: dict[str, tuple[Any, Any]], path: Path) -> None:
-    """Refuse another value of a setting that has to stay."""
+    """Raise if a setting differs that must not."""
     for key in FIXED:
         if key in changes:
             raise _refused(path, key, *changes[key])
@@ -252,10 +137,10 @@ def _check_fixed(changes: dict[str, tuple[Any, Any]], path: Path) -> None:
 def _set_optimizer(
     state: State, built: list[dict[str, Any]], changes: dict[str, tuple[Any, Any]], path: Path
 ) -> None:
-    """Give the optimizer, which has the checkpoint's settings by now, those that have changed.
+    """Apply changed settings to the optimizer, which holds those of the checkpoint.
 
     Args:
-        built: its groups of parameters as the configuration made them.
+        built: its parameter groups as the configuration made them.
     """
     changed = {
         name.removeprefix("optim."): pair for name, pair in changes.items() if name.startswith("optim.")
@@ -264,7 +149,7 @@ def _set_optimizer(
         for name, (old, value) in changed.items():
             if name not in group or name not in new:
                 raise _refused(path, f"optim.{name}", old, value)
-            if name == "lr":  # a schedule that is not a function of time may have lowered it
+            if name == "lr":  # keep reductions by a plateau schedule
                 group["lr"] = group["lr"] * value / old if old else new["lr"]
                 group["initial_lr"] = new.get("initial_lr", new["lr"])
             else:
@@ -272,11 +157,11 @@ def _set_optimizer(
 
 
 def _refused(path: Path, key: str, old: Any, value: Any) -> UsageError:
-    return UsageError(f"resume={path}: {key} was {old}, not {value}; a run that goes on has to keep it")
+    return UsageError(f"resume={path}: {key} was {old}, not {value}; it must not change on resume")
 
 
 def _check_order(old: dict[str, Any], new: dict[str, Any], path: Path, state: State) -> None:
-    """In the middle of an epoch, its batches must stay what they were."""
+    """Raise if the batches of an epoch that has begun would change."""
     for group, key in [*ORDER, *(("data", name) for name in state.order)] if old and new else ():
         before, now = old[group].get(key), new[group].get(key)
         off = (None, False, 1)  # an older run has no such setting, which means that it is off
@@ -288,20 +173,20 @@ def _check_order(old: dict[str, Any], new: dict[str, Any], path: Path, state: St
 
 
 def roll_back(state: State, out: Path) -> int:
-    """Take weights, average, moments and loss scale of the last checkpoint; returns its step. Rates stay."""
+    """Load weights, average, moments and loss scale of the last checkpoint; keeps learning rates, returns its step."""
     rates = [group["lr"] for group in state.optimizer.param_groups]
-    step = load(state, out / (sharded.LAST if state.sharded else checkpoint.LAST))["step"]
+    step = load(state, out / forms.used_by(state).last)["step"]
     for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     return step
 
 
 def load_best(state: State, out: Path) -> None:
-    """Take the weights that are evaluated from best.pt of this run."""
+    """Load the evaluated weights from best.pt of this run."""
     path = out / checkpoint.BEST
     weights = _sent(state.world, _evaluated, path)
     if state.sharded:
-        weights = sharded.divided(weights, state.averaged.state_dict())
+        weights = conversion.divided(weights, state.averaged.state_dict())
     checkpoint.load_weights(state.averaged, weights, path)
 
 
@@ -311,7 +196,7 @@ def _evaluated(path: Path) -> dict[str, Any]:
 
 
 def carry_best(resumed: Path, out: Path) -> None:
-    """A resumed run may never beat the best epoch of the first one; its file then stays the answer."""
+    """Copy best.pt of the run that is resumed, whose best epoch may never be beaten."""
     best = resumed.with_name(checkpoint.BEST)
     if best.is_file() and best.resolve() != (out / checkpoint.BEST).resolve():
         shutil.copyfile(best, out / checkpoint.BEST)

@@ -1,4 +1,4 @@
-"""When a checkpoint is written: by the clock, after every epoch, and when a signal asks the run to stop."""
+"""When checkpoints are written: at intervals, after every epoch, and when a signal asks the run to stop."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..configuration.overrides import quoted
 from ..state import State
-from . import checkpoint, sharded
-from .background import Beside, Copies
+from . import forms
+from .background import Beside
 
 AGAIN = 2.0  # seconds after which a second Ctrl-C is meant; launchers repeat at once what a terminal has sent to all
 SIGNALS = [
@@ -26,13 +25,13 @@ SIGNALS = [
 
 
 def listened_to() -> list[signal.Signals]:
-    """Signals that stop a run; without SIGHUP, which a closed terminal sends, under ``nohup``."""
+    """Signals that stop a run; under ``nohup`` SIGHUP (a closed terminal) is not one of them."""
     ignored = [name for name in SIGNALS if name.name == "SIGHUP" and signal.getsignal(name) is signal.SIG_IGN]
     return [number for number in SIGNALS if number not in ignored]
 
 
 class Stopped(Exception):
-    """A signal stopped the run; ``last.pt`` holds everything. ``number`` is the signal's."""
+    """A signal stopped the run after it was saved; ``number`` is the signal."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message, number)
@@ -44,27 +43,26 @@ class Stopped(Exception):
 
 @dataclass
 class Saver:
-    """Writes the checkpoints of one run into ``out``; used as a context, it listens for signals.
+    """Writes the checkpoints of one run into ``out``; as a context manager it also handles signals.
 
     Attributes:
-        config: kept in every checkpoint.
-        steps, minutes: how often one is written within an epoch; None is never.
+        config: stored in every checkpoint.
+        steps, minutes: how often to save within an epoch; None is never.
     """
 
     out: Path
     config: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
     minutes: float | None = None
-    heard: int = 0  # number of the signal that came
-    stopped: int = 0  # and of the one that ended the run
+    heard: int = 0  # the last signal received
+    stopped: int = 0  # the signal that ended the run
     saved: float = field(default_factory=time.monotonic)
-    _asked: set[int] = field(default_factory=set)  # all that came
+    _asked: set[int] = field(default_factory=set)  # all signals received
     _before: dict[int, Any] = field(default_factory=dict)
-    _children: Any = None  # what ended processes were met with before
-    _pressed: float | None = None  # when Ctrl-C came first
+    _children: Any = None  # the original SIGCHLD handler
+    _pressed: float | None = None  # time of the first Ctrl-C
     _beside: Beside = field(default_factory=Beside)
-    _copies: Copies = field(default_factory=Copies)
-    _parts: sharded.SaverBeside | None = None
+    _writer: forms.Writer | None = None
 
     def __enter__(self) -> Saver:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
@@ -77,9 +75,9 @@ class Saver:
         except Exception as failure:
             if error is None:
                 raise
-            print(failure, file=sys.stderr, flush=True)  # another error is on its way to the user
-        if self._parts is not None:
-            self._parts.close()
+            print(failure, file=sys.stderr, flush=True)  # do not hide the original error
+        if self._writer is not None:
+            self._writer.close()
         before, self._before = self._before, {}
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -92,15 +90,14 @@ class Saver:
                     signal.raise_signal(number)
 
     def _hear(self, number: int, _frame: object) -> None:
-        """Remember the signal; only a second Ctrl-C, some time after the first, does what it did before.
+        """Remember the signal; a second Ctrl-C, at least `AGAIN` seconds later, triggers the original handler.
 
-        SIGTERM may come several times for one request: to all processes of a job, and again from those that
-        started them.
+        SIGTERM may arrive several times for one request: launchers repeat to each process what all have received.
         """
         self.heard = number
         self._asked.add(number)
         if self._children is None and hasattr(signal, "SIGCHLD"):
-            # The same signal may end loader processes; torch would raise that, even amid the saving
+            # The signal may also end loader processes; torch's SIGCHLD handler would raise in the middle of a save
             self._children = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if number == signal.SIGINT:
             now = time.monotonic()
@@ -110,14 +107,14 @@ class Saver:
                 signal.raise_signal(number)
 
     def after_step(self, state: State) -> None:
-        """Save if it is time.
+        """Save if it is due.
 
         Raises:
-            Stopped: after saving, if a signal came to any process of the run.
+            Stopped: after saving, if any process of the run received a signal.
         """
         by_steps = bool(self.steps) and state.step % (self.steps or 1) == 0
         by_clock = self.minutes is not None and time.monotonic() - self.saved > 60 * self.minutes
-        # A signal that comes meanwhile is heard after the next step, by all
+        # A signal that arrives from here on is handled after the next step, in all processes
         heard, due = state.world.largest(self.heard, by_steps or by_clock)
         self._beside.check()
         if heard:
@@ -127,37 +124,27 @@ class Saver:
             self.save_beside(state)
 
     def save(self, state: State, best: bool = False) -> None:
-        """Write last.pt (a sharded run: last.dcp), and before it best.pt if it is the best so far.
+        """Write last.pt (last.dcp in a sharded run), preceded by best.pt if this is the best epoch so far.
 
         Raises:
-            OSError: it cannot be written, or the one before it could not.
+            OSError: this checkpoint or the one being written in the background cannot be written.
         """
         self.wait()
-        if state.sharded:
-            if best:
-                sharded.save_best(state, self.out / checkpoint.BEST, self.config)
-            sharded.save(state, self.out / sharded.LAST, self.config)
-        elif state.world.main:
-            checkpoint.save(state, self.out / checkpoint.LAST, self.config, best)
+        self._writer_of(state).save(state, self.out, self.config, best)
         self.saved = time.monotonic()
 
     def save_beside(self, state: State) -> None:
-        """Copy everything and let a thread write the copy, once it has written the one before.
+        """Copy everything and write the copy in a background thread, after the previous one is done.
 
-        What it raises is raised after the next step, or by the next that waits. Nothing may be told of this
-        checkpoint before `wait`.
+        Its errors are raised after the next step, or by the next call that waits. Do not report this checkpoint before
+        `wait` has returned.
         """
         self.wait()
-        if state.sharded:
-            self._parts = self._parts or sharded.SaverBeside(state.world)
-            self._beside.start(self._parts.save(state, self.out / sharded.LAST, self.config))
-        elif state.world.main:
-            content = self._copies.of(checkpoint.content(state, self.config))
-            self._beside.start(partial(checkpoint.write, content, self.out / checkpoint.LAST))
+        self._beside.start(self._writer_of(state).beside(state, self.out, self.config))
         self.saved = time.monotonic()
 
     def wait(self) -> None:
-        """Until the last checkpoint is on the disk.
+        """Block until the last checkpoint is on the disk.
 
         Raises:
             OSError: it cannot be written.
@@ -165,22 +152,27 @@ class Saver:
         self._beside.wait()
 
     def stop_if_heard(self, state: State) -> None:
-        """After an epoch, which is saved.
+        """Stop after an epoch that is saved.
 
         Raises:
-            Stopped: a signal came to any process of the run, and there are epochs left.
+            Stopped: any process of the run received a signal, and there are epochs left.
         """
         (heard,) = state.world.largest(self.heard)
         if heard and state.epoch < state.epochs:
             self.stop(state, heard)
 
     def last(self, state: State) -> Path:
-        """The checkpoint that everything can go on from."""
-        return self.out / (sharded.LAST if state.sharded else checkpoint.LAST)
+        """The path of the newest checkpoint."""
+        return self.out / forms.used_by(state).last
+
+    def _writer_of(self, state: State) -> forms.Writer:
+        self._writer = self._writer or forms.used_by(state).writer()
+        return self._writer
 
     def stop(self, state: State, number: int) -> None:
-        """Raise ``Stopped``, saying how to go on; once all is written, because the first process that ends takes
-        the others with it.
+        """Raise ``Stopped`` with the words to resume.
+
+        After a barrier: the launcher kills all processes once one exits.
         """
         self.stopped = number
         state.world.wait()

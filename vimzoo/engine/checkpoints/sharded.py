@@ -1,4 +1,4 @@
-"""Checkpoints of a sharded model: each process writes its own part, through torch.distributed.checkpoint."""
+"""Checkpoints of a sharded model: a folder to which each process writes its part (torch.distributed.checkpoint)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import copy
 import functools
 import pickle
 import shutil
-import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -19,7 +18,6 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import staging
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -27,21 +25,19 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..processes.parallel import World
 from ..state import State
 from . import checkpoint
 
-LAST, PREVIOUS = list(checkpoint.FORMS.items())[1]
-PROGRESS = "progress.pt"  # beside the parts: all that is not sharded
+PROGRESS = "progress.pt"  # everything that is not sharded
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def tensors(state: State, moments: bool) -> dict[str, Any]:
-    """Weights, average and, if asked for, moments under their names, sharded as they are.
+    """Weights, their average and, if ``moments``, the optimizer's state, by name and still sharded.
 
-    Where an optimizer has none yet, torch makes it take a step without gradients, which it would count.
+    For an optimizer without state torch would run a step without gradients, which the optimizer would count.
     """
     content: dict[str, Any] = {"model": get_model_state_dict(state.model)}
     if moments:
@@ -52,30 +48,38 @@ def tensors(state: State, moments: bool) -> dict[str, Any]:
 
 
 def save(state: State, path: Path, config: dict[str, Any]) -> None:
-    """Write a folder of parts and their checksums to a temporary name, rename; ``last.dcp`` becomes ``previous.dcp``.
+    """Write parts and checksums to a temporary folder, then rename it; ``last.dcp`` becomes ``previous.dcp``.
 
     Raises:
-        OSError: it cannot be written; the folder that was there stays.
+        OSError: it cannot be written; the existing folder stays.
     """
     temporary, content, rest = _begun(state, path, config)
     _complete(path, rest, lambda: dcp.save(content, checkpoint_id=temporary), state.world)
 
 
-class SaverBeside:
-    """Saves beside training, in the memory and through the connections that it keeps for that. All processes make one.
+class Writer:
+    """Writes last.dcp, each process its part; see `forms.Writer`.
 
     Attributes:
-        world: the processes as the thread that saves talks to them.
+        world: the processes as the thread that saves beside training talks to them; None until it has begun.
         stager: torch's memory for copies; None in torch 2.8, which takes new memory for each.
     """
 
-    def __init__(self, world: World) -> None:
-        self.world = world.beside()
-        kept = getattr(staging, "DefaultStager", None)
-        self.stager: Any = kept and kept(staging.StagingOptions(False, False, False, False))  # copies at once
+    def __init__(self) -> None:
+        self.world: World | None = None
+        self.stager: Any = None
 
-    def save(self, state: State, path: Path, config: dict[str, Any]) -> Callable[[], None]:
-        """Copy everything; what this returns then does the rest of `save`, in another thread."""
+    def save(self, state: State, folder: Path, config: dict[str, Any], best: bool = False) -> None:
+        if best:
+            save_best(state, folder / checkpoint.BEST, config)
+        save(state, folder / checkpoint.LAST_PARTS, config)
+
+    def beside(self, state: State, folder: Path, config: dict[str, Any]) -> Callable[[], None]:
+        if self.world is None:
+            self.world = state.world.beside()
+            if kept := getattr(staging, "DefaultStager", None):
+                self.stager = kept(staging.StagingOptions(False, False, False, False))  # copies at once
+        path = folder / checkpoint.LAST_PARTS
         temporary, content, rest = _begun(state, path, config)
         memory = {"async_stager": self.stager} if self.stager else {}
         saving = dcp.async_save(content, checkpoint_id=temporary, process_group=self.world.group, **memory)
@@ -83,13 +87,12 @@ class SaverBeside:
         return functools.partial(_complete, path, copy.deepcopy(rest), written.result, self.world)
 
     def close(self) -> None:
-        """Give the memory back."""
         if self.stager:
             self.stager.close()
 
 
 def _begun(state: State, path: Path, config: dict[str, Any]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """Where to write, where nothing is now; what is sharded, and what is not."""
+    """An empty temporary path, the sharded content, and everything else."""
     temporary, moments = path.with_name(path.name + ".tmp"), bool(state.optimizer.state)
     if state.world.main:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -101,7 +104,7 @@ def _begun(state: State, path: Path, config: dict[str, Any]) -> tuple[Path, dict
 
 
 def _complete(path: Path, rest: dict[str, Any], write: Callable[[], Any], world: World) -> None:
-    """Write the parts, their checksums and the rest, and give the checkpoint its name."""
+    """Write the parts, their checksums and the rest, then rename the checkpoint."""
     temporary = path.with_name(path.name + ".tmp")
     with _naming(path, temporary, world):
         write()
@@ -115,7 +118,7 @@ def _complete(path: Path, rest: dict[str, Any], write: Callable[[], Any], world:
 
 @contextlib.contextmanager
 def _naming(path: Path, temporary: Path, world: World) -> Iterator[None]:
-    """Failures to write as one error that names the checkpoint; what was written so far is removed."""
+    """Turn write failures into one error that names the checkpoint, and remove the partial files."""
     try:
         yield
     except (OSError, dcp.api.CheckpointException) as error:
@@ -126,7 +129,7 @@ def _naming(path: Path, temporary: Path, world: World) -> Iterator[None]:
 
 
 def checksums(folder: Path, world: World) -> dict[str, int]:
-    """CRC-32 of every part of a checkpoint by file name, -1 where it cannot be read; the processes share the work."""
+    """CRC-32 of every part by file name (-1 if unreadable); the processes share the work."""
     names = sorted(path.name for path in folder.iterdir() if path.name != PROGRESS)
     mine = {name: _crc(folder / name) for name in names[world.rank :: world.size]}
     return {name: crc for part in world.gather(mine) for name, crc in part.items()}
@@ -144,19 +147,19 @@ def _crc(path: Path) -> int:
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds apart from weights and moments.
+    """Everything in a checkpoint except weights and moments.
 
     Raises:
         Unreadable: it is missing or damaged.
     """
-    with _reading(path):
+    with reading(path):
         checkpoint.verify(path / PROGRESS)
         return torch.load(path / PROGRESS, weights_only=True)
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Failures to read as one error that names the checkpoint."""
+def reading(path: Path) -> Iterator[None]:
+    """Turn read failures into one error that names the checkpoint."""
     try:
         yield
     except (
@@ -173,8 +176,8 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _compare(path: Path, sums: dict[str, int], world: World) -> None:
-    """Refuse a checkpoint with a part that is missing or changed; the processes share the work."""
+def compare(path: Path, sums: dict[str, int], world: World) -> None:
+    """Raise if a part is missing or changed; the processes share the work."""
     found = checksums(path, world)
     for name, crc in sums.items():
         if found.get(name) != crc:
@@ -182,16 +185,16 @@ def _compare(path: Path, sums: dict[str, int], world: World) -> None:
 
 
 def restore(state: State, path: Path, rest: dict[str, Any]) -> None:
-    """Give every process its part of weights, average and moments. The processes may be others than those that wrote.
+    """Load each process's part of weights, average and moments; their number may differ from when it was written.
 
     Args:
         rest: what `read_progress` gives.
 
     Raises:
-        Unreadable: it is missing, damaged, or of another model or optimizer.
+        Unreadable: it is missing, damaged, or belongs to another model or optimizer.
     """
-    with _reading(path):
-        _compare(path, rest["checksums"], state.world)
+    with reading(path):
+        compare(path, rest["checksums"], state.world)
         names = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
         content = tensors(state, rest["moments"])
         if state.ema is not None and not any(name.startswith("model_ema.") for name in names):
@@ -201,100 +204,29 @@ def restore(state: State, path: Path, rest: dict[str, Any]) -> None:
     if rest["moments"]:
         set_optimizer_state_dict(state.model, state.optimizer, content["optimizer"])
     else:
-        checkpoint.load_optimizer(state, {"state": {}} | _groups(rest), path)
+        checkpoint.load_optimizer(state, {"state": {}} | groups(rest), path)
     if state.ema is not None:
         set_model_state_dict(state.ema.module, content.get("model_ema", content["model"]))
 
 
-def _groups(rest: dict[str, Any]) -> dict[str, Any]:
+def groups(rest: dict[str, Any]) -> dict[str, Any]:
     return {"param_groups": rest["groups"]} if "groups" in rest else {}
 
 
-def read(path: Path) -> dict[str, Any]:
-    """All of a checkpoint, as `checkpoint.read` gives a file: whole tensors, moments by the number of the parameter.
-
-    Raises:
-        Unreadable: it is missing or damaged.
-    """
-    rest = read_progress(path)
-    with _reading(path):
-        _compare(path, rest["checksums"], World())
-        metadata = dcp.FileSystemReader(path).read_metadata()
-        flat: dict[str, Any] = {
-            name: torch.empty(part.size, dtype=part.properties.dtype)
-            if isinstance(part, TensorStorageMetadata)
-            else None
-            for name, part in metadata.state_dict_metadata.items()
-        }
-        with warnings.catch_warnings():  # that one process alone reads is meant
-            warnings.simplefilter("ignore")
-            dcp.load(flat, checkpoint_id=path, no_dist=True)
-        content: dict[str, Any] = {}
-        for name, value in flat.items():
-            *folders, last = metadata.planner_data[name]
-            place = content
-            for folder in folders:
-                place = place.setdefault(folder, {})
-            place[last] = value
-    if rest["moments"]:
-        content["optimizer"] = _by_number(content["optimizer"])
-    else:
-        content["optimizer"] = {"state": {}} | _groups(rest)
-    return {**content, **rest}
-
-
-def _by_number(named: dict[str, Any]) -> dict[str, Any]:
-    """The state of an optimizer as the optimizer itself writes it, from one that knows parameters by name."""
-    groups = [named["param_groups"][index] for index in sorted(named["param_groups"])]
-    order = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
-    return {
-        "state": {order[name]: values for name, values in named["state"].items()},
-        "param_groups": [{**group, "params": [order[name] for name in group["params"]]} for group in groups],
-    }
-
-
-def divided(whole: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """Tensors that every process holds whole, divided among the processes as those of the same name are.
-
-    Args:
-        whole: tensors by name. like: tensors of this run by name; what is not sharded there stays whole.
-    """
-    return {name: _divided(value, like.get(name)) for name, value in whole.items()}
-
-
-def _divided(value: Any, like: Any) -> Any:
-    fits = isinstance(like, DTensor) and value.shape == like.shape
-    return distribute_tensor(value, like.device_mesh, like.placements) if fits else value
-
-
-def divided_training(state: State, content: dict[str, Any]) -> dict[str, Any]:
-    """What `checkpoint.load_training` takes, from a content that every process holds whole."""
-    content = {**content, "model": divided(content["model"], state.model.state_dict())}
-    if state.ema is not None and "model_ema" in content:
-        content["model_ema"] = divided(content["model_ema"], state.ema.module.state_dict())
-    if moments := content.get("optimizer", {}).get("state"):
-        get_optimizer_state_dict(state.model, state.optimizer)  # makes some; weights are not loaded yet
-        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-        own = {number: state.optimizer.state[p] for number, p in enumerate(parameters)}
-        moments = {number: divided(values, own.get(number, {})) for number, values in moments.items()}
-        content["optimizer"] = {**content["optimizer"], "state": moments}
-    return content
-
-
 def _reason(error: BaseException) -> str:
-    """The last line of a message: the one without traceback."""
+    """The last line of a message, below any traceback."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All weights on the CPU of process 0, nothing on the others; every process has to call it."""
+    """All weights on the CPU of process 0, nothing elsewhere; a collective call."""
     weights = OrderedDict(get_model_state_dict(model, options=WHOLE))
     weights._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]  # models record their grid there
     return weights  # type: ignore[return-value]
 
 
 def save_best(state: State, path: Path, config: dict[str, Any]) -> None:
-    """The weights that are evaluated, gathered into one file like any other run's, without moments."""
+    """Gather the evaluated weights into one file, as in any other run but without moments."""
     weights = whole_weights(state.averaged)
     if state.world.main:
         checkpoint.write({"model": weights, **checkpoint.progress(state, config)}, path)

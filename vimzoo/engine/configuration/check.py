@@ -46,10 +46,10 @@ SHAPES = {
 
 
 def check_run(cfg: dict[str, Any]) -> None:
-    """Refuse values that would fail only later, or be taken for something else.
+    """Check values that would otherwise fail late or be misread.
 
     Raises:
-        UsageError: naming the key, what came and what was expected.
+        UsageError: a value is wrong; names key, value and expectation.
     """
     _check_whole(cfg)
     run = cfg["run"]
@@ -67,7 +67,7 @@ def check_run(cfg: dict[str, Any]) -> None:
 
 
 def _check_whole(cfg: dict[str, Any]) -> None:
-    """Refuse settings of which a part is missing, as after ``~optim.lr``."""
+    """Check that no setting is missing, as after ``~optim.lr``."""
     default = yaml.safe_load((config_dir() / "run" / "default.yaml").read_text())
     run = (f"run.{key}" for key in default)
     for name in ("task", "loss", "resume", *run, "aug.transform", "data.workers"):

@@ -1,4 +1,4 @@
-"""Words of the command line (``key=value``) as Hydra's grammar reads them, and values that need quoting."""
+"""Quoting of words (``key=value``) for Hydra's grammar, and messages for words that it cannot read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _installed(module: str) -> bool:
 
 
 def quoted(key: str, value: str) -> str:
-    """``key=value`` as Hydra reads it back: quoted where its grammar would take the text for anything else.
+    """``key=value``, quoted if Hydra's grammar would read the value as anything but this text.
 
     The result is one argument; in a shell's line it needs `shlex.quote`.
     """
@@ -45,7 +45,7 @@ def quoted(key: str, value: str) -> str:
 
 
 def unreadable(words: Sequence[str], *, multirun: bool) -> str | None:
-    """What is wrong with the first word that Hydra cannot use, and how to help it; None if all are well.
+    """A message on the first word that Hydra cannot use, with a remedy; None if all are fine.
 
     Args:
         words: the command line; options and words without ``=`` are Hydra's own affair.

@@ -1,4 +1,4 @@
-"""What belongs to all runs of a sweep (``python train.py -m``): checks before the first, a summary after the last."""
+"""Sweeps (``python train.py -m``): checks before the first run, a summary after the last."""
 
 from __future__ import annotations
 

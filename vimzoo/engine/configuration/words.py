@@ -1,4 +1,4 @@
-"""Words of the command line: ``group=option`` and ``key=value``, as Hydra reads them, on the settings of a run."""
+"""Applies words of the command line (``group=option``, ``key=value``) to the settings of a run, as Hydra does."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from vimzoo.errors import UsageError
 
-from ..checkpoints.older import as_begun
 from .composing import compose_settings, config_dir
+from .older import as_begun
 from .overrides import quoted
 
 # Settings that name a file or folder
 PATHS = re.compile(
     r"\+{0,2}(resume|model\.start|data\.(\w*root|labels|meta_info|cache)|hydra\.(run|sweep)\.(dir|subdir))"
 )
-# Settings that the configuration's files take from another one, unless they are set themselves
+# Settings that default to another setting
 FOLLOWS = {"sched.num_epochs": "run.epochs"}
 
 
@@ -41,9 +41,9 @@ def parsed(word: str) -> Any:
 
 
 def readable(text: str) -> str:
-    """A word as a person types it, for Hydra: names of files and folders may hold ``=``, quotes, digits alone.
+    """Quote a word for Hydra if its value is a path with characters of Hydra's grammar (``=``, quotes, digits only).
 
-    Lists, null, interpolations and sweeps stay what they are, unless there is a file or folder of that name.
+    Lists, null, interpolations and sweeps are left alone, unless a file or folder of that name exists.
     """
     key, equals, value = text.partition("=")
     if not equals or not value or "${" in value or not PATHS.fullmatch(key):
@@ -61,10 +61,10 @@ def readable(text: str) -> str:
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:
-    """The words of a command as Hydra takes them.
+    """The words of a command in the form that Hydra accepts.
 
-    Where a run goes on they are settings of that run, which Hydra does not know: it may have data of another kind than
-    the configuration's files choose. Hydra then takes them by force, and `applied` checks them.
+    On resume they refer to the settings of the run, which Hydra does not know: its data may be of another kind than the
+    default. They are therefore forced (``++``), and checked by `applied`.
     """
     words = [readable(text) for text in words]
     if not any(text.startswith("resume=") and text not in ("resume=null", "resume=auto") for text in words):
@@ -73,7 +73,7 @@ def for_hydra(words: Sequence[str]) -> list[str]:
 
 
 def as_typed(words: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Without the force that `for_hydra` has added; also for one run of several, each with words of its own."""
+    """Remove the ``++`` that `for_hydra` added; also for the words of one run of a sweep."""
     own = {text.partition("=")[0] for text in typed}
     return [text if text.partition("=")[0] in own else text.removeprefix("++") for text in words]
 
@@ -84,7 +84,7 @@ def _is_setting(text: str) -> bool:
 
 
 def groups() -> set[str]:
-    """Groups of the configuration: ``data``, ``model`` and so on."""
+    """Names of the configuration groups: ``data``, ``model`` and so on."""
     return {folder.name for folder in config_dir().iterdir() if any(folder.glob("*.yaml"))}
 
 
@@ -106,11 +106,12 @@ def composed_settings(words: Sequence[str]) -> dict[str, Any]:
 def applied(
     cfg: dict[str, Any], words: Sequence[str], composed: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The settings of a run with words on top: ``group=option`` replaces a group, ``key=value`` one setting.
+    """Apply words to the settings of a run: ``group=option`` replaces a group, ``key=value`` one setting.
 
     Args:
-        cfg: the run's. words: without Hydra's own.
-        composed: what ``python train.py WORDS`` would use; by default it is composed here.
+        cfg: settings of the run.
+        words: without Hydra's own options.
+        composed: the configuration of ``python train.py WORDS``; by default it is composed here.
 
     Raises:
         UsageError: Hydra refuses a word, or the run has no such setting, with the nearest ones.
@@ -130,7 +131,7 @@ def applied(
     if "experiment" in chosen:
         return as_begun(composed, cfg, said)
     result = {**copy.deepcopy(composed), **copy.deepcopy(cfg)} | {name: composed[name] for name in chosen}
-    result["run"] = composed["run"] | result["run"]  # a run of an older version has fewer settings
+    result["run"] = composed["run"] | result["run"]  # runs of older versions have fewer settings
     for text, override in overrides.items():
         if _group(override) not in chosen:
             _set(result, text, override)
@@ -162,14 +163,14 @@ def _set(cfg: dict[str, Any], text: str, override: Any) -> None:
 
 
 def _merged(old: Any, new: Any) -> Any:
-    """As Hydra does: of a mapping only what is given changes."""
+    """Merge mappings key by key, as Hydra does; anything else is replaced."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
 def setting(cfg: dict[str, Any], name: str) -> Any:
-    """What stands under ``group.key``; None where there is no such setting."""
+    """The value of ``group.key``; None if there is no such setting."""
     value: Any = cfg
     for key in name.split("."):
         value = value.get(key) if isinstance(value, dict) else None

@@ -1,1 +1,1 @@
-"""Runs of several processes."""
+"""Distributed runs: starting and joining processes, collectives, sharding, shared work."""

@@ -1,4 +1,4 @@
-"""What all processes of a run must have in common, compared before the first step."""
+"""Checks before the first step that all processes have the same code, settings, data and run folder."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ..reports.report import versions
 from .parallel import World
 
 OWN = re.compile(r"data\.\w*root|data\.cache|resume")
-"""Settings that may differ: folders may lie elsewhere on each machine, and what they hold is compared."""
+"""Settings that may differ: paths differ between machines; the contents are compared instead."""
 
 
 def check_settings(world: World, cfg: Mapping[str, Any]) -> None:
-    """Refuse processes with other settings, or with other versions or sources of the code.
+    """Check that all processes have the same settings, versions and source code.
 
     Raises:
-        UsageError: naming what differs, and both values.
+        UsageError: something differs; names it and both values.
     """
     _check(
         world, versions() | {"source code of vimzoo": source_digest()}, "install the same versions everywhere"
@@ -40,17 +40,17 @@ def check_settings(world: World, cfg: Mapping[str, Any]) -> None:
 
 
 def check_data(world: World, data: Splits) -> None:
-    """Refuse processes that see other data.
+    """Check that all processes see the same data.
 
     Raises:
-        UsageError: naming what differs, and both values.
+        UsageError: something differs; names it and both values.
     """
     if world.size > 1:
         _check(world, fingerprint(data), f"give all processes the same data, here {data.name}")
 
 
 def check_folder(world: World, folder: Path, parallel: str) -> None:
-    """Find out whether all processes see the run folder of process 0, which sharded runs need.
+    """Check whether all processes see the run folder of process 0, which sharded runs need.
 
     Raises:
         UsageError: one does not, and all would write there.
@@ -74,11 +74,11 @@ def check_folder(world: World, folder: Path, parallel: str) -> None:
 
 
 def _appears(path: Path, seconds: float = 10.0) -> bool:
-    """Whether a file that another process has made is seen here; network file systems may take a while."""
+    """Whether a file made by another process becomes visible here; network file systems may take a while."""
     end = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError):
-            if path.name in os.listdir(path.parent):  # also makes such file systems look again
+            if path.name in os.listdir(path.parent):  # listing refreshes the cache of such file systems
                 return True
         if time.monotonic() > end:
             return False
@@ -106,7 +106,7 @@ def _short(value: str | None) -> str:
 
 @cache
 def source_digest() -> str:
-    """Of all Python files of this package."""
+    """A digest of all Python files of the package."""
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(package.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""A run folder belongs to one run: two that were started at once, or given one name, never write into one folder."""
+"""Locks for run folders, so that two runs never write into the same folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ..checkpoints import resume
+from ..checkpoints import lookup
 from .job import job_start
 
 try:
@@ -35,7 +35,7 @@ def claimed(
     named: bool = True,
     own: Callable[[Path], bool] = lambda _: False,
 ) -> Iterator[Path]:
-    """A folder that is this run's alone until the end of the block; it is made here, and taken away if it stays empty.
+    """Create and lock a run folder until the end of the block; remove it if it stays empty.
 
     The claim is a file, locked by the system, which knows whether its owner is alive, on other machines too. A file
     system without locks makes it once; then a run that was killed leaves it. A job that its launcher starts again takes
@@ -56,10 +56,10 @@ def claimed(
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with _alone(folder, own(folder)):
-                resume.find("auto" if own(folder) else asked, folder)
+                lookup.find("auto" if own(folder) else asked, folder)
                 yield folder
             return
-        except resume.Taken:
+        except lookup.Taken:
             if named:
                 raise
         finally:
@@ -70,7 +70,7 @@ def claimed(
 
 @contextlib.contextmanager
 def _alone(folder: Path, again: bool) -> Iterator[None]:
-    """Hold the folder's claim.
+    """Hold the lock of a folder.
 
     Args:
         again: whether this run goes on with the one in the folder.
@@ -88,7 +88,7 @@ def _alone(folder: Path, again: bool) -> Iterator[None]:
             file = path.open("xb")
         except FileExistsError as error:
             gone = f"; if that run is gone, remove {path}"
-            raise resume.Taken(f"{folder}: another run writes there ({_owner(path)}){gone}") from error
+            raise lookup.Taken(f"{folder}: another run writes there ({_owner(path)}){gone}") from error
     try:
         claim = f"{socket.gethostname()}, process {os.getpid()}", *job_start(os.environ)
         file.write("\n".join(claim).encode())
@@ -111,7 +111,7 @@ def _left_by_this_job(path: Path) -> bool:
 
 
 def _locked(path: Path) -> BinaryIO | None:
-    """The file, locked for this process until it is closed; None where the file system has no locks.
+    """The file, locked by this process until it is closed; None if the file system has no locks.
 
     Raises:
         Taken: another process has locked it.
@@ -132,7 +132,7 @@ def _locked(path: Path) -> BinaryIO | None:
                 return None
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-            raise resume.Taken(f"{path.parent}: another run writes there ({_owner(path)})") from error
+            raise lookup.Taken(f"{path.parent}: another run writes there ({_owner(path)})") from error
 
 
 def _is(file: BinaryIO, path: Path) -> bool:

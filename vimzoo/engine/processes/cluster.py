@@ -1,4 +1,4 @@
-"""Processes that a launcher has started: torchrun, SLURM's srun, submitit, or mpirun."""
+"""Processes started by a launcher: torchrun, SLURM's srun, submitit or mpirun."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MPI = {
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of one run; ``address`` and ``port`` are where process 0 listens."""
+    """This process within a run; process 0 listens at ``address`` and ``port``."""
 
     launcher: str
     rank: int
@@ -49,7 +49,7 @@ class Process:
 
 @contextlib.contextmanager
 def launched(minutes: float | None = None) -> Iterator[World]:
-    """This process among those that a launcher has started for one run; alone where none has.
+    """Connect this process to the others that a launcher has started; without a launcher it is alone.
 
     Args:
         minutes: how long a process waits for the others before it gives up; None is `MINUTES`.
@@ -86,13 +86,13 @@ def launched(minutes: float | None = None) -> Iterator[World]:
 
 
 def by_launcher(env: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process, be it alone; not a shell, in which a person did."""
+    """Whether a launcher, and not a person in a shell, started this process (even if it is alone)."""
     step = _is_task(env) and "SLURM_PTY_PORT" not in env
     return step or "RANK" in env or "SUBMITIT_EXECUTOR" in env
 
 
 def find(env: Mapping[str, str]) -> Process | None:
-    """Where the launcher's variables put this process; None for one that is a run of its own.
+    """This process as described by the launcher's variables; None if it is a run of its own.
 
     Raises:
         UsageError: there are several processes, but not how to find the others.
@@ -116,7 +116,7 @@ def find(env: Mapping[str, str]) -> Process | None:
 
 
 def _is_task(env: Mapping[str, str]) -> bool:
-    """Whether srun started this process; a batch script and an interactive shell see most of its variables too."""
+    """Whether srun started this process. Batch scripts and interactive shells see most of its variables too."""
     step = env.get("SLURM_STEP_ID", "")
     return step.isdigit() and int(step) < REAL_STEPS
 
@@ -124,7 +124,7 @@ def _is_task(env: Mapping[str, str]) -> bool:
 def _several(
     launcher: str, names: tuple[str, str, str], env: Mapping[str, str], address: str = "", job: str = ""
 ) -> Process | None:
-    """As `_process`, but None for one process alone; ``job``, which all processes know, gives a port."""
+    """As `_process`, but None for a single process; the port is derived from ``job``, which all processes know."""
     if env.get(names[1]) == "1":
         return None
     port = str(PORTS[zlib.crc32(job.encode()) % len(PORTS)]) if job else ""
@@ -151,13 +151,13 @@ def _process(launcher: str, names: tuple[str, str, str], env: Mapping[str, str])
 
 
 def first_host(nodes: str) -> str:
-    """The first of SLURM's list of hosts: ``gpu03`` of ``gpu[03-06,9],login``."""
+    """The first host of SLURM's list: ``gpu03`` of ``gpu[03-06,9],login``."""
     match = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
     return re.sub(r"\[(\w*)[^\]]*\]", r"\1", match[0]) if match else ""
 
 
 def _hint(env: Mapping[str, str]) -> None:
-    """A batch script sees the number of tasks of its job, but is one process."""
+    """Print a hint in a batch script, which sees the job's number of tasks but is a single process."""
     tasks = env.get("SLURM_NTASKS", "1")
     if tasks != "1" and "SLURM_JOB_ID" in env:
         print(

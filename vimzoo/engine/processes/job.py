@@ -1,4 +1,4 @@
-"""What a cluster calls the job that this process belongs to."""
+"""The name of the cluster job that this process belongs to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESTARTS = (
 
 
 def job_name(env: Mapping[str, str]) -> str | None:
-    """A name for the folder of a job that may be started again, the same each time; None for other processes."""
+    """A folder name for a job that may be restarted, the same at each start; None for other processes."""
     if "SLURM_JOB_ID" in env and env.get("ENVIRONMENT") == "BATCH":
         return f"slurm/{env['SLURM_JOB_ID']}"
     if env.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who is who, and DDP or FSDP2 applied from outside."""
+"""The processes of a run and their collectives; DDP and FSDP2 applied from outside the model."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ MINUTES = 30.0  # that a process waits for the others, unless `run.timeout` says
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run. One process alone needs no process group.
+    """This process among those of the run. A single process needs no process group.
 
     Attributes:
-        rank: 0 writes files and speaks. local_rank: number of its GPU on this machine. size: processes.
-        place: where it is, for those that wait for it. store: keys and values that all processes see.
-        group: by which the processes talk; None is the one that training uses.
+        rank: global rank; rank 0 writes files and logs.
+        size: number of processes.
+        local_rank: rank on this machine, which selects the GPU.
+        place: the progress of this process, for processes that wait for it.
+        store: torch's key-value store, shared by all processes.
+        group: process group for collectives; None is the default group, used by training.
     """
 
     rank: int = 0
@@ -51,13 +54,13 @@ class World:
         return self.rank == 0
 
     def beside(self) -> World:
-        """The same processes for another thread, whose messages never mix with those of training; all call it."""
+        """The same processes with a group of their own, for use in another thread; a collective call."""
         with nothing_on_stdout():
             group = dist.new_group(backend="gloo") if self.size > 1 else None
         return replace(self, place=Place(), group=group)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean of a number over the processes; NaN if one has NaN, so that all of them see it."""
+        """Mean of a number over the processes; NaN in all of them if one has NaN."""
         if self.size > 1:
             self.place.move()
             dist.all_reduce(value, group=self.group)
@@ -65,7 +68,7 @@ class World:
         return value
 
     def largest(self, *values: int) -> list[int]:
-        """Each number: the largest that a process has."""
+        """The maximum of each number over the processes."""
         if self.size == 1:
             return list(values)
         self.place.move()
@@ -74,23 +77,23 @@ class World:
         return votes.tolist()
 
     def unite(self, marks: Tensor) -> None:
-        """Mark in every process what one of them has marked; on the CPU, in place.
+        """Logical or over the processes, in place.
 
         Args:
-            marks: bool, any shape.
+            marks: bool, any shape, on the CPU.
         """
         if self.size > 1:
             self.place.move()
             dist.all_reduce(marks.view(torch.uint8), dist.ReduceOp.MAX, group=self.group)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Barrier."""
         if self.size > 1:
             self.place.move()
             dist.barrier(group=self.group)
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process holds, by rank; tensors come on the CPU."""
+        """The value of every process, by rank; tensors are on the CPU."""
         if self.size == 1:
             return [value]
         self.place.move()
@@ -99,7 +102,7 @@ class World:
         return parts
 
     def first(self, decide: Callable[[], Any]) -> Any:
-        """What ``decide`` returns or raises in the first process, in all of them: others may see other files.
+        """Call ``decide`` in process 0 alone (others may see other files); all processes return or raise its result.
 
         Raises:
             ValueError, OSError: as ``decide`` does.
@@ -120,9 +123,10 @@ class World:
         return answer
 
     def send(self, value: Any) -> Any:
-        """What process 0 gives, in every process: any containers of tensors, which are sent one by one.
+        """Broadcast nested containers of tensors from process 0, tensor by tensor.
 
-        Every process then holds all of it, tensors on the CPU.
+        Returns:
+            The value in every process, with tensors on the CPU.
         """
         if self.size == 1:
             return value
@@ -148,7 +152,7 @@ class World:
 
 @contextlib.contextmanager
 def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MINUTES) -> Iterator[World]:
-    """This process among the others, which meet at ``meet``: ``env://`` or ``file://PATH``.
+    """Join the other processes at ``meet``: ``env://``, ``tcp://HOST:PORT`` or ``file://PATH``.
 
     Args:
         minutes: how long a process waits for the others before it gives up.
@@ -185,7 +189,7 @@ def _store(meet: str, rank: int, size: int, timeout: timedelta) -> dist.Store:
 
 
 class ProcessLost(ConnectionError):
-    """Another process has ended, or has not come in time."""
+    """Another process has ended, or did not arrive in time."""
 
 
 LOST = re.compile(r"[Tt]imed out|[Tt]imeout|Connection (closed|reset) by peer|Broken pipe")
@@ -211,10 +215,10 @@ def _why(error: RuntimeError, watch: Watch, minutes: float) -> str:
 
 @contextlib.contextmanager
 def together(model: nn.Module, world: World) -> Iterator[None]:
-    """Let each process call a sharded model as often as it needs within the block; of no effect on another model.
+    """Let each process call a sharded model a different number of times within the block.
 
-    Sharded weights come together by all processes or not at all. So before each call the processes tell whether they
-    have one, and those that have not, because they are done, join in with a black image until all are done.
+    Gathering sharded weights is collective. Before each call the processes therefore vote on whether anyone has a batch
+    left, and those that are done take part with a black image until all are done. No effect on models without FSDP.
     """
     if world.size == 1 or not isinstance(model, FSDPModule):
         yield
@@ -235,7 +239,7 @@ def together(model: nn.Module, world: World) -> Iterator[None]:
 
 
 def _without_tensors(value: Any, found: list[Tensor]) -> bytes:
-    """Pickle everything but the tensors, which are appended to ``found``, contiguous and on the CPU."""
+    """Pickle everything except tensors, which are appended to ``found``, contiguous and on the CPU."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, part: Any) -> int | None:
@@ -268,7 +272,7 @@ def _on_cpu(value: Any) -> Any:
 
 
 def units(model: nn.Module) -> list[nn.Module]:
-    """What FSDP2 gathers and frees as one: every repeated block, and the rest of the model; inner ones first."""
+    """The modules to shard separately: every repeated block and the model itself, inner ones first."""
     found = []
     for container in reversed(list(model.modules())):
         if isinstance(container, nn.ModuleList | nn.Sequential):
@@ -281,18 +285,18 @@ def units(model: nn.Module) -> list[nn.Module]:
 
 
 def shard(model: nn.Module) -> None:
-    """FSDP2 in place, by `units`."""
+    """Apply FSDP2 in place, to each of `units`."""
     for unit in units(model):  # inner ones first, as fully_shard wants
         fully_shard(unit)
 
 
 def whole(value: Tensor) -> Tensor:
-    """A sharded tensor gathered; any other as it is."""
+    """Gather a sharded tensor; return any other unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """DDP around a model that is not sharded, if there are several processes."""
+    """Wrap a model in DDP, unless it is sharded or there is one process."""
     if world.size == 1 or isinstance(model, FSDPModule):
         return model
     devices = [device.index] if device.type == "cuda" else None
@@ -304,9 +308,9 @@ def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
 
 
 def average_statistics(model: nn.Module, world: World) -> None:
-    """Give all processes the mean of their running statistics of batch norms, which each has from its own images.
+    """Average the running statistics of batch norms, which each process computes from its own images.
 
-    After every update, so that what is evaluated, averaged and saved is the same in all of them.
+    Done after every update, so that all processes evaluate, average and save the same values.
     """
     if world.size == 1:
         return
@@ -324,7 +328,7 @@ def average_statistics(model: nn.Module, world: World) -> None:
 
 
 def sync_gradients(forward: Callable, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Average gradients over the processes only in the last micro-batch of an update."""
+    """The context of a micro-batch; gradients are averaged over the processes only in the last one."""
     module = getattr(forward, "_orig_mod", forward)  # what torch.compile wraps
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(last)

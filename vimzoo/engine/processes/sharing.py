@@ -1,4 +1,4 @@
-"""Work that the processes of a launcher share: each item is done once, and process 0 gets the results in order.
+"""Shared work: each item is processed once, by any process, and process 0 gets the results in order.
 
 A command that torchrun may start runs inside `shared_command`, loads its model by `in_turn` and hands its list of work
 to `share`, which is used as ``map`` is.
@@ -34,15 +34,15 @@ _numbers = itertools.count()
 
 
 def share(do: Callable[[Item], Result], items: Iterable[Item], world: World) -> Iterator[Result]:
-    """``map(do, items)`` with the calls divided over the processes: whoever is free takes the next item.
+    """``map(do, items)`` over all processes; each free process takes the next item.
 
     Args:
-        do: called once for each item, in one of the processes.
-        items: only those of process 0 count, as the others may find other files; they are sent to all.
+        do: called once per item, in one of the processes.
+        items: taken from process 0 (others may see other files) and sent to all.
 
     Returns:
-        In process 0 the results in the order of the items, each as soon as it and all before it are there. In the
-        others nothing; their iteration ends when all items are done.
+        In process 0 an iterator over the results in the order of the items, as they become available. In other
+        processes an empty iterator, which ends when all items are done.
 
     Raises:
         ProcessLost: another process has ended.
@@ -65,7 +65,7 @@ def share(do: Callable[[Item], Result], items: Iterable[Item], world: World) -> 
 
 
 def _collected(do: Callable, work: Sequence[Any], board: _Board, world: World) -> Iterator[Any]:
-    """Process 0: do items as the others do, and give out results as soon as their turn comes."""
+    """In process 0: process items like the others, and yield results in order."""
     done: dict[int, Any] = {}
     others = Others(world)
     for place in range(len(work)):
@@ -92,7 +92,7 @@ class _Board:
         self.count, self.all_claimed = count, False
 
     def claim(self) -> int | None:
-        """The number of an item that no other process has taken; None if there is none left."""
+        """The index of an item that no other process has taken; None if none is left."""
         index = self.count if self.all_claimed else self.store.add("claimed", 1) - 1
         self.all_claimed = index >= self.count
         return None if self.all_claimed else index
@@ -143,10 +143,10 @@ class Others:
 
 
 def in_turn(act: Callable[[], Result], world: World) -> Result:
-    """What ``act`` returns, in each process its own; one process of each machine begins, and downloads files for all.
+    """Call ``act`` in every process; first in one per machine, so that it downloads files for the others.
 
     Raises:
-        UsageError: it failed in another process. What it raises in this one comes as it is.
+        UsageError: it failed in another process. Errors of this process are raised unchanged.
     """
     if world.size == 1:
         return act()
@@ -197,7 +197,7 @@ def shared_command(
 
 
 def _first_to_say(text: str, world: World) -> bool:
-    """Whether no other process has said the same."""
+    """Whether no other process has printed the same message."""
     if world.store is None:
         return True
     key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
@@ -206,7 +206,7 @@ def _first_to_say(text: str, world: World) -> bool:
 
 @contextlib.contextmanager
 def _first_speaks(world: World) -> Iterator[None]:
-    """Keep quiet what processes other than 0 print within the block, because all print the same."""
+    """Silence all processes but 0 within the block, because all print the same."""
     with contextlib.ExitStack() as stack:
         if not world.main:
             nowhere = stack.enter_context(open(os.devnull, "w"))

@@ -1,4 +1,4 @@
-"""One process per device, started from here; torchrun and SLURM start their own."""
+"""Starts one process per device, where no launcher (torchrun, SLURM) has done so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import multiprocessing
 
 from vimzoo.errors import UsageError
 
-from ..checkpoints import resume
+from ..checkpoints import lookup
 from ..checkpoints.saver import Stopped, listened_to
 from ..recover import OutOfMemory
 from .parallel import ProcessLost, World, joined
@@ -27,12 +27,12 @@ Work = Callable[[dict[str, Any], Path, Sequence[str], World], float]
 
 
 def spawn(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) -> float:
-    """``work(cfg, out, overrides, world)`` in ``cfg["devices"]`` processes; returns what the first one does.
+    """Run ``work(cfg, out, overrides, world)`` in ``cfg["devices"]`` processes; returns the result of the first.
 
-    If memory runs out in one of them, all start again from the last checkpoint with twice the micro-batches.
+    If one runs out of memory, all restart from the last checkpoint with twice as many micro-batches.
 
     Raises:
-        What ``work`` raises.
+        Whatever ``work`` raises.
     """
     while True:
         try:
@@ -40,7 +40,7 @@ def spawn(work: Work, cfg: dict[str, Any], out: Path, overrides: Sequence[str]) 
         except OutOfMemory as error:
             accumulate = 2 * cfg["run"]["accumulate"]
             cfg = {**cfg, "run": {**cfg["run"], "accumulate": accumulate}}
-            if resume.wanted("auto", out):
+            if lookup.wanted("auto", out):
                 cfg["resume"] = "auto"
             print(f"{error}: all processes start again with run.accumulate={accumulate}", file=sys.stderr)
 
@@ -90,7 +90,7 @@ def _child(
     meet: str,
     answers: multiprocessing.SimpleQueue,
 ) -> None:
-    """One process: its result, or the error that a user should read, goes into ``answers``."""
+    """The main function of a process; puts its result, or an error meant for the user, into ``answers``."""
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, torch.get_num_threads() // cfg["devices"]))
     try:
@@ -110,7 +110,7 @@ def _child(
 
 @contextlib.contextmanager
 def _passing_signals_on(pid: int) -> Iterator[list[int]]:
-    """Hand signals to the first process, and list them; a terminal's Ctrl-C reaches all of them by itself."""
+    """Forward signals to the first process and list them; a terminal sends Ctrl-C to all processes itself."""
     passed: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield passed

@@ -1,4 +1,4 @@
-"""A process that waits for others says for whom."""
+"""Progress notes of processes, so that a process that waits can say for which others."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PATIENCE = (
 
 @dataclass
 class Place:
-    """Where a process is in its work.
+    """The progress of a process.
 
     Attributes:
-        number: of places that all processes come by, in the same order: updates, and wherever they wait for each other.
-        words: what it does, as a person reads it.
-        since: when it came there, in seconds of the monotonic clock.
+        number: count of synchronisation points, which all processes pass in the same order (updates, collectives).
+        words: what it is doing, for display.
+        since: when it got there, in seconds of the monotonic clock.
     """
 
     number: int = 0
@@ -34,14 +34,14 @@ class Place:
     since: float = field(default_factory=time.monotonic)
 
     def move(self, words: str | None = None) -> None:
-        """Come to the next place that all processes come by."""
+        """Reach the next synchronisation point."""
         self.number, self.since = self.number + 1, time.monotonic()
         self.words = words or self.words
 
 
 @dataclass
 class Notes:
-    """The notes that processes leave of where they are.
+    """The progress notes of all processes.
 
     Attributes:
         seen: the last note of each process, and since when it has been the same.
@@ -61,7 +61,7 @@ class Notes:
 
 @dataclass
 class Watch:
-    """A thread that notes where this process is, and tells which processes are behind when it stays there long."""
+    """A thread that publishes the progress of this process, and reports which others are behind when it is stuck."""
 
     store: dist.Store
     rank: int
@@ -76,7 +76,7 @@ class Watch:
         self.notes = Notes(self.store)
 
     def run(self) -> None:
-        """Until ``ended``; quietly, as the run itself fails where the store is gone."""
+        """Run until ``ended``; stops silently if the store is gone, as the run itself then fails."""
         told, patience = -1, self.patience
         with contextlib.suppress(RuntimeError, ValueError):
             while True:
@@ -91,13 +91,13 @@ class Watch:
                         print(said, file=sys.stderr, flush=True)
 
     def note(self) -> None:
-        """Leave a note for the others."""
+        """Publish a note."""
         self.beats += 1
         parts = (str(self.place.number), str(self.beats), socket.gethostname(), self.place.words)
         self.store.set(f"place/{self.rank}", "\n".join(parts))
 
     def behind(self) -> str | None:
-        """Which processes have not come as far as this one; None where another one is to tell, or none is behind."""
+        """A message on processes behind this one; None if there are none, or another process has to report them."""
         late = []
         first = self.rank  # of those that wait
         now = time.monotonic()
@@ -120,7 +120,7 @@ class Watch:
 
 @contextlib.contextmanager
 def watched(store: dist.Store, rank: int, size: int, place: Place) -> Iterator[Watch]:
-    """Note where this process is while the block runs."""
+    """Publish the progress of this process while the block runs."""
     watch = Watch(store, rank, size, place, EVERY, PATIENCE)
     thread = threading.Thread(target=watch.run, name="vimzoo-watch", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""What a run says never costs what it has done: its output may have no reader any more, or no room."""
+"""Output that cannot be written (closed pipe, full disk) must not end a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees: console lines, CSV, learning curves."""
+"""Reports for people: console lines, CSV files, learning curves."""
 
 import csv
 import datetime
@@ -29,7 +29,7 @@ PLAIN_LINE_EVERY = 30.0  # seconds, where no progress bar can be drawn
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
+    """Versions of the packages that a result depends on."""
     import vimzoo
 
     return {
@@ -52,7 +52,7 @@ def git_state() -> str:
 
 
 def about(state: State) -> dict[str, Any]:
-    """How this run came about: command, code, versions, machine."""
+    """Provenance of a run: command, code, versions, machine."""
     gpu = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else None
     return {
         "command": shlex.join(sys.argv),
@@ -69,7 +69,7 @@ def about(state: State) -> dict[str, Any]:
 
 
 def header(state: State, data: Splits, cfg: dict[str, Any], out: Path) -> None:
-    """What is about to be trained, on what, and where it goes."""
+    """Print model, data, device and run folder."""
     million = sum(p.numel() for p in state.model.parameters()) / 1e6
     where = counted(torch.get_num_threads(), "CPU") if state.device.type == "cpu" else str(state.device)
     held = f"{len(data.val)} validation"
@@ -98,7 +98,7 @@ def _epochs(number: int) -> str:
 
 
 def going_on(state: State, begun: Path, changes: Sequence[str]) -> None:
-    """From where a run goes on, and with which other settings than before."""
+    """Print where a run resumes, and which settings have changed."""
     batch = f", batch {state.batch + 1}" if state.batch else ""
     print(f"resume {_shown(begun)}, from epoch {state.epoch + 1}{batch}, step {state.step + 1} on")
     for change in changes:
@@ -106,7 +106,7 @@ def going_on(state: State, begun: Path, changes: Sequence[str]) -> None:
 
 
 def progress(loader: DataLoader, state: State) -> Iterator[Any]:
-    """Batches of one epoch under a live bar; where output is not a terminal, a plain line now and then."""
+    """Iterate over an epoch with a progress bar; if output is not a terminal, print a line now and then."""
     from tqdm import tqdm
 
     name, first = f"epoch {state.epoch + 1}/{state.epochs}", state.batch

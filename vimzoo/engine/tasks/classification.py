@@ -21,6 +21,7 @@ from vimzoo.metrics import broken
 
 from ..classes import model_for, of_weights
 from ..create import create_model, model_cfg
+from ..losses import WeightedCrossEntropy
 from ..reports.drawing import drawn, printable
 from ..task import Task
 
@@ -91,31 +92,6 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[Mixup | None, nn.Modu
     # Mixup smooths the labels itself
     soft = SoftTargetCrossEntropy() if name == "cross_entropy" else BinaryCrossEntropy(smoothing=0.0)
     return Mixup(**mixup, num_classes=len(data.classes)), soft
-
-
-class WeightedCrossEntropy(nn.Module):
-    """Mean over a batch of cross-entropy times a weight of each class.
-
-    The sum is not divided by the weights that happen to be in a batch, so that micro-batches and processes add up.
-
-    Args:
-        weights: (C,). smoothing: of labels that are class numbers.
-    """
-
-    weights: Tensor
-
-    def __init__(self, weights: Tensor, smoothing: float) -> None:
-        super().__init__()
-        self.register_buffer("weights", weights)
-        self.smoothing = smoothing
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, C); class numbers (B,), or shares of classes (B, C)."""
-        if target.ndim == 1:
-            share = self.smoothing / output.shape[1]
-            target = F.one_hot(target, output.shape[1]) * (1 - self.smoothing) + share
-        weighted = target * self.weights.to(output.device)
-        return -(weighted * output.log_softmax(1)).sum(1).mean()
 
 
 def class_weights(asked: Any, data: Splits) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,54 +22,14 @@ from vimzoo.models import CheckpointError
 from vimzoo.models.restoration_base import Fitting
 
 from ..create import create_model
+from ..losses import CharbonnierLoss, PairMixup
 from ..task import Task
 
 SHEET_IMAGES = 3
 SHEET_PIXELS = 160  # side of the parts that are shown, of the clean image
 
 
-class CharbonnierLoss(nn.Module):
-    """Mean of sqrt(difference^2 + eps), a smooth absolute difference (Charbonnier et al., ICIP 1994).
-
-    Args:
-        eps: Added to the square; the authors' files for denoising and JPEG have 1e-3.
-
-    Raises:
-        ValueError: ``eps`` is not positive.
-    """
-
-    def __init__(self, eps: float = 1e-3) -> None:
-        super().__init__()
-        if not eps > 0:
-            raise ValueError(f"eps: expected a positive number, got {eps}")
-        self.eps = eps
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Images of one shape -> a number."""
-        return ((output - target).square() + self.eps).sqrt().mean()
-
-
 LOSSES: dict[str, type[nn.Module]] = {"l1": nn.L1Loss, "charbonnier": CharbonnierLoss}
-
-
-class PairMixup:
-    """Mixes the pairs of a batch with one another, images and targets alike.
-
-    Args:
-        alpha: The share of the first pair is drawn from Beta(alpha, alpha) for the whole batch.
-        prob: Share of the batches that are mixed.
-    """
-
-    def __init__(self, alpha: float, prob: float = 1.0) -> None:
-        self.alpha, self.prob = alpha, prob
-
-    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Degraded images (B, ...) and clean ones (B, ...); draws from NumPy's global generator."""
-        if np.random.rand() >= self.prob:
-            return images, targets
-        share = float(np.random.beta(self.alpha, self.alpha))
-        order = torch.from_numpy(np.random.permutation(len(images))).to(images.device)
-        return images.lerp(images[order], 1 - share), targets.lerp(targets[order], 1 - share)
 
 
 def build_model(cfg: dict[str, Any], data: Splits, whole: bool = False) -> nn.Module:

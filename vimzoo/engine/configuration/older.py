@@ -1,4 +1,4 @@
-"""Settings of runs that an older version began: what they left unsaid then is said as it was meant."""
+"""Settings of runs begun by older versions: defaults of that time are made explicit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TIMMS_AUG = {"scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "hflip": 0.5, "color_
 
 
 def updated(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run with the meaning that they had when it began.
+    """The settings of a run, with the defaults of the version that began it.
 
     Before `data.split` was a setting, random splits were drawn from the order of files. Before `data.upright` was one,
     pictures were read as they are stored, and what `aug.transform` did not name was done as timm does it by default.
@@ -30,14 +30,15 @@ def updated(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_begun(cfg: dict[str, Any], begun: dict[str, Any], named: Collection[str]) -> dict[str, Any]:
-    """The settings of a run that goes on: what a command asks for has the meaning that it had when the run began.
+    """The settings of a resumed run, with the defaults of the version that began it.
 
-    So the command that an older version was started with can be given again: ``data=folder`` stands for another split
-    today and ``loss=charbonnier`` for another loss, but the run keeps its own.
+    So the command that began the run can be repeated: today ``data=folder`` means another split and
+    ``loss=charbonnier`` another loss, but the run keeps its own.
 
     Args:
-        cfg: what the command stands for today. begun: the settings of the run.
-        named: settings that the command gives by their own name, which mean what they say.
+        cfg: what the command means today.
+        begun: the settings of the run.
+        named: settings that the command names explicitly; these are taken literally.
     """
     meant = updated(begun)
     if cfg["data"].get("source") != meant["data"].get("source"):
