@@ -4,6 +4,8 @@ import csv
 from collections import Counter
 from functools import partial
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def asked(folder, *overrides):
 
 
 @pytest.mark.parametrize("step", [8, 16, 32])
-def test_shapes_keep_area_and_aspect(step):
+def test_shapes_keep_area_and_aspect(step: Any) -> None:
     shapes = Shapes((160, 224, 320), step, max_aspect=2.0)
     for side in shapes.sides:
         made = [shapes.shape(kind, side) for kind in range(2 * shapes.oblong + 1)]
@@ -60,7 +62,7 @@ def test_shapes_keep_area_and_aspect(step):
             assert abs(width - side * 2 ** ((kind - 4) / 8)) <= step / 2
 
 
-def test_an_image_gets_the_nearest_kind():
+def test_an_image_gets_the_nearest_kind() -> None:
     shapes = Shapes((224,), max_aspect=2.0)
     kinds = shapes.kinds(np.array([[100, 100], [100, 200], [200, 100], [100, 119], [100, 900], [9, 10]]))
     assert kinds.tolist() == [4, 8, 0, 5, 8, 5]
@@ -72,7 +74,7 @@ def test_an_image_gets_the_nearest_kind():
     st.lists(st.integers(0, 8), min_size=60, max_size=400), st.integers(0, 5),
     st.sampled_from([400, 1000, 3000]), st.sampled_from([1, 2]),
 )  # fmt: skip
-def test_batches_keep_their_promises(kinds, seed, tokens, world):
+def test_batches_keep_their_promises(kinds: Any, seed: Any, tokens: Any, world: Any) -> None:
     """One shape each, within the budget, no image twice, few left out; alike in every epoch but for the images."""
     shapes, kinds = Shapes((64, 128), step=16, max_aspect=2.0), np.array(kinds)
     ranks = [BucketBatches(shapes, kinds, tokens, seed, rank=rank, world=world) for rank in range(world)]
@@ -94,7 +96,7 @@ def test_batches_keep_their_promises(kinds, seed, tokens, world):
     assert seen[0][1] != seen[1][1]
 
 
-def test_most_images_come_in_their_own_kind():
+def test_most_images_come_in_their_own_kind() -> None:
     shapes, kinds = Shapes((64, 128), step=1), np.random.RandomState(0).randint(0, 9, 3000)
     batches = list(BucketBatches(shapes, kinds, 256_000, seed=0))
     wrong = sum(shapes.kinds(np.array([key[2:]]))[0] != kinds[key[1]] for batch in batches for key in batch)
@@ -103,14 +105,14 @@ def test_most_images_come_in_their_own_kind():
     assert abs(sides[1] - sides[2]) < 0.2 * len(batches)  # each side has its share of the batches
 
 
-def test_an_epoch_begun_goes_on_where_it_stood():
+def test_an_epoch_begun_goes_on_where_it_stood() -> None:
     batches = BucketBatches(Shapes((64, 128)), np.arange(300) % 9, 1000, seed=1)
     whole = list(batches)
     batches.start = 3
     assert list(batches) == whole[3:]
 
 
-def test_images_come_in_the_size_of_their_batch(folder):
+def test_images_come_in_the_size_of_their_batch(folder: Path) -> None:
     data = image_folder(str(folder), img_size=32, sides=[16, 32], step=8)
     loader = train_loader(data, 4, seed=0)
     for keys, (images, labels) in zip(loader.batch_sampler, loader, strict=True):
@@ -119,7 +121,7 @@ def test_images_come_in_the_size_of_their_batch(folder):
     assert {round((height * width) ** 0.5 / 16) for height, width in sizes} == {1, 2} and len(sizes) > 2
 
 
-def test_evaluation_keeps_the_shape_of_every_image(folder):
+def test_evaluation_keeps_the_shape_of_every_image(folder: Path) -> None:
     data = image_folder(str(folder), img_size=32, sides=[16, 32], step=8, max_aspect=4.0)
     batches = list(eval_loader(data.val, 6))
     assert sum(len(images) for images, _ in batches) == 20
@@ -133,7 +135,7 @@ def test_evaluation_keeps_the_shape_of_every_image(folder):
     assert torch.equal(*labels)
 
 
-def test_square_images_need_no_look_into_the_files(folder, monkeypatch):
+def test_square_images_need_no_look_into_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "vimzoo.data.images.reading.ReadImages.sizes", lambda self: pytest.fail("opened all files")
     )
@@ -142,7 +144,7 @@ def test_square_images_need_no_look_into_the_files(folder, monkeypatch):
     assert sizes == {(16, 16), (32, 32)}
 
 
-def test_random_crops_are_not_stretched(folder):
+def test_random_crops_are_not_stretched(folder: Path) -> None:
     """A shape's crops have its own aspect in the middle of their range, as square crops have 1."""
     aug = {"scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)}
     data = image_folder(str(folder), img_size=32, sides=[32], step=8, aug=aug)
@@ -165,7 +167,7 @@ def test_random_crops_are_not_stretched(folder):
         (["data.sides=null", "data.tokens=100"], "data.tokens=100: expected null without data.sides"),
     ],
 )
-def test_what_cannot_be_met_is_named(folder, tmp_path, words, message):
+def test_what_cannot_be_met_is_named(folder: Path, tmp_path: Path, words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         launch(
             asked(folder, *words, "data.max_aspect=1" if words == ["data.tokens=60"] else "run.seed=0"),
@@ -179,7 +181,7 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 
-def test_a_run_tells_its_sizes(folder, tmp_path, capsys):
+def test_a_run_tells_its_sizes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launch(asked(folder), tmp_path)
     said = capsys.readouterr().out
     assert "tokens used" in said and "sizes  " in said
@@ -195,7 +197,9 @@ def test_a_run_tells_its_sizes(folder, tmp_path, capsys):
     assert (tmp_path / "predictions.png").exists()
 
 
-def test_a_stopped_run_goes_on_bitwise(folder, tmp_path, monkeypatch, no_pictures):
+def test_a_stopped_run_goes_on_bitwise(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: Any
+) -> None:
     launch(asked(folder), tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(loop_module, "train_step", stopping(4))
@@ -209,7 +213,9 @@ def test_a_stopped_run_goes_on_bitwise(folder, tmp_path, monkeypatch, no_picture
         assert same_tensors(whole[part], on[part]), part
 
 
-def test_compiling_ends(folder, tmp_path, monkeypatch, no_pictures):
+def test_compiling_ends(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: Any
+) -> None:
     """Many sizes of images and batches take a few graphs, in the first epoch alone."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -223,7 +229,7 @@ def test_compiling_ends(folder, tmp_path, monkeypatch, no_pictures):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(folder, tmp_path):
+def test_two_processes_equal_one(folder: Path, tmp_path: Path) -> None:
     words = (
         "model.model_name=test_vim",
         "data.sides=[32,48,64]",

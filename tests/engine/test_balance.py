@@ -1,5 +1,7 @@
 """Classes of unequal size: balanced sampling and weights of classes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from vimzoo.errors import UsageError
 LABELS = np.repeat([0, 1, 2], [70, 20, 10])
 
 
-def test_classes_come_equally_often_and_no_key_twice():
+def test_classes_come_equally_often_and_no_key_twice() -> None:
     batches = EpochBatches(100, 10, seed=0, labels=LABELS)
     epochs = []
     for epoch in (0, 1):
@@ -30,13 +32,13 @@ def test_classes_come_equally_often_and_no_key_twice():
     assert [key[1:] for key in epochs[0]] != [key[1:] for key in epochs[1]]
 
 
-def test_processes_share_a_balanced_batch():
+def test_processes_share_a_balanced_batch() -> None:
     alone = list(EpochBatches(100, 10, seed=0, labels=LABELS))
     parts = [list(EpochBatches(100, 10, seed=0, rank=rank, world=2, labels=LABELS)) for rank in range(2)]
     assert alone == [a + b for a, b in zip(*parts, strict=True)]
 
 
-def test_labels_are_those_of_the_training_images(tmp_path):
+def test_labels_are_those_of_the_training_images(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"a": 30, "b": 6})
     data = image_folder(str(root), img_size=16)
     assert data.labels.tolist() == [data.train[0, i][1] for i in range(len(data.train))]
@@ -46,7 +48,7 @@ def test_labels_are_those_of_the_training_images(tmp_path):
         train_loader(image_folder(str(root), img_size=32, sides=[32]), 6, 0, balanced=True)
 
 
-def test_weights_multiply_the_loss_of_their_class():
+def test_weights_multiply_the_loss_of_their_class() -> None:
     torch.manual_seed(0)
     output, target = torch.randn(8, 3), torch.randint(3, (8,))
     same = classification.WeightedCrossEntropy(torch.ones(3), 0.1)(output, target)
@@ -60,7 +62,7 @@ def test_weights_multiply_the_loss_of_their_class():
     torch.testing.assert_close(sum(halves) / 2, each.mean())
 
 
-def test_balanced_weights_give_all_classes_the_same_sum(tmp_path):
+def test_balanced_weights_give_all_classes_the_same_sum(tmp_path: Path) -> None:
     data = image_folder(str(make_images(tmp_path, {"a": 30, "b": 6})), img_size=16)
     counts = torch.tensor(np.bincount(data.labels))
     sums = classification.class_weights("balanced", data) * counts
@@ -74,7 +76,7 @@ def test_balanced_weights_give_all_classes_the_same_sum(tmp_path):
             classification.class_weights(wrong, data)
 
 
-def test_a_run_takes_both(tmp_path):
+def test_a_run_takes_both(tmp_path: Path) -> None:
     words = ["data.balanced=true", "loss={name: cross_entropy, class_weights: {3: 2.0}}"]
     launch(small(*words), tmp_path)
     assert (tmp_path / "metrics.json").exists()

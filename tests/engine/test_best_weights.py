@@ -1,6 +1,8 @@
 """Everything that reads best.pt takes the weights that the run evaluated, and so chose as the best."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -27,7 +29,7 @@ def run(tmp_path_factory):
     return out
 
 
-def test_readers_of_best_take_the_average(run):
+def test_readers_of_best_take_the_average(run: Any) -> None:
     content = checkpoint.read(run / "best.pt")
     average, trained = dict(content["model_ema"]), dict(content["model"])
     assert not same_tensors(average, trained)
@@ -42,7 +44,9 @@ def test_readers_of_best_take_the_average(run):
     assert same_tensors(dict(saved.state_dict()), average)
 
 
-def test_evaluation_of_best_is_that_of_its_run(run, tmp_path, capsys):
+def test_evaluation_of_best_is_that_of_its_run(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command for a file of weights and the command for a run; both take all test images."""
     settings = [
         "model=timm",
@@ -60,7 +64,7 @@ def test_evaluation_of_best_is_that_of_its_run(run, tmp_path, capsys):
     assert numbers[0]["images"] == numbers[1]["images"]
 
 
-def test_a_file_of_others_gives_its_trained_weights(tmp_path):
+def test_a_file_of_others_gives_its_trained_weights(tmp_path: Path) -> None:
     weights = {"a": torch.ones(2)}
     torch.save(
         {"model": weights, "model_ema": {"a": torch.zeros(2)}, "epoch": 3, "best": 1.0}, tmp_path / "x.pth"

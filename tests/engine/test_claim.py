@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trainer_helpers import small
@@ -38,7 +39,7 @@ def other(tmp_path):
     process.wait()
 
 
-def test_a_named_folder_is_refused_while_another_run_has_it(other, tmp_path):
+def test_a_named_folder_is_refused_while_another_run_has_it(other: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for words in ((), ("resume=auto",)):
         with pytest.raises(UsageError, match=rf"run: another run writes there \(.*, process {other.pid}\)"):
@@ -50,7 +51,7 @@ def test_a_named_folder_is_refused_while_another_run_has_it(other, tmp_path):
     assert not (out / LOCK).exists()
 
 
-def test_a_folder_that_nobody_named_gets_the_next_number(other, tmp_path):
+def test_a_folder_that_nobody_named_gets_the_next_number(other: Any, tmp_path: Path) -> None:
     launch(small(), tmp_path / "run", named=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run_2"]
     assert (tmp_path / "run_2/last.pt").exists() and not (tmp_path / "run/last.pt").exists()
@@ -58,7 +59,7 @@ def test_a_folder_that_nobody_named_gets_the_next_number(other, tmp_path):
     assert (tmp_path / "run_2_2/last.pt").exists()
 
 
-def test_a_killed_run_leaves_its_folder_free(other, tmp_path):
+def test_a_killed_run_leaves_its_folder_free(other: Any, tmp_path: Path) -> None:
     other.send_signal(signal.SIGKILL)
     other.wait()
     assert (tmp_path / "run" / LOCK).exists()
@@ -66,7 +67,7 @@ def test_a_killed_run_leaves_its_folder_free(other, tmp_path):
         assert folder == tmp_path / "run"
 
 
-def test_without_locks_a_claim_is_made_once(tmp_path, monkeypatch):
+def test_without_locks_a_claim_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -81,7 +82,9 @@ def test_without_locks_a_claim_is_made_once(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_locks_a_job_that_is_started_again_takes_its_claim(tmp_path, monkeypatch):
+def test_without_locks_a_job_that_is_started_again_takes_its_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that was killed has left it."""
     monkeypatch.setattr(claim_module, "fcntl", None)
     for name, value in {"SLURM_JOB_ID": "71", "ENVIRONMENT": "BATCH", "SLURM_RESTART_COUNT": "0"}.items():
@@ -108,7 +111,9 @@ def test_without_locks_a_job_that_is_started_again_takes_its_claim(tmp_path, mon
     assert not (tmp_path / MADE_ONCE).exists()
 
 
-def test_a_claim_that_was_taken_away_meanwhile_is_made_anew(tmp_path, monkeypatch):
+def test_a_claim_that_was_taken_away_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between opening the file and locking it, its owner ends."""
     path, real, calls = tmp_path / LOCK, claim_module.fcntl.lockf, []
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,21 +53,21 @@ def recalls(run, root, out):
     return {row["class"]: row["recall"] for row in rows if row["images"] != "0"}
 
 
-def test_a_part_of_the_classes_is_evaluated_by_name(run, folders, tmp_path):
+def test_a_part_of_the_classes_is_evaluated_by_name(run: Any, folders: Any, tmp_path: Path) -> None:
     everything = recalls(run, folders / "abc", tmp_path / "abc")
     assert set(everything) == {"apple", "bird", "cat"} and len(set(everything.values())) > 1
     assert recalls(run, folders / "bc", tmp_path / "bc") == {k: everything[k] for k in ("bird", "cat")}
     assert recalls(run, folders / "c", tmp_path / "c") == {"cat": everything["cat"]}
 
 
-def test_an_unknown_class_is_refused_with_both_lists(run, folders):
+def test_an_unknown_class_is_refused_with_both_lists(run: Any, folders: Any) -> None:
     with pytest.raises(
         UsageError, match=r"3 classes \(apple, bird, cat\), .* 3 classes \(bird, cat, dog\).*dog is not in"
     ):
         eval_command.evaluation([str(run), f"data.root={folders / 'bcd'}", "data.test_fraction=1"])
 
 
-def test_a_run_does_not_go_on_with_other_classes(run, folders, tmp_path):
+def test_a_run_does_not_go_on_with_other_classes(run: Any, folders: Any, tmp_path: Path) -> None:
     make_images(tmp_path / "abz", {"zebra": 10, "bird": 10, "cat": 10})
     with pytest.raises(
         UsageError, match=r"trained on .*\(apple, bird, cat\), the data have .*\(bird, cat, zebra\)"
@@ -87,7 +89,9 @@ def without_record(run, out):
     return out
 
 
-def test_an_old_run_is_matched_by_what_it_left_or_says_that_it_cannot_be(run, folders, tmp_path, capsys):
+def test_an_old_run_is_matched_by_what_it_left_or_says_that_it_cannot_be(
+    run: Any, folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old = without_record(run, tmp_path / "old")
     words = [str(old), f"data.root={folders / 'abc'}", "data.test_fraction=1"]
     by_number = eval_command.evaluation(words)["top1"]
@@ -101,7 +105,9 @@ def test_an_old_run_is_matched_by_what_it_left_or_says_that_it_cannot_be(run, fo
     assert "before runs recorded class names" in capsys.readouterr().err
 
 
-def test_a_classifier_keeps_the_classes_that_stay(run, folders, capsys):
+def test_a_classifier_keeps_the_classes_that_stay(
+    run: Any, folders: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained = torch.load(run / "best.pt", weights_only=True)["model"]
     cfg = composed(*WORDS, f"+model.start={run / 'best.pt'}")
     model = classification.build_model(cfg, image_folder(str(folders / "bcd"), img_size=16))
@@ -113,7 +119,7 @@ def test_a_classifier_keeps_the_classes_that_stay(run, folders, capsys):
     assert "taken over for 2 of 3 classes" in capsys.readouterr().err
 
 
-def test_equal_counts_of_other_classes_share_no_classifier(run, tmp_path):
+def test_equal_counts_of_other_classes_share_no_classifier(run: Any, tmp_path: Path) -> None:
     make_images(tmp_path, {"oak": 4, "pine": 4, "elm": 4})
     trained = torch.load(run / "best.pt", weights_only=True)["model"]["fc.weight"]
     for start in (f"+model.start={run / 'best.pt'}", f"model.model_name=local-dir:{run / 'model'}"):
@@ -122,7 +128,7 @@ def test_equal_counts_of_other_classes_share_no_classifier(run, tmp_path):
         assert head.weight.shape == trained.shape and not torch.equal(head.weight, trained)
 
 
-def test_weights_without_a_run_are_evaluated_by_name_too(run, folders, tmp_path):
+def test_weights_without_a_run_are_evaluated_by_name_too(run: Any, folders: Any, tmp_path: Path) -> None:
     own = recalls(run, folders / "bc", tmp_path / "own")["bird"]
     for weights in (
         ["model.model_name=test_resnet", f"+model.start={run / 'best.pt'}"],
@@ -134,7 +140,9 @@ def test_weights_without_a_run_are_evaluated_by_name_too(run, folders, tmp_path)
         assert rows["bird"] == own
 
 
-def test_a_classifier_that_was_left_out_is_refused_in_evaluation(run, folders, tmp_path):
+def test_a_classifier_that_was_left_out_is_refused_in_evaluation(
+    run: Any, folders: Any, tmp_path: Path
+) -> None:
     torch.save(torch.load(run / "best.pt", weights_only=True)["model"], tmp_path / "bare.pt")
     words = [*WORDS, f"+model.start={tmp_path / 'bare.pt'}", "data.test_fraction=1"]
     with pytest.raises(UsageError, match=r"size mismatch for fc.weight"):
@@ -145,7 +153,7 @@ def test_a_classifier_that_was_left_out_is_refused_in_evaluation(run, folders, t
     )
 
 
-def test_published_weights_know_the_names_of_imagenet(tmp_path):
+def test_published_weights_know_the_names_of_imagenet(tmp_path: Path) -> None:
     options = {"model_name": "vim_tiny_patch16_224", "pretrained": True}
     data = image_folder(str(make_images(tmp_path / "ids", {"n01443537": 4, "n02123045": 4})), img_size=16)
     numbered = classes.published_data(data, options)
@@ -158,7 +166,9 @@ def test_published_weights_know_the_names_of_imagenet(tmp_path):
         classes.published_data(data, options)
 
 
-def test_predict_takes_the_names_of_a_checkpoint(run, folders, capsys):
+def test_predict_takes_the_names_of_a_checkpoint(
+    run: Any, folders: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = str(folders / "abc/cat/0.jpg")
     assert predict.main([picture, "--model", str(run), "--json"]) == 0
     assert (

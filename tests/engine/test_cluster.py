@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -58,7 +59,7 @@ def started_by_srun(folder: Path, *command: str) -> list[tuple[int, str, str]]:
     return [(task.returncode, *output) for task, output in zip(tasks, outputs, strict=True)]
 
 
-def test_tasks_of_srun_find_each_other():
+def test_tasks_of_srun_find_each_other() -> None:
     found = find(STEP)
     assert found == Process("srun", 5, 8, 1, "gpu03", found.port) and found.port in cluster.PORTS
     assert find({**STEP, "SLURM_PROCID": "0"}).port == found.port
@@ -72,7 +73,9 @@ def test_tasks_of_srun_find_each_other():
 
 
 @pytest.mark.parametrize("step", [{}, {"SLURM_STEP_ID": "4294967290"}, {"SLURM_STEP_ID": "-5"}])
-def test_a_batch_script_waits_for_nobody(step, monkeypatch, capsys):
+def test_a_batch_script_waits_for_nobody(
+    step: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It and an interactive shell see the job's eight tasks."""
     env = {**JOB, **step, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     assert find(env) is None
@@ -92,11 +95,11 @@ def test_a_batch_script_waits_for_nobody(step, monkeypatch, capsys):
         ("r[1-2]c[03-04]", "r1c03"),
     ],
 )
-def test_the_first_host(nodes, host):
+def test_the_first_host(nodes: Any, host: Any) -> None:
     assert first_host(nodes) == host
 
 
-def test_other_launchers():
+def test_other_launchers() -> None:
     meet = {"MASTER_ADDR": "host", "MASTER_PORT": "29500"}
     torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", **meet}
     assert find({**STEP, **torchrun}) == Process("torchrun", 3, 4, 1, "host", 29500)
@@ -127,12 +130,12 @@ def test_other_launchers():
         ),
     ],
 )
-def test_what_a_launcher_did_not_say(env, message):
+def test_what_a_launcher_did_not_say(env: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find(env)
 
 
-def test_a_process_that_never_comes(monkeypatch):
+def test_a_process_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster.os, "environ", {**STEP, "SLURM_PROCID": "0", "MASTER_ADDR": "localhost"})
     message = (
         r"process 0 of 8, started by srun: could not meet the others at localhost:\d+ "
@@ -142,7 +145,9 @@ def test_a_process_that_never_comes(monkeypatch):
         pass
 
 
-def test_meeting_writes_nothing_to_stdout(tmp_path, capfd, monkeypatch):
+def test_meeting_writes_nothing_to_stdout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Some versions of gloo report their connections there, from C++."""
     join = dist.init_process_group
 
@@ -157,14 +162,14 @@ def test_meeting_writes_nothing_to_stdout(tmp_path, capfd, monkeypatch):
     assert output == "result\n" and errors.startswith("connected\n")
 
 
-def test_two_tasks_of_srun_meet(tmp_path):
+def test_two_tasks_of_srun_meet(tmp_path: Path) -> None:
     program = "from vimzoo.engine.processes.cluster import launched\n"
     program += "with launched() as world: print(world.gather(world.rank))"
     assert [output for _, output, _ in started_by_srun(tmp_path, "-c", program)] == ["[0, 1]\n"] * 2
 
 
 @pytest.mark.slow
-def test_two_tasks_of_srun_train_one_model(tmp_path):
+def test_two_tasks_of_srun_train_one_model(tmp_path: Path) -> None:
     (first, said, errors), (second, nothing, _) = started_by_srun(
         tmp_path, str(TRAIN), *QUICK, "hydra.run.dir=run"
     )

@@ -3,6 +3,8 @@
 import functools
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +44,7 @@ def losses(folder):
 
 
 @pytest.mark.parametrize("options", [[], [*THRIFTY, "model.drop_path_rate=0.2"]], ids=["plain", "thrifty"])
-def test_a_traced_step_learns_the_same(options, tmp_path, monkeypatch):
+def test_a_traced_step_learns_the_same(options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced forward and backward, run as they are: without the minute of a compiler."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     words = ["model.depth=2", *BRIEF, *options]
@@ -58,7 +60,7 @@ def test_a_traced_step_learns_the_same(options, tmp_path, monkeypatch):
     [([], ROUNDING), (THRIFTY, ROUNDING), (["run.amp=bf16"], 2.0**-8)],
     ids=["plain", "thrifty", "bf16"],
 )
-def test_a_compiled_run_learns_the_same_and_resumes(options, tolerance, tmp_path):
+def test_a_compiled_run_learns_the_same_and_resumes(options: Any, tolerance: Any, tmp_path: Path) -> None:
     """By the compiler of the user's machine, which keeps some numbers in float32 that bfloat16 rounds to 2^-8."""
     words = [*BRIEF, *options]
     launch(composed(*words), tmp_path / "plain")
@@ -85,7 +87,7 @@ def both_kinds(_, out, overrides, world):
 
 
 @pytest.mark.slow
-def test_compiled_processes_learn_what_one_learns(tmp_path):
+def test_compiled_processes_learn_what_one_learns(tmp_path: Path) -> None:
     launch(composed(*BRIEF), tmp_path / "plain")
     spawn(both_kinds, composed(*BRIEF, "devices=2"), tmp_path, [])
     for kind in ("ddp", "fsdp"):

@@ -34,7 +34,7 @@ OPTIONS = sorted(  # but model=timm, which needs a name, and sweeps, which need 
         "model=timm model.model_name=resnet18",
     ],
 )
-def test_every_option_composes(option):
+def test_every_option_composes(option: str) -> None:
     cfg = composed(*option.split())
     groups = {"model", "optim", "sched", "aug", "run", "data"}
     assert set(cfg) == {*groups, "task", "loss", "devices", "deterministic", "resume"}
@@ -42,11 +42,13 @@ def test_every_option_composes(option):
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
-def test_every_model_is_registered(option):
+def test_every_model_is_registered(option: str) -> None:
     assert timm.is_model(composed(option)["model"]["model_name"])
 
 
-def test_every_registered_model_is_a_configuration(monkeypatch, capsys):
+def test_every_registered_model_is_a_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Composed by its name, and listed by ``--help``, with and without a file of its own."""
     for name in ("vmamba_tiny_s1l8", "mambair_dn", "test_vim"):
         settings = composed(f"model={name}")["model"]
@@ -62,7 +64,7 @@ def test_every_registered_model_is_a_configuration(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_keys_are_arguments(option):
+def test_keys_are_arguments(option: str) -> None:
     """A misspelt key in a group would otherwise surface only when that option is used."""
     cfg, group = composed(option), option.split("=")[0]
     feeds = {
@@ -82,7 +84,7 @@ def test_keys_are_arguments(option):
         create_transform(32, is_training=True, **cfg["aug"]["transform"])
 
 
-def test_a_data_set_brings_its_defaults_and_the_command_line_wins():
+def test_a_data_set_brings_its_defaults_and_the_command_line_wins() -> None:
     assert composed("data=folder")["aug"] == composed("aug=light")["aug"]
     assert composed("data=folder")["optim"] == composed("optim=adamw")["optim"]
     assert composed("data=folder", "optim=sgd")["optim"]["opt"] == "sgd"

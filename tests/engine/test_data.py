@@ -1,5 +1,8 @@
 """Splits, seeded augmentation, folder layouts and their errors."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,7 @@ from vimzoo.errors import UsageError
 AUG = {"rotate": 10, "shift": 0.1, "scale": 0.1}
 
 
-def test_split_is_stratified_disjoint_and_fixed():
+def test_split_is_stratified_disjoint_and_fixed() -> None:
     labels = np.repeat([0, 1, 2], [100, 50, 10])
     train, val, test = stratified_split(labels, 0.1, 0.2)
     assert sorted([*train, *val, *test]) == list(range(160))
@@ -22,7 +25,7 @@ def test_split_is_stratified_disjoint_and_fixed():
     assert all(map(np.array_equal, (train, val, test), stratified_split(labels, 0.1, 0.2)))
 
 
-def test_digits_split_does_not_depend_on_the_seed():
+def test_digits_split_does_not_depend_on_the_seed() -> None:
     one, two = bundled_digits(seed=0, aug=AUG), bundled_digits(seed=1, aug=AUG)
     assert (len(one.train), len(one.val), len(one.test)) == (1259, 179, 359)
     assert torch.equal(one.test.tensors[1], two.test.tensors[1])
@@ -30,7 +33,7 @@ def test_digits_split_does_not_depend_on_the_seed():
     assert one.input_size == (1, 16, 16) and one.val[0][0].shape == (1, 16, 16)
 
 
-def test_augmentation_depends_on_epoch_and_index_alone():
+def test_augmentation_depends_on_epoch_and_index_alone() -> None:
     data = bundled_digits(aug=AUG)
     alone = data.train[3, 7][0]
     together = data.train.__getitems__([(3, 1), (3, 7)])[1][0]
@@ -38,7 +41,7 @@ def test_augmentation_depends_on_epoch_and_index_alone():
     assert not torch.equal(alone, data.train[4, 7][0])
 
 
-def test_warp_keeps_a_still_image_and_moves_a_shifted_one():
+def test_warp_keeps_a_still_image_and_moves_a_shifted_one() -> None:
     image = torch.rand(1, 1, 8, 8)
     none, one = torch.zeros(1), torch.ones(1)
     torch.testing.assert_close(warp(image, 8, none, torch.zeros(1, 2), one), image)
@@ -46,7 +49,7 @@ def test_warp_keeps_a_still_image_and_moves_a_shifted_one():
     torch.testing.assert_close(moved[..., :7], image[..., 1:])
 
 
-def test_loader_order_changes_by_epoch_and_repeats_by_seed():
+def test_loader_order_changes_by_epoch_and_repeats_by_seed() -> None:
     loader = train_loader(bundled_digits(img_size=8), batch_size=100, seed=3, limit=2)
     assert len(loader) == 2
     first = [labels for _, labels in loader]
@@ -55,7 +58,7 @@ def test_loader_order_changes_by_epoch_and_repeats_by_seed():
     assert not all(map(torch.equal, first, [labels for _, labels in loader]))
 
 
-def test_workers_do_not_change_the_batches(images):
+def test_workers_do_not_change_the_batches(images: Path) -> None:
     data = image_folder(str(images), img_size=16, aug={"color_jitter": 0.4}, seed=1)
     alone, helped = (list(train_loader(data, 4, seed=1, workers=n)) for n in (0, 2))
     assert all(
@@ -63,7 +66,7 @@ def test_workers_do_not_change_the_batches(images):
     )
 
 
-def test_augmenting_leaves_the_global_generators_alone(images):
+def test_augmenting_leaves_the_global_generators_alone(images: Path) -> None:
     data = image_folder(str(images), img_size=16, aug={"color_jitter": 0.4})
     torch.manual_seed(0)
     expected = torch.rand(1)
@@ -72,7 +75,7 @@ def test_augmenting_leaves_the_global_generators_alone(images):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_folder_without_splits_is_split(images):
+def test_folder_without_splits_is_split(images: Path) -> None:
     data = image_folder(str(images), img_size=16)
     assert len(data.train) + len(data.val) + len(data.test) == 20
     assert data.classes == ("cat", "dog") and data.input_size == (3, 16, 16)
@@ -81,14 +84,14 @@ def test_folder_without_splits_is_split(images):
     assert batch.shape[1:] == (3, 16, 16) and set(labels.tolist()) == {0, 1}
 
 
-def test_folder_with_splits_numbers_classes_as_training_does(tmp_path):
+def test_folder_with_splits_numbers_classes_as_training_does(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"train/a": 2, "train/b": 2, "train/c": 2, "val/c": 2, "val/b": 1})
     data = image_folder(str(root), img_size=16, in_chans=1)
     assert data.test is None and [label for _, label in data.val] == [1, 2, 2]
     assert data.val[0][0].shape == (1, 16, 16) and len(data.mean) == 1
 
 
-def test_model_size_and_normalisation_are_taken(images):
+def test_model_size_and_normalisation_are_taken(images: Path) -> None:
     cfg = {"input_size": (3, 24, 32), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
     data = image_folder(str(images), pretrained_cfg=cfg)
     assert data.input_size == (3, 24, 32) and data.mean == (0.5, 0.5, 0.5)
@@ -107,7 +110,7 @@ def test_model_size_and_normalisation_are_taken(images):
         ({".": 3}, "outside any class folder"),
     ],
 )
-def test_unusable_folders_are_named(tmp_path, layout, message):
+def test_unusable_folders_are_named(tmp_path: Path, layout: Any, message: str) -> None:
     root = tmp_path / "root"
     root.mkdir()
     for name, count in layout.items():
@@ -126,19 +129,19 @@ def test_unusable_folders_are_named(tmp_path, layout, message):
         ({"root": ".", "in_chans": 4}, "`in_chans`=4: expected 1"),
     ],
 )
-def test_unusable_arguments_are_named(options, message):
+def test_unusable_arguments_are_named(options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         image_folder(**options)
 
 
-def test_unknown_augmentation_is_named(images):
+def test_unknown_augmentation_is_named(images: Path) -> None:
     with pytest.raises(UsageError, match=r"`aug`.*blur"):
         image_folder(str(images), aug={"blur": 1})
     with pytest.raises(UsageError, match="take rotate, shift and scale, not hflip"):
         bundled_digits(aug={"hflip": 0.5})
 
 
-def test_no_augmentation_is_what_evaluation_sees(images):
+def test_no_augmentation_is_what_evaluation_sees(images: Path) -> None:
     """In every epoch, also where images keep their shapes; timm's defaults would crop, flip and jitter."""
     for options in ({}, {"sides": [16, 32]}):
         for aug in ({}, None, {"no_aug": True}):
@@ -150,7 +153,7 @@ def test_no_augmentation_is_what_evaluation_sees(images):
             assert torch.equal(first, second) and torch.equal(first, still[0][0])
 
 
-def test_what_an_augmentation_does_not_name_is_not_done(images):
+def test_what_an_augmentation_does_not_name_is_not_done(images: Path) -> None:
     """Only flips: an image is seen in two ways, whose mirror images they are."""
     data = image_folder(str(images), img_size=16, aug={"hflip": 0.5})
     seen = [data.train[epoch, 3][0] for epoch in range(8)]
@@ -159,7 +162,7 @@ def test_what_an_augmentation_does_not_name_is_not_done(images):
     assert torch.equal(different[0].flip(2), different[1])
 
 
-def test_presets_name_all_that_timm_does(images):
+def test_presets_name_all_that_timm_does(images: Path) -> None:
     """The two presets are what they were when they relied on timm's defaults."""
     for name, named in {
         "light": {"scale": [0.35, 1.0], "hflip": 0.5, "color_jitter": 0.3},
@@ -180,7 +183,7 @@ def test_presets_name_all_that_timm_does(images):
         assert torch.equal(ours, data.train[1, 3][0])
 
 
-def test_evaluating_everything_does_not_augment(images):
+def test_evaluating_everything_does_not_augment(images: Path) -> None:
     for options in ({}, {"split": "order"}):
         data = image_folder(str(images), img_size=16, test_fraction=1, aug={"scale": [0.1, 0.2]}, **options)
         assert len(data.test) == len(data.val) == len(data.train) == 20

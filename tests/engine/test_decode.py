@@ -4,6 +4,8 @@ import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -118,7 +120,7 @@ COLOURS = {
 
 
 @pytest.mark.parametrize("name", GREY)
-def test_grey_is_as_bright_as_it_was_meant(name):
+def test_grey_is_as_bright_as_it_was_meant(name: str) -> None:
     steps = {"png, 2 bits": 3, "png, 4 bits": 15}.get(name, 255)
     expected = np.rint(RAMP * steps) * (255 / steps)
     pixels = np.asarray(read_image(io.BytesIO(GREY[name]), "L"), dtype=float)
@@ -128,7 +130,7 @@ def test_grey_is_as_bright_as_it_was_meant(name):
 
 
 @pytest.mark.parametrize("name", COLOURS)
-def test_colours_are_as_bright_as_they_were_meant(name):
+def test_colours_are_as_bright_as_they_were_meant(name: str) -> None:
     pixels = np.asarray(read_image(io.BytesIO(COLOURS[name])), dtype=float)
     assert np.abs(pixels - COLOUR * 255).max() <= 1.01
 
@@ -146,14 +148,14 @@ def test_colours_are_as_bright_as_they_were_meant(name):
         (b"nothing", r"cannot identify image file"),
     ],
 )
-def test_other_pixels_are_refused_by_name(content, message, tmp_path):
+def test_other_pixels_are_refused_by_name(content: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.tif").write_bytes(content)
     for source in (io.BytesIO(content), tmp_path / "file.tif"):
         with pytest.raises((UnreadablePicture, OSError), match=message):
             read_image(source)
 
 
-def test_large_pictures_are_refused_where_asked():
+def test_large_pictures_are_refused_where_asked() -> None:
     with pytest.raises(UnreadablePicture, match=r"64 x 48 pixels; expected at most 3000"):
         read_image(io.BytesIO(GREY["png"]), max_pixels=3000)
 
@@ -173,7 +175,7 @@ STORED = {
 
 @pytest.mark.parametrize("suffix", STORED)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_upright(orientation, suffix, tmp_path):
+def test_pictures_are_upright(orientation: Any, suffix: Any, tmp_path: Path) -> None:
     exif, path = Image.Exif(), tmp_path / f"photo.{suffix}"
     exif[0x0112] = orientation
     scene().save(path, exif=exif, **STORED[suffix])
@@ -188,7 +190,7 @@ def test_pictures_are_upright(orientation, suffix, tmp_path):
         assert np.abs(stored - np.asarray(scene(), dtype=int)).max() < 12 and size_of(path, False) == (40, 60)
 
 
-def test_a_damaged_orientation_is_none(tmp_path):
+def test_a_damaged_orientation_is_none(tmp_path: Path) -> None:
     file = io.BytesIO()
     scene().save(file, "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
     with warnings.catch_warnings():
@@ -216,7 +218,9 @@ class Seen(nn.Module):
         return images.mean((2, 3))[:, :2] * (1 + self.weight)
 
 
-def test_training_prediction_and_the_page_see_the_same(tmp_path, monkeypatch):
+def test_training_prediction_and_the_page_see_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A phone's photograph, and one of 16 bits, in a folder of classes."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -244,7 +248,7 @@ def test_training_prediction_and_the_page_see_the_same(tmp_path, monkeypatch):
     assert torch.equal(model.images, torch.stack([image for image, _ in stored.test]))
 
 
-def test_shapes_are_those_of_upright_pictures(tmp_path):
+def test_shapes_are_those_of_upright_pictures(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in ("a", "b"):
@@ -255,7 +259,7 @@ def test_shapes_are_those_of_upright_pictures(tmp_path):
     assert data.test.shapes[0][0] > data.test.shapes[0][1]
 
 
-def test_pictures_of_unknown_range_are_counted_with_the_reason(tmp_path):
+def test_pictures_of_unknown_range_are_counted_with_the_reason(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.tif").write_bytes(tiff((RAMP * 812).astype(np.float32)))

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_classes_of_any_name(photos, tmp_path, capsys):
+def test_classes_of_any_name(photos: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["data=folder", f"data.root={photos}", "data.img_size=32", "data.workers=0", "data.batch_size=6"]
     cfg = small("model.model_name=test_vit", *words)
     with warnings.catch_warnings():
@@ -48,7 +50,9 @@ def test_classes_of_any_name(photos, tmp_path, capsys):
         assert sorted(row["class"] for row in csv.DictReader(table)) == sorted(NAMES)
 
 
-def test_a_figure_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, capsys):
+def test_a_figure_that_cannot_be_drawn_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(*_):
         raise RuntimeError("no font")
 

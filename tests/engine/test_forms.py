@@ -1,6 +1,8 @@
 """Checkpoints are files or folders of parts; which of them a run goes on from, and which are kept."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +45,7 @@ def first(folder):
 
 
 @pytest.mark.parametrize(("last", "other"), [LASTS, LASTS[::-1]])
-def test_a_new_checkpoint_replaces_older_ones_of_either_form(last, other, tmp_path):
+def test_a_new_checkpoint_replaces_older_ones_of_either_form(last: Any, other: Any, tmp_path: Path) -> None:
     old, new = (checkpoint.PREVIOUS[name] for name in (other, last))
     for step, left in enumerate([{other}, {other, old}], start=1):
         write(tmp_path / other, step)
@@ -55,7 +57,7 @@ def test_a_new_checkpoint_replaces_older_ones_of_either_form(last, other, tmp_pa
     assert lookup.configuration(tmp_path / last) == {"step": 4}
 
 
-def test_the_newest_is_first_whatever_its_form(tmp_path):
+def test_the_newest_is_first_whatever_its_form(tmp_path: Path) -> None:
     """As runs of earlier versions left them, or one that was killed while it changed the form."""
     assert first(put(tmp_path / "a", last_dcp=6, last_pt=3, previous_dcp=5)) == [
         "last.dcp", "previous.dcp", "last.pt",
@@ -71,7 +73,9 @@ def test_the_newest_is_first_whatever_its_form(tmp_path):
     assert first(tmp_path / "b") == ["last.pt", "last.dcp"]  # by time, where a step cannot be read
 
 
-def test_a_damaged_one_falls_back_on_the_newest_before_it(tmp_path, capsys):
+def test_a_damaged_one_falls_back_on_the_newest_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(tmp_path, previous_pt=2, previous_dcp=3, last_pt=4)
     (tmp_path / "last.pt").write_bytes(b"")
     assert lookup.wanted("auto", tmp_path) == tmp_path / "last.pt"

@@ -1,6 +1,8 @@
 """A run that goes on does what is asked now, or says that it does not."""
 
 import csv
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +54,9 @@ def groups(folder):
     return checkpoint.read(folder / "last.pt")["optimizer"]["param_groups"]
 
 
-def test_the_schedule_survives_another_batch_size(begun, tmp_path, capsys):
+def test_the_schedule_survives_another_batch_size(
+    begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Half of the updates in an epoch: the learning rate is that of the share of the run that is done."""
     content = checkpoint.read(begun / "whole/previous.pt")
     torch.save({**content, "best": -1.0}, tmp_path / "old.pt")
@@ -65,7 +69,9 @@ def test_the_schedule_survives_another_batch_size(begun, tmp_path, capsys):
     assert "data.batch_size 256 -> 512\n" in capsys.readouterr().out
 
 
-def test_a_longer_run_says_its_new_rate(begun, tmp_path, capsys):
+def test_a_longer_run_says_its_new_rate(
+    begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launch(small(*WHOLE, "run.epochs=4", f"resume={begun / 'short'}"), tmp_path)
     assert rates(tmp_path)[2:] == pytest.approx(rates(begun / "whole")[2:])
     said = capsys.readouterr().out
@@ -73,7 +79,9 @@ def test_a_longer_run_says_its_new_rate(begun, tmp_path, capsys):
     assert "sched.num_epochs" not in said
 
 
-def test_settings_of_the_optimizer_are_in_force(begun, tmp_path, capsys):
+def test_settings_of_the_optimizer_are_in_force(
+    begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["optim.lr=1e-3", "optim.weight_decay=0.5", "optim.betas=[0.5,0.6]"]
     launch(small(*WHOLE, "run.epochs=3", *words, f"resume={begun / 'short'}"), tmp_path / "new")
     config = yaml.safe_load((tmp_path / "new/config.yaml").read_text())["optim"]
@@ -86,7 +94,7 @@ def test_settings_of_the_optimizer_are_in_force(begun, tmp_path, capsys):
     assert "optim.weight_decay 0.05 -> 0.5\n" in capsys.readouterr().out
 
 
-def test_a_rate_that_no_schedule_sets_is_scaled(tmp_path):
+def test_a_rate_that_no_schedule_sets_is_scaled(tmp_path: Path) -> None:
     """What a plateau has lowered it to stays, in proportion."""
     words = ["sched=constant", "sched.sched=plateau", "+sched.patience_epochs=0", "sched.step_on_epochs=true"]
     words += ["sched.warmup_epochs=0", "+sched.decay_rate=0.5"]
@@ -107,13 +115,13 @@ def test_a_rate_that_no_schedule_sets_is_scaled(tmp_path):
         (["+model.start=weights.pth"], "goes on with the weights of the run; expected no model.start"),
     ],
 )
-def test_what_cannot_change_is_named(overrides, message, begun, tmp_path):
+def test_what_cannot_change_is_named(overrides: Any, message: str, begun: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         launch(small(*WHOLE, "run.epochs=3", *overrides, f"resume={begun / 'short'}"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_to_begin_from_may_be_gone(begun, tmp_path):
+def test_weights_to_begin_from_may_be_gone(begun: Path, tmp_path: Path) -> None:
     """A run that began from a file goes on without it."""
     content = checkpoint.read(begun / "short/last.pt")
     content["config"]["model"]["start"] = "gone.pth"
@@ -122,7 +130,7 @@ def test_weights_to_begin_from_may_be_gone(begun, tmp_path):
     assert len(rates(tmp_path / "new")) == 3
 
 
-def test_checkpoints_of_older_versions_go_on(begun, tmp_path):
+def test_checkpoints_of_older_versions_go_on(begun: Path, tmp_path: Path) -> None:
     """They hold no settings, or fewer."""
     content = checkpoint.read(begun / "whole/previous.pt")
     torch.save({**content, "config": {}}, tmp_path / "old.pt")
@@ -131,7 +139,7 @@ def test_checkpoints_of_older_versions_go_on(begun, tmp_path):
     assert configuration(begun / "short/last.pt")["run"]["epochs"] == 2
 
 
-def test_words_on_the_settings_of_a_run():
+def test_words_on_the_settings_of_a_run() -> None:
     cfg = composed_settings(
         ["model=test_vim", "data=folder", "data.root=photos", "optim.lr=2e-3", "run.epochs=7"]
     )
@@ -172,21 +180,23 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_folders_are_read_as_they_are(name, tmp_path, monkeypatch):
+def test_names_of_folders_are_read_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir(parents=True)
     for text in (readable(f"data.root={name}"), quoted("data.root", name)):
         assert parsed(text).value() == name and not parsed(text).is_sweep_override()
 
 
-def test_escapes_stay_escapes():
+def test_escapes_stay_escapes() -> None:
     """As a word for Hydra has them; in a sweep, where quotes would not do, too."""
     assert readable(r"data.root=my\ photos") == r"data.root=my\ photos"
     assert parsed(r"data.root=my\ photos").value() == "my photos"
     assert readable("hydra.run.dir=2024") == 'hydra.run.dir="2024"'
 
 
-def test_other_words_stay_as_they_are():
+def test_other_words_stay_as_they_are() -> None:
     for text in ("-m", "run.seed=0,1", "data.root=null", "data.root=${oc.env:DATA}", "data.root=a,b", "optim.lr=1e-3",
                  "data.root='a=b'", "data.root=[a,b]", "--cfg", "data=folder", "run.epochs=3"):  # fmt: skip
         assert readable(text) == text

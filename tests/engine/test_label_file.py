@@ -1,5 +1,7 @@
 """``data.labels``: classes and splits from a CSV file."""
 
+from typing import Any
+
 import pytest
 from trainer_helpers import make_images
 
@@ -17,7 +19,7 @@ def opened(root, *lines, **options):
     return image_folder(str(root), labels=str(root.parent / "labels.csv"), img_size=16, **options)
 
 
-def test_labels_need_no_folders(root):
+def test_labels_need_no_folders(root: Any) -> None:
     rows = [f"{folder}/{i}.jpg,{'odd' if i % 2 else 'even, or none'}" for folder in "ab" for i in range(11)]
     rows = [row if row.endswith("odd") else row.replace(",", ',"', 1) + '"' for row in rows]
     data = opened(root, "file,label", *rows)
@@ -27,7 +29,7 @@ def test_labels_need_no_folders(root):
     assert "2 pictures of" in data.notes[1] and "are not listed in labels.csv" in data.notes[1]
 
 
-def test_labels_may_tell_the_split(root):
+def test_labels_may_tell_the_split(root: Any) -> None:
     rows = [
         f"{'Training' if i < 6 else 'test'},{folder}/{i}.jpg,{i % 2}" for folder in "ab" for i in range(12)
     ]
@@ -54,6 +56,6 @@ def test_labels_may_tell_the_split(root):
         (["file,label", "a/0.jpg,x", "a/1.jpg,x"], r"has one class \(x\)"),
     ],
 )
-def test_wrong_lists_are_named(root, lines, message):
+def test_wrong_lists_are_named(root: Any, lines: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         opened(root, *lines)

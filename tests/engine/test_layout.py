@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -37,7 +39,7 @@ def sizes(data):
         ),
     ],
 )
-def test_outermost_folders_are_classes(tmp_path, layout, classes):
+def test_outermost_folders_are_classes(tmp_path: Path, layout: Any, classes: Any) -> None:
     data = opened(tmp_path, layout)
     assert data.classes == tuple(classes.split(" ")) and sum(sizes(data)) == 12 * len(layout)
     assert classes.replace(" ", ", ") in data.notes[0]
@@ -53,14 +55,14 @@ def test_outermost_folders_are_classes(tmp_path, layout, classes):
         (["train/a", "train/b", "val/a", "docs"], (24, 12, None)),
     ],
 )
-def test_splits_are_known_by_their_names(tmp_path, layout, expected):
+def test_splits_are_known_by_their_names(tmp_path: Path, layout: Any, expected: Any) -> None:
     data = opened(tmp_path, layout)
     assert data.classes == ("a", "b") and sizes(data) == expected
     assert any("is train" in note for note in data.notes)
     assert any("docs (12)" in note for note in data.notes) == ("docs" in layout)
 
 
-def test_a_test_folder_is_never_mixed_with_training(tmp_path):
+def test_a_test_folder_is_never_mixed_with_training(tmp_path: Path) -> None:
     """Validation images then come out of training."""
     data = opened(tmp_path, ["Training/a", "Training/b", "Testing/a", "Testing/b"])
     train, val, test = sizes(data)
@@ -81,12 +83,12 @@ def test_a_test_folder_is_never_mixed_with_training(tmp_path):
         (["train", "test"], r"images outside any class folder, such as 0.jpg"),
     ],
 )  # fmt: skip
-def test_what_can_be_read_in_two_ways_is_refused(tmp_path, layout, message):
+def test_what_can_be_read_in_two_ways_is_refused(tmp_path: Path, layout: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         opened(tmp_path, layout)
 
 
-def test_the_reading_can_be_chosen(tmp_path):
+def test_the_reading_can_be_chosen(tmp_path: Path) -> None:
     layout = ["pets/cat", "pets/dog", "plants/rose"]
     assert opened(tmp_path / "1", layout, class_folders="top").classes == ("pets", "plants")
     assert opened(tmp_path / "2", layout, class_folders="leaf").classes == ("cat", "dog", "rose")
@@ -94,7 +96,7 @@ def test_the_reading_can_be_chosen(tmp_path):
         image_folder(str(tmp_path), class_folders="inner")
 
 
-def test_hidden_files_and_folders_are_no_pictures(tmp_path):
+def test_hidden_files_and_folders_are_no_pictures(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"cat": 12, "dog": 12, ".ipynb_checkpoints": 4, "__MACOSX": 2})
     (root / "cat/._0.jpg").write_bytes(b"Mac OS X")
     (root / "dog/.DS_Store").write_bytes(b"")
@@ -103,7 +105,7 @@ def test_hidden_files_and_folders_are_no_pictures(tmp_path):
     assert "left out: 4 hidden files or folders" in data.notes
 
 
-def test_formats_are_read_or_counted(tmp_path):
+def test_formats_are_read_or_counted(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"cat": 3, "dog": 3})
     picture = Image.open(root / "cat/0.jpg")
     suffixes = ("webp", "tif", "TIFF", "bmp", "gif", "png", "JFIF", "ppm", "tga", "jp2")
@@ -117,7 +119,9 @@ def test_formats_are_read_or_counted(tmp_path):
     assert not data.unreadable() and "(.heic 2, .txt 1, without suffix 1)" in data.notes[-1]
 
 
-def test_training_and_prediction_find_the_same_pictures(tmp_path, capsys):
+def test_training_and_prediction_find_the_same_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Through links too, of which one leads back and one to nothing."""
     root, linked = make_images(tmp_path / "photos", {"c0": 5, "c1": 5}), tmp_path / "linked"
     linked.mkdir()
@@ -133,7 +137,7 @@ def test_training_and_prediction_find_the_same_pictures(tmp_path, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may list any folder")
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"cat": 3, "dog": 3})
     (root / "dog").chmod(0)
     with pytest.raises(UsageError, match=r"dog: cannot be listed"):
@@ -141,13 +145,13 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
     (root / "dog").chmod(0o700)
 
 
-def test_names_are_sorted_naturally_and_never_as_equal():
+def test_names_are_sorted_naturally_and_never_as_equal() -> None:
     names = ["a10", "A9", "a9", "\u00b2", "1", "01"]
     assert sorted(names, key=natural_key) == sorted(reversed(names), key=natural_key)
     assert sorted(["a10", "a9"], key=natural_key) == ["a9", "a10"]
 
 
-def test_pictures_that_come_later_are_found(tmp_path):
+def test_pictures_that_come_later_are_found(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"cat": 3, "dog": 3})
     shutil.copy(root / "cat/0.jpg", root / "cat/new.PNG")
     assert "cat/new.PNG" in find_pictures(root).files

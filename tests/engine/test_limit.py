@@ -2,6 +2,8 @@
 
 import csv
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("size", "count"), [(10, 3), (10, 7), (10, 9), (1000, 64), (7, 1)])
-def test_a_sample_is_of_all_stretches_and_always_the_same(size, count):
+def test_a_sample_is_of_all_stretches_and_always_the_same(size: Any, count: Any) -> None:
     numbers = TensorDataset(torch.arange(size))
     chosen = [int(number) for (number,) in sample(numbers, count)]
     assert chosen == sorted(set(chosen)) and len(chosen) == count
@@ -33,13 +35,13 @@ def test_a_sample_is_of_all_stretches_and_always_the_same(size, count):
     assert sample(numbers, size) is numbers
 
 
-def test_a_sample_does_not_beat_in_time_with_the_classes():
+def test_a_sample_does_not_beat_in_time_with_the_classes() -> None:
     """Classes that alternate would be one class at every second image."""
     labels = TensorDataset(torch.arange(400) % 2)
     assert 35 < sum(int(label) for (label,) in sample(labels, 100)) < 65
 
 
-def test_shapes_and_names_go_with_their_images(tmp_path):
+def test_shapes_and_names_go_with_their_images(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"a": 30, "b": 30})
     data = image_folder(str(root), img_size=32, sides=[16, 32], step=8, test_fraction=1)
     data = numbered_as(data, ["b", "a", "c"], "a model")
@@ -48,7 +50,9 @@ def test_shapes_and_names_go_with_their_images(tmp_path):
     assert len(labels) == 12 and set(labels) == {0, 1}
 
 
-def test_a_limited_run_scores_a_sample_and_its_evaluation_everything(tmp_path, monkeypatch, capsys):
+def test_a_limited_run_scores_a_sample_and_its_evaluation_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sheets = []
     monkeypatch.setattr(
         classification,
@@ -71,7 +75,7 @@ def test_a_limited_run_scores_a_sample_and_its_evaluation_everything(tmp_path, m
     assert again["top1"] == json.loads((tmp_path / "run/metrics.json").read_text())["test"]["top1"]
 
 
-def test_tables_of_restored_images_are_of_the_split_that_is_evaluated(tmp_path):
+def test_tables_of_restored_images_are_of_the_split_that_is_evaluated(tmp_path: Path) -> None:
     """``--split val`` names and counts the validation images."""
     root = make_images(tmp_path / "photos", {"train": 3, "val": 2, "test": 4}, size=24)
     words = [

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,14 +36,16 @@ class Processes(Dataset):
         return os.getpid()
 
 
-def test_a_run_ends_its_loader_processes(images, tmp_path):
+def test_a_run_ends_its_loader_processes(images: Path, tmp_path: Path) -> None:
     words = ["data=folder", f"data.root={images}", "data.img_size=32", "data.workers=2", "data.batch_size=8"]
     launch(small(*words, "model.model_name=test_vit", "run.epochs=2"), tmp_path / "run")
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_so_does_a_run_that_fails_or_is_stopped(workers, tmp_path, monkeypatch):
+def test_so_does_a_run_that_fails_or_is_stopped(
+    workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [f"data.workers={workers}"]
     monkeypatch.setattr(loop_module, "train_step", calling(2, lambda: 1 / 0))
     with pytest.raises(ZeroDivisionError):
@@ -54,7 +58,7 @@ def test_so_does_a_run_that_fails_or_is_stopped(workers, tmp_path, monkeypatch):
     assert not multiprocessing.active_children()
 
 
-def test_processes_that_evaluate_stay_for_the_next_epoch():
+def test_processes_that_evaluate_stay_for_the_next_epoch() -> None:
     """Where they are spawned, each start would import torch anew."""
     torch.manual_seed(0)
     images = eval_loader(Processes(), 2, workers=1)
@@ -67,7 +71,7 @@ def test_processes_that_evaluate_stay_for_the_next_epoch():
     assert torch.equal(drawn, torch.rand(1))  # each pass leaves torch's random numbers as they were
 
 
-def test_a_loader_process_outlives_sigterm_for_a_while(monkeypatch):
+def test_a_loader_process_outlives_sigterm_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "LAST_SECONDS", 1)
     images = eval_loader(Processes(), 1, workers=1)
     with closing(images):

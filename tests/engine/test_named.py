@@ -1,6 +1,7 @@
 """Nothing is chosen by a library because a setting was left out, and no answer is no right answer."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,14 +48,14 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_what_was_taken_away_is_named(name):
+def test_what_was_taken_away_is_named(name: str) -> None:
     cfg = small("run.ema.decay=0.9") if name != "run.ema" else small()
     with pytest.raises(UsageError, match=rf"^{name}\b"):
         check_run(without(cfg, name))
 
 
 @pytest.mark.parametrize("empty", [{}, None])
-def test_an_empty_loss(empty):
+def test_an_empty_loss(empty: Any) -> None:
     data = bundled_digits()
     for task in (classification, restore_task):
         with pytest.raises(UsageError, match="loss="):
@@ -62,14 +63,14 @@ def test_an_empty_loss(empty):
 
 
 @pytest.mark.parametrize("group", ["optim", "sched"])
-def test_empty_groups(group):
+def test_empty_groups(group: Any) -> None:
     with pytest.raises(UsageError, match=group):
         check_run({**small(), group: {}})
     with pytest.raises(UsageError, match=group):
         check_run({**small(), group: None})
 
 
-def test_null_is_no_value():
+def test_null_is_no_value() -> None:
     with pytest.raises(UsageError, match=r"optim.lr, optim.weight_decay: not set; expected values"):
         check_run(small("optim.lr=null", "optim.weight_decay=null"))
     with pytest.raises(UsageError, match=r"sched.decay_rate: not set"):
@@ -78,7 +79,7 @@ def test_null_is_no_value():
     check_run(small("aug.transform=null"))
 
 
-def test_of_a_mapping_only_what_is_given_changes():
+def test_of_a_mapping_only_what_is_given_changes() -> None:
     """As in training, where Hydra does so."""
     cfg = small()
     changed = applied(cfg, ["optim={lr: 0.5}", "run={save_every: {steps: 7}}", "sched={}"])
@@ -86,12 +87,12 @@ def test_of_a_mapping_only_what_is_given_changes():
     assert changed["run"] == {**cfg["run"], "save_every": {**cfg["run"]["save_every"], "steps": 7}}
 
 
-def test_files_may_have_any_name():
+def test_files_may_have_any_name() -> None:
     for key in ("data.labels", "data.meta_info", "data.cache", "data.root"):
         assert readable(f"{key}=a=b (1).csv") == f'{key}="a=b (1).csv"'
 
 
-def test_no_answer_is_wrong_and_is_said(capsys):
+def test_no_answer_is_wrong_and_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """A model that answers NaN to two of six images; their class, 0, is what ranking NaN would give."""
     logits = torch.eye(3).repeat(2, 1)
     logits[0, 1] = math.nan
@@ -107,7 +108,7 @@ def test_no_answer_is_wrong_and_is_said(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_no_picture_has_no_psnr(capsys):
+def test_no_picture_has_no_psnr(capsys: pytest.CaptureFixture[str]) -> None:
     images = torch.rand(2, 3, 16, 16)
     broken = images.clone()
     broken[1, 0, 2, 2] = math.nan

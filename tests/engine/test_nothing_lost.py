@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from traceback import StackSummary
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -77,10 +78,13 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:PlateauLRScheduler")
-def test_killed_in_the_middle_of_an_epoch(undisturbed, tmp_path):
+def test_killed_in_the_middle_of_an_epoch(undisturbed: dict[str, Any], tmp_path: Path) -> None:
     """SIGKILL, which no program can catch, amid the save after step 5, while step 6 or its epoch's end is under way."""
     out, cfg = tmp_path / "run", small(*EVENTFUL, "run.save_every.steps=1", "resume=auto")
-    program = f"from test_nothing_lost import *; die_writing(6); launch({cfg!r}, Path({str(out)!r}))"
+    program = (
+        "from test_nothing_lost import Path, die_writing, launch\n"
+        f"die_writing(6)\nlaunch({cfg!r}, Path({str(out)!r}))"
+    )
     victim = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, timeout=120)
     assert victim.returncode == -signal.SIGKILL
     left = checkpoint.read(out / "last.pt")
@@ -91,7 +95,9 @@ def test_killed_in_the_middle_of_an_epoch(undisturbed, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:PlateauLRScheduler")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_stops(number, undisturbed, tmp_path, at_step):
+def test_a_signal_saves_and_stops(
+    number: int, undisturbed: dict[str, Any], tmp_path: Path, at_step: Any
+) -> None:
     handler = signal.getsignal(number)
     at_step(5, lambda: os.kill(os.getpid(), number))
     with pytest.raises(
@@ -104,7 +110,7 @@ def test_a_signal_saves_and_stops(number, undisturbed, tmp_path, at_step):
     assert same_tensors(outcome(tmp_path / "resumed"), undisturbed)
 
 
-def test_half_precision_resumes_with_its_scale(tmp_path, at_step):
+def test_half_precision_resumes_with_its_scale(tmp_path: Path, at_step: Any) -> None:
     options = ["run.epochs=2", "run.amp=fp16", "data.batch_size=4"]
     launch(small(*options), tmp_path / "whole")
     at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -117,7 +123,9 @@ def test_half_precision_resumes_with_its_scale(tmp_path, at_step):
     assert whole["scaler"]["scale"] != torch.amp.GradScaler("cpu").get_scale()  # it has had to move
 
 
-def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path, capsys):
+def test_a_damaged_checkpoint_falls_back_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launch(small("run.epochs=2"), tmp_path / "whole")
     folder = tmp_path / "whole"
     expected = outcome(folder)
@@ -132,7 +140,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path, capsys):
         launch(small("run.epochs=2", f"resume={folder / 'last.pt'}"), tmp_path / "none")
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path, at_step):
+def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path, at_step: Any) -> None:
     """A limit on the size of files fails the write as a full disk does: half-way, by the system."""
     launch(small("run.epochs=2"), tmp_path / "whole")
     out, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -151,7 +159,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path, at_step):
     assert same_tensors(outcome(out), outcome(tmp_path / "whole"))
 
 
-def test_the_best_is_kept_before_the_last(tmp_path, monkeypatch):
+def test_the_best_is_kept_before_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends between the two would otherwise go on from the last without ever having had its best."""
 
     class Killed(BaseException):
@@ -169,7 +177,7 @@ def test_the_best_is_kept_before_the_last(tmp_path, monkeypatch):
     assert checkpoint.read(tmp_path / "best.pt")["epoch"] == 1 and not (tmp_path / "last.pt").exists()
 
 
-def test_a_full_disk_is_said_where_torch_hides_it(tmp_path):
+def test_a_full_disk_is_said_where_torch_hides_it(tmp_path: Path) -> None:
     """torch closes its file after the failure, and reports that the end is not where it should be."""
 
     class Full(io.BytesIO):
@@ -186,7 +194,9 @@ def test_a_full_disk_is_said_where_torch_hides_it(tmp_path):
     assert "is whole" in str(checkpoint.cannot_write(tmp_path / "last.pt", caught.value))
 
 
-def test_a_sharded_checkpoint_that_cannot_be_written_says_why(tmp_path, monkeypatch):
+def test_a_sharded_checkpoint_that_cannot_be_written_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each process has a reason, whose own cause is lost on the way to the others."""
     full = CheckpointException(
         "write", {1: (OSError(errno.ENOSPC, "No space left on device"), StackSummary())}
@@ -201,7 +211,7 @@ def test_a_sharded_checkpoint_that_cannot_be_written_says_why(tmp_path, monkeypa
     assert said.endswith("([enforce fail] unexpected pos 704 vs 598; 42 bytes are free on that disk)")
 
 
-def test_some_epoch_is_the_best(tmp_path, monkeypatch):
+def test_some_epoch_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no score is a number, as after an evaluation that overflowed."""
     monkeypatch.setattr(
         classification.Scores, "summary", lambda _: dict.fromkeys(["loss", "top1", "top5"], math.nan)
@@ -210,7 +220,7 @@ def test_some_epoch_is_the_best(tmp_path, monkeypatch):
     assert checkpoint.read(tmp_path / "best.pt")["epoch"] == 1
 
 
-def test_in_the_middle_of_an_epoch_the_batches_must_stay(tmp_path, at_step):
+def test_in_the_middle_of_an_epoch_the_batches_must_stay(tmp_path: Path, at_step: Any) -> None:
     at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped):
         launch(small(), tmp_path)
@@ -230,7 +240,9 @@ def spoil(monkeypatch, *steps):
 
 
 @pytest.mark.parametrize("amp", ["none", "fp16"])
-def test_a_spoilt_update_is_skipped(amp, monkeypatch, tmp_path, capsys):
+def test_a_spoilt_update_is_skipped(
+    amp: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoil(monkeypatch, 2)
     launch(small("run.on_nonfinite=skip", f"run.amp={amp}", "data.batch_size=8"), tmp_path)
     assert "the training loss is nan at step 2 (epoch 1): left out (1 in a row)" in capsys.readouterr().err
@@ -241,7 +253,9 @@ def test_a_spoilt_update_is_skipped(amp, monkeypatch, tmp_path, capsys):
     assert 0 < content["history"][0]["train_loss"] < 10
 
 
-def test_rollback_takes_the_weights_of_the_last_checkpoint(monkeypatch, tmp_path, capsys):
+def test_rollback_takes_the_weights_of_the_last_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoil(monkeypatch, 3)
     launch(small("run.on_nonfinite=rollback", "run.save_every.steps=2"), tmp_path)
     assert "at step 3 (epoch 1): left out, weights of step 2" in capsys.readouterr().err
@@ -250,13 +264,13 @@ def test_rollback_takes_the_weights_of_the_last_checkpoint(monkeypatch, tmp_path
     assert content["step"] == 3 and content["optimizer"]["state"][0]["step"] == 2
 
 
-def test_too_many_spoilt_updates_stop_the_run(monkeypatch, tmp_path):
+def test_too_many_spoilt_updates_stop_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     spoil(monkeypatch, *range(1, 100))
     with pytest.raises(FloatingPointError, match=f"nan at step {PATIENCE + 1} "):
         launch(small("run.on_nonfinite=skip", "run.limit_batches=30"), tmp_path)
 
 
-def test_a_spoilt_gradient_does_not_reach_the_weights():
+def test_a_spoilt_gradient_does_not_reach_the_weights() -> None:
     state = build_state(small(), build_data(small()), 3)
     before = {name: value.clone() for name, value in state.model.named_parameters()}
     next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
@@ -266,7 +280,7 @@ def test_a_spoilt_gradient_does_not_reach_the_weights():
     assert same_tensors(before, dict(state.model.named_parameters()))
 
 
-def test_half_precision_does_not_lower_its_scale_without_end():
+def test_half_precision_does_not_lower_its_scale_without_end() -> None:
     """What overflows with the smallest scale is not the scale's doing."""
     state = build_state(cfg := small("run.amp=fp16"), build_data(cfg), 3)
     next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
@@ -290,7 +304,7 @@ class Hungry(nn.Module):
         return self.model(x)
 
 
-def test_out_of_memory_halves_the_micro_batch(capsys):
+def test_out_of_memory_halves_the_micro_batch(capsys: pytest.CaptureFixture[str]) -> None:
     """The update is bitwise that of a run told to accumulate, and to rounding that of the whole batch."""
     images, labels = torch.rand(32, 1, 16, 16), torch.arange(32) % 10
     weights = {}
@@ -311,7 +325,7 @@ def test_out_of_memory_halves_the_micro_batch(capsys):
         torch.testing.assert_close(weights[1, 8][name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_one_image_too_large_is_said(capsys):
+def test_one_image_too_large_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     state = build_state(small(), build_data(small()), 3)
     state.forward = Hungry(state.model, 0)
     with pytest.raises(UsageError, match="micro-batches of 1: the model and one image do not fit"):
@@ -330,7 +344,7 @@ class Putting(nn.Module):
         return self.weight.expand(len(x), -1)
 
 
-def test_deterministic_names_what_forbids_it(monkeypatch, tmp_path):
+def test_deterministic_names_what_forbids_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     launch(small("deterministic=true"), tmp_path / "fine")
     monkeypatch.setattr("vimzoo.engine.tasks.classification.create_model", lambda _: Putting())
     launch(small(), tmp_path / "allowed")

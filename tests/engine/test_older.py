@@ -15,7 +15,7 @@ def written_before(words):
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_the_split_and_the_reading_of_photographs_stay(again):
+def test_the_split_and_the_reading_of_photographs_stay(again: bool) -> None:
     words = ["model=test_vim", "data=folder", "data.root=photos", "aug=light"]
     begun = updated(written_before(words))
     if again:  # the run has gone on once, and has all settings by now
@@ -31,7 +31,7 @@ def test_the_split_and_the_reading_of_photographs_stay(again):
     assert other["data"] == composed_settings(["data=digits"])["data"]
 
 
-def test_what_was_not_named_in_augmentation_stays():
+def test_what_was_not_named_in_augmentation_stays() -> None:
     words = ["model=test_vim", "data=folder", "data.root=photos", "aug=none"]
     begun = updated(written_before(words))
     assert applied(begun, words)["aug"]["transform"] == TIMMS_AUG
@@ -39,7 +39,7 @@ def test_what_was_not_named_in_augmentation_stays():
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_the_loss_stays(again):
+def test_the_loss_stays(again: bool) -> None:
     words = ["experiment=photos_denoise", "loss=charbonnier"]
     begun = updated(written_before(words))
     if again:
@@ -50,7 +50,7 @@ def test_the_loss_stays(again):
     assert applied(begun, ["loss=l1"])["loss"] == "l1"
 
 
-def test_a_run_of_today_means_what_it_says():
+def test_a_run_of_today_means_what_it_says() -> None:
     words = ["model=test_vim", "data=folder", "data.root=photos", "aug=none"]
     cfg = composed_settings(words)
     assert applied(cfg, words) == cfg

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,13 +118,13 @@ def said(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_other_settings_are_refused(said):
+def test_other_settings_are_refused(said: Any) -> None:
     assert {part["settings"] for part in said} == {
         "run.seed: process 0 has 0, process 1 has 1; give all processes the same command"
     }
 
 
-def test_other_data_are_refused(said):
+def test_other_data_are_refused(said: Any) -> None:
     for part in said:
         assert part["data"].startswith("contents of validation images: process 0 has ")
         assert part["classes"].startswith(
@@ -131,24 +132,24 @@ def test_other_data_are_refused(said):
         )
 
 
-def test_the_first_process_decides(said):
+def test_the_first_process_decides(said: Any) -> None:
     assert all(part["decided"] == "only the first process was asked" for part in said)
     assert all(part["sent"] == {"rank": 0} for part in said)
 
 
 @pytest.mark.parametrize("kind", ["none", "fewer", "more"])
-def test_sharded_models_are_evaluated_on_uneven_shares(kind, said):
+def test_sharded_models_are_evaluated_on_uneven_shares(kind: str, said: Any) -> None:
     for part in said:
         assert part["scores"][kind]["images"] == 5
         assert part["scores"][kind]["total"] == pytest.approx(part["scores"]["whole"]["total"], abs=1e-5)
 
 
-def test_a_process_that_waits_says_for_whom(said):
+def test_a_process_that_waits_says_for_whom(said: Any) -> None:
     assert "process 1 on " in said[0]["waited"] and "is reading the batch of process 1" in said[0]["waited"]
     assert not said[1]["waited"]
 
 
-def test_a_process_that_does_not_come_in_time_is_named(said):
+def test_a_process_that_does_not_come_in_time_is_named(said: Any) -> None:
     lost = said[0]["lost"]
     assert lost.startswith(
         "process 0, starting: the other processes did not come within run.timeout=0.02 minutes"
@@ -156,13 +157,15 @@ def test_a_process_that_does_not_come_in_time_is_named(said):
     assert "process 1 on " in lost
 
 
-def test_fingerprints_tell_copies_apart(tmp_path):
+def test_fingerprints_tell_copies_apart(tmp_path: Path) -> None:
     data = bundled_digits()
     assert fingerprint(data) == fingerprint(bundled_digits())
     assert fingerprint(data) != fingerprint(bundled_digits(test_fraction=0.1))
 
 
-def test_a_process_that_has_not_begun_is_named(monkeypatch, capsys):
+def test_a_process_that_has_not_begun_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(watch, "SAY_SO", 0.1)
     store = HashStore()
     for rank in (1, 3):

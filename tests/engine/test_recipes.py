@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -37,7 +39,7 @@ def tables():
             )
 
 
-def test_the_table_is_what_composes():
+def test_the_table_is_what_composes() -> None:
     cells = list(tables())
     cfgs = {name: composed(f"experiment={name}") for name in {name for name, _, _ in cells}}
     assert set(RECIPES) <= set(cfgs) and len(cells) > 300
@@ -69,7 +71,7 @@ def tiny(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_takes_three_steps(name, folder, tmp_path):
+def test_a_recipe_takes_three_steps(name: str, folder: Path, tmp_path: Path) -> None:
     words = [f"experiment={name}", f"data.root={folder}", "data.img_size=32", "data.batch_size=4"]
     words += ["data.workers=0", "run.limit_batches=3", "run.epochs=1", "run.device=cpu", *tiny(name)]
     if "stride8" in name:
@@ -84,7 +86,7 @@ def test_a_recipe_takes_three_steps(name, folder, tmp_path):
     assert row["step"] == 3 and 0 < row["train_loss"] < 5
 
 
-def test_repeats_come_with_keys_of_their_own():
+def test_repeats_come_with_keys_of_their_own() -> None:
     batches = EpochBatches(10, 6, seed=1, repeats=3)
     batches.epoch = 2
     (batch,) = list(batches)
@@ -94,7 +96,7 @@ def test_repeats_come_with_keys_of_their_own():
         EpochBatches(10, 6, seed=1, repeats=0)
 
 
-def test_repeats_are_augmented_each_anew(folder):
+def test_repeats_are_augmented_each_anew(folder: Path) -> None:
     cfg = composed("data=folder", f"data.root={folder}", "data.img_size=16", "model=test_vim")
     train = build_data(cfg).train
     assert not torch.equal(train[0, 3, 0][0], train[0, 3, 1][0]) and train[0, 3, 0][1] == train[0, 3, 1][1]
@@ -108,7 +110,7 @@ def published(tmp_path):
     return tmp_path / "published.pth"
 
 
-def test_a_linear_probe_trains_the_head_alone(published, folder, tmp_path):
+def test_a_linear_probe_trains_the_head_alone(published: Any, folder: Path, tmp_path: Path) -> None:
     words = [
         "model=test_vim",
         f"+model.start={published}",
@@ -136,7 +138,7 @@ def test_a_linear_probe_trains_the_head_alone(published, folder, tmp_path):
     assert len(kept) > 20 and all(torch.equal(old[name], after[name]) for name in kept)
 
 
-def test_layer_decay_slows_early_layers(published):
+def test_layer_decay_slows_early_layers(published: Any) -> None:
     words = ["model=test_vim", f"+model.start={published}", "optim.layer_decay=0.5", "data.img_size=64"]
     cfg = composed(*words, "+model.in_chans=1", "run.device=cpu")
     state = build_state(cfg, build_data(cfg), 3)
@@ -148,7 +150,7 @@ def test_layer_decay_slows_early_layers(published):
     )
 
 
-def test_frozen_parts_stay_in_evaluation_mode():
+def test_frozen_parts_stay_in_evaluation_mode() -> None:
     state = build_state(cfg := small("run.freeze=[conv1.*,bn1.*,layer1.*]"), build_data(cfg), 3)
     state.model.train()
     assert {name for name, module in state.model.named_modules() if module in state.frozen} >= {
@@ -173,13 +175,13 @@ def test_frozen_parts_stay_in_evaluation_mode():
         ("backbone", "Sequential has no classifier"),
     ],
 )
-def test_freezing_names_mistakes(what, message):
+def test_freezing_names_mistakes(what: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         freeze(nn.Sequential(nn.Linear(2, 2)), what)
 
 
 @pytest.mark.parametrize("content", [None, b"no weights", b"PK\x03\x04"])
-def test_an_unusable_start_is_named(content, tmp_path):
+def test_an_unusable_start_is_named(content: Any, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "start.pth").write_bytes(content)
     with pytest.raises(UsageError, match=r"model .*start.pth"):

@@ -3,6 +3,8 @@
 import io
 import sys
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def equal(one, other):
     return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, other, strict=True))
 
 
-def test_an_unsteady_server_gives_what_a_disk_gives(server, packed, tmp_path):
+def test_an_unsteady_server_gives_what_a_disk_gives(server: Any, packed: Any, tmp_path: Path) -> None:
     """With and without worker processes and cache; only the first epoch asks for images."""
     local, cache = shards(str(packed), **SMALL), str(tmp_path / "cache")
     wanted = list(train_loader(local, 8, seed=1))
@@ -89,7 +91,9 @@ def test_an_unsteady_server_gives_what_a_disk_gives(server, packed, tmp_path):
     assert not any(server.asked[f"/{name}.tar", "GET"] for name in COUNTS)  # headers and images are kept
 
 
-def test_every_sample_once_by_processes_and_workers_and_resumed(server, packed, tmp_path):
+def test_every_sample_once_by_processes_and_workers_and_resumed(
+    server: Any, packed: Any, tmp_path: Path
+) -> None:
     """Two processes with two workers each share a cache; they go on with the batch where they were interrupted."""
     data = shards(server.url, cache=str(tmp_path / "cache"), **SMALL)
     wanted = list(train_loader(shards(str(packed), **SMALL), 8, seed=3))
@@ -108,7 +112,7 @@ def test_every_sample_once_by_processes_and_workers_and_resumed(server, packed, 
     assert len(seen) == len(set(seen)) == 40
 
 
-def test_pictures_from_an_unsteady_server(tmp_path, quick):
+def test_pictures_from_an_unsteady_server(tmp_path: Path, quick: Any) -> None:
     pytest.importorskip("aiohttp")
     root = make_images(
         tmp_path / "photos",
@@ -132,7 +136,7 @@ def test_pictures_from_an_unsteady_server(tmp_path, quick):
         assert data.record()["root"] == server.url
 
 
-def test_shards_in_memory(packed, monkeypatch):
+def test_shards_in_memory(packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any file system of fsspec."""
     import fsspec
 
@@ -151,7 +155,7 @@ def test_shards_in_memory(packed, monkeypatch):
         shards("nothing://x")
 
 
-def test_what_a_url_needs_is_said(monkeypatch):
+def test_what_a_url_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(
         UsageError, match=r"`root`=s3://bucket/x: pip install 'vimzoo\[remote\]' brings what reads it"
@@ -161,7 +165,7 @@ def test_what_a_url_needs_is_said(monkeypatch):
         image_folder("s3://bucket/x", split="order")
 
 
-def test_shards_of_a_server_that_lists_nothing(server, packed):
+def test_shards_of_a_server_that_lists_nothing(server: Any, packed: Any) -> None:
     server.lists = False
     with pytest.raises(UsageError, match=r"`root`=http://127.0.0.1:\d+: .*no such file"):
         shards(server.url)
@@ -170,7 +174,9 @@ def test_shards_of_a_server_that_lists_nothing(server, packed):
     assert expanded("{a,b}-{08..11}.tar")[:5] == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar", "b-08.tar"]
 
 
-def test_what_stays_refused_ends_before_training(server, packed, monkeypatch):
+def test_what_stays_refused_ends_before_training(
+    server: Any, packed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = {"train": "train-{0000..0003}.tar", "val": "val-0000.tar"}
     with pytest.raises(UsageError, match=r"train-0003.tar: no such file"):
         shards(server.url, **given)
@@ -191,7 +197,7 @@ def test_what_stays_refused_ends_before_training(server, packed, monkeypatch):
         shards(server.url)
 
 
-def test_a_shard_that_changes_on_the_server(server, packed, tmp_path):
+def test_a_shard_that_changes_on_the_server(server: Any, packed: Any, tmp_path: Path) -> None:
     """In the middle of a run it ends the run; at the next start it is read anew, whatever the cache holds."""
     cache = str(tmp_path / "cache")
     data = shards(server.url, cache=cache, max_unreadable=1.0, **SMALL)
@@ -213,7 +219,7 @@ def shards_without_cache(data):
     return data
 
 
-def test_a_server_that_is_lost_ends_the_run(server, monkeypatch):
+def test_a_server_that_is_lost_ends_the_run(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that cannot be fetched is not replaced as an unreadable one is."""
     data = shards(server.url, max_unreadable=1.0, **SMALL)
     server.lost = True
@@ -222,7 +228,7 @@ def test_a_server_that_is_lost_ends_the_run(server, monkeypatch):
         list(train_loader(data, 8, seed=1))
 
 
-def test_waits_grow_and_end(monkeypatch):
+def test_waits_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = []
     monkeypatch.setattr(retries.time, "sleep", waits.append)
     with pytest.raises(Unreachable, match=r"x cannot be read, 8 times \(TimeoutError: slow"):
@@ -230,7 +236,7 @@ def test_waits_grow_and_end(monkeypatch):
     assert len(waits) == 7 and all(d / 2 <= w <= d for d, w in zip(retries.DELAYS, waits, strict=True))
 
 
-def test_what_a_killed_process_left_in_the_cache_is_read_again(tmp_path):
+def test_what_a_killed_process_left_in_the_cache_is_read_again(tmp_path: Path) -> None:
     kept = KeptParts(tmp_path / "a", [3, 5, 4])
     kept.put(1, b"first")
     assert [kept.get(number) for number in range(3)] == [None, b"first", None]
@@ -240,14 +246,14 @@ def test_what_a_killed_process_left_in_the_cache_is_read_again(tmp_path):
     assert kept.get(1) is None
 
 
-def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch):
+def test_a_full_disk_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vimzoo.data.images.cache.FULL", 0.0)
     with pytest.warns(UserWarning, match=r"takes no more \(0% of its disk is in use\); the rest is read"):
         KeptParts(tmp_path / "a", [3]).put(0, b"abc")
     assert KeptParts(tmp_path / "a", [3]).get(0) is None
 
 
-def test_a_run_on_remote_shards(server, tmp_path):
+def test_a_run_on_remote_shards(server: Any, tmp_path: Path) -> None:
     words = [
         "model=timm",
         "model.model_name=test_vit",

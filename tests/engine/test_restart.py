@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from test_cluster import QUICK, TRAIN, clean_env, started_by_srun
@@ -61,7 +63,14 @@ def whole(tmp_path):
 
 
 @pytest.mark.parametrize("env", [AGAIN, TASK, {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_NTASKS": "1"}])
-def test_the_same_command_goes_on(env, tmp_path, monkeypatch, variables, whole, capsys):
+def test_the_same_command_goes_on(
+    env: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: Any,
+    whole: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     interrupted(tmp_path / "run", monkeypatch)
     variables(env)
     launch(small(), tmp_path / "run")
@@ -69,7 +78,9 @@ def test_the_same_command_goes_on(env, tmp_path, monkeypatch, variables, whole, 
     assert same_tensors(weights(tmp_path / "run"), whole)
 
 
-def test_where_nothing_says_that_it_is_a_restart_a_run_is_kept(tmp_path, monkeypatch, variables):
+def test_where_nothing_says_that_it_is_a_restart_a_run_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: Any
+) -> None:
     out = tmp_path / "run"
     interrupted(out, monkeypatch)
     kept = weights(out)
@@ -85,7 +96,9 @@ def test_where_nothing_says_that_it_is_a_restart_a_run_is_kept(tmp_path, monkeyp
     assert is_own(small("run.accumulate=2"), out)  # what a run that was short of memory does
 
 
-def test_a_run_that_began_from_another_goes_on_with_itself(tmp_path, monkeypatch, variables):
+def test_a_run_that_began_from_another_goes_on_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: Any
+) -> None:
     """The command still says resume=OTHER."""
     interrupted(tmp_path / "other", monkeypatch)
     words = [f"resume={tmp_path / 'other'}", "run.epochs=2"]
@@ -101,7 +114,7 @@ def test_a_run_that_began_from_another_goes_on_with_itself(tmp_path, monkeypatch
     assert checkpoint.read(tmp_path / "run/last.pt")["step"] == 6
 
 
-def test_a_finished_run_is_finished_again_only_by_a_restart(tmp_path, variables):
+def test_a_finished_run_is_finished_again_only_by_a_restart(tmp_path: Path, variables: Any) -> None:
     launch(small(), tmp_path)
     assert not is_own(small(), tmp_path, TASK)
     assert is_own(small(), tmp_path, TASK | AGAIN)
@@ -112,7 +125,7 @@ def test_a_finished_run_is_finished_again_only_by_a_restart(tmp_path, variables)
     launch(small(), tmp_path)
 
 
-def test_names_of_jobs():
+def test_names_of_jobs() -> None:
     """The same each time that the launcher starts the job; other processes keep the date."""
     batch = {"SLURM_JOB_ID": "71", "ENVIRONMENT": "BATCH"}
     torchrun = {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_RUN_ID": "a/b"}
@@ -133,7 +146,13 @@ def handler():
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
-def test_the_launchers_handler_follows_the_save(number, handler, tmp_path, monkeypatch, capsys):
+def test_the_launchers_handler_follows_the_save(
+    number: int,
+    handler: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     saved = []
 
     def requeue(number, frame):
@@ -148,7 +167,9 @@ def test_the_launchers_handler_follows_the_save(number, handler, tmp_path, monke
     assert f"stopped by {signal.Signals(number).name} after step 2" in capsys.readouterr().err
 
 
-def test_a_handler_that_returns_lets_the_run_go_on(handler, tmp_path, monkeypatch, whole):
+def test_a_handler_that_returns_lets_the_run_go_on(
+    handler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any
+) -> None:
     """As submitit's for SIGTERM does."""
     heard = []
     handler(signal.SIGTERM, lambda number, frame: heard.append(number))
@@ -158,7 +179,7 @@ def test_a_handler_that_returns_lets_the_run_go_on(handler, tmp_path, monkeypatc
     assert same_tensors(weights(tmp_path / "run"), whole)
 
 
-def test_a_second_signal_is_not_lost(handler, tmp_path, monkeypatch):
+def test_a_second_signal_is_not_lost(handler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGUSR2 comes while SIGTERM is answered, as in a preemption."""
     heard = []
     handler(signal.SIGTERM, lambda number, frame: heard.append(number))
@@ -196,7 +217,7 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_torchrun_starts_a_killed_worker_again(two, tmp_path):
+def test_torchrun_starts_a_killed_worker_again(two: Any, tmp_path: Path) -> None:
     """In the folder that the first start made, which nobody named."""
     (tmp_path / "train.py").write_text(KILLED_ONCE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -210,7 +231,7 @@ def test_torchrun_starts_a_killed_worker_again(two, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_job_of_srun_goes_on(two, tmp_path):
+def test_a_killed_job_of_srun_goes_on(two: Any, tmp_path: Path) -> None:
     """Both tasks are killed; the same command, in another job, finishes the run."""
     (tmp_path / "train.py").write_text(KILLED_ONCE)
     command = ["train.py", *QUICK, "hydra.run.dir=run"]
@@ -224,7 +245,7 @@ def test_a_killed_job_of_srun_goes_on(two, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["devices=2"], ["hydra.launcher.tasks_per_node=2"]])
-def test_submitit_queues_a_preempted_job_again(words, tmp_path):
+def test_submitit_queues_a_preempted_job_again(words: list[str], tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     long = [*QUICK, "run.epochs=40"]
     processes = 2 if words else 1

@@ -3,6 +3,8 @@
 import io
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from trainer_helpers import small
@@ -36,7 +38,7 @@ def without_room():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a file that is always full")
 @pytest.mark.parametrize("broken", [without_reader, without_room])
-def test_a_run_goes_on_without_output(broken, tmp_path, monkeypatch):
+def test_a_run_goes_on_without_output(broken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, real = io.StringIO(), sys.stderr
     with broken() as stream:
         monkeypatch.setattr(sys, "stdout", stream)
@@ -55,14 +57,18 @@ def fail(*_):
 @pytest.mark.parametrize(
     "place", [(report, "write_csv"), (report, "epoch_line"), (track_module.Tracker, "epoch")]
 )
-def test_an_epoch_is_saved_before_it_is_told(place, tmp_path, monkeypatch):
+def test_an_epoch_is_saved_before_it_is_told(
+    place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(*place, fail)
     with pytest.raises(OSError, match="Input/output error"):
         launch(small(), tmp_path)
     assert checkpoint.read(tmp_path / "last.pt")["epoch"] == 1 and (tmp_path / "best.pt").exists()
 
 
-def test_too_many_unreadable_images_stop_a_run_that_is_saved(tmp_path, monkeypatch):
+def test_too_many_unreadable_images_stop_a_run_that_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def too_many(*_):
         raise UsageError("9 of 10 images cannot be read")
 
@@ -72,7 +78,7 @@ def test_too_many_unreadable_images_stop_a_run_that_is_saved(tmp_path, monkeypat
     assert checkpoint.read(tmp_path / "last.pt")["epoch"] == 1
 
 
-def test_text_that_the_encoding_lacks_is_escaped(monkeypatch):
+def test_text_that_the_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, "ascii")
     assert Patient(stream).encoding == "ascii"
@@ -80,7 +86,7 @@ def test_text_that_the_encoding_lacks_is_escaped(monkeypatch):
     assert written.getvalue().split() == [b"caf\\xe9", b"\\udcff"]
 
 
-def test_the_interpreters_last_flush_is_quiet(monkeypatch):
+def test_the_interpreters_last_flush_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would try again what has failed, and change the exit status."""
     with without_reader() as stream:
         monkeypatch.setattr(sys, "stdout", stream)

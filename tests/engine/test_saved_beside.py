@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 from collections import OrderedDict
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +55,9 @@ def content(path):
     return found
 
 
-def test_it_holds_the_step_that_it_was_asked_at(tmp_path, monkeypatch, waiting_for):
+def test_it_holds_the_step_that_it_was_asked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting_for: Any
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(loop_module, "train_step", calling(2, stop))
         with pytest.raises(Stopped):
@@ -65,14 +69,14 @@ def test_it_holds_the_step_that_it_was_asked_at(tmp_path, monkeypatch, waiting_f
     assert content(tmp_path / "beside/last.pt")["step"] == 3
 
 
-def test_a_signal_waits_for_the_save_under_way(tmp_path, waiting_for):
+def test_a_signal_waits_for_the_save_under_way(tmp_path: Path, waiting_for: Any) -> None:
     waiting_for(2, stop)
     with pytest.raises(Stopped, match="after step 2"):
         launch(small("run.save_every.steps=1"), tmp_path)
     assert [checkpoint.read(tmp_path / name)["step"] for name in ("previous.pt", "last.pt")] == [1, 2]
 
 
-def test_each_save_is_whole_before_the_next(tmp_path, monkeypatch):
+def test_each_save_is_whole_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, steps, write = threading.Lock(), [], checkpoint.write
 
     def alone(content, *args):
@@ -86,7 +90,7 @@ def test_each_save_is_whole_before_the_next(tmp_path, monkeypatch):
     assert steps == [1, 2, 3, 3, 4, 5, 6, 6]
 
 
-def test_a_failure_is_raised_by_the_next_that_asks():
+def test_a_failure_is_raised_by_the_next_that_asks() -> None:
     beside, done = Beside(), []
     beside.check()
     beside.start(lambda: done.append(1))
@@ -98,7 +102,9 @@ def test_a_failure_is_raised_by_the_next_that_asks():
     assert done == [1]
 
 
-def test_a_failure_does_not_hide_another_error(tmp_path, monkeypatch, capsys, waiting_for):
+def test_a_failure_does_not_hide_another_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], waiting_for: Any
+) -> None:
     def fail():
         raise RuntimeError("the model is broken")
 
@@ -112,7 +118,7 @@ def test_a_failure_does_not_hide_another_error(tmp_path, monkeypatch, capsys, wa
     assert "the disk is full" in capsys.readouterr().err
 
 
-def test_copies_are_of_the_moment_and_use_their_memory_again():
+def test_copies_are_of_the_moment_and_use_their_memory_again() -> None:
     weights = OrderedDict(a=torch.ones(2, 3).t(), b=torch.tensor(1))
     weights._metadata = {"": {"version": 2}}
     value = {"model": weights, "history": [{"loss": 1.0}], "betas": (0.9, torch.ones(1))}

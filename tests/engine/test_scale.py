@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -90,7 +91,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_equal_one(kind, runs):
+def test_two_processes_equal_one(kind: str, runs: Path) -> None:
     for one, two in zip(rows(runs / "one"), rows(runs / kind), strict=True):
         assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-6)
         assert one["val_loss"] == pytest.approx(two["val_loss"], abs=1e-6)
@@ -101,13 +102,13 @@ def test_two_processes_equal_one(kind, runs):
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5)
 
 
-def test_batch_norms_are_evaluated_as_they_are_saved(runs):
+def test_batch_norms_are_evaluated_as_they_are_saved(runs: Path) -> None:
     numbers = evaluation([str(runs / "norms"), "run.limit_batches=3"], "val", runs / "norms/eval")
     (row,) = rows(runs / "norms")
     assert numbers["loss"] == pytest.approx(row["val_loss"], abs=1e-6) and numbers["top1"] == row["val_top1"]
 
 
-def test_a_sharded_run_resumes_bitwise(runs):
+def test_a_sharded_run_resumes_bitwise(runs: Path) -> None:
     whole, resumed = (load_file(runs / name / "model/model.safetensors") for name in ("fsdp", "resumed"))
     assert same_tensors(whole, resumed)
     assert [row["train_loss"] for row in rows(runs / "fsdp")] == [
@@ -118,7 +119,7 @@ def test_a_sharded_run_resumes_bitwise(runs):
 @pytest.mark.parametrize(
     ("kind", "other"), [("switched/last.pt", "ddp/last.pt"), ("from_ddp/last.dcp", "fsdp/last.dcp")]
 )
-def test_a_run_goes_on_in_the_other_form(kind, other, runs):
+def test_a_run_goes_on_in_the_other_form(kind: str, other: Any, runs: Path) -> None:
     """DDP from a checkpoint in parts, FSDP from a file: weights, average, moments, counters to rounding."""
     found, wanted = (read(runs / name) for name in (kind, other))
     for name in ("model", "model_ema", "optimizer"):
@@ -129,19 +130,19 @@ def test_a_run_goes_on_in_the_other_form(kind, other, runs):
     )
 
 
-def test_a_change_of_form_is_lossless(runs):
+def test_a_change_of_form_is_lossless(runs: Path) -> None:
     there, back = conversion.read(runs / "there/previous.dcp"), checkpoint.read(runs / "there/last.pt")
     before = checkpoint.read(runs / "ddp/last.pt")
     for name in ("model", "model_ema", "optimizer", "step", "history", "sizes", "scaler", "ema_rounding"):
         assert same_tensors(before[name], back[name]) and same_tensors(before[name], there[name])
 
 
-def test_a_change_of_form_replaces_the_other_form(runs):
+def test_a_change_of_form_replaces_the_other_form(runs: Path) -> None:
     names = {path.name for path in (runs / "switched").iterdir()}
     assert names & {"last.pt", "last.dcp", "previous.pt", "previous.dcp"} == {"last.pt", "previous.dcp"}
 
 
-def test_torch_makes_a_checkpoint_in_parts_one_file_for_timm(runs, tmp_path):
+def test_torch_makes_a_checkpoint_in_parts_one_file_for_timm(runs: Path, tmp_path: Path) -> None:
     """The command of the document on training."""
     words = [sys.executable, "-m", "torch.distributed.checkpoint.format_utils", "dcp_to_torch"]
     subprocess.run([*words, str(runs / "fsdp/last.dcp"), str(tmp_path / "whole.pt")], check=True)
@@ -170,11 +171,13 @@ def close(found, wanted):
         assert found == wanted
 
 
-def test_each_process_wrote_its_part(runs):
+def test_each_process_wrote_its_part(runs: Path) -> None:
     assert {path.name for path in (runs / "fsdp/last.dcp").iterdir()} >= {"__0_0.distcp", "__1_0.distcp"}
 
 
-def test_a_sharded_checkpoint_goes_on_in_one_process(runs, tmp_path, monkeypatch, capsys):
+def test_a_sharded_checkpoint_goes_on_in_one_process(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Here from the one before, because a part of the last has lost its end."""
     monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
@@ -188,7 +191,7 @@ def test_a_sharded_checkpoint_goes_on_in_one_process(runs, tmp_path, monkeypatch
     assert rows(tmp_path)[1]["train_loss"] == pytest.approx(rows(runs / "one")[1]["train_loss"], abs=1e-6)
 
 
-def test_a_finished_model_is_read_by_timm(runs):
+def test_a_finished_model_is_read_by_timm(runs: Path) -> None:
     folder = runs / "one/model"
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     best = checkpoint.read(runs / "one/best.pt")["model_ema"]
@@ -198,7 +201,7 @@ def test_a_finished_model_is_read_by_timm(runs):
     assert tuple(cfg["mean"]) == pytest.approx(data.mean) and tuple(cfg["std"]) == pytest.approx(data.std)
 
 
-def test_processes_share_every_batch_and_every_image():
+def test_processes_share_every_batch_and_every_image() -> None:
     whole = list(EpochBatches(50, 12, seed=3))
     parts = [list(EpochBatches(50, 12, seed=3, rank=rank, world=3)) for rank in range(3)]
     assert [[*chain(*step)] for step in zip(*parts, strict=True)] == whole and len(parts[0][0]) == 4
@@ -224,14 +227,14 @@ class Block(nn.Module):
         self.inner = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 2))
 
 
-def test_repeated_blocks_are_sharded_inner_first(monkeypatch):
+def test_repeated_blocks_are_sharded_inner_first(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
     monkeypatch.setattr(parallel, "fully_shard", lambda module: order.append(type(module).__name__))
     parallel.shard(Blocks())
     assert order == ["Block"] * 4 + ["Sequential"] * 2 + ["Blocks"]
 
 
-def test_impossible_processes_are_named(monkeypatch, tmp_path):
+def test_impossible_processes_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"devices=0: expected a whole number, at least 1"):
         launch(small("devices=0"), tmp_path / "out")
     with pytest.raises(UsageError, match=r"run.parallel=tensor: expected one of ddp, fsdp"):
@@ -242,7 +245,7 @@ def test_impossible_processes_are_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["run.grad_checkpointing=true", "run.amp=bf16"])
-def test_options_run_and_learn_the_same(option, tmp_path, monkeypatch):
+def test_options_run_and_learn_the_same(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpointing and half precision change the numbers little or not at all."""
     monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
@@ -254,7 +257,7 @@ def test_options_run_and_learn_the_same(option, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["test_vim", "test_vmamba", "test_mambair"])
-def test_recomputed_activations_give_the_same_gradients(name):
+def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
     images, gradients = torch.rand(2, 3, 32, 32), []
     for recompute in (False, True):
         torch.manual_seed(0)
@@ -266,7 +269,7 @@ def test_recomputed_activations_give_the_same_gradients(name):
     assert same_tensors(*gradients)
 
 
-def test_a_model_without_checkpointing_is_named():
+def test_a_model_without_checkpointing_is_named() -> None:
     with pytest.raises(UsageError, match=r"run.grad_checkpointing=true: Blocks has no such mode"):
         set_grad_checkpointing(Blocks())
 
@@ -281,7 +284,9 @@ def starve(cfg, out, overrides, world):
 
 
 @pytest.mark.slow
-def test_processes_start_again_with_more_micro_batches(tmp_path, capfd):
+def test_processes_start_again_with_more_micro_batches(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert spawn(starve, small("devices=2"), tmp_path, []) == 4.0
     assert "all processes start again with run.accumulate=4" in capfd.readouterr().err
 
@@ -293,7 +298,7 @@ TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_same_command(tmp_path):
+def test_torchrun_starts_the_same_command(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(TRAIN)]
     # Folders of two names, as processes have that begin in different seconds
     words += [*QUICK, "run.epochs=1", "hydra.run.dir=outputs/now/${oc.env:LOCAL_RANK}"]
@@ -305,7 +310,7 @@ def test_torchrun_starts_the_same_command(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_parent_saves_and_stops_all(tmp_path):
+def test_a_signal_to_the_parent_saves_and_stops_all(tmp_path: Path) -> None:
     words = [sys.executable, str(TRAIN), *QUICK, "run.epochs=1000", "devices=2", "hydra.run.dir=out"]
     run = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out/metrics.csv").exists():

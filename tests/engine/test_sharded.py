@@ -5,6 +5,8 @@ import functools
 import json
 import shutil
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,12 +108,12 @@ def losses(folder):
     return [row["train_loss"] for row in json.loads((folder / "metrics.json").read_text())["epochs"]]
 
 
-def test_marks_of_all_processes_are_united(runs):
+def test_marks_of_all_processes_are_united(runs: Path) -> None:
     """Of unreadable images, of which each process has met others."""
     assert all(torch.load(runs / f"marks{rank}.pt").tolist() == [True, True, False] for rank in (0, 1))
 
 
-def test_being_ready_to_roll_back_changes_nothing(runs):
+def test_being_ready_to_roll_back_changes_nothing(runs: Path) -> None:
     """The checkpoint before the first step holds no moments; making some would count as a step."""
     assert losses(runs / "rollback") == losses(runs / "plain")
     assert same_tensors(weights(runs / "rollback"), weights(runs / "plain"))
@@ -120,21 +122,21 @@ def test_being_ready_to_roll_back_changes_nothing(runs):
 @pytest.mark.parametrize(
     ("rolled", "skipped"), [("rolled_back", "skipped"), ("rolled_to_the_beginning", "begun_late")]
 )
-def test_rolling_back_leaves_out_what_it_should(rolled, skipped, runs):
+def test_rolling_back_leaves_out_what_it_should(rolled: Any, skipped: Any, runs: Path) -> None:
     """Back to the step before is leaving out one update; back to the beginning is leaving out the first two."""
     assert same_tensors(weights(runs / rolled), weights(runs / skipped))
     assert not same_tensors(weights(runs / rolled), weights(runs / "plain"))
     assert rest(runs / rolled)["step"] == rest(runs / "plain")["step"]
 
 
-def test_what_is_saved_beside_training_is_of_the_moment(runs):
+def test_what_is_saved_beside_training_is_of_the_moment(runs: Path) -> None:
     """Step 6, the last one, is taken while that of step 5 waits to be written; a run from there ends the same."""
     assert (rest(runs / "beside", "previous.dcp")["step"], rest(runs / "beside")["step"]) == (5, 6)
     assert same_tensors(weights(runs / "beside"), weights(runs / "plain"))
     assert same_tensors(weights(runs / "beside_resumed"), weights(runs / "plain"))
 
 
-def test_half_precision_in_two_processes_is_that_in_one(runs):
+def test_half_precision_in_two_processes_is_that_in_one(runs: Path) -> None:
     """Rounding of half precision is 2^-11; the same steps overflow."""
     assert losses(runs / "half") == pytest.approx(losses(runs / "half_alone"), rel=2e-3)
     alone, together = checkpoint.read(runs / "half_alone/last.pt")["scaler"], rest(runs / "half")["scaler"]
@@ -142,12 +144,14 @@ def test_half_precision_in_two_processes_is_that_in_one(runs):
     assert together["scale"] < 2.0**20 and together["_growth_tracker"] > 1  # it overflowed, and then learnt
 
 
-def test_half_precision_resumes_bitwise(runs):
+def test_half_precision_resumes_bitwise(runs: Path) -> None:
     assert same_tensors(weights(runs / "half"), weights(runs / "half_resumed"))
     assert rest(runs / "half")["scaler"] == rest(runs / "half_resumed")["scaler"]
 
 
-def test_one_changed_bit_falls_back(runs, tmp_path, monkeypatch, capsys):
+def test_one_changed_bit_falls_back(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
     shutil.copytree(runs / "plain", tmp_path / "damaged")

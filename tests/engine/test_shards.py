@@ -5,6 +5,8 @@ import io
 import os
 import shutil
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,14 +92,14 @@ SAMPLE, DATA = MEMBERS[8].offset, MEMBERS[8].offset_data  # the fifth sample
         (tar([("a.png", png(1))]), r"1 samples lack an image or a class, such as a"),
     ],
 )
-def test_a_damaged_shard_is_refused(root, content, message):
+def test_a_damaged_shard_is_refused(root: Any, content: Any, message: str) -> None:
     (root / "train-0001.tar").write_bytes(content)
     with pytest.raises(UsageError, match=rf"train-0001\.tar.*({message})"):
         shards(str(root))
 
 
 @pytest.mark.parametrize("size", range(512, len(WHOLE), 512))
-def test_no_cut_is_read_as_a_whole_shard(root, size):
+def test_no_cut_is_read_as_a_whole_shard(root: Any, size: Any) -> None:
     """Cut at any block; all samples are there once their end has begun."""
     (root / "train-0001.tar").write_bytes(WHOLE[:size])
     if size > END:
@@ -107,7 +109,7 @@ def test_no_cut_is_read_as_a_whole_shard(root, size):
         ShardReader([root / "train-0001.tar"])
 
 
-def test_links_in_a_shard(root):
+def test_links_in_a_shard(root: Any) -> None:
     """`tar` writes the second of two names of a file as a link without contents."""
     out = io.BytesIO(WHOLE)
     with tarfile.open(fileobj=out, mode="a") as archive:
@@ -128,7 +130,7 @@ def test_links_in_a_shard(root):
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_long_and_foreign_names(root, form):
+def test_long_and_foreign_names(root: Any, form: Any) -> None:
     prefix = "ordner/" + "größe" * 50
     (root / "train-0001.tar").write_bytes(tar(files(100, prefix=prefix), form))
     reader = ShardReader([root / "train-0001.tar"])
@@ -137,7 +139,7 @@ def test_long_and_foreign_names(root, form):
 
 
 @pytest.mark.parametrize("copy", [shutil.copyfile, os.link, os.symlink])
-def test_one_shard_under_two_names(root, copy):
+def test_one_shard_under_two_names(root: Any, copy: Any) -> None:
     copy(root / "train-0000.tar", root / "train-0002.tar")
     with pytest.raises(
         UsageError, match=r"train-0002.tar holds the same samples as .*train-0000.tar; expected each"
@@ -150,19 +152,19 @@ def test_one_shard_under_two_names(root, copy):
         shards(str(root))
 
 
-def test_samples_packed_again_are_the_same_samples(root):
+def test_samples_packed_again_are_the_same_samples(root: Any) -> None:
     (root / "train-0002.tar").write_bytes(tar([*files(500, 2), *reversed(files(100))], tarfile.GNU_FORMAT))
     with pytest.raises(UsageError, match=r"train-0002.tar holds the same samples as .*train-0001.tar"):
         shards(str(root))
 
 
-def test_validation_may_be_all_of_training(root):
+def test_validation_may_be_all_of_training(root: Any) -> None:
     (root / "train-0001.tar").unlink()
     shutil.copyfile(root / "train-0000.tar", root / "val-0000.tar")
     assert "validation holds the same samples as training" in shards(str(root)).notes[0]
 
 
-def test_what_a_person_should_know_of_shards(root):
+def test_what_a_person_should_know_of_shards(root: Any) -> None:
     """Keys that begin anew in every shard are different samples; numbers that are left out may be lost shards."""
     assert shards(str(root)).notes == ()
     renamed = [(f"s{100 + n // 2:04}{name[5:]}", content) for n, (name, content) in enumerate(files(300))]
@@ -177,7 +179,7 @@ def test_what_a_person_should_know_of_shards(root):
         shards(str(root))
 
 
-def test_a_shard_that_changes_during_a_run_ends_it(root):
+def test_a_shard_that_changes_during_a_run_ends_it(root: Any) -> None:
     """Also where there is another image at its old place: it would come under the class of the old one."""
     data = shards(str(root), img_size=8, max_unreadable=1.0)
     before = data.train[0, SAMPLES]
@@ -187,7 +189,7 @@ def test_a_shard_that_changes_during_a_run_ends_it(root):
         data.train[0, SAMPLES]
 
 
-def test_the_digest_tells_shards_apart(root, tmp_path):
+def test_the_digest_tells_shards_apart(root: Any, tmp_path: Path) -> None:
     def digest():
         return ShardReader(sorted(root.glob("train-*.tar"))).digest()
 

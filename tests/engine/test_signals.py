@@ -44,7 +44,9 @@ def send(*numbers):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-def test_a_repeated_signal_is_one_request(number, tmp_path, monkeypatch):
+def test_a_repeated_signal_is_one_request(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before_step(monkeypatch, 2, lambda: send(number, number, number))
     before = signal.getsignal(number)
     if before is signal.SIG_IGN:  # the suite may itself run under nohup
@@ -57,7 +59,9 @@ def test_a_repeated_signal_is_one_request(number, tmp_path, monkeypatch):
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 2
 
 
-def test_under_nohup_a_closed_terminal_does_not_stop_a_run(tmp_path, monkeypatch):
+def test_under_nohup_a_closed_terminal_does_not_stop_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         before_step(monkeypatch, 2, lambda: send(signal.SIGHUP))
@@ -67,7 +71,7 @@ def test_under_nohup_a_closed_terminal_does_not_stop_a_run(tmp_path, monkeypatch
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 3
 
 
-def test_ctrl_c_again_ends_at_once(tmp_path, monkeypatch):
+def test_ctrl_c_again_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saver, "AGAIN", 0.01)
 
     def twice() -> None:
@@ -86,7 +90,7 @@ def test_ctrl_c_again_ends_at_once(tmp_path, monkeypatch):
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_a_signal_between_two_votes_is_not_lost(tmp_path, monkeypatch):
+def test_a_signal_between_two_votes_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes while the processes agree on whether one was heard; all hear it after the next step."""
     calls = []
 
@@ -102,10 +106,11 @@ def test_a_signal_between_two_votes_is_not_lost(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_whole_job_leaves_time_to_save(tmp_path):
+def test_a_signal_to_the_whole_job_leaves_time_to_save(tmp_path: Path) -> None:
     """Loader processes hear it too; torch raises when one of them ends, here amid a slow write."""
     program = (
-        "from test_signals import *; import os\n"
+        "import os, subprocess, time, pytest\n"
+        "from test_signals import before_step, checkpoint, launch\n"
         "save = checkpoint.torch.save\n"
         "checkpoint.torch.save = lambda *args: (time.sleep(3), save(*args))\n"
         "kill = ['kill', '-TERM', '--', f'-{os.getpgrp()}']  # from outside: torch forgives a parent\n"
@@ -132,7 +137,7 @@ def slow_disk(cfg, out, overrides, world):
 
 
 @pytest.mark.slow
-def test_no_process_ends_before_all_is_written(tmp_path):
+def test_no_process_ends_before_all_is_written(tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="SIGTERM after step 2"):
         spawn(slow_disk, small("devices=2", "data.workers=1"), tmp_path, [])
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 2

@@ -2,6 +2,8 @@
 
 import io
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,14 +46,14 @@ def total(images):
     return sum(float(image.double().sum()) + 1000 * label for image, label in images)
 
 
-def test_shards_hold_what_the_folder_holds(folder, packed):
+def test_shards_hold_what_the_folder_holds(folder: Path, packed: Any) -> None:
     loose, tight = image_folder(str(folder), img_size=16), shards(str(packed), img_size=16)
     assert tight.classes == loose.classes and len(tight.train) == len(loose.train) == 8 and tight.test is None
     assert total(tight.val[i] for i in range(8)) == pytest.approx(total(loose.val[i] for i in range(8)))
     assert {label for _, label in (tight.train[0, i] for i in range(8))} == {0, 1}
 
 
-def test_workers_read_shards_alike(packed):
+def test_workers_read_shards_alike(packed: Any) -> None:
     data = shards(str(packed), img_size=16)
     alone, helped = (list(train_loader(data, 4, seed=1, workers=n)) for n in (0, 2))
     assert all(
@@ -73,13 +75,13 @@ def test_workers_read_shards_alike(packed):
         ),
     ],
 )
-def test_unusable_shards_are_named(packed, spoil, message):
+def test_unusable_shards_are_named(packed: Any, spoil: Any, message: str) -> None:
     spoil(packed)
     with pytest.raises(UsageError, match=message):
         shards(str(packed))
 
 
-def test_a_sample_without_a_class_is_named(tmp_path):
+def test_a_sample_without_a_class_is_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("a/5.jpg"), io.BytesIO())
     (tmp_path / "val-0.tar").write_bytes((tmp_path / "train-0.tar").read_bytes())
@@ -91,7 +93,7 @@ def test_a_sample_without_a_class_is_named(tmp_path):
         shards()
 
 
-def test_held_out_shards_have_the_classes_of_training(packed):
+def test_held_out_shards_have_the_classes_of_training(packed: Any) -> None:
     (packed / "classes.txt").unlink()
     with tarfile.open(packed / "val-1.tar", "w") as archive:
         for name, content in (("x.jpg", b""), ("x.cls", b"7"), ("._x.jpg", b"Mac OS X")):
@@ -102,7 +104,7 @@ def test_held_out_shards_have_the_classes_of_training(packed):
         shards(str(packed))
 
 
-def test_hugging_face_data_set(folder, tmp_path):
+def test_hugging_face_data_set(folder: Path, tmp_path: Path) -> None:
     """The library's own reader of image folders, by timm, without a network."""
     pytest.importorskip("datasets")
     data = hub_dataset(str(folder), cache=str(tmp_path / "cache"), img_size=16)
@@ -115,7 +117,9 @@ def test_hugging_face_data_set(folder, tmp_path):
         hub_dataset()
 
 
-def test_unreadable_images_are_replaced_counted_and_listed(folder, tmp_path, monkeypatch, capsys):
+def test_unreadable_images_are_replaced_counted_and_listed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Also when worker processes come upon them; above the stated share the run stops."""
     monkeypatch.setattr(classification, "prediction_sheet", lambda *_: None)
     monkeypatch.setattr(report, "curves", lambda *_: None)
@@ -139,7 +143,7 @@ def test_unreadable_images_are_replaced_counted_and_listed(folder, tmp_path, mon
         launch(composed(*words, "data.max_unreadable=0.2"), tmp_path / "none")
 
 
-def test_an_image_that_is_gone_is_one_that_cannot_be_read(folder):
+def test_an_image_that_is_gone_is_one_that_cannot_be_read(folder: Path) -> None:
     data = image_folder(str(folder), img_size=16, max_unreadable=0.5)
     (folder / "val/cat/1.jpg").unlink()
     assert data.val[1][1] == 0 and data.unreadable() == ["cat/1.jpg"]
@@ -147,7 +151,7 @@ def test_an_image_that_is_gone_is_one_that_cannot_be_read(folder):
         image_folder(str(folder), max_unreadable=2)
 
 
-def test_no_images_need_be_held_out_for_a_test(tmp_path):
+def test_no_images_need_be_held_out_for_a_test(tmp_path: Path) -> None:
     root = make_images(tmp_path / "images", {"cat": 5, "dog": 5})
     data = image_folder(str(root), test_fraction=0)
     assert data.test is None and len(data.train) + len(data.val) == 10
@@ -155,7 +159,7 @@ def test_no_images_need_be_held_out_for_a_test(tmp_path):
         image_folder(str(root), val_fraction=0)
 
 
-def test_nothing_readable_stops_at_once(folder):
+def test_nothing_readable_stops_at_once(folder: Path) -> None:
     data = image_folder(str(folder), img_size=16)
     for path in (folder / "val").rglob("*.jpg"):
         path.write_bytes(b"")

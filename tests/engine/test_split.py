@@ -1,7 +1,8 @@
 """A random split stays what it was: other images, other fractions, another order, an older run."""
 
 import shutil
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def split(files, labels=None, val=0.1, test=0.1):
     return [{files[index] for index in part} for part in parts]
 
 
-def test_hashes_are_the_same_on_every_machine():
+def test_hashes_are_the_same_on_every_machine() -> None:
     """Written down, so that a change of the hash, which would move every split, is noticed."""
     assert (
         keys([PurePosixPath("cat/001.jpg")]).tolist()
@@ -55,7 +56,7 @@ def test_hashes_are_the_same_on_every_machine():
     assert keys([PurePosixPath("caf\u00e9")]).tolist() == keys([PurePosixPath("cafe\u0301")]).tolist()
 
 
-def test_shares_are_met_on_average_and_classes_are_never_empty():
+def test_shares_are_met_on_average_and_classes_are_never_empty() -> None:
     files = [f"{number:05}.jpg" for number in range(20000)]
     train, val, test = split(files, val=0.1, test=0.2)
     assert (
@@ -71,7 +72,7 @@ def test_shares_are_met_on_average_and_classes_are_never_empty():
         split(files[:2])
 
 
-def test_added_images_move_none_from_training_to_the_others():
+def test_added_images_move_none_from_training_to_the_others() -> None:
     """In any order of coming, for classes so small that a part takes its nearest image."""
     rng = np.random.default_rng(0)
     for _ in range(300):
@@ -83,7 +84,7 @@ def test_added_images_move_none_from_training_to_the_others():
             before = train
 
 
-def test_a_folder_that_grows_keeps_its_split(tmp_path):
+def test_a_folder_that_grows_keeps_its_split(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"a": 40, "b": 40})
     before = names(image_folder(str(root), test_fraction=0.4, img_size=16))
     for folder in "ab":
@@ -93,7 +94,7 @@ def test_a_folder_that_grows_keeps_its_split(tmp_path):
 
 
 @pytest.mark.parametrize("source", [paired_folder, degraded_folder])
-def test_pairs_keep_their_split_too(source, tmp_path):
+def test_pairs_keep_their_split_too(source: Any, tmp_path: Path) -> None:
     folders = ("low", "high") if source is paired_folder else (".",)
     options = {"crop": 8} | ({} if source is paired_folder else {"sigma": 25.0})
     pixels = np.zeros((16, 16, 3), np.uint8)
@@ -115,7 +116,9 @@ def test_pairs_keep_their_split_too(source, tmp_path):
     assert train <= more and held <= other and len(members["train"]) == len(more)
 
 
-def test_a_run_goes_on_with_more_images_but_not_with_other_fractions(tmp_path, quiet, capsys, monkeypatch):
+def test_a_run_goes_on_with_more_images_but_not_with_other_fractions(
+    tmp_path: Path, quiet: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = make_images(tmp_path / "photos", {"a": 30, "b": 30})
     words = [*WORDS, f"data.root={root}", "data.test_fraction=0.2"]
     launch(composed(*words), tmp_path / "run")
@@ -144,7 +147,9 @@ def test_a_run_goes_on_with_more_images_but_not_with_other_fractions(tmp_path, q
     )
 
 
-def test_in_the_middle_of_an_epoch_images_must_stay(tmp_path, quiet, monkeypatch):
+def test_in_the_middle_of_an_epoch_images_must_stay(
+    tmp_path: Path, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trainer_helpers import stopping
 
     from vimzoo.engine import Stopped
@@ -160,7 +165,7 @@ def test_in_the_middle_of_an_epoch_images_must_stay(tmp_path, quiet, monkeypatch
         launch(composed(*words, f"resume={tmp_path / 'run'}"), tmp_path / "other")
 
 
-def test_an_older_run_keeps_its_split(tmp_path):
+def test_an_older_run_keeps_its_split(tmp_path: Path) -> None:
     """Its config.yaml has no ``data.split``: images are drawn from the order of files as they were then."""
     root = make_images(tmp_path / "photos", {"a": 20, "b": 20})
     cfg = composed(*WORDS, f"data.root={root}")

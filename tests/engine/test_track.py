@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +30,7 @@ def losses(out):
     return [float(row["train_loss"]) for row in csv.DictReader((out / "metrics.csv").open())]
 
 
-def test_tensorboard(tmp_path):
+def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -40,7 +41,7 @@ def test_tensorboard(tmp_path):
     assert {"step/lr", "step/grad_norm", "epoch/val_top1"} <= set(events.Tags()["scalars"])
 
 
-def test_tensorboard_of_a_resumed_run_has_every_point_once(tmp_path):
+def test_tensorboard_of_a_resumed_run_has_every_point_once(tmp_path: Path) -> None:
     """The first run's last points stay; what a stopped run wrote beyond its checkpoint is left out."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -52,7 +53,7 @@ def test_tensorboard_of_a_resumed_run_has_every_point_once(tmp_path):
     assert [e.value for e in events.Scalars("epoch/train_loss")] == pytest.approx(losses(tmp_path))
 
 
-def test_tensorboard_in_another_folder_has_the_whole_run(tmp_path):
+def test_tensorboard_in_another_folder_has_the_whole_run(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -77,7 +78,7 @@ class FakeRun:
         pass
 
 
-def test_a_resumed_run_is_the_same_at_wandb(tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_same_at_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     fake = SimpleNamespace(Error=RuntimeError, init=lambda **asked: runs.append(FakeRun(**asked)) or runs[-1])
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -90,7 +91,7 @@ def test_a_resumed_run_is_the_same_at_wandb(tmp_path, monkeypatch):
         assert (run.asked["id"], run.asked["resume"]) == ("abc123", "allow") and run.steps[0] > 3
 
 
-def test_wandb_offline_keeps_its_id(tmp_path, monkeypatch):
+def test_wandb_offline_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -100,7 +101,7 @@ def test_wandb_offline_keeps_its_id(tmp_path, monkeypatch):
     assert ids == {(tmp_path / "wandb.id").read_text().strip()}
 
 
-def test_wandb_without_a_network(tmp_path, monkeypatch):
+def test_wandb_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -112,7 +113,7 @@ def test_wandb_without_a_network(tmp_path, monkeypatch):
         assert json.loads(summary.read_text())["epoch/train_loss"] == pytest.approx(losses(tmp_path)[-1])
 
 
-def test_wandb_without_an_account_is_named(tmp_path, monkeypatch):
+def test_wandb_without_an_account_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
 
     def refuse(**_):
@@ -123,13 +124,13 @@ def test_wandb_without_an_account_is_named(tmp_path, monkeypatch):
         launch(small("run.tracker=wandb"), tmp_path)
 
 
-def test_an_unknown_tracker_is_named(tmp_path):
+def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"run.tracker=paper: expected null, tensorboard or wandb"):
         launch(small("run.tracker=paper"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_run_folder_explains_itself(tmp_path, monkeypatch):
+def test_the_run_folder_explains_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train.py", "run.seed=3", "data.root=my photos"])
     launch(small("run.limit_batches=1"), tmp_path)
     about = json.loads((tmp_path / "about.json").read_text())

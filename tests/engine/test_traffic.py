@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -22,7 +23,7 @@ def scaling(monkeypatch):
     return importlib.import_module("scaling")
 
 
-def test_the_kernel_counts_what_the_formulas_say(scaling):
+def test_the_kernel_counts_what_the_formulas_say(scaling: Any) -> None:
     """Above them are headers, the loss and the gradient norm; one exchange of weights more or less is 30 %."""
     ddp, fsdp = scaling.measured_traffic("test_vim", processes=2, side=32)
     assert ddp["parallel"] == "ddp" and fsdp["formula_mb"] > 1.8 * ddp["formula_mb"]
@@ -31,7 +32,7 @@ def test_the_kernel_counts_what_the_formulas_say(scaling):
 
 
 @pytest.mark.parametrize("processes", [3, 1024])
-def test_parts_are_padded_as_torch_does(processes, scaling):
+def test_parts_are_padded_as_torch_does(processes: Any, scaling: Any) -> None:
     """The first of many processes, none of which runs, has a part of the size that all of them send."""
     model = timm.create_model("test_vmamba")
     counted = sum(scaling.unit_bytes(model, processes))
@@ -46,7 +47,7 @@ def test_parts_are_padded_as_torch_does(processes, scaling):
     assert counted > scaling.gradient_bytes(model)
 
 
-def test_the_record_is_of_the_models_of_today(scaling):
+def test_the_record_is_of_the_models_of_today(scaling: Any) -> None:
     record = json.loads((BENCHMARKS / "results" / "scaling_models.json").read_text())
     rows = {row["model"]: row for row in record["rows"]}
     assert tuple(rows) == scaling.MODELS

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -41,7 +43,7 @@ def no_pictures(finished, monkeypatch):
     monkeypatch.setattr(report, "curves", lambda *_: None)
 
 
-def test_a_run_leaves_its_files(finished):
+def test_a_run_leaves_its_files(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == FILES
     rows = list(csv.DictReader((finished / "metrics.csv").open()))
     results = json.loads((finished / "metrics.json").read_text())
@@ -49,7 +51,7 @@ def test_a_run_leaves_its_files(finished):
     assert set(results["test"]) == {"loss", "top1", "top5"} and results["config"]["run"]["epochs"] == 2
 
 
-def test_checkpoints_are_plain(finished):
+def test_checkpoints_are_plain(finished: Path) -> None:
     content = torch.load(finished / "last.pt", weights_only=True)
     assert content["epoch"] == 2 and content["step"] == 6 and content["config"]["run"]["seed"] == 0
     model = timm.create_model(
@@ -58,7 +60,7 @@ def test_checkpoints_are_plain(finished):
     assert same_tensors(dict(model.state_dict()), dict(content["model_ema"]))
 
 
-def test_same_seed_same_weights(finished, tmp_path):
+def test_same_seed_same_weights(finished: Path, tmp_path: Path) -> None:
     words = ["run.epochs=2", "aug.mixup.mixup_alpha=0.2"]
     launch(small(*words), tmp_path / "same")
     launch(small(*words, "run.seed=1"), tmp_path / "other")
@@ -69,7 +71,9 @@ def test_same_seed_same_weights(finished, tmp_path):
     assert not same_tensors(one["model"], other["model"])
 
 
-def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
+def test_resumed_equals_uninterrupted(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(Exception):
         pass
 
@@ -93,7 +97,7 @@ def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
     assert [row["train_loss"] for row in one["history"]] == [row["train_loss"] for row in two["history"]]
 
 
-def test_a_resumed_run_keeps_the_earlier_best(finished, tmp_path):
+def test_a_resumed_run_keeps_the_earlier_best(finished: Path, tmp_path: Path) -> None:
     old = tmp_path / "old"
     shutil.copytree(finished, old)
     content = checkpoint.read(old / "last.pt")
@@ -105,18 +109,18 @@ def test_a_resumed_run_keeps_the_earlier_best(finished, tmp_path):
 @pytest.mark.parametrize(
     "option", ["run.ema=null", "run.amp=bf16", "sched=constant", "optim=sgd", "loss=bce"]
 )
-def test_options_run(option, tmp_path):
+def test_options_run(option: str, tmp_path: Path) -> None:
     # Convolutions of maps of one pixel give NaN gradients in bfloat16 on the CPU (torch 2.15), so no test_resnet
     launch(small("model.model_name=test_vit", "data.img_size=16", option, "run.limit_batches=1"), tmp_path)
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 1
 
 
-def test_default_model_learns_one_step(tmp_path):
+def test_default_model_learns_one_step(tmp_path: Path) -> None:
     launch(composed("run.epochs=1", "run.limit_batches=1", "data.batch_size=8", "run.device=cpu"), tmp_path)
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 1
 
 
-def test_image_folder_trains(images, tmp_path, capsys):
+def test_image_folder_trains(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = composed(
         "model=timm", "model.model_name=test_vit", "data=folder", f"data.root={images}", "data.img_size=32",
         "data.workers=0", "run.epochs=1", "data.batch_size=8", "run.device=cpu", "aug=imagenet",
@@ -126,7 +130,7 @@ def test_image_folder_trains(images, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("test accuracy ")
 
 
-def test_non_finite_loss_names_the_step():
+def test_non_finite_loss_names_the_step() -> None:
     cfg = small()
     data = build_data(cfg)
     state = build_state(cfg, data, 3)
@@ -169,13 +173,13 @@ def test_non_finite_loss_names_the_step():
         (["resume=nowhere.pt"], "resume=nowhere.pt: no such file"),
     ],
 )
-def test_impossible_requests_are_named_before_any_work(overrides, message, tmp_path):
+def test_impossible_requests_are_named_before_any_work(overrides: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         launch(small(*overrides), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_is_not_overwritten_by_another(finished, tmp_path):
+def test_a_run_is_not_overwritten_by_another(finished: Path, tmp_path: Path) -> None:
     for words in ((), (f"resume={tmp_path / 'elsewhere/last.pt'}",)):
         with pytest.raises(UsageError, match=r"holds a run already \(last.pt\); expected resume=auto"):
             launch(small(*words), finished)
@@ -183,7 +187,9 @@ def test_a_run_is_not_overwritten_by_another(finished, tmp_path):
         launch(small(f"resume={tmp_path}"), tmp_path / "out")
 
 
-def test_a_run_ended_after_its_last_epoch_finishes(finished, tmp_path, capsys):
+def test_a_run_ended_after_its_last_epoch_finishes(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     before = json.loads((folder / "metrics.json").read_text())
@@ -195,18 +201,18 @@ def test_a_run_ended_after_its_last_epoch_finishes(finished, tmp_path, capsys):
     assert (folder / "model/config.json").exists()
 
 
-def test_a_run_folder_is_a_place_to_resume_from(finished, tmp_path):
+def test_a_run_folder_is_a_place_to_resume_from(finished: Path, tmp_path: Path) -> None:
     launch(small("run.epochs=3", f"resume={finished}"), tmp_path)
     assert [row["epoch"] for row in checkpoint.read(tmp_path / "last.pt")["history"]] == [1, 2, 3]
 
 
-def test_rows_may_gain_columns(tmp_path):
+def test_rows_may_gain_columns(tmp_path: Path) -> None:
     report.write_csv([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "sizes": 3}], tmp_path / "a.csv")
     rows = list(csv.DictReader((tmp_path / "a.csv").open()))
     assert rows[0] == {"epoch": "1", "loss": "2.0", "sizes": ""} and rows[1]["sizes"] == "3"
 
 
-def test_checkpoints_that_do_not_fit_are_named(finished, tmp_path):
+def test_checkpoints_that_do_not_fit_are_named(finished: Path, tmp_path: Path) -> None:
     last = finished / "last.pt"
     with pytest.raises(UsageError, match=r"2 epochs are finished; expected run.epochs above that"):
         launch(small("run.epochs=2", f"resume={last}"), tmp_path / "out")
@@ -221,7 +227,9 @@ def test_checkpoints_that_do_not_fit_are_named(finished, tmp_path):
         launch(small(f"resume={short}"), tmp_path / "out")
 
 
-def test_a_failed_write_keeps_the_old_checkpoint(finished, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_checkpoint(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = small()
     state = build_state(cfg, build_data(cfg), 3)
     path = tmp_path / "last.pt"
@@ -238,7 +246,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(finished, tmp_path, monkeypatch
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
 
 
-def test_evaluate_counts_every_image():
+def test_evaluate_counts_every_image() -> None:
     images, labels = torch.zeros(5, 1, 2, 2), torch.tensor([2, 1, 2, 0, 6])
     model = Constant(torch.tensor([1.0, 0.0, 5.0, 0.5, 0.4, 0.3, -9.0])).train()
     scores = Scores()
@@ -253,7 +261,7 @@ def test_evaluate_counts_every_image():
         evaluate(model, DataLoader(TensorDataset(images[:0], labels[:0])), Scores())
 
 
-def test_pictures_of_colour_images_and_long_names(tmp_path):
+def test_pictures_of_colour_images_and_long_names(tmp_path: Path) -> None:
     images = TensorDataset(torch.rand(9, 3, 6, 6), torch.arange(9))
     names = tuple(f"a long class name {i}" for i in range(9))
     data = Splits("d", images, images, None, names, (3, 6, 6), (0,) * 3, (1,) * 3)
@@ -263,7 +271,9 @@ def test_pictures_of_colour_images_and_long_names(tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-def test_suggested_commands_repeat_the_request(tmp_path, monkeypatch, capsys):
+def test_suggested_commands_repeat_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["somewhere/vimzoo-train"])
     launch(small("run.limit_batches=1"), tmp_path, ["run.seed=3", "run.epochs=1", "model=timm"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -285,20 +295,22 @@ def test_suggested_commands_repeat_the_request(tmp_path, monkeypatch, capsys):
         (["+model.start=nowhere.pt"], "model test_resnet: nowhere.pt: no such file"),
     ],
 )
-def test_missing_weights_are_one_short_sentence(words, said, tmp_path):
+def test_missing_weights_are_one_short_sentence(words: list[str], said: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         launch(small(*words), tmp_path, words)
     text = str(caught.value)
     assert text.startswith(said) and "{" not in text and "pretrained_cfg_overlay" not in text
 
 
-def test_confusion_rows_are_true_classes():
+def test_confusion_rows_are_true_classes() -> None:
     scores = Scores()
     scores.add(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]))
     assert scores.confusion(3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
 
 
-def test_a_run_ends_early_where_nothing_gets_better(tmp_path, monkeypatch, capsys):
+def test_a_run_ends_early_where_nothing_gets_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Equal scores are better; a resume of the run finishes it."""
     scores = iter([50.0, 60.0, 60.0, 55.0, 59.0, 70.0])
     monkeypatch.setattr(
@@ -323,7 +335,7 @@ def test_a_run_ends_early_where_nothing_gets_better(tmp_path, monkeypatch, capsy
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_default_run_reaches_98_percent(seed, tmp_path):
+def test_default_run_reaches_98_percent(seed: Any, tmp_path: Path) -> None:
     launch(composed(f"run.seed={seed}"), tmp_path)
     results = json.loads((tmp_path / "metrics.json").read_text())
     assert results["test"]["top1"] >= 98.0
