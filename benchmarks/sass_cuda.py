@@ -18,7 +18,7 @@ from sass import SHAPES, disassemble, inputs, operation, spans
 
 from vimzoo.ops import scan_paths
 from vimzoo.ops.runtime import cuda_backend, nvrtc
-from vimzoo.ops.runtime.native import CHUNK
+from vimzoo.ops.scan.call import CHUNK
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}

@@ -118,11 +118,9 @@ __device__ __forceinline__ void pair_up(
     }
 }
 
-// Grid (images x groups x blocks of channels, directions, or 1 where they share a block). With `guard` nothing happens
-// where that float is zero.
+// Grid (images x groups x blocks of channels, directions, or 1 where they share a block).
 extern "C" __global__ void __launch_bounds__(PAIRED ? 2 * BLOCK : BLOCK)
     scan_forward(const __grid_constant__ Arguments a) {
-    if (a.guard && *address<const float>(a.guard) == 0.0f) return;
     SHARED(Shared, block);
     const Place at(a);
     const Path path(a, at.k);

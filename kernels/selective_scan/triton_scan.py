@@ -163,7 +163,7 @@ def parameters(A, W, bias, D, A_k, A_d, A_n, W_k, W_d, W_r, bias_k, D_k, k, c, o
 # by side in memory, it would deal lanes out for the sake of that access, and sums over states would become shuffles.
 @triton.jit(do_not_specialize=["A_d", "A_n", "W_d", "W_r", "codes", "one"])
 def scan_forward(
-    x, dt, B, C, A, W, bias, D, z, table, out, total, states, last, guard,
+    x, dt, B, C, A, W, bias, D, z, table, out, total, states, last,
     x_s, dt_s, B_s, C_s, z_s, out_s, total_s, A_k, A_d, A_n, W_k, W_d, W_r, bias_k, D_k,
     channels, per_group, steps, height, width, codes, one,
     N: tl.constexpr, R: tl.constexpr, N_PAD: tl.constexpr, R_PAD: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -178,12 +178,8 @@ def scan_forward(
         out: where there is nothing to merge: the gated output, by token or (BY_STEP) by step; or None.
         total: float32 ``(B, K, L, D)``, each direction's output by token, zeroed where there is a table; or None.
         states: ``(B, K, chunks, N, D)`` before every CHUNK steps; last: ``(B, D, N)``, the state at the end; or None.
-        guard: one float; where it is zero there is nothing to do. Or None.
         codes: four bits for each direction's closed form.
     """
-    if guard is not None:  # noqa: SIM102  one is known when compiling, the other when running
-        if tl.load(guard) == 0.0:
-            return
     b, g, _, c, ok = block_of(channels, per_group, BLOCK_D)
     b, g = b.to(tl.int64), g.to(tl.int64)
     k = tl.program_id(1)

@@ -31,6 +31,7 @@ from vimzoo.ops import (
 )
 from vimzoo.ops.runtime import cuda_backend
 from vimzoo.ops.scan import cuda_scans, gpu_scans
+from vimzoo.ops.scan.call import ScanCall
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
@@ -171,10 +172,9 @@ def test_tiles_are_for_few_images() -> None:
 
     def tile(batch: int, side: int = 7, channels: int = 768) -> cuda_scans.Tile | None:
         t = path_inputs(batch=batch, length=side * side, channels=channels, directions=4, states=1)
-        names = ("x", "x_dbl", "A", "dt_weight", "dt_bias", "D")
         codes, table = path_arguments(CROSS, side, side)
-        walk = gpu_scans._paths(*(t[name] for name in names), codes, table, side, side)  # type: ignore[arg-type]
-        return cuda_scans.tile_of(walk, SHARED)
+        call = ScanCall(**t, codes=codes, table=table, height=side, width=side, merge=True)  # type: ignore[arg-type]
+        return cuda_scans.tile_of(gpu_scans.Walk.of_paths(call), SHARED)
 
     few = tile(1)
     assert few is not None and (few.lanes, few.span, few.threads) == (32, 32, 64)

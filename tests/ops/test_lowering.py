@@ -5,6 +5,7 @@ import torch
 
 from vimzoo.ops import BIDIRECTIONAL, CROSS, ScanPath, path_arguments, reference
 from vimzoo.ops.scan import lowering
+from vimzoo.ops.scan.call import ScanCall
 
 PATHS = {
     "sequence": (BIDIRECTIONAL, (1, 7), True),
@@ -24,7 +25,7 @@ def test_scan_paths(name: str, merge: bool) -> None:
     parameters = (-torch.rand(K, D, N), torch.randn(K, D, R), torch.randn(K, D), torch.randn(K, D))
     z = torch.randn(2, L, D) if own_inputs and merge else None
     arguments = (x, x_dbl, *parameters, z, *path_arguments(paths, height, width), height, width, merge)
-    torch.testing.assert_close(lowering.scan_paths(*arguments)[0], reference.scan_paths(*arguments))
+    torch.testing.assert_close(lowering.scan_paths(*arguments)[0], reference.scan_paths(ScanCall(*arguments)))
 
 
 def test_shared_parameters_and_half_precision() -> None:
@@ -33,7 +34,7 @@ def test_shared_parameters_and_half_precision() -> None:
     arguments = (x, x_dbl, *shared, None, *path_arguments(CROSS, 2, 3), 2, 3, True)
     got = lowering.scan_paths(*arguments)[0]
     assert got.dtype == torch.bfloat16
-    torch.testing.assert_close(got, reference.scan_paths(*arguments))
+    torch.testing.assert_close(got, reference.scan_paths(ScanCall(*arguments)))
 
 
 def test_stable_sort() -> None:

@@ -54,24 +54,27 @@ CONV_SIGNATURES = {
 SCAN = """
 import torch
 from vimzoo.ops import reference
+from vimzoo.ops.scan.call import SelectiveCall
 selective_scan_cuda = {extension}
 
 def selective_scan_fn({signature}):
     assert all(p is None or p.dtype == torch.float32 for p in (A, D, delta_bias))
     assert all(t is None or t.dtype == u.dtype for t in (delta, B, C, z))
     assert B.dim() in (3, 4) and all(p is None or p.stride(-1) == 1 for p in (D, delta_bias))
-    y, last_state = reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    call = SelectiveCall(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y, last_state = reference.selective_scan(call)
     return (y, last_state.detach()) if return_last_state else y
 """
 CONV = """
 import torch
 from vimzoo.ops import reference
+from vimzoo.ops.conv.call import ConvCall
 
 def causal_conv1d_fn({signature}):
     assert activation in (None, "silu", "swish") and 2 <= weight.shape[1] <= 4
     assert x.stride(2) == 1 and weight.is_contiguous()
     bias = None if bias is None else bias[None]
-    y = reference.causal_conv1d(x.transpose(1, 2), weight[None], bias, [False], activation)
+    y = reference.causal_conv1d(ConvCall(x.transpose(1, 2), weight[None], bias, [False], activation))
     return y[:, :, 0].transpose(1, 2)
 """
 Install = Callable[..., None]

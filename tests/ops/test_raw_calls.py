@@ -31,9 +31,10 @@ def test_valid_calls_agree_with_the_definition(op: str) -> None:
         backward = backward_of(op, call, rng)
         for name, arguments in ((op, call), (f"{op}_backward", backward)):
             found, want = (run(name, arguments, backend) for backend in (None, "reference"))
+            if name == op and BACKWARD[op][1] == "states":
+                found, want = found[:-1], want[:-1]  # the reference saves none
             for value, truth in zip(found, want, strict=True):
-                if not (truth == 1).all():  # the reference saves ones in place of states
-                    assert value.shape == truth.shape and error(value, truth) < 1e-4, (name, arguments)
+                assert value.shape == truth.shape and error(value, truth) < 1e-4, (name, arguments)
 
 
 @pytest.mark.parametrize("op", [*MAKERS, *(f"{op}_backward" for op in BACKWARD)])

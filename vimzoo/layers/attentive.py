@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+from vimzoo.ops import scan_codes
 from vimzoo.ops.paths.path import FORWARD, path_codes
 
 from .buffers import DerivedBuffers
 from .linear import apply_linear
 from .mambair import relative_index
-from .ssm import SelectiveSSM, run_scan
+from .ssm import SelectiveSSM
 
 Noise = Callable[[Tensor], Tensor]
 _FORWARD = path_codes((FORWARD,))
@@ -165,7 +165,9 @@ class PromptedSSM(SelectiveSSM):
         rows = self.project(x)
         rows = rows + F.pad(prompt.to(rows.dtype), (rows.shape[-1] - self.d_state, 0)).unsqueeze(2)
         rates, dt_proj, dt_bias = self.step_parameters()
-        return run_scan(x, rows, rates, dt_proj, dt_bias, self.D, None, _FORWARD, None, 1, x.shape[1])
+        return scan_codes(
+            x, rows, rates, dt_proj, dt_bias, self.D, codes=_FORWARD, table=None, height=1, width=x.shape[1]
+        )
 
 
 class AttentiveScan(nn.Module):

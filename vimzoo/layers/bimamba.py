@@ -8,19 +8,12 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+from vimzoo.ops import causal_conv1d
 from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, path_codes
 
 from .linear import apply_linear
 from .norm import AddNorm
 from .ssm import SelectiveSSM
-
-
-@torch.jit.script_if_tracing
-def _traced_conv(x: Tensor, weight: Tensor, bias: Tensor | None, directions: int) -> Tensor:
-    """The operator as a graph holds it that ``torch.jit.trace`` records, which takes no list of truth values."""
-    reverse = [k == 1 for k in range(directions)]
-    return torch.ops.vimzoo.causal_conv1d(x, weight, bias, reverse, "silu", None)
 
 
 class CausalConv(nn.Module):
@@ -60,9 +53,7 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, L, D) -> (B, L, K, D)`` over K-major memory."""
-        if not torch.jit.is_scripting() and torch.jit.is_tracing():
-            return _traced_conv(x, self.weight, self.bias, len(self.reverse))
-        return torch.ops.vimzoo.causal_conv1d(x, self.weight, self.bias, self.reverse, "silu", None)
+        return causal_conv1d(x, self.weight, self.bias, "silu", reverse=self.reverse)
 
     def extra_repr(self) -> str:
         directions, dim, width = self.weight.shape

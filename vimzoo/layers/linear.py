@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+from vimzoo.ops import linear
 from vimzoo.ops.runtime.library import is_eager
 
 _FORWARD, _LINEAR = nn.Linear.forward, F.linear
@@ -30,7 +30,7 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     calls the layer itself there.
     """
     if _is_plain(layer) and is_eager(x, layer.weight) and not _calls_are_watched():  # type: ignore[arg-type]
-        return torch.ops.vimzoo.linear(x, layer.weight, layer.bias)
+        return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
     return layer(x)
 
 
@@ -62,7 +62,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., I) -> (..., O)``."""
-        return torch.ops.vimzoo.linear(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
 
 
 def with_fast_linears(model: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+from vimzoo.ops import add_norm
 
 
 class AddNorm(nn.Module):
@@ -50,8 +50,14 @@ class AddNorm(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(B, L, D)`` tokens, and stream or ``None`` at the first block -> normalised tokens, new stream."""
-        return torch.ops.vimzoo.add_norm(
-            x, residual, self.weight, self.bias, self.eps, self.rms, self.residual_in_fp32, None
+        return add_norm(
+            x,
+            residual,
+            self.weight,
+            self.bias,
+            self.eps,
+            rms=self.rms,
+            residual_in_fp32=self.residual_in_fp32,
         )
 
     def extra_repr(self) -> str:

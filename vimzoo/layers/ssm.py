@@ -7,7 +7,7 @@ import torch
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
-import vimzoo.ops  # noqa: F401  registers torch.ops.vimzoo
+from vimzoo.ops import linear, scan_codes
 
 PARAMETERS = ("A_log", "D", "x_proj", "dt_proj", "dt_bias")
 
@@ -21,64 +21,6 @@ def decay_rates(A_log: Tensor) -> Tensor:
 def _some(parameter: Tensor, first: int, count: int) -> Tensor:
     """The slices of ``count`` directions of a parameter, if it has one per direction."""
     return parameter if parameter.shape[0] == 1 else parameter.narrow(0, first, count)
-
-
-@torch.jit.script_if_tracing
-def _traced_scan(
-    x: Tensor,
-    rows: Tensor,
-    rates: Tensor,
-    dt_proj: Tensor,
-    dt_bias: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    codes: list[int],
-    table: Tensor | None,
-    height: Tensor,
-    width: Tensor,
-    merge: bool,
-    grid: list[int],
-) -> Tensor:
-    """`run_scan` as a graph holds it that ``torch.jit.trace`` records: sizes are tensors, or they would be constants.
-
-    Raises:
-        ValueError: the map is not ``grid``, for which the table was made.
-    """
-    h, w = int(height), int(width)
-    if len(grid) == 2 and (h != grid[0] or w != grid[1]):
-        raise ValueError(f"x: this model was traced with a map of {grid[0]} x {grid[1]}, got {h} x {w}")
-    y, _ = torch.ops.vimzoo.scan_paths(
-        x, rows, rates, dt_proj, dt_bias, D, z, codes, table, h, w, merge, torch.is_grad_enabled(), None
-    )
-    return y
-
-
-def run_scan(
-    x: Tensor,
-    rows: Tensor,
-    rates: Tensor,
-    dt_proj: Tensor,
-    dt_bias: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    codes: list[int],
-    table: Tensor | None,
-    height: int,
-    width: int,
-    merge: bool = True,
-) -> Tensor:
-    """The operator ``vimzoo::scan_paths`` in a form that can be scripted, and traced for every size.
-
-    A traced graph holds a table as a constant; it refuses maps other than the one that the table is for.
-    """
-    if not torch.jit.is_scripting() and torch.jit.is_tracing():
-        sizes = torch.as_tensor(height), torch.as_tensor(width)
-        grid = [] if table is None else [int(height), int(width)]
-        return _traced_scan(x, rows, rates, dt_proj, dt_bias, D, z, codes, table, *sizes, merge, grid)
-    y, _ = torch.ops.vimzoo.scan_paths(
-        x, rows, rates, dt_proj, dt_bias, D, z, codes, table, height, width, merge, torch.is_grad_enabled(), None
-    )  # fmt: skip
-    return y
 
 
 class SelectiveSSM(nn.Module):
@@ -214,8 +156,8 @@ class SelectiveSSM(nn.Module):
     def _project(self, x: Tensor, x_proj: Tensor) -> Tensor:
         rows = self.dt_rank + 2 * self.d_state
         if not self.separate_inputs:
-            return torch.ops.vimzoo.linear(x, x_proj.flatten(0, 1)).unflatten(-1, (-1, rows))
-        return torch.ops.vimzoo.linear(x, x_proj.expand(self.directions, -1, -1))
+            return linear(x, x_proj.flatten(0, 1)).unflatten(-1, (-1, rows))
+        return linear(x, x_proj.expand(self.directions, -1, -1))
 
     def step_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Decay rates ``(K, D, N)``, step projection ``(K or 1, D, R)`` and bias ``(K, D)`` as the op takes them.
@@ -266,7 +208,9 @@ class SelectiveSSM(nn.Module):
             rates, dt_bias = _some(rates, first, len(codes)), _some(dt_bias, first, len(codes))
             dt_proj = _some(dt_proj, first, len(codes))
         rows = self._project(x, x_proj)
-        return run_scan(x, rows, rates, dt_proj, dt_bias, D, z, codes, table, height, width, merge)
+        return scan_codes(
+            x, rows, rates, dt_proj, dt_bias, D, z, codes=codes, table=table, height=height, width=width, merge=merge
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return f"{self.dim}, d_state={self.d_state}, dt_rank={self.dt_rank}, directions={self.directions}"

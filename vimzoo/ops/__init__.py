@@ -15,7 +15,7 @@ from .paths.path import (
     path_arguments,
 )
 from .runtime.backends import BackendError, use_backend
-from .scan.along_paths import scan_paths
+from .scan.along_paths import scan_codes, scan_paths
 from .scan.selective import selective_scan
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "linear",
     "pad_paths",
     "path_arguments",
+    "scan_codes",
     "scan_paths",
     "selective_scan",
     "use_backend",

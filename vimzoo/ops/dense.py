@@ -32,10 +32,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ``(..., O)``, or ``(B, L, K, O)`` whose memory is K-major, each direction dense.
 
     Raises:
-        TypeError: naming what is no tensor.
-        ValueError: naming the argument whose rank or size does not fit.
+        TypeError: an argument is not a tensor.
+        ValueError: an argument's rank or size does not fit.
     """
-    check_tensors(("bias",), x=x, weight=weight, bias=bias)
+    if not torch.jit.is_scripting():
+        check_tensors(("bias",), x=x, weight=weight, bias=bias)
     return torch.ops.vimzoo.linear(x, weight, bias)
 
 

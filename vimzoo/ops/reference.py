@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .conv.call import ConvCall
+from .norm.call import NormCall
 from .paths.path import tokens_from_codes
+from .scan.call import ScanCall, SelectiveCall
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -45,26 +48,17 @@ def recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tup
     return y, state
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-) -> tuple[Tensor, Tensor]:
+def selective_scan(call: SelectiveCall) -> tuple[Tensor, Tensor]:
     """Definition of `vimzoo.ops.selective_scan`: returns y ``(B, D, L)`` and the last state ``(B, D, N)``."""
+    u, A, z = call.u, call.A, call.z
     work = compute_dtype(u)
     channels, length = u.shape[1:]
-    step = delta.to(work)
-    if delta_bias is not None:
-        step = step + delta_bias.to(work).unsqueeze(-1)
-    if delta_softplus:
+    step = call.delta.to(work)
+    if call.delta_bias is not None:
+        step = step + call.delta_bias.to(work).unsqueeze(-1)
+    if call.delta_softplus:
         step = F.softplus(step)
-    B, C = (_per_step(matrix, A, length, work) for matrix in (B, C))
+    B, C = (_per_step(matrix, A, length, work) for matrix in (call.B, call.C))
     groups = max(B.shape[1], C.shape[1])
     B, C = (_to_groups(matrix, groups) for matrix in (B, C))
     u_work = u.to(work)
@@ -74,8 +68,8 @@ def selective_scan(
     if A.is_complex():
         y = 2 * y.real
     y = y.reshape(u.shape)
-    if D is not None:
-        y = y + D.to(work).unsqueeze(-1) * u_work
+    if call.D is not None:
+        y = y + call.D.to(work).unsqueeze(-1) * u_work
     if z is not None:
         y = y * F.silu(z)  # in z's dtype, as mamba_ssm defines it
     return y.to(u.dtype), state.reshape(len(u), channels, A.shape[1])
@@ -118,80 +112,58 @@ def merged(y: Tensor, tokens: Tensor, length: int) -> Tensor:
     return y.new_zeros(len(y), length + 1, y.shape[-1]).index_add(1, flat, y.flatten(1, 2))[:, :length]
 
 
-def scan_paths(
-    x: Tensor,
-    x_dbl: Tensor,
-    A: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    codes: list[int],
-    table: Tensor | None,
-    height: int,
-    width: int,
-    merge: bool,
-) -> Tensor:
+def scan_paths(call: ScanCall) -> Tensor:
     """Definition of `vimzoo.ops.scan_paths`."""
+    x, z = call.x, call.z
     work = compute_dtype(x)
-    tokens = tokens_from_codes(codes, table, height, width).to(x.device)  # (K, T)
-    directions, rank, states = len(codes), dt_weight.shape[-1], A.shape[-1]
+    tokens = tokens_from_codes(call.codes, call.table, call.height, call.width).to(x.device)  # (K, T)
 
     u = along_paths(x.to(work), tokens)
-    low_rank, B, C = along_paths(x_dbl.to(work), tokens).split([rank, states, states], dim=2)
-    delta = dt_weight.to(work) @ low_rank + dt_bias.to(work).unsqueeze(-1)
+    parts = [call.rank, call.d_state, call.d_state]
+    low_rank, B, C = along_paths(call.x_dbl.to(work), tokens).split(parts, dim=2)
+    delta = call.dt_weight.to(work) @ low_rank + call.dt_bias.to(work).unsqueeze(-1)
     delta = F.softplus(delta)
-    A = A.to(work).expand(directions, -1, -1)
+    A = call.A.to(work).expand(call.directions, -1, -1)
     y, _ = recurrence(u, delta, A, B.unsqueeze(2), C.unsqueeze(2))
-    if D is not None:
-        y = y + D.to(work).unsqueeze(-1) * u
+    if call.D is not None:
+        y = y + call.D.to(work).unsqueeze(-1) * u
     y = y.transpose(2, 3)  # (B, K, T, D)
-    if merge:
-        y = merged(y, tokens, x.shape[1])
+    if call.merge:
+        y = merged(y, tokens, call.length)
     if z is not None:
         y = y * F.silu(z.to(work))
     return y.to(x.dtype)
 
 
-def causal_conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
-) -> Tensor:
+def causal_conv1d(call: ConvCall) -> Tensor:
     """Definition of `vimzoo.ops.causal_conv1d`."""
+    x, weight = call.x, call.weight
     work = compute_dtype(x)
-    channels, taps = weight.shape[1:]
     tokens = x.to(work).transpose(1, 2)
     outputs = []
-    for k, backward in enumerate(reverse):
+    for k, backward in enumerate(call.reverse):
         values = tokens.flip(-1) if backward else tokens
         kernel = weight[k].to(work).unsqueeze(1)
-        offset = None if bias is None else bias[k].to(work)
-        y = F.conv1d(F.pad(values, (taps - 1, 0)), kernel, offset, groups=channels)
+        offset = None if call.bias is None else call.bias[k].to(work)
+        y = F.conv1d(F.pad(values, (call.taps - 1, 0)), kernel, offset, groups=weight.shape[1])
         outputs.append(y.flip(-1) if backward else y)
     y = torch.stack(outputs).permute(1, 3, 0, 2)  # (B, L, K, D)
-    return (F.silu(y) if activation == "silu" else y).to(x.dtype)
+    return (F.silu(y) if call.activation == "silu" else y).to(x.dtype)
 
 
-def add_norm(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    rms: bool,
-    residual_in_fp32: bool,
-) -> tuple[Tensor, Tensor]:
+def add_norm(call: NormCall) -> tuple[Tensor, Tensor]:
     """Definition of `vimzoo.ops.add_norm`."""
+    x, residual = call.x, call.residual
     work = compute_dtype(x)
     stream = x.to(work) if residual is None else x.to(work) + residual.to(work)
-    kept = stream.to(residual_dtype(x, residual, residual_in_fp32))
-    if rms:
-        scaled = stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + eps)
+    if call.rms:
+        scaled = stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + call.eps)
     else:
-        scaled = layer_norm(stream, stream.shape[-1:], eps=eps)
-    scaled = scaled * weight.to(work)
-    if bias is not None:
-        scaled = scaled + bias.to(work)
-    return scaled.to(x.dtype), kept
+        scaled = layer_norm(stream, stream.shape[-1:], eps=call.eps)
+    scaled = scaled * call.weight.to(work)
+    if call.bias is not None:
+        scaled = scaled + call.bias.to(work)
+    return scaled.to(x.dtype), stream.to(call.stream_dtype)
 
 
 def layer_norm(
@@ -211,9 +183,3 @@ def layer_norm(
     y = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
-
-
-def residual_dtype(x: Tensor, residual: Tensor | None, residual_in_fp32: bool) -> torch.dtype:
-    """Dtype of the residual stream: that of the stream so far, or of ``x``, widened to float32 on request."""
-    base = x.dtype if residual is None else residual.dtype
-    return torch.float32 if residual_in_fp32 and base in (torch.bfloat16, torch.float16) else base

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import reference
-from ..runtime import native, threads, triton_rows
-from ..runtime.backends import Unsupported
 from ..runtime.contract import FLOATING, Contract, Given, like
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
-from ..runtime.library import LIBRARY, autocast_activations, check_tensors, empty, gradients_of, implement
+from ..runtime.library import (
+    LIBRARY,
+    autocast_activations,
+    check_tensors,
+    fake_gradients,
+    gradients_of,
+    implement,
+)
 from ..scan import mamba_ssm_backend
-from ..scan.along_paths import task_split
+from . import native, triton
+from .call import ConvCall
 
-MOST_TAPS = 16
-"""Taps that the native kernel takes; the same number in ``kernels/causal_conv1d/causal_conv1d.c``."""
-
-LIBRARY.define(
-    "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, bool[] reverse, str? activation=None, str? backend=None) "
-    "-> Tensor"
-)
-LIBRARY.define(
-    "causal_conv1d_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, bool[] reverse, "
-    "str? activation=None, str? backend=None) -> (Tensor, Tensor, Tensor)"
-)
+_INPUTS = "Tensor x, Tensor weight, Tensor? bias, bool[] reverse, str? activation=None, str? backend=None"
+LIBRARY.define(f"causal_conv1d({_INPUTS}) -> Tensor")
+LIBRARY.define(f"causal_conv1d_backward(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
 
 
 def causal_conv1d(
@@ -38,31 +35,45 @@ def causal_conv1d(
     bias: Tensor | None = None,
     activation: str | None = None,
     *,
-    reverse: Sequence[bool] = (False,),
+    reverse: list[bool] | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """K depthwise causal convolutions of one sequence, each forward or backward in time (Gu & Dao 2023, section 3.4).
 
     ``y[b, l, k, d] = act(bias[k, d] + sum_j weight[k, d, j] x[b, l - W + 1 + j, d])``, with ``l`` counted from the end
-    where ``reverse[k]``: the convolution of the flipped sequence, read back in token order.
+    where ``reverse[k]``: the convolution of the flipped sequence, read back in token order. It can be scripted, and
+    traced by ``torch.jit.trace`` for sequences of every length.
 
     Args:
         x: ``(B, L, D)``, channels last.
         weight: ``(K, D, W)``.
         bias: ``(K, D)`` or ``None``.
         activation: ``"silu"`` or ``None``.
-        reverse: for each of K, whether it runs backward.
+        reverse: for each of the K filters (a list, or eagerly any sequence) whether it runs backward; by default one
+            filter that runs forward.
         backend: insist on a backend.
 
     Returns:
         ``(B, L, K, D)`` in x's dtype; in memory K comes first, so each direction is a dense matrix.
 
     Raises:
-        TypeError: naming what is no tensor.
-        ValueError: naming the argument that does not fit.
+        TypeError: an argument is not a tensor.
+        ValueError: an argument's rank, size, dtype or value does not fit.
+        vimzoo.ops.BackendError: a forced backend cannot run it.
     """
-    check_tensors(("bias",), x=x, weight=weight, bias=bias)
-    return torch.ops.vimzoo.causal_conv1d(x, weight, bias, list(reverse), activation, backend)
+    backward = [False] if reverse is None else list(reverse)
+    if not torch.jit.is_scripting():
+        check_tensors(("bias",), x=x, weight=weight, bias=bias)
+        if torch.jit.is_tracing() and backend is None:
+            return _traced_conv(x, weight, bias, [int(k) for k in backward], activation == "silu")
+    return torch.ops.vimzoo.causal_conv1d(x, weight, bias, backward, activation, backend)
+
+
+@torch.jit.script_if_tracing
+def _traced_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[int], silu: bool) -> Tensor:
+    """`causal_conv1d` in a graph recorded by ``torch.jit.trace``, which takes no list of truth values."""
+    backward = [k != 0 for k in reverse]
+    return torch.ops.vimzoo.causal_conv1d(x, weight, bias, backward, "silu" if silu else None, None)
 
 
 def _check_settings(given: Given) -> None:
@@ -84,124 +95,36 @@ BACKWARD_CONTRACT = Contract(
 )
 
 
-def _new_output(x: Tensor, directions: int) -> Tensor:
-    batch, length, channels = x.shape
-    return x.new_empty((directions, batch, length, channels)).permute(1, 2, 0, 3)
-
-
-def _reference(
-    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
-) -> Tensor:
-    if not x.numel():  # torch has no convolution of nothing
-        return _new_output(x, len(reverse))
-    y = reference.causal_conv1d(x, weight, bias, reverse, activation)
+def _reference(call: ConvCall) -> Tensor:
+    if not call.x.numel():  # torch has no convolution of nothing
+        return call.new_output()
+    y = reference.causal_conv1d(call)
     return y.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
 
 
-def _reference_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    if not grad.numel():
-        return tuple(empty(grad) if t is None else t.new_zeros(t.shape) for t in args[:3])
-    return gradients_of(reference.causal_conv1d, args, 3, grad)
+def _reference_backward(call: ConvCall, grad: Tensor) -> tuple[Tensor, ...]:
+    return gradients_of(reference.causal_conv1d, call, grad) if grad.numel() else call.zeros()
 
 
-def _fields(
-    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
-) -> tuple:
-    x = native.with_unit_last_stride(x)
-    weight, bias = native.float_parameter(weight), native.float_parameter(bias)  # type: ignore[assignment]
-    flags = (ctypes.c_int64 * len(reverse))(*reverse)
-    work = 0.15 * x.shape[0] * x.shape[1] * weight.numel()
-    fields = dict(
-        batch=x.shape[0], length=x.shape[1], channels=x.shape[2], directions=len(reverse), taps=weight.shape[2],
-        silu=int(activation == "silu"), dtype=native.DTYPES[x.dtype], threads=threads.for_work(work),
-        x=native.address(x), x_b=x.stride(0), x_l=x.stride(1), weight=native.address(weight),
-        bias=native.address(bias), reverse=ctypes.addressof(flags),
-    )  # fmt: skip
-    return fields, [x, weight, bias, flags]
-
-
-def _require(*activations: Tensor, taps: int) -> Any:
-    if taps > MOST_TAPS:
-        raise Unsupported(f"{taps} taps; at most {MOST_TAPS}")
-    return native.require(*activations)
-
-
-def _native(x: Tensor, *args: Any) -> Tensor:
-    library = _require(x, taps=args[0].shape[2])
-    out = _new_output(x, args[0].shape[0])
-    if out.numel():
-        fields, alive = _fields(x, *args)
-        library.causal_conv1d_forward(native.CausalConvArgs(**fields, out=native.address(out)))
-        del alive
-    return out
-
-
-def _native_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any
-) -> tuple[Tensor, ...]:
-    library = _require(grad, x, taps=weight.shape[2])
-    groups, _ = task_split(x.shape[0], x.shape[2])
-    dx = torch.zeros(x.shape, dtype=torch.float32)
-    dweight = torch.zeros((groups, *weight.shape), dtype=torch.float32)
-    dbias = torch.zeros((groups, *weight.shape[:2]), dtype=torch.float32)
-    if grad.numel():
-        grad = native.with_unit_last_stride(grad)
-        fields, alive = _fields(x, weight, bias, *args)
-        library.causal_conv1d_backward(native.CausalConvArgs(
-            **fields, batch_groups=groups, dy=native.address(grad), dy_b=grad.stride(0), dy_l=grad.stride(1),
-            dy_k=grad.stride(2), dx=native.address(dx), dweight=native.address(dweight), dbias=native.address(dbias),
-        ))  # fmt: skip
-        del alive
-    bias_gradient = empty(x) if bias is None else dbias.sum(0).to(bias.dtype)
-    return dx.to(x.dtype), dweight.sum(0).to(weight.dtype), bias_gradient
+def _fake(call: ConvCall, *, backend: str | None) -> Tensor:
+    return call.new_output()
 
 
 _FORWARD: dict[str, Callable[..., Any]] = {
-    "cpu": _native,
-    "triton": triton_rows.causal_conv1d,
+    "cpu": native.causal_conv1d,
+    "triton": triton.causal_conv1d,
     "mamba_ssm": mamba_ssm_backend.causal_conv1d,
     "reference": _reference,
 }
 _BACKWARD: dict[str, Callable[..., Any]] = {
-    "cpu": _native_backward,
-    "triton": triton_rows.causal_conv1d_backward,
+    "cpu": native.causal_conv1d_backward,
+    "triton": triton.causal_conv1d_backward,
     "mamba_ssm": mamba_ssm_backend.causal_conv1d_backward,
     "reference": _reference_backward,
 }
-implement("causal_conv1d", _FORWARD, CONTRACT)
-implement("causal_conv1d_backward", _BACKWARD, BACKWARD_CONTRACT)
-
-
-@torch.library.register_fake("vimzoo::causal_conv1d")
-def _(x, weight, bias, reverse, activation=None, backend=None):  # type: ignore
-    CONTRACT.check(x, weight, bias, reverse, activation)
-    return _new_output(x, weight.shape[0])
-
-
-@torch.library.register_fake("vimzoo::causal_conv1d_backward")
-def _(grad, x, weight, bias, reverse, activation=None, backend=None):  # type: ignore
-    BACKWARD_CONTRACT.check(grad, x, weight, bias, reverse, activation)
-    bias_gradient = empty(x) if bias is None else bias.new_empty(bias.shape)
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias_gradient
-
-
-def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.settings = inputs[3:]
-
-
-def _gradient(ctx: Any, grad: Tensor) -> tuple:
-    x, weight, bias = ctx.saved_tensors  # asked for once, as gradient checkpointing wants it
-    grads = torch.ops.vimzoo.causal_conv1d_backward(grad, x, weight, bias, *ctx.settings)
-    return grads[0], grads[1], None if bias is None else grads[2], None, None, None
-
-
-register(
-    Derivative(
-        "causal_conv1d", reference.causal_conv1d, tensors=3, outputs=1, saved=0, plain=_reference, save=_save,
-        backward=_gradient,
-    )
-)  # fmt: skip
+implement("causal_conv1d", ConvCall, CONTRACT, _FORWARD, _fake)
+implement("causal_conv1d_backward", ConvCall, BACKWARD_CONTRACT, _BACKWARD, fake_gradients)
+register(Derivative("causal_conv1d", ConvCall, reference.causal_conv1d, outputs=1, plain=_reference))
 autocast_activations("causal_conv1d", activations=(0,))
 
 

@@ -10,10 +10,10 @@ import contextlib
 import contextvars
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from .call import Call
 
 _logger = logging.getLogger("vimzoo")
 _said: set[tuple[str, str, str]] = set()
@@ -72,31 +72,62 @@ def forced_backend(requested: str | None = None) -> str | None:
     return forced
 
 
-def run(op: str, table: dict[str, Callable[..., Any]], requested: str | None, x: Tensor, *args: Any) -> Any:
-    """Call ``table[backend](x, *args)`` with the first backend that takes the call.
+def candidates(op: str, table: Mapping[str, Any], requested: str | None, device: str) -> tuple[str, ...]:
+    """The backends that may run ``op`` on a type of device, in the order in which they are asked.
 
     Raises:
-        BackendError: if a backend is forced and cannot take it.
+        BackendError: a backend is forced that does not implement ``op``.
     """
     forced = forced_backend(requested)
-    order = ORDER.get(x.device.type, ("reference",))
+    order = ORDER.get(device, ("reference",))
     if forced in STAND_INS and forced not in table:
         order = STAND_INS[forced]
     elif forced is not None:
         if forced not in table:
             raise BackendError(f"backend: {forced!r} does not implement {op}")
+        return (forced,)
+    return tuple(name for name in order if name in table)
+
+
+def run(
+    op: str, table: Mapping[str, Callable[..., Any]], requested: str | None, call: Call, *before: Any
+) -> Any:
+    """``table[backend](call, *before)`` of the first backend that takes the call.
+
+    Raises:
+        BackendError: if a backend is forced and cannot take it.
+    """
+    device = call.first.device.type
+    names = candidates(op, table, requested, device)
+    for name in names:
         try:
-            return table[forced](x, *args)
+            return table[name](call, *before)
         except Unsupported as reason:
-            raise BackendError(f"backend: {forced!r} cannot run {op}: {reason}") from None
-    for name in order:
-        if name not in table:
-            continue
-        try:
-            return table[name](x, *args)
-        except Unsupported as reason:
+            if name == forced_backend(requested):
+                raise BackendError(f"backend: {name!r} cannot run {op}: {reason}") from None
             _say_once(op, name, str(reason))
-    raise BackendError(f"no backend can run {op} on {x.device.type}")  # the reference takes everything
+    raise BackendError(f"no backend can run {op} on {device}")  # the reference takes everything
+
+
+def saves_states(
+    op: str, table: Mapping[str, Any], savers: Mapping[str, Callable[[Any], Any]], requested: str | None, call: Call
+) -> bool:  # fmt: skip
+    """Whether the backend that `run` would choose for ``op`` saves states for its backward pass.
+
+    Fake kernels ask this: they have no data, but the same shapes, dtypes and devices.
+
+    Args:
+        savers: by name of the backends that save states, a function that raises `Unsupported` if the backend does not
+            take the call.
+    """
+    for name in candidates(op, table, requested, call.first.device.type):
+        try:
+            if name in savers:
+                savers[name](call)
+            return name in savers
+        except Unsupported:
+            continue
+    return False
 
 
 def use_reference(op: str, what: str, requested: str | None) -> None:

@@ -23,7 +23,7 @@ _STRIDED = {
 }  # fmt: skip
 FIELDS = " ".join([
     "batch length channels per_group directions steps height width codes",
-    "A W bias D table states last guard grad_last dA dW dbias dD A_k A_d A_n W_k W_d W_r bias_k D_k d_dt_part dB_part",
+    "A W bias D table states last grad_last dA dW dbias dD A_k A_d A_n W_k W_d W_r bias_k D_k d_dt_part dB_part",
     *(" ".join([name, *(f"{name}_{axis}" for axis in axes)]) for name, axes in _STRIDED.items()),
 ])  # fmt: skip
 """What the kernels are told, in the order of their struct: sizes, addresses, strides in items."""

@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from .. import reference
 from . import backends
-from .library import CONTRACTS, LIBRARY, autocast_inputs, empty, in_forward_mode, without_autocast
+from .call import Call, empty
+from .library import CONTRACTS, LIBRARY, autocast_inputs, filled, in_forward_mode, without_autocast
 
 TORCH_FUNC, FORWARD_MODE, SECOND = "torch.func transforms", "forward-mode AD", "second derivatives"
 
@@ -28,60 +29,85 @@ TORCH_FUNC, FORWARD_MODE, SECOND = "torch.func transforms", "forward-mode AD", "
 class Derivative:
     """What a pair of operators ``vimzoo::op`` and ``vimzoo::op_backward`` computes.
 
-    The backward operator takes ``outputs`` gradients, ``saved`` tensors that the forward operator left for it, and the
-    forward operator's arguments without ``save_states``; both have ``backend`` as their last argument.
+    The backward operator takes ``outputs`` gradients, ``saved`` tensors that the forward operator returned for it, and
+    the fields of ``call`` without ``save_states``; both have ``backend`` as their last argument.
 
     Args:
         op: name of the forward operator.
-        function: its definition; takes its arguments without ``save_states`` and ``backend``.
-        tensors: how many leading arguments are tensors, or ``None``.
-        outputs: how many outputs of ``function`` have a gradient, 1 or 2.
-        saved: how many saved tensors the backward operator takes.
-        plain: the forward operator on the reference; takes its arguments without ``backend``.
-        save: ``setup_context`` of the forward operator's autograd node.
-        backward: the node's backward pass, which calls the backward operator.
+        call: the class of its inputs.
+        function: its definition, from a call to its outputs that have gradients.
+        outputs: how many outputs have a gradient, 1 or 2.
+        plain: the forward operator on the reference, from a call to all its outputs.
+        saved: 1 if the backward operator takes the last output of the forward operator, else 0.
+        without_first: gradients of the leaves if only the second output was used; by default the first one's gradient
+            is taken to be zero.
     """
 
     op: str
-    function: Callable[..., Any]
-    tensors: int
+    call: type[Call]
+    function: Callable[[Any], Any]
     outputs: int
-    saved: int
-    plain: Callable[..., Any]
-    save: Callable[..., None]
-    backward: Callable[..., tuple]
+    plain: Callable[[Any], Any]
+    saved: int = 0
+    without_first: Callable[[Any, Tensor], tuple[Tensor | None, ...]] | None = None
 
     def gradients(self, *args: Any) -> tuple[Tensor, ...]:
         """The backward operator in differentiable PyTorch operations; takes its arguments without ``backend``."""
-        cotangents, leaves, settings = self._split(args)
-        found = _gradients(lambda *values: self.function(*values, *settings), leaves, cotangents)
-        return tuple(empty(leaves[0]) if gradient is None else gradient for gradient in found)
+        cotangents, call = args[: self.outputs], self.call(*args[self.outputs + self.saved :])
+        found = _gradients(lambda *leaves: self.function(call.with_leaves(leaves)), call.leaves, cotangents)
+        return tuple(empty(call.first) if gradient is None else gradient for gradient in found)
 
-    def _split(self, args: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-        """The backward operator's arguments: gradients of outputs, tensors, the rest."""
-        start = self.outputs + self.saved
-        return args[: self.outputs], args[start : start + self.tensors], args[start + self.tensors :]
+    def save(self, ctx: Any, args: tuple, output: Any) -> None:
+        """``setup_context`` of the forward operator's autograd node."""
+        outputs = output if isinstance(output, tuple) else (output,)
+        *inputs, ctx.backend = args
+        call = self.call(*inputs)
+        ctx.save_for_backward(*outputs[len(outputs) - self.saved :], *call.tensors)
+        ctx.call = call.with_tensors((None,) * len(call.tensor_names()))
+        ctx.mark_non_differentiable(*outputs[self.outputs :])
+        ctx.set_materialize_grads(False)
+
+    def backward(self, ctx: Any, *grads: Tensor | None) -> tuple:
+        """Backward pass of that node: one call of the backward operator."""
+        tensors = ctx.saved_tensors  # asked for once, as gradient checkpointing wants it
+        saved, call = tensors[: self.saved], ctx.call.with_tensors(tensors[self.saved :])
+        first, *others = grads[: self.outputs]
+        missing = (None,) * (len(call.names()) + 1 - call.DIFFERENTIABLE)  # of settings and ``backend``
+        if first is None:
+            if not others or others[0] is None:
+                return (*(None,) * call.DIFFERENTIABLE, *missing)
+            if self.without_first is not None:
+                return *self.without_first(call, others[0]), *missing
+            first = torch.zeros_like(call.first)
+        operator = getattr(torch.ops.vimzoo, f"{self.op}_backward")
+        found = operator(first, *others, *saved, *call.arguments(), ctx.backend)
+        return (
+            *(None if leaf is None else grad for leaf, grad in zip(call.leaves, found, strict=True)),
+            *missing,
+        )
 
     def save_second(self, ctx: Any, inputs: tuple, output: tuple) -> None:
         """``setup_context`` of the backward operator's node."""
-        *inputs, ctx.backend = inputs  # type: ignore[assignment]
-        cotangents, leaves, ctx.settings = self._split(inputs)
-        ctx.save_for_backward(*cotangents, *leaves)
-        ctx.mark_non_differentiable(*(o for o, leaf in zip(output, leaves, strict=True) if leaf is None))
+        *arguments, ctx.backend = inputs
+        call = self.call(*arguments[self.outputs + self.saved :])
+        ctx.save_for_backward(*arguments[: self.outputs], *call.tensors)
+        ctx.call = call.with_tensors((None,) * len(call.tensor_names()))
+        ctx.mark_non_differentiable(*(o for o, leaf in zip(output, call.leaves, strict=True) if leaf is None))
         ctx.set_materialize_grads(False)
 
     def second(self, ctx: Any, *grads: Tensor | None) -> tuple:
         """Backward pass of the backward operator."""
         backends.use_reference(self.op, SECOND, ctx.backend)
         tensors = ctx.saved_tensors
+        cotangents, call = tensors[: self.outputs], ctx.call.with_tensors(tensors[self.outputs :])
 
         def first(*values: Tensor | None) -> tuple[Tensor, ...]:
-            cotangents, leaves = values[: self.outputs], values[self.outputs :]
-            return self.gradients(*cotangents, *(None,) * self.saved, *leaves, *ctx.settings)
+            leaves = call.with_leaves(values[self.outputs :])
+            return self.gradients(*values[: self.outputs], *(None,) * self.saved, *leaves.arguments())
 
-        with without_autocast(tensors[0].device.type):
-            found = _gradients(first, tensors, grads)
-        settings = (None,) * (len(ctx.settings) + 1)
+        with without_autocast(call.first.device.type):
+            found = _gradients(first, (*cotangents, *call.leaves), grads)
+        settings = (None,) * (len(call.arguments()) + 1 - call.DIFFERENTIABLE)
         return *found[: self.outputs], *(None,) * self.saved, *found[self.outputs :], *settings
 
 
@@ -119,8 +145,8 @@ def _gradients(
 
 def register(derivative: Derivative) -> None:
     """Register the derivatives of an operator and of its backward operator with torch."""
-    op, plain = derivative.op, derivative.plain
-    _register(op, plain, derivative.save, derivative.backward)
+    op, call = derivative.op, derivative.call
+    _register(op, lambda *args: derivative.plain(call(*args)), derivative.save, derivative.backward)
     _register(f"{op}_backward", derivative.gradients, derivative.save_second, derivative.second)
 
 
@@ -146,7 +172,7 @@ def _register(
             return None, *backward(ctx, *grads)
 
     def on_reference(why: str, args: tuple) -> Any:
-        args = _filled(args, count)
+        args = filled(args, count)
         backends.use_reference(op, why, args[-1])
         device = args[0].device.type
         narrowed = autocast_inputs(op, args, device)
@@ -158,7 +184,7 @@ def _register(
         if in_forward_mode() and any(_has_tangent(a) for a in args):
             return on_reference(FORWARD_MODE, args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return Node.apply(keyset, *_filled(args, count))
+            return Node.apply(keyset, *filled(args, count))
         return below(keyset, args)
 
     Node.__name__ = Node.__qualname__ = f"vimzoo_{op}"
@@ -176,11 +202,6 @@ class PlainLayerNorm(TorchFunctionMode):
         if func is F.layer_norm:
             func = reference.layer_norm
         return func(*args, **(kwargs or {}))
-
-
-def _filled(args: tuple, count: int) -> tuple:
-    """``args`` with the trailing defaults that the dispatcher leaves out, which are all ``None``."""
-    return args + (None,) * (count - len(args))
 
 
 def _has_tangent(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The ``vimzoo`` operator library and what its ops share: autocast, reference gradients."""
+"""The ``vimzoo`` operator library and what its ops share: registration, autocast, gradients of the reference."""
 
 from __future__ import annotations
 
@@ -11,43 +11,70 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends
+from .call import Call, empty
 from .contract import Contract
 
 LIBRARY = torch.library.Library("vimzoo", "DEF")
-
-
 CONTRACTS: dict[str, Contract] = {}
 """What each operator takes."""
 
 
-def empty(like: Tensor) -> Tensor:
-    """What an op's schema returns for a tensor that there is not: no items, float32."""
-    return like.new_empty(0, dtype=torch.float32)
+def implement(
+    op: str, call: type[Call], contract: Contract, table: dict[str, Callable[..., Any]], fake: Callable[..., Any]
+) -> None:  # fmt: skip
+    """Run ``vimzoo::op`` through `backends.run`, once ``contract`` has accepted its arguments.
 
-
-def implement(op: str, table: dict[str, Callable[..., Any]], contract: Contract) -> None:
-    """Run ``vimzoo::op`` through `backends.run`, once ``contract`` has found its arguments to be right."""
+    Args:
+        op: name of the operator, which ends in ``_backward`` if it is the gradient of another one.
+        call: the class of its inputs.
+        contract: its checks.
+        table: by name of the backend, a function of the call and, in a backward operator, of the gradients and saved
+            tensors that come before the call's own arguments in the schema.
+        fake: the same for tensors without data; takes ``backend`` by keyword as well.
+    """
     inputs = len(contract.names)
+    names = call.names(op.endswith("_backward"))
+    before = inputs - len(names)
+    if tuple(contract.names[before:]) != names:
+        raise TypeError(f"{op}: its schema has {contract.names}, {call.__name__} has {names}")
     CONTRACTS[op] = contract
 
     def kernel(*args: Any) -> Any:
-        args += (None,) * (
-            inputs + 1 - len(args)
-        )  # the dispatcher leaves out trailing defaults, which are all None
+        args = filled(args, inputs + 1)
         contract.check_once(*args[:inputs])
-        return backends.run(op, table, args[inputs], *args[:inputs])
+        return backends.run(op, table, args[inputs], call(*args[before:inputs]), *args[:before])
+
+    def fake_kernel(*args: Any) -> Any:
+        args = filled(args, inputs + 1)
+        contract.check(*args[:inputs])
+        return fake(call(*args[before:inputs]), *args[:before], backend=args[inputs])
 
     LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"vimzoo::{op}", fake_kernel, lib=LIBRARY)
+
+
+def fake_gradients(call: Call, *gradients: Tensor | None, backend: str | None) -> tuple[Tensor, ...]:
+    """The fake kernel of a backward operator."""
+    return call.like_leaves()
+
+
+def filled(args: tuple, count: int) -> tuple:
+    """``args`` with the trailing arguments that the dispatcher leaves out: those with their default, all ``None``."""
+    return args + (None,) * (count - len(args))
 
 
 def check_tensors(optional: Sequence[str] = (), /, **tensors: Any) -> None:
-    """See that these are tensors, or ``None`` where that is ``optional``; `Contract` checks what tensors they are.
+    """Check that these are tensors, or ``None`` where that is ``optional``; `Contract` checks their shapes and dtypes.
+
+    Objects with ``__torch_function__``, such as the proxies of `torch.fx`, pass for tensors.
 
     Raises:
-        TypeError: naming an argument that is not a tensor.
+        TypeError: an argument is not a tensor.
     """
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) and not (tensor is None and name in optional):
+        if isinstance(tensor, Tensor) or (tensor is None and name in optional):
+            continue
+        if not hasattr(tensor, "__torch_function__"):
             raise TypeError(f"{name}: expected a tensor, got {tensor!r} of type {type(tensor).__name__}")
 
 
@@ -69,20 +96,18 @@ def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
-def gradients_of(
-    function: Callable[..., Any], args: Sequence[Any], tensors: int, grad: Any
-) -> tuple[Tensor, ...]:
-    """Gradients of a reference function by autograd: one per leading tensor argument, empty for ``None``.
+def gradients_of(function: Callable[[Any], Any], call: Call, grad: Any) -> tuple[Tensor, ...]:
+    """Gradients of a reference function by autograd: one for each of the call's ``leaves``, empty for ``None``.
 
     Args:
-        function: takes ``args``; only its first output gets ``grad`` unless ``grad`` is a tuple.
-        tensors: how many leading arguments are tensors or ``None``.
+        function: takes a call like ``call``.
+        grad: gradient of its output, or a tuple of gradients if it has several.
     """
     # Inside an operator autograd may be switched off (under a FLOP counter, say); leaving inference mode switches it
     # on. A backward pass inside an autocast block must not narrow what runs in float32 here.
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast(args[0].device.type):
-        leaves = [None if t is None else t.detach().requires_grad_() for t in args[:tensors]]
-        outputs = function(*leaves, *args[tensors:])
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(call.first.device.type):
+        leaves = [None if t is None else t.detach().requires_grad_() for t in call.leaves]
+        outputs = function(call.with_leaves(leaves))
         given = [leaf for leaf in leaves if leaf is not None]
         if isinstance(outputs, tuple):  # the last state of a sequence without steps depends on nothing
             used = [(out, to) for out, to in zip(outputs, grad, strict=True) if out.requires_grad]
@@ -92,7 +117,7 @@ def gradients_of(
     for leaf in leaves:
         gradient = next(found) if leaf is not None else None
         if leaf is None:
-            gradients.append(empty(args[0]))
+            gradients.append(empty(call.first))
         elif gradient is None:
             gradients.append(torch.zeros_like(leaf, memory_format=torch.contiguous_format))
         else:  # autograd may hand the same tensor to both terms of a sum; an op's outputs may not share memory

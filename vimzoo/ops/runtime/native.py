@@ -25,8 +25,6 @@ from .backends import Unsupported
 
 LEVELS = ("base", "avx2", "avx512")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-CHUNK = 32
-"""Steps between saved states; the same number in ``kernels/selective_scan/tile.h``."""
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
 
@@ -49,7 +47,7 @@ class Arguments:
 ScanPathsArgs = Arguments(
     "batch length channels directions states rank steps height width merge dtype threads "
     "batch_groups parts x_directions row_directions x x_dbl z x_b x_l x_k r_b r_l r_k z_b z_l A dt_weight dt_bias D "
-    "A_k w_k bias_k D_k codes table out kept dy dy_b dy_l dy_k dx dx_dbl dz dA dw dbias dD",
+    "A_k w_k bias_k D_k codes table out kept dy dy_b dy_l dy_k dx dx_dbl dz dA dW dbias dD",
 )
 # ``selective_scan_args`` of ``kernels/selective_scan/selective_scan.c``.
 SelectiveScanArgs = Arguments(
@@ -155,38 +153,24 @@ def require(*tensors: Tensor | None, states: int = 0) -> SimpleNamespace:
     return library
 
 
-def states_size(batch: int, directions: int, steps: int, states: int, channels: int) -> int:
-    """Floats that a forward pass saves: the states before every `CHUNK` steps, ``(B, K, chunks, N, D)``, in one row.
-
-    With an axis of chunks the compiler would take maps of a single chunk for a case of their own.
-    """
-    return batch * directions * ((steps + CHUNK - 1) // CHUNK) * states * channels
-
-
-def check_states(states: Tensor, size: int) -> None:
-    """Check that saved states are as many as `states_size` says, or none.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if states.numel() not in (size, 0):
-        raise ValueError(
-            f"states: expected {size} values as a forward pass saves them, or 0, got {states.numel()}"
-        )
-
-
 def required_states(states: Tensor, grad: Tensor) -> Tensor:
-    """The states that a native forward pass saved, contiguous, for its backward pass.
+    """The states that a forward pass saved, contiguous, for a native backward pass.
 
     Raises:
-        Unsupported: if none were saved, or the reference ran the forward pass: it saves ones, and the true state
-            before the first step is zero.
+        Unsupported: none were saved.
     """
     if grad.numel() and not states.numel():
         raise Unsupported("the forward pass saved no states")
-    if states.numel() and states.flatten()[0].item() != 0:
-        raise Unsupported("the forward pass ran on the reference, which saves no states")
     return states.contiguous()
+
+
+def task_split(batch: int, channels: int) -> tuple[int, int]:
+    """Groups of images and parts of the channels into which a backward pass is cut.
+
+    The cut depends on shapes alone, so that sums, and with them gradients, do not depend on the number of threads.
+    """
+    groups = max(1, min(batch, 32))
+    return groups, max(1, min(-(-8 // groups), channels // 24))
 
 
 def address(tensor: Tensor | None) -> int:

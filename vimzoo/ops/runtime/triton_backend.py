@@ -98,6 +98,11 @@ def launch(
             raise Unsupported(f"triton could not compile or launch {kernel.__name__}: {first}") from error
 
 
+def contiguous(tensor: Tensor | None) -> Tensor | None:
+    """``tensor`` itself if it is dense, else a copy."""
+    return None if tensor is None else tensor.contiguous()
+
+
 def power_of_two(size: int) -> int:
     """The smallest power of two that is at least ``size``, and 1."""
     return 1 << max(0, size - 1).bit_length()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,22 +10,30 @@ from torch import Tensor
 
 from .. import reference
 from ..paths.path import COLUMN_REVERSED, ROW, TABLE, ScanPath, path_arguments
-from ..runtime import native, threads
+from ..runtime import backends
+from ..runtime.call import empty
 from ..runtime.contract import FLOATING, WHOLE, Contract, Given, exactly, like
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
-from ..runtime.library import LIBRARY, autocast_activations, check_tensors, empty, gradients_of, implement
-from . import cuda_scans, mamba_ssm_backend, triton_scans
-
-LIBRARY.define(
-    "scan_paths(Tensor x, Tensor x_dbl, Tensor A, Tensor dt_weight, Tensor dt_bias, Tensor? D, Tensor? z, "
-    "int[] codes, Tensor? table, SymInt height, SymInt width, bool merge, bool save_states, str? backend=None) "
-    "-> (Tensor, Tensor)"
+from ..runtime.library import (
+    LIBRARY,
+    autocast_activations,
+    check_tensors,
+    fake_gradients,
+    gradients_of,
+    implement,
 )
+from . import cuda_scans, mamba_ssm_backend, native, triton_scans
+from .call import ScanCall, check_states
+
+_INPUTS = (
+    "Tensor x, Tensor x_dbl, Tensor A, Tensor dt_weight, Tensor dt_bias, Tensor? D, Tensor? z, int[] codes, "
+    "Tensor? table, SymInt height, SymInt width, bool merge"
+)
+LIBRARY.define(f"scan_paths({_INPUTS}, bool save_states, str? backend=None) -> (Tensor, Tensor)")
 LIBRARY.define(
-    "scan_paths_backward(Tensor grad, Tensor states, Tensor x, Tensor x_dbl, Tensor A, Tensor dt_weight, "
-    "Tensor dt_bias, Tensor? D, Tensor? z, int[] codes, Tensor? table, SymInt height, SymInt width, bool merge, "
-    "str? backend=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"scan_paths_backward(Tensor grad, Tensor states, {_INPUTS}, str? backend=None) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -68,9 +75,9 @@ def scan_paths(
         ``(B, L, D)`` if ``merge``, else ``(B, K, T, D)`` with T the paths' number of steps; dtype of x.
 
     Raises:
-        TypeError: naming what is no tensor.
-        ValueError: naming the argument whose rank, size or dtype does not fit.
-        backends.BackendError: if a forced backend cannot run it.
+        TypeError: an argument is not a tensor.
+        ValueError: an argument's rank, size or dtype does not fit.
+        vimzoo.ops.BackendError: a forced backend cannot run it.
     """
     check_tensors(("D", "z"), x=x, x_dbl=x_dbl, A=A, dt_weight=dt_weight, dt_bias=dt_bias, D=D, z=z)
     paths = tuple(paths)
@@ -84,10 +91,79 @@ def scan_paths(
     if x.dim() > 1:
         _check_grid(height, width, length)  # before tables are made for it
     codes, table = path_arguments(paths, height, width, x.device)
-    save = torch.is_grad_enabled()
-    return torch.ops.vimzoo.scan_paths(
-        x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, save, backend
-    )[0]
+    return scan_codes(
+        x, x_dbl, A, dt_weight, dt_bias, D, z, codes=codes, table=table, height=height, width=width, merge=merge,
+        backend=backend,
+    )  # fmt: skip
+
+
+def scan_codes(
+    x: Tensor,
+    x_dbl: Tensor,
+    A: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    *,
+    codes: list[int],
+    table: Tensor | None,
+    height: int,
+    width: int,
+    merge: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """`scan_paths` for layers: it can be scripted, and traced by ``torch.jit.trace`` for maps of every size.
+
+    Args:
+        x, x_dbl, A, dt_weight, dt_bias, D, z, merge, backend: as in `scan_paths`.
+        codes, table: the paths as `vimzoo.ops.path_arguments` returns them.
+        height, width: the grid; ``1 x L`` for a sequence.
+
+    A traced graph holds a table as a constant and refuses maps other than the one that the table was made for.
+
+    Raises:
+        ValueError: an argument's rank, size or dtype does not fit.
+        vimzoo.ops.BackendError: a forced backend cannot run it.
+    """
+    if not torch.jit.is_scripting() and torch.jit.is_tracing() and backend is None:
+        sizes = torch.as_tensor(height), torch.as_tensor(width)
+        grid = [] if table is None else [int(height), int(width)]
+        return _traced_scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, *sizes, merge, grid)
+    y, _ = torch.ops.vimzoo.scan_paths(
+        x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, torch.is_grad_enabled(), backend
+    )  # fmt: skip
+    return y
+
+
+@torch.jit.script_if_tracing
+def _traced_scan(
+    x: Tensor,
+    x_dbl: Tensor,
+    A: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    codes: list[int],
+    table: Tensor | None,
+    height: Tensor,
+    width: Tensor,
+    merge: bool,
+    grid: list[int],
+) -> Tensor:
+    """`scan_codes` in a graph recorded by ``torch.jit.trace``: sizes are tensors, as numbers would become constants.
+
+    Raises:
+        ValueError: the map is not ``grid``, for which the table was made.
+    """
+    h, w = int(height), int(width)
+    if len(grid) == 2 and (h != grid[0] or w != grid[1]):
+        raise ValueError(f"x: this model was traced with a map of {grid[0]} x {grid[1]}, got {h} x {w}")
+    y, _ = torch.ops.vimzoo.scan_paths(
+        x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, h, w, merge, torch.is_grad_enabled(), None
+    )
+    return y
 
 
 def _check_grid(height: int, width: int, length: int) -> None:
@@ -110,11 +186,11 @@ def _check_settings(given: Given) -> None:
 def _check_backward(given: Given) -> None:
     _check_settings(given)
     grad, states = given["grad"], given["states"]
-    if grad.dim() != (3 if given["merge"] else 4):
-        layout = "(B, L, D)" if given["merge"] else "(B, K, T, D)"
-        raise ValueError(f"grad: expected {layout} with merge={given['merge']}, got {tuple(grad.shape)}")
-    x, codes, table, height, width = (given[name] for name in ("x", "codes", "table", "height", "width"))
-    native.check_states(states, _states_size(x, given["A"], codes, _steps(codes, table, height, width), True))
+    call = ScanCall(*(given[name] for name in ScanCall.names(backward=True)))
+    if grad.dim() != len(call.output_shape):
+        layout = "(B, L, D)" if call.merge else "(B, K, T, D)"
+        raise ValueError(f"grad: expected {layout} with merge={call.merge}, got {tuple(grad.shape)}")
+    check_states(states, call.states_size)
 
 
 _TENSORS = {
@@ -145,204 +221,44 @@ BACKWARD_CONTRACT = Contract(
 )
 
 
-def _steps(codes: list[int], table: Tensor | None, height: int, width: int) -> int:
-    return height * width if table is None else table.shape[1]
+def _reference(call: ScanCall) -> tuple[Tensor, Tensor]:
+    return reference.scan_paths(call).contiguous(), empty(call.x)  # its backward pass needs no states
 
 
-def _output_shape(
-    x: Tensor, codes: list[int], table: Tensor | None, height: int, width: int, merge: bool
-) -> tuple:
-    if merge:
-        return (x.shape[0], x.shape[1], x.shape[-1])
-    return (x.shape[0], len(codes), _steps(codes, table, height, width), x.shape[-1])
-
-
-def _states_size(x: Tensor, A: Tensor, codes: list[int], steps: int, save: bool) -> int:
-    """`native.states_size`; 0 unless saved."""
-    return native.states_size(x.shape[0], len(codes), steps, A.shape[-1], x.shape[-1]) if save else 0
-
-
-def _reference(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    *inputs, save_states = args
-    codes, table, height, width = inputs[6:10]
-    size = _states_size(x, args[1], codes, _steps(codes, table, height, width), save_states)
-    # the reference's backward pass starts afresh; ones tell a native one, which needs states, that there are none
-    return reference.scan_paths(x, *inputs).contiguous(), x.new_ones(size, dtype=torch.float32)
-
-
-def _native_arguments(
-    x: Tensor,
-    x_dbl: Tensor,
-    A: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    codes: list[int],
-    table: Tensor | None,
-    height: int,
-    width: int,
-    merge: bool,
-) -> tuple[dict[str, int], list[Any]]:
-    """The fields that forward and backward share, and what must stay alive while C reads it."""
-    x, x_dbl = native.with_unit_last_stride(x), native.with_unit_last_stride(x_dbl)
-    z = None if z is None else native.with_unit_last_stride(z)
-    A, dt_weight, dt_bias, D = (native.float_parameter(p) for p in (A, dt_weight, dt_bias, D))  # type: ignore
-    c_codes = (ctypes.c_int64 * len(codes))(*codes)
-    table = None if table is None else table.to(device="cpu", dtype=torch.int32).contiguous()
-
-    steps = _steps(codes, table, height, width)
-    work = (0.6 + 0.08 * A.shape[-1]) * x.shape[0] * len(codes) * steps * x.shape[-1]
-
-    def per_direction(tensor: Tensor | None) -> int:
-        return 0 if tensor is None or tensor.shape[0] == 1 else tensor.stride(0)
-
-    fields = dict(
-        batch=x.shape[0], length=x.shape[1], channels=x.shape[-1], directions=len(codes), states=A.shape[-1],
-        rank=dt_weight.shape[-1], steps=steps, height=height, width=width,
-        merge=int(merge), dtype=native.DTYPES[x.dtype], threads=threads.for_work(work),
-        x_directions=x.shape[2] if x.dim() == 4 else 1, row_directions=x_dbl.shape[2],
-        x=native.address(x), x_dbl=native.address(x_dbl), z=native.address(z),
-        x_b=x.stride(0), x_l=x.stride(1), x_k=x.stride(2) if x.dim() == 4 else 0,
-        r_b=x_dbl.stride(0), r_l=x_dbl.stride(1), r_k=x_dbl.stride(2) if x_dbl.shape[2] > 1 else 0,
-        z_b=0 if z is None else z.stride(0), z_l=0 if z is None else z.stride(1),
-        A=native.address(A), dt_weight=native.address(dt_weight), dt_bias=native.address(dt_bias),
-        D=native.address(D), A_k=per_direction(A), w_k=per_direction(dt_weight), bias_k=per_direction(dt_bias),
-        D_k=per_direction(D), codes=ctypes.addressof(c_codes), table=native.address(table),
-    )  # fmt: skip
-    return fields, [x, x_dbl, z, A, dt_weight, dt_bias, D, c_codes, table]
-
-
-def _native(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    x_dbl, A, z = args[0], args[1], args[5]
-    codes, table, height, width, merge, save_states = args[6:12]
-    library = native.require(x, x_dbl, z, states=A.shape[-1])
-    steps = _steps(codes, table, height, width)
-    out = x.new_empty(_output_shape(x, codes, table, height, width, merge))
-    states = torch.empty(_states_size(x, A, codes, steps, save_states), dtype=torch.float32)
-    if out.numel():
-        fields, alive = _native_arguments(x, *args[:11])
-        kept = native.address(states) if save_states else 0
-        library.scan_paths_forward(native.ScanPathsArgs(**fields, out=native.address(out), kept=kept))
-        del alive
-    return out, states
-
-
-def _reference_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return gradients_of(reference.scan_paths, args, 7, grad)
-
-
-def _native_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    x, x_dbl, A, dt_weight, dt_bias, D, z = args[:7]
-    library = native.require(grad, x, x_dbl, z, states=A.shape[-1])
-    states = native.required_states(states, grad)
-    batch, length, channels = x.shape[0], x.shape[1], x.shape[-1]
-    K, N, R = len(args[7]), A.shape[-1], dt_weight.shape[-1]
-    groups, parts = task_split(batch, channels)
-    f32: dict[str, Any] = dict(dtype=torch.float32)
-    written_once = args[8] is None and (x.shape[2] if x.dim() == 4 else 1) == K  # else summed in float32
-    dx = torch.empty(x.shape, dtype=x.dtype) if written_once else torch.zeros(x.shape, **f32)
-    dx_dbl = torch.zeros((parts, *x_dbl.shape), **f32)
-    dz = empty(x) if z is None else x.new_empty((batch, length, channels))
-    sums = [torch.zeros(groups, K, channels, *tail, **f32) for tail in ((N,), (R,), (), ())]
-    if grad.numel():
-        grad = native.with_unit_last_stride(grad)
-        fields, alive = _native_arguments(*args)
-        dy_k = 0 if grad.dim() == 3 else grad.stride(1)
-        addresses = dict(zip(("dA", "dw", "dbias", "dD"), map(native.address, sums), strict=True))
-        library.scan_paths_backward(native.ScanPathsArgs(
-            **fields, batch_groups=groups, parts=parts, kept=native.address(states), dy=native.address(grad),
-            dy_b=grad.stride(0), dy_l=grad.stride(-2), dy_k=dy_k, dx=native.address(dx),
-            dx_dbl=native.address(dx_dbl), dz=native.address(dz) if z is not None else 0, **addresses,
-        ))  # fmt: skip
-        del alive
-    dA, dw, dbias, dD = (total.sum(0) for total in sums)
-
-    def to_parameter(total: Tensor, like: Tensor | None) -> Tensor:
-        if like is None:
-            return empty(total)
-        return (total if like.shape[0] == K else total.sum(0, keepdim=True)).to(like.dtype)
-
-    dx_dbl = dx_dbl[0] if parts == 1 else dx_dbl.sum(0)
-    return (
-        dx.to(x.dtype), dx_dbl.to(x.dtype), to_parameter(dA, A), to_parameter(dw, dt_weight),
-        to_parameter(dbias, dt_bias), to_parameter(dD, D), dz,
-    )  # fmt: skip
-
-
-def task_split(batch: int, channels: int) -> tuple[int, int]:
-    """Into how many groups of images and parts of the channels a backward pass is cut: from shapes alone, so that
-    sums, and so gradients, do not depend on the number of threads."""
-    groups = max(1, min(batch, 32))
-    return groups, max(1, min(-(-8 // groups), channels // 24))
+def _reference_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+    return gradients_of(reference.scan_paths, call, grad)
 
 
 _FORWARD: dict[str, Callable[..., Any]] = {
-    "cpu": _native,
+    "cpu": native.scan_paths,
     "triton": triton_scans.scan_paths,
     "cuda": cuda_scans.scan_paths,
     "mamba_ssm": mamba_ssm_backend.scan_paths,
     "reference": _reference,
 }
 _BACKWARD: dict[str, Callable[..., Any]] = {
-    "cpu": _native_backward,
+    "cpu": native.scan_paths_backward,
     "triton": triton_scans.scan_paths_backward,
     "cuda": cuda_scans.scan_paths_backward,
     "mamba_ssm": mamba_ssm_backend.scan_paths_backward,
     "reference": _reference_backward,
 }
+_SAVERS: dict[str, Callable[..., Any]] = {
+    "cpu": native.require_paths,
+    "triton": triton_scans.require_paths,
+    "cuda": cuda_scans.require_paths,
+}
 
 
-implement("scan_paths", _FORWARD, CONTRACT)
-implement("scan_paths_backward", _BACKWARD, BACKWARD_CONTRACT)
+def _fake(call: ScanCall, *, backend: str | None) -> tuple[Tensor, Tensor]:
+    saves = call.save_states and backends.saves_states("scan_paths", _FORWARD, _SAVERS, backend, call)
+    states = call.x.new_empty(call.states_size if saves else 0, dtype=torch.float32)
+    return call.x.new_empty(call.output_shape), states
 
 
-@torch.library.register_fake("vimzoo::scan_paths")
-def _(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, save_states, backend=None):  # type: ignore
-    CONTRACT.check(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, save_states)
-    steps = _steps(codes, table, height, width)
-    states = x.new_empty(_states_size(x, A, codes, steps, save_states), dtype=torch.float32)
-    return x.new_empty(_output_shape(x, codes, table, height, width, merge)), states
-
-
-@torch.library.register_fake("vimzoo::scan_paths_backward")
-def _(grad, states, x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, backend=None):  # type: ignore
-    BACKWARD_CONTRACT.check(
-        grad, states, x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge
-    )
-
-    def like(tensor: Tensor | None) -> Tensor:
-        return empty(x) if tensor is None else tensor.new_empty(tensor.shape)
-
-    return tuple(like(tensor) for tensor in (x, x_dbl, A, dt_weight, dt_bias, D, z))
-
-
-def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *arguments, _save_states, backend = inputs
-    ctx.save_for_backward(output[1], *arguments[:7], arguments[8])
-    ctx.settings, ctx.backend = (arguments[7], *arguments[9:]), backend
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _gradient(ctx: Any, grad: Tensor | None, _states: Any) -> tuple:
-    if grad is None:
-        return (None,) * 14
-    states, *tensors, table = ctx.saved_tensors
-    codes, height, width, merge = ctx.settings
-    grads = torch.ops.vimzoo.scan_paths_backward(
-        grad, states, *tensors, codes, table, height, width, merge, ctx.backend
-    )
-    kept = [None if tensor is None else gradient for tensor, gradient in zip(tensors, grads, strict=True)]
-    return (*kept, *(None,) * 7)
-
-
-register(
-    Derivative(
-        "scan_paths", reference.scan_paths, tensors=7, outputs=1, saved=1, plain=_reference, save=_save,
-        backward=_gradient,
-    )
-)  # fmt: skip
+implement("scan_paths", ScanCall, CONTRACT, _FORWARD, _fake)
+implement("scan_paths_backward", ScanCall, BACKWARD_CONTRACT, _BACKWARD, fake_gradients)
+register(Derivative("scan_paths", ScanCall, reference.scan_paths, outputs=1, saved=1, plain=_reference))
 autocast_activations("scan_paths", activations=(0, 1, 6))
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..runtime import cuda_backend as backend
 from ..runtime.backends import Unsupported
-from ..runtime.native import CHUNK, DTYPES, address, float_parameter
+from ..runtime.native import DTYPES, address, float_parameter
+from ..runtime.strides import direction_stride, strides_of
 from . import gpu_scans
-from .gpu_scans import Gradients, Kernels, Walk, direction_stride, strides_of
+from .call import CHUNK, ScanCall, SelectiveCall
+from .gpu_scans import Gradients, Kernels, Walk
 
 MOST_STATES, MOST_RANK = 16, 64
 """What the registers of one thread hold."""
@@ -154,11 +156,37 @@ def _constants(walk: Walk, z: Tensor | None, block: int, output: int) -> dict[st
     )  # fmt: skip
 
 
+def _check_sizes(states: int, rank: int) -> None:
+    if states > MOST_STATES or rank > MOST_RANK:
+        raise Unsupported(f"{states} states and {rank} dt columns; at most {MOST_STATES} and {MOST_RANK}")
+
+
+def require_paths(call: ScanCall) -> None:
+    """Check that these kernels take this call of `scan_paths`.
+
+    Raises:
+        Unsupported: they do not.
+    """
+    backend.require(call.x, call.x_dbl, call.z)
+    Walk.check_paths(call)
+    _check_sizes(call.d_state, call.rank)
+
+
+def require_selective(call: SelectiveCall) -> None:
+    """Check that these kernels take this call of `selective_scan`.
+
+    Raises:
+        Unsupported: they do not.
+    """
+    backend.require(call.u, call.delta, call.B, call.C, call.z)
+    Walk.check_sequence(call)
+    _check_sizes(call.d_state, 0)
+    if call.B.dtype != call.C.dtype:
+        raise Unsupported("B and C of different dtypes")
+
+
 def _check(walk: Walk) -> None:
-    if walk.states > MOST_STATES or walk.rank > MOST_RANK:
-        raise Unsupported(
-            f"{walk.states} states and {walk.rank} dt columns; at most {MOST_STATES} and {MOST_RANK}"
-        )
+    _check_sizes(walk.states, walk.rank)
     if walk.B is not None and walk.C is not None and walk.B.dtype != walk.C.dtype:
         raise Unsupported("B and C of different dtypes")
 
@@ -178,13 +206,12 @@ class CudaKernels(Kernels):
     def forward(
         self, walk: Walk, *, out: Tensor | None = None, out_axes: str = "bld", z: Tensor | None = None,
         z_axes: str = "bld", total: Tensor | None = None, states: Tensor | None = None, last: Tensor | None = None,
-        guard: Tensor | None = None,
     ) -> None:  # fmt: skip
         _check(walk)
         block = forward_block(walk)
         fields, alive = _inputs(walk, z, z_axes)
         fields |= _tensor("out", out, out_axes.replace("t", "l")) | _tensor("total", total, "bkld")
-        fields |= dict(states=address(states), last=address(last), guard=address(guard))
+        fields |= dict(states=address(states), last=address(last))
         grid = (walk.batch * walk.groups * _blocks(walk, block), walk.directions)
         if total is not None:
             output = BY_DIRECTION if out is None else PAIR
@@ -197,27 +224,24 @@ class CudaKernels(Kernels):
         del alive
 
     def backward(
-        self, walk: Walk, grad: Tensor, grad_axes: str, states: Tensor, room: Gradients, z: Tensor | None,
+        self, walk: Walk, grad: Tensor, grad_axes: str, states: Tensor, to: Gradients, z: Tensor | None,
         z_axes: str = "bld", grad_last: Tensor | None = None,
     ) -> None:  # fmt: skip
         _check(walk)
         block = backward_block(walk)
         fields, alive = _inputs(walk, z, z_axes)
-        fields |= _tensor("grad", grad, grad_axes.replace("t", "l")) | _tensor("dx", room.dx, room.dx_axes)
-        fields |= _tensor("dz", room.dz, z_axes) | _tensor("total", room.total, "bkld")
-        if room.rows is None:
-            assert room.dB is not None
-            fields |= _tensor("d_dt", room.d_delta, "bdl") | _tensor("dB", room.dB, "pbgnl")
-            fields |= _tensor("dC", room.dC, "pbgnl") | dict(dB_part=room.dB.stride(0))
-        else:
-            fields |= _tensor("d_dt", room.rows, "pblkd") | dict(d_dt_part=room.rows.stride(0))
-        fields |= dict(zip(("dA", "dW", "dbias", "dD"), map(address, room.sums), strict=True))
+        fields |= _tensor("grad", grad, grad_axes.replace("t", "l")) | _tensor("dx", to.dx, to.dx_axes)
+        fields |= _tensor("dz", to.dz, z_axes) | _tensor("total", to.total, "bkld")
+        fields |= _tensor("d_dt", to.d_dt, to.d_dt_axes)
+        fields |= _tensor("dB", to.dB, "pbgnl") | _tensor("dC", to.dC, "pbgnl")
+        fields |= dict(zip(("d_dt_part", "dB_part"), gpu_scans.part_strides(to), strict=True))
+        fields |= {name: address(total) for name, total in to.sums.items()}
         fields |= dict(states=address(states), grad_last=address(grad_last))
         grid = (walk.batch * walk.groups * _blocks(walk, block), walk.directions)
         constants = _constants(walk, z, block, _order(grad_axes))
-        constants["DX_WIDE"] = int(room.dx.dtype is torch.float32)
+        constants["DX_WIDE"] = int(to.dx.dtype is torch.float32)
         constants["SHARED_BYTES"] = backward_shared(walk.states, walk.rank, block)
-        if room.total is not None:
+        if to.total is not None:
             constants["GATED"] = THEIR_SUM
         self._launch("cuda_scan_backward.cu", "scan_backward", constants, grid, fields, walk.x.device)
         del alive
@@ -244,20 +268,20 @@ class CudaKernels(Kernels):
         self._launch("cuda_tile.cu", "scan_tile", constants, grid, fields, walk.x.device)
         del alive
 
-    def finish_merged(self, slots: Tensor, z: Tensor | None, out: Tensor) -> None:
-        self._elementwise("finish_merged", slots, z, dict(out=address(out)), out.dtype)
+    def finish_merged(self, total: Tensor, z: Tensor | None, out: Tensor) -> None:
+        self._elementwise("finish_merged", total, z, dict(out=address(out)), out.dtype)
 
-    def gate_backward(self, grad: Tensor, slots: Tensor, z: Tensor, dz: Tensor) -> None:
+    def gate_backward(self, grad: Tensor, total: Tensor, z: Tensor, dz: Tensor) -> None:
         self._elementwise(
-            "gate_backward", slots, z, _tensor("grad", grad, "bld") | dict(dz=address(dz)), dz.dtype
+            "gate_backward", total, z, _tensor("grad", grad, "bld") | dict(dz=address(dz)), dz.dtype
         )
 
     def _elementwise(
-        self, name: str, slots: Tensor, z: Tensor | None, fields: dict[str, int], dtype: torch.dtype
+        self, name: str, total: Tensor, z: Tensor | None, fields: dict[str, int], dtype: torch.dtype
     ) -> None:
-        batch, directions, tokens, channels = slots.shape
+        batch, directions, tokens, channels = total.shape
         fields |= _tensor("z", z, "bld") | dict(
-            total=address(slots), batch=batch, directions=directions, length=tokens, channels=channels
+            total=address(total), batch=batch, directions=directions, length=tokens, channels=channels
         )
         block = 128 if channels > 64 else 64
         constants = dict(
@@ -265,7 +289,7 @@ class CudaKernels(Kernels):
             TABLE=0, OUTPUT=NOTHING,
         )  # fmt: skip
         grid = (batch * tokens, -(-channels // block))
-        self._launch("cuda_merge.cu", name, constants, grid, fields, slots.device)
+        self._launch("cuda_merge.cu", name, constants, grid, fields, total.device)
 
     def _launch(
         self, source: str, name: str, constants: dict[str, int], grid: tuple[int, int], fields: dict[str, int],

@@ -16,8 +16,13 @@ from torch import Tensor
 from torch._higher_order_ops.scan import scan_op
 
 from .. import reference
+from ..conv.call import ConvCall
+from ..norm.call import NormCall
 from ..paths.path import COLUMN
 from ..reference import compute_dtype
+from ..runtime.call import empty
+from ..runtime.library import filled
+from .call import ScanCall
 
 
 def _step(
@@ -71,14 +76,16 @@ def _scatter(values: Tensor, tokens: Tensor, length: int) -> Tensor:
     return total.scatter_add(1, index, values)[:, :length]
 
 
-def scan_paths(
-    x: Tensor, x_dbl: Tensor, A: Tensor, dt_weight: Tensor, dt_bias: Tensor, D: Tensor | None, z: Tensor | None,
-    codes: list[int], table: Tensor | None, height: int, width: int, merge: bool, save_states: bool = False,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """``vimzoo::scan_paths`` as `reference.scan_paths` defines it; the second output, the saved states, is empty."""
-    work, K, length = compute_dtype(x), len(codes), x.shape[1]
-    x_work, rows_work = x.to(work), x_dbl.to(work)
+def scan_paths(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """``vimzoo::scan_paths`` as `reference.scan_paths` defines it; the second output, the saved states, is empty.
+
+    Args:
+        arguments: those of the operator, which are the fields of `ScanCall` and ``backend``, which is ignored.
+    """
+    call = ScanCall(*arguments[: len(ScanCall.names())])
+    x, table, codes, grid = call.x, call.table, call.codes, (call.height, call.width)
+    work, K = compute_dtype(x), call.directions
+    x_work, rows_work = x.to(work), call.x_dbl.to(work)
 
     def direction(values: Tensor, k: int) -> Tensor:
         """Direction k of ``(B, L, [K or 1,] C)`` in path order, ``(B, T, C)``."""
@@ -86,47 +93,42 @@ def scan_paths(
             values = values[:, :, k if values.shape[2] > 1 else 0]
         if table is not None:
             return _gather(values, table[k].long())
-        return _along(values, codes[k], height, width)
+        return _along(values, codes[k], *grid)
 
     u = torch.stack([direction(x_work, k) for k in range(K)], 2).transpose(0, 1)  # (T, B, K, D)
     rows = torch.stack([direction(rows_work, k) for k in range(K)], 2).transpose(0, 1)
-    rank, states = dt_weight.shape[-1], A.shape[-1]
-    low_rank, B, C = rows.split([rank, states, states], -1)
-    delta = (dt_weight.to(work) @ low_rank.unsqueeze(-1)).squeeze(-1) + dt_bias.to(work)
+    low_rank, B, C = rows.split([call.rank, call.d_state, call.d_state], -1)
+    delta = (call.dt_weight.to(work) @ low_rank.unsqueeze(-1)).squeeze(-1) + call.dt_bias.to(work)
     delta = F.softplus(delta)
-    y = recurrence(delta, delta * u, A.to(work).expand(K, -1, -1), B, C)
-    if D is not None:
-        y = y + D.to(work) * u
+    y = recurrence(delta, delta * u, call.A.to(work).expand(K, -1, -1), B, C)
+    if call.D is not None:
+        y = y + call.D.to(work) * u
     y = y.transpose(0, 1)  # (B, T, K, D)
-    if not merge:
-        return y.transpose(1, 2).to(x.dtype), x.new_zeros(0, dtype=torch.float32)
+    if not call.merge:
+        return y.transpose(1, 2).to(x.dtype), empty(x)
     total = sum(
-        _back(y[:, :, k], codes[k], height, width)
+        _back(y[:, :, k], codes[k], *grid)
         if table is None
-        else _scatter(y[:, :, k], table[k].long(), length)
+        else _scatter(y[:, :, k], table[k].long(), call.length)
         for k in range(K)
     )
     assert isinstance(total, Tensor)
-    if z is not None:
-        total = total * F.silu(z.to(work))
-    return total.to(x.dtype), x.new_zeros(0, dtype=torch.float32)
+    if call.z is not None:
+        total = total * F.silu(call.z.to(work))
+    return total.to(x.dtype), empty(x)
 
 
-def causal_conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None = None,
-    backend: str | None = None,
-) -> Tensor:  # fmt: skip
-    """``vimzoo::causal_conv1d``."""
-    return reference.causal_conv1d(x, weight, bias, reverse, activation)
+def causal_conv1d(*arguments: Any) -> Tensor:
+    """``vimzoo::causal_conv1d``; ``backend`` is ignored and ``activation`` may be left out, as in its schema."""
+    inputs = arguments[: len(ConvCall.names())]
+    return reference.causal_conv1d(ConvCall(*filled(inputs, len(ConvCall.names()))))
 
 
-def add_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, rms: bool,
-    residual_in_fp32: bool, backend: str | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """``vimzoo::add_norm``."""
-    normed, stream = reference.add_norm(x, residual, weight, bias, eps, rms, residual_in_fp32)
-    return normed, stream.clone() if stream is x else stream
+def add_norm(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """``vimzoo::add_norm``; ``backend`` is ignored."""
+    call = NormCall(*arguments[: len(NormCall.names())])
+    normed, stream = reference.add_norm(call)
+    return normed, stream.clone() if stream is call.x else stream
 
 
 def stable_sort(

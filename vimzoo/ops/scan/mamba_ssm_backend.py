@@ -22,11 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..conv.call import ConvCall
 from ..paths.path import tokens_from_codes
 from ..reference import along_paths, merged
 from ..runtime.backends import Unsupported
-from ..runtime.library import empty, gradients_of
-from ..runtime.native import DTYPES, states_size
+from ..runtime.call import empty
+from ..runtime.library import gradients_of
+from ..runtime.native import DTYPES
+from .call import ScanCall, SelectiveCall
 
 DEVICES: tuple[str, ...] = ("cuda",)
 """Kinds of devices that the packages' kernels run on."""
@@ -98,62 +101,47 @@ def _float(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.float().contiguous()
 
 
-def _no_states(like: Tensor, size: int, save: bool) -> Tensor:
-    """Ones tell a backward pass that needs states that there are none, as after the reference."""
-    return like.new_ones(size if save else 0, dtype=torch.float32)
-
-
-def _scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    scan = _require_scan(A, u, delta, B, C, z)
+def _scan(call: SelectiveCall) -> tuple[Tensor, Tensor]:
+    u, B, C = call.u, call.B, call.C
+    scan = _require_scan(call.A, u, call.delta, B, C, call.z)
     if B.dim() == 2 or C.dim() == 2:
         raise Unsupported("constant B or C")
     if B.dtype != u.dtype or C.dtype != u.dtype:
         raise Unsupported(f"B of {B.dtype} and C of {C.dtype} with u of {u.dtype}")
     return scan(
-        u=u, delta=delta, A=A.float(), B=B, C=C, D=_float(D), z=z, delta_bias=_float(delta_bias),
-        delta_softplus=delta_softplus, return_last_state=True,
+        u=u, delta=call.delta, A=call.A.float(), B=B, C=C, D=_float(call.D), z=call.z,
+        delta_bias=_float(call.delta_bias), delta_softplus=call.delta_softplus, return_last_state=True,
     )  # fmt: skip
 
 
-def selective_scan(u: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """`vimzoo.ops.selective_scan`: y, the last state, and ones in place of states."""
-    *inputs, save = args
-    states = _no_states(u, states_size(u.shape[0], 1, u.shape[2], args[1].shape[1], u.shape[1]), save)
+def selective_scan(call: SelectiveCall) -> tuple[Tensor, Tensor, Tensor]:
+    """`vimzoo.ops.selective_scan`: y, the last state, and no saved states."""
+    u = call.u
     if not u.numel():
-        _require_scan(args[1], u)
-        return torch.empty_like(u), u.new_zeros((*u.shape[:2], args[1].shape[1]), dtype=torch.float32), states
-    out, last_state = _scan(u, *inputs)
-    return out.contiguous(), last_state.contiguous().float(), states
+        _require_scan(call.A, u)
+        last_state = u.new_zeros((call.batch, call.channels, call.d_state), dtype=torch.float32)
+        return torch.empty_like(u), last_state, empty(u)
+    out, last_state = _scan(call)
+    return out.contiguous(), last_state.contiguous().float(), empty(u)
 
 
 def selective_scan_backward(
-    grad: Tensor, grad_last: Tensor | None, states: Tensor, *args: Any
+    call: SelectiveCall, grad: Tensor, grad_last: Tensor | None, states: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of `selective_scan`: of u, delta, A, B, C, D, z and delta_bias."""
+    """Gradients of `selective_scan`."""
     if grad_last is not None:
         raise Unsupported("mamba_ssm has no gradient through the last state")
     if not grad.numel():
-        _require_scan(args[2], grad)
-        return _zeros(args[:8])
+        _require_scan(call.A, grad)
+        return call.zeros()
     _require_no_determinism(grad)
-    return gradients_of(lambda *inputs: _scan(*inputs)[0], args, 8, grad)
+    return gradients_of(lambda call: _scan(call)[0], call, grad)
 
 
-def _zeros(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-    like = next(tensor for tensor in tensors if tensor is not None)
-    return tuple(empty(like) if t is None else t.new_zeros(t.shape) for t in tensors)
-
-
-def _paths(
-    x: Tensor, x_dbl: Tensor, A: Tensor, dt_weight: Tensor, dt_bias: Tensor, D: Tensor | None, z: Tensor | None,
-    codes: list[int], table: Tensor | None, height: int, width: int, merge: bool,
-) -> Tensor:  # fmt: skip
-    scan = _require_scan(A, x, x_dbl, z)
-    tokens = tokens_from_codes(codes, table, height, width).to(x.device)
-    directions, states = len(codes), A.shape[-1]
+def _paths(call: ScanCall) -> Tensor:
+    x, directions = call.x, call.directions
+    scan = _require_scan(call.A, x, call.x_dbl, call.z)
+    tokens = tokens_from_codes(call.codes, call.table, call.height, call.width).to(x.device)
 
     def of_channels(parameter: Tensor | None) -> Tensor | None:
         """``(K or 1, D, ...)`` as ``(K D, ...)``."""
@@ -162,69 +150,63 @@ def _paths(
         return parameter.float().expand(directions, *parameter.shape[1:]).flatten(0, 1).contiguous()
 
     u = along_paths(x, tokens)
-    low, B, C = along_paths(x_dbl, tokens).split([dt_weight.shape[-1], states, states], dim=2)
-    delta = dt_weight.to(x.dtype) @ low  # the scan itself adds the bias and takes the softplus
+    low, B, C = along_paths(call.x_dbl, tokens).split([call.rank, call.d_state, call.d_state], dim=2)
+    delta = call.dt_weight.to(x.dtype) @ low  # the scan itself adds the bias and takes the softplus
     y = scan(
-        u=u.flatten(1, 2), delta=delta.flatten(1, 2), A=of_channels(A), B=B.contiguous(), C=C.contiguous(),
-        D=of_channels(D), delta_bias=of_channels(dt_bias), delta_softplus=True,
+        u=u.flatten(1, 2), delta=delta.flatten(1, 2), A=of_channels(call.A), B=B.contiguous(), C=C.contiguous(),
+        D=of_channels(call.D), delta_bias=of_channels(call.dt_bias), delta_softplus=True,
     )  # fmt: skip
     y = y.unflatten(1, (directions, -1)).transpose(2, 3)
-    if not merge:
+    if not call.merge:
         return y
-    y = merged(y.float(), tokens, x.shape[1])
-    return (y if z is None else y * F.silu(z.float())).to(x.dtype)
+    y = merged(y.float(), tokens, call.length)
+    return (y if call.z is None else y * F.silu(call.z.float())).to(x.dtype)
 
 
-def scan_paths(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    """`vimzoo.ops.scan_paths`, and ones in place of states."""
-    *inputs, save = args
-    A, codes, table, (height, width), merge = args[1], args[6], args[7], args[8:10], args[10]
-    K, steps = len(codes), height * width if table is None else table.shape[1]
-    states = _no_states(x, states_size(x.shape[0], K, steps, A.shape[-1], x.shape[-1]), save)
-    if not x.numel():
-        _require_scan(A, x)
-        shape = (x.shape[0], x.shape[1]) if merge else (x.shape[0], K, steps)
-        return x.new_empty((*shape, x.shape[-1])), states
-    return _paths(x, *inputs).contiguous(), states
+def scan_paths(call: ScanCall) -> tuple[Tensor, Tensor]:
+    """`vimzoo.ops.scan_paths`, and no saved states."""
+    if not call.x.numel():
+        _require_scan(call.A, call.x)
+        return call.x.new_empty(call.output_shape), empty(call.x)
+    return _paths(call).contiguous(), empty(call.x)
 
 
-def scan_paths_backward(grad: Tensor, states: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    """Gradients of `scan_paths`: of x, x_dbl, A, dt_weight, dt_bias, D and z."""
+def scan_paths_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of `scan_paths`."""
     if not grad.numel():
-        _require_scan(args[2], grad)
-        return _zeros(args[:7])
+        _require_scan(call.A, grad)
+        return call.zeros()
     _require_no_determinism(grad)
-    return gradients_of(_paths, args, 7, grad)
+    return gradients_of(_paths, call, grad)
 
 
-def _convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: list[bool], activation: str | None
-) -> Tensor:
+def _convolution(call: ConvCall) -> Tensor:
+    x, weight, bias = call.x, call.weight, call.bias
     convolve = _require(load_conv(), x)
-    if weight.shape[2] not in TAPS:
-        raise Unsupported(f"{weight.shape[2]} taps; causal-conv1d has {TAPS[0]} to {TAPS[-1]}")
+    if call.taps not in TAPS:
+        raise Unsupported(f"{call.taps} taps; causal-conv1d has {TAPS[0]} to {TAPS[-1]}")
     tokens = x.transpose(1, 2)
     outputs = []
-    for k, backward in enumerate(reverse):
+    for k, backward in enumerate(call.reverse):
         y = convolve(
             x=(tokens.flip(-1) if backward else tokens).contiguous(), weight=weight[k].contiguous(),
-            bias=None if bias is None else bias[k].contiguous(), activation=activation,
+            bias=None if bias is None else bias[k].contiguous(), activation=call.activation,
         )  # fmt: skip
         outputs.append((y.flip(-1) if backward else y).transpose(1, 2))
     return torch.stack(outputs).permute(1, 2, 0, 3)
 
 
-def causal_conv1d(x: Tensor, weight: Tensor, *args: Any) -> Tensor:
+def causal_conv1d(call: ConvCall) -> Tensor:
     """`vimzoo.ops.causal_conv1d`: ``(B, L, K, D)``, K first in memory."""
-    if not x.numel():
-        _require(load_conv(), x)
-        return x.new_empty((weight.shape[0], *x.shape)).permute(1, 2, 0, 3)
-    return _convolution(x, weight, *args)
+    if not call.x.numel():
+        _require(load_conv(), call.x)
+        return call.new_output()
+    return _convolution(call)
 
 
-def causal_conv1d_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    """Gradients of `causal_conv1d`: of x, weight and bias."""
+def causal_conv1d_backward(call: ConvCall, grad: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of `causal_conv1d`."""
     if not grad.numel():
         _require(load_conv(), grad)
-        return _zeros(args[:3])
-    return gradients_of(_convolution, args, 3, grad)
+        return call.zeros()
+    return gradients_of(_convolution, call, grad)

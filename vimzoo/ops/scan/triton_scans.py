@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, float32
 
 from ..runtime import triton_backend as backend
-from ..runtime.native import CHUNK
+from ..runtime.strides import direction_stride, strides_of
 from . import gpu_scans
-from .gpu_scans import Gradients, Kernels, Walk, direction_stride, strides_of
+from .call import CHUNK, ScanCall, SelectiveCall
+from .gpu_scans import Gradients, Kernels, Walk
 
 FORWARD_REGISTERS, BACKWARD_REGISTERS = 32, 16
 """States that one lane may hold."""
@@ -65,9 +66,9 @@ def _constants(walk: Walk, backward: bool = False) -> dict[str, Any]:
                 ALIGN=aligned)  # fmt: skip
 
 
-def _elementwise(slots: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
+def _elementwise(total: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
     """Grid and constants of the elementwise kernels over ``(B, K, L, D)``."""
-    batch, directions, tokens, channels = slots.shape
+    batch, directions, tokens, channels = total.shape
     block_d = min(128, backend.power_of_two(channels))
     block_l = max(1, min(1024 // block_d, backend.power_of_two(tokens)))
     grid = (batch * -(-tokens // block_l), -(-channels // block_d))
@@ -91,52 +92,70 @@ class TritonKernels(Kernels):
     def forward(
         self, walk: Walk, *, out: Tensor | None = None, out_axes: str = "bld", z: Tensor | None = None,
         z_axes: str = "bld", total: Tensor | None = None, states: Tensor | None = None, last: Tensor | None = None,
-        guard: Tensor | None = None,
     ) -> None:  # fmt: skip
         blocks = walk.groups * tile(walk)[3]
         backend.launch(
             self.modules["scan"].scan_forward, (walk.batch * blocks, walk.directions), walk.x.device,
-            *_inputs(walk, z), out, total, states, last, guard,
+            *_inputs(walk, z), out, total, states, last,
             *_input_strides(walk), strides_of(z, z_axes), strides_of(out, out_axes.replace("t", "l")),
             strides_of(total, "bkld"), *_parameter_strides(walk), *_sizes(walk),
             **_constants(walk), BY_STEP="t" in out_axes,
         )  # fmt: skip
 
     def backward(
-        self, walk: Walk, grad: Tensor, grad_axes: str, states: Tensor, room: Gradients, z: Tensor | None,
+        self, walk: Walk, grad: Tensor, grad_axes: str, states: Tensor, to: Gradients, z: Tensor | None,
         z_axes: str = "bld", grad_last: Tensor | None = None,
     ) -> None:  # fmt: skip
         n_pad, _, block, parts = tile(walk, backward=True)
         stretch = stretch_of(n_pad * block)
         grid = (walk.batch * walk.groups * parts, walk.directions)
         scratch = walk.x.new_empty((grid[0] * grid[1], CHUNK // stretch, n_pad, block), dtype=float32)
-        rows, apart = room.rows, room.dB
-        d_dt_strides = strides_of(room.d_delta, "bdl") if rows is None else strides_of(rows, "pblkd")
+        sums = (to.sums[name] for name in ("dA", "dW", "dbias", "dD"))
         backend.launch(
             self.modules["scan_backward"].scan_backward, grid, walk.x.device,
             grad, *_inputs(walk, z), states, scratch, grad_last,
-            room.dx, room.d_delta if rows is None else rows, room.dB, room.dC, *room.sums, room.dz, room.total,
+            to.dx, to.d_dt, to.dB, to.dC, *sums, to.dz, to.total,
             strides_of(grad, grad_axes.replace("t", "l")), *_input_strides(walk), strides_of(z, z_axes),
-            strides_of(room.dx, room.dx_axes), d_dt_strides, strides_of(room.dB, "pbgnl", "blkgn"),
-            strides_of(room.dC, "pbgnl", "blkgn"), strides_of(room.dz, z_axes), strides_of(room.total, "bkld"),
-            *_parameter_strides(walk), 0 if rows is None else rows.stride(0), 0 if apart is None else apart.stride(0),
+            strides_of(to.dx, to.dx_axes), strides_of(to.d_dt, to.d_dt_axes), strides_of(to.dB, "pbgnl", "blkgn"),
+            strides_of(to.dC, "pbgnl", "blkgn"), strides_of(to.dz, z_axes), strides_of(to.total, "bkld"),
+            *_parameter_strides(walk), *gpu_scans.part_strides(to),
             *_sizes(walk), **_constants(walk, backward=True), STRETCH=stretch, BY_STEP="t" in grad_axes,
             ADD=walk.table is not None,
         )  # fmt: skip
 
-    def finish_merged(self, slots: Tensor, z: Tensor | None, out: Tensor) -> None:
-        grid, constants = _elementwise(slots)
+    def finish_merged(self, total: Tensor, z: Tensor | None, out: Tensor) -> None:
+        grid, constants = _elementwise(total)
         backend.launch(
-            self.modules["scan"].finish_merged, grid, out.device, slots, z, out, strides_of(z, "bld"),
-            slots.shape[2], slots.shape[3], **constants,
+            self.modules["scan"].finish_merged, grid, out.device, total, z, out, strides_of(z, "bld"),
+            total.shape[2], total.shape[3], **constants,
         )  # fmt: skip
 
-    def gate_backward(self, grad: Tensor, slots: Tensor, z: Tensor, dz: Tensor) -> None:
-        grid, constants = _elementwise(slots)
+    def gate_backward(self, grad: Tensor, total: Tensor, z: Tensor, dz: Tensor) -> None:
+        grid, constants = _elementwise(total)
         backend.launch(
-            self.modules["scan_backward"].gate_backward, grid, slots.device, grad, slots, z, dz,
-            strides_of(grad, "bld"), strides_of(z, "bld"), slots.shape[2], slots.shape[3], **constants,
+            self.modules["scan_backward"].gate_backward, grid, total.device, grad, total, z, dz,
+            strides_of(grad, "bld"), strides_of(z, "bld"), total.shape[2], total.shape[3], **constants,
         )  # fmt: skip
+
+
+def require_paths(call: ScanCall) -> None:
+    """Check that these kernels take this call of `scan_paths`.
+
+    Raises:
+        Unsupported: they do not.
+    """
+    backend.require(call.x, call.x_dbl, call.z)
+    Walk.check_paths(call)
+
+
+def require_selective(call: SelectiveCall) -> None:
+    """Check that these kernels take this call of `selective_scan`.
+
+    Raises:
+        Unsupported: they do not.
+    """
+    backend.require(call.u, call.delta, call.B, call.C, call.z)
+    Walk.check_sequence(call)
 
 
 scan_paths = partial(gpu_scans.scan_paths, TritonKernels.require)

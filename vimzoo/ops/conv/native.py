@@ -1,0 +1,70 @@
+"""Launcher of the causal convolution in C: ``kernels/causal_conv1d/causal_conv1d.c``."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..runtime import native, threads
+from ..runtime.backends import Unsupported
+from ..runtime.call import empty
+from .call import ConvCall
+
+MOST_TAPS = 16
+"""The longest filter; the same number in ``kernels/causal_conv1d/causal_conv1d.c``."""
+
+
+def _require(call: ConvCall, *gradients: Tensor) -> SimpleNamespace:
+    if call.taps > MOST_TAPS:
+        raise Unsupported(f"{call.taps} taps; at most {MOST_TAPS}")
+    return native.require(*gradients, call.x)
+
+
+def _fields(call: ConvCall) -> tuple[dict[str, int], list[Any]]:
+    """The fields that forward and backward share, and the objects that must stay alive while C reads them."""
+    x = native.with_unit_last_stride(call.x)
+    weight, bias = native.float_parameter(call.weight), native.float_parameter(call.bias)
+    reverse = (ctypes.c_int64 * call.directions)(*call.reverse)
+    work = 0.15 * x.shape[0] * x.shape[1] * call.weight.numel()
+    fields = dict(
+        batch=x.shape[0], length=x.shape[1], channels=x.shape[2], directions=call.directions, taps=call.taps,
+        silu=int(call.activation == "silu"), dtype=native.DTYPES[x.dtype], threads=threads.for_work(work),
+        x=native.address(x), x_b=x.stride(0), x_l=x.stride(1), weight=native.address(weight),
+        bias=native.address(bias), reverse=ctypes.addressof(reverse),
+    )  # fmt: skip
+    return fields, [x, weight, bias, reverse]
+
+
+def causal_conv1d(call: ConvCall) -> Tensor:
+    """`vimzoo.ops.causal_conv1d`."""
+    library = _require(call)
+    out = call.new_output()
+    if out.numel():
+        fields, alive = _fields(call)
+        library.causal_conv1d_forward(native.CausalConvArgs(**fields, out=native.address(out)))
+        del alive
+    return out
+
+
+def causal_conv1d_backward(call: ConvCall, grad: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of `causal_conv1d`."""
+    library = _require(call, grad)
+    x, weight, bias = call.x, call.weight, call.bias
+    groups, _ = native.task_split(x.shape[0], x.shape[2])
+    dx = torch.zeros(x.shape, dtype=torch.float32)
+    dweight = torch.zeros((groups, *weight.shape), dtype=torch.float32)
+    dbias = torch.zeros((groups, *weight.shape[:2]), dtype=torch.float32)
+    if grad.numel():
+        grad = native.with_unit_last_stride(grad)
+        fields, alive = _fields(call)
+        library.causal_conv1d_backward(native.CausalConvArgs(
+            **fields, batch_groups=groups, dy=native.address(grad), dy_b=grad.stride(0), dy_l=grad.stride(1),
+            dy_k=grad.stride(2), dx=native.address(dx), dweight=native.address(dweight), dbias=native.address(dbias),
+        ))  # fmt: skip
+        del alive
+    bias_gradient = empty(x) if bias is None else dbias.sum(0).to(bias.dtype)
+    return dx.to(x.dtype), dweight.sum(0).to(weight.dtype), bias_gradient

@@ -1,0 +1,43 @@
+"""The inputs of the residual norm by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..runtime.call import Call
+
+
+@dataclass(slots=True)
+class NormCall(Call):
+    """The inputs of ``vimzoo::add_norm``, as `vimzoo.ops.add_norm` describes them."""
+
+    DIFFERENTIABLE: ClassVar[int] = 4
+
+    x: Tensor
+    residual: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    rms: bool
+    residual_in_fp32: bool
+
+    @property
+    def channels(self) -> int:
+        """Width D of a row."""
+        return self.x.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.x.numel() // self.channels if self.x.numel() else 0
+
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """Dtype of the new stream: that of the stream so far, or of ``x``, widened to float32 on request."""
+        base = self.x.dtype if self.residual is None else self.residual.dtype
+        half = base in (torch.bfloat16, torch.float16)
+        return torch.float32 if self.residual_in_fp32 and half else base

@@ -1,0 +1,171 @@
+"""Launchers of the two scans in C: ``kernels/selective_scan/*.c``."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..runtime import native, threads
+from ..runtime.backends import Unsupported
+from ..runtime.strides import direction_stride
+from .call import ScanCall, SelectiveCall
+
+_FLOAT32: dict[str, Any] = {"dtype": torch.float32}
+
+
+def require_paths(call: ScanCall, *gradients: Tensor) -> SimpleNamespace:
+    """The library, if it takes this call of ``scan_paths``; see `native.require`."""
+    return native.require(*gradients, call.x, call.x_dbl, call.z, states=call.d_state)
+
+
+def _paths_fields(call: ScanCall) -> tuple[dict[str, int], list[Any]]:
+    """The fields that forward and backward share, and the objects that must stay alive while C reads them."""
+    x, x_dbl = native.with_unit_last_stride(call.x), native.with_unit_last_stride(call.x_dbl)
+    z = None if call.z is None else native.with_unit_last_stride(call.z)
+    parameters = (call.A, call.dt_weight, call.dt_bias, call.D)
+    A, dt_weight, dt_bias, D = (native.float_parameter(p) for p in parameters)
+    codes = (ctypes.c_int64 * call.directions)(*call.codes)
+    table = None if call.table is None else call.table.to(device="cpu", dtype=torch.int32).contiguous()
+    steps = call.steps
+    work = (0.6 + 0.08 * call.d_state) * call.batch * call.directions * steps * call.channels
+    fields = dict(
+        batch=call.batch, length=call.length, channels=call.channels, directions=call.directions, states=call.d_state,
+        rank=call.rank, steps=steps, height=call.height, width=call.width, merge=int(call.merge),
+        dtype=native.DTYPES[x.dtype], threads=threads.for_work(work),
+        x_directions=x.shape[2] if call.own_inputs else 1, row_directions=x_dbl.shape[2],
+        x=native.address(x), x_dbl=native.address(x_dbl), z=native.address(z),
+        x_b=x.stride(0), x_l=x.stride(1), x_k=x.stride(2) if call.own_inputs else 0,
+        r_b=x_dbl.stride(0), r_l=x_dbl.stride(1), r_k=x_dbl.stride(2) if x_dbl.shape[2] > 1 else 0,
+        z_b=0 if z is None else z.stride(0), z_l=0 if z is None else z.stride(1),
+        A=native.address(A), dt_weight=native.address(dt_weight), dt_bias=native.address(dt_bias),
+        D=native.address(D), A_k=direction_stride(A), w_k=direction_stride(dt_weight), bias_k=direction_stride(dt_bias),
+        D_k=direction_stride(D), codes=ctypes.addressof(codes), table=native.address(table),
+    )  # fmt: skip
+    return fields, [x, x_dbl, z, A, dt_weight, dt_bias, D, codes, table]
+
+
+def scan_paths(call: ScanCall) -> tuple[Tensor, Tensor]:
+    """`vimzoo.ops.scan_paths`, and the saved states."""
+    library = require_paths(call)
+    out = call.x.new_empty(call.output_shape)
+    states = torch.empty(call.states_size if call.save_states else 0, **_FLOAT32)
+    if out.numel():
+        fields, alive = _paths_fields(call)
+        kept = native.address(states) if call.save_states else 0
+        library.scan_paths_forward(native.ScanPathsArgs(**fields, out=native.address(out), kept=kept))
+        del alive
+    return out, states
+
+
+def scan_paths_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of `scan_paths`."""
+    library = require_paths(call, grad)
+    states = native.required_states(states, grad)
+    x, K, channels = call.x, call.directions, call.channels
+    groups, parts = native.task_split(call.batch, channels)
+    # each item of dx gets one value, which can be rounded at once; otherwise directions are summed in float32
+    written_once = call.table is None and (call.own_inputs or K == 1)
+    dx = torch.empty(x.shape, dtype=x.dtype) if written_once else torch.zeros(x.shape, **_FLOAT32)
+    dx_dbl = torch.zeros((parts, *call.x_dbl.shape), **_FLOAT32)
+    dz = None if call.z is None else x.new_empty(call.z.shape)
+    sums = {
+        name: torch.zeros(groups, K, channels, *tail, **_FLOAT32)
+        for name, tail in {"dA": (call.d_state,), "dW": (call.rank,), "dbias": (), "dD": ()}.items()
+    }
+    if grad.numel():
+        grad = native.with_unit_last_stride(grad)
+        fields, alive = _paths_fields(call)
+        library.scan_paths_backward(native.ScanPathsArgs(
+            **fields, batch_groups=groups, parts=parts, kept=native.address(states), dy=native.address(grad),
+            dy_b=grad.stride(0), dy_l=grad.stride(-2), dy_k=0 if call.merge else grad.stride(1),
+            dx=native.address(dx), dx_dbl=native.address(dx_dbl), dz=native.address(dz),
+            **{name: native.address(total) for name, total in sums.items()},
+        ))  # fmt: skip
+        del alive
+    totals = {name: total.sum(0) for name, total in sums.items()}
+    return call.gradients(dx=dx, dx_dbl=dx_dbl[0] if parts == 1 else dx_dbl.sum(0), dz=dz, **totals)
+
+
+def require_selective(call: SelectiveCall, *gradients: Tensor) -> SimpleNamespace:
+    """The library, if it takes this call of ``selective_scan``; see `native.require`."""
+    library = native.require(*gradients, call.u, call.B, call.C, states=call.d_state)
+    if call.A.is_complex():
+        raise Unsupported("complex A")
+    if call.B.dim() == 2 or call.C.dim() == 2:
+        raise Unsupported("constant B or C")
+    if call.B.dtype != call.C.dtype:
+        raise Unsupported("B and C of different dtypes")
+    return library
+
+
+def _strides(name: str, axes: str, tensor: Tensor) -> dict[str, int]:
+    return {f"{name}_{axis}": stride for axis, stride in zip(axes, tensor.stride(), strict=True)}
+
+
+def _selective_fields(call: SelectiveCall) -> tuple[dict[str, int], list[Any]]:
+    """As `_paths_fields`."""
+    u, groups = call.u, call.groups
+    A, D, bias = (native.float_parameter(p) for p in (call.A, call.D, call.delta_bias))
+    fields = dict(
+        batch=call.batch, channels=call.channels, length=call.length, states=call.d_state, groups=groups,
+        dtype=native.DTYPES[u.dtype], bc_dtype=native.DTYPES[call.B.dtype], softplus=int(call.delta_softplus),
+        threads=threads.for_work((0.8 + 0.08 * call.d_state) * u.numel()),
+        A=native.address(A), D=native.address(D), delta_bias=native.address(bias),
+    )  # fmt: skip
+    alive: list[Any] = [A, D, bias]
+    for name, matrix in (("B", call.B), ("C", call.C)):
+        matrix = (matrix.unsqueeze(1) if matrix.dim() == 3 else matrix).expand(-1, groups, -1, -1)
+        fields |= {name: native.address(matrix)} | _strides(name, "bgnl", matrix)
+        alive.append(matrix)
+    for name, tensor in (("u", u), ("delta", call.delta), ("z", call.z)):
+        if tensor is not None:
+            fields |= {name: native.address(tensor)} | _strides(name, "bdl", tensor)
+    return fields, alive
+
+
+def selective_scan(call: SelectiveCall) -> tuple[Tensor, Tensor, Tensor]:
+    """`vimzoo.ops.selective_scan`: y, the last state, and the saved states."""
+    library = require_selective(call)
+    out = torch.empty(call.u.shape, dtype=call.u.dtype)
+    last_state = torch.zeros(call.batch, call.channels, call.d_state)
+    states = torch.empty(call.states_size if call.save_states else 0)
+    if out.numel():
+        fields, alive = _selective_fields(call)
+        library.selective_scan_forward(native.SelectiveScanArgs(
+            **fields, out=native.address(out), last_state=native.address(last_state),
+            kept=native.address(states) if call.save_states else 0,
+        ))  # fmt: skip
+        del alive
+    return out, last_state, states
+
+
+def selective_scan_backward(
+    call: SelectiveCall, grad: Tensor, grad_last: Tensor | None, states: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of `selective_scan`."""
+    library = require_selective(call, grad)
+    states = native.required_states(states, grad)
+    u, channels, groups = call.u, call.channels, call.groups
+    batch_groups, parts = native.task_split(call.batch, channels // groups)
+    du, ddelta = (torch.empty(u.shape, dtype=u.dtype) for _ in range(2))
+    dz = None if call.z is None else torch.empty(u.shape, dtype=u.dtype)
+    matrix = (parts, call.batch, groups, call.d_state, call.length)
+    shapes = {"dB": matrix, "dC": matrix, "dA": (batch_groups, channels, call.d_state)}
+    shapes |= dict.fromkeys(("dD", "dbias"), (batch_groups, channels))
+    sums = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    if grad.numel():
+        fields, alive = _selective_fields(call)
+        last = None if grad_last is None else grad_last.float().contiguous()
+        library.selective_scan_backward(native.SelectiveScanArgs(
+            **fields, batch_groups=batch_groups, parts=parts, kept=native.address(states), dy=native.address(grad),
+            **_strides("dy", "bdl", grad), d_last=native.address(last), du=native.address(du),
+            ddelta=native.address(ddelta), dz=native.address(dz),
+            **{name: native.address(total) for name, total in sums.items()},
+        ))  # fmt: skip
+        del alive
+    totals = {name: total.sum(0) for name, total in sums.items()}
+    return call.gradients(du=du, ddelta=ddelta, dz=dz, **totals)
