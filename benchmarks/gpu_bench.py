@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from gpu_shapes import Ceilings
 
-from vimzoo.ops.runtime import backends, cuda_backend, triton_backend
-from vimzoo.ops.scan import mamba_ssm_backend
+from vimzoo.ops import backends
+from vimzoo.ops.backends import mamba_ssm
 
 Calls = dict[str, Callable[[], Any]]
 Row = dict[str, Any]
@@ -132,17 +132,19 @@ def cuda_bench(minutes: float) -> Bench:
     )  # kHz; four schedulers issue one instruction each per cycle
     slots = None if clock is None else properties.multi_processor_count * 4 * clock * 1e3
     bench = Bench(device, seconds_of, peak_of, time.monotonic() + 60 * minutes, slots)
-    for name, (found, reason) in {
-        "triton": triton_backend.load(), "cuda": cuda_backend.load(), "mamba_ssm": mamba_ssm_backend.load_scan(),
-        "causal_conv1d": mamba_ssm_backend.load_conv(),
-    }.items():  # fmt: skip
-        if found is None:
+    loaded = {backend.name: backend.load() for backend in _with_our_kernels("cuda")}
+    rivals = {"mamba_ssm": mamba_ssm.load_scan(), "causal_conv1d": mamba_ssm.load_conv()}
+    for name, (found, reason) in (loaded | rivals).items():
+        if not found:
             bench.absent[name] = reason
     return bench
 
 
+def _with_our_kernels(device: str) -> list[backends.Backend]:
+    every = [backend for backend in backends.registered() if device in backend.devices]
+    return [backend for backend in every if backend.name != mamba_ssm.NAME]
+
+
 def our_backends(bench: Bench) -> list[str]:
     """Backends with kernels of ours for the device."""
-    order = backends.ORDER[bench.device.type]
-    names = dict.fromkeys([*order, *(["cuda"] if bench.device.type == "cuda" else [])])
-    return [name for name in names if name != "reference" and name not in bench.absent]
+    return [b.name for b in _with_our_kernels(bench.device.type) if b.name not in bench.absent]

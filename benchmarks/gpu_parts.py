@@ -12,7 +12,7 @@ from gpu_shapes import Ceilings, Layer, counted_slots
 from torch import Tensor
 
 from vimzoo.ops import causal_conv1d, scan_paths
-from vimzoo.ops.scan import mamba_ssm_backend
+from vimzoo.ops.backends import mamba_ssm
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Of the largest true value, for outputs and every gradient."""
@@ -72,7 +72,7 @@ def check(bench: Bench, shapes: list[Layer]) -> list[Row]:
 
 def upstream_scan(bench: Bench) -> Callable[..., Tensor] | None:
     """mamba_ssm's ``selective_scan_fn``, if it is there."""
-    return None if "mamba_ssm" in bench.absent else mamba_ssm_backend.load_scan()[0]
+    return None if "mamba_ssm" in bench.absent else mamba_ssm.load_scan()[0]
 
 
 def compositions(bench: Bench, layer: Layer) -> dict[str, Callable[..., Tensor]]:

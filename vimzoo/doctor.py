@@ -22,27 +22,23 @@ import torch
 from vimzoo import __version__
 
 from .commands import run_command
-from .ops import BIDIRECTIONAL, scan_paths
-from .ops.runtime import backends, cuda_backend, native, triton_backend
+from .ops import BIDIRECTIONAL, backends, scan_paths
 from .ops.runtime.shortfalls import Shortfall, shortfalls
 from .ops.runtime.threads import counted
-from .ops.scan import mamba_ssm_backend
 
 LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
-GPU_BACKENDS = ("triton", "cuda", "mamba_ssm")
-"""Those that need a GPU."""
 TRAINING = ("hydra", "sklearn", "matplotlib", "tqdm")
 """Modules that the extra ``train`` brings."""
 NEEDED = {
     "torchvision": "install torch and torchvision from the same index, one release of each made for the other",
     "timm": "pip install --force-reinstall timm",
 }
-"""Packages that models need, in the order in which they are imported, and what helps where one fails."""
+"""Packages that models need, in the order in which they are imported, and the remedy if one fails to import."""
 
 
 @dataclass(frozen=True)
-class Backend:
-    """One implementation of the ops."""
+class Finding:
+    """What became of one backend: whether it loads, its version or why not, and its speed."""
 
     name: str
     loads: bool
@@ -58,9 +54,9 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def ns_per_element(backend: str, rounds: int = 5) -> float:
+def ns_per_element(backend: backends.Backend, rounds: int = 5) -> float:
     """Nanoseconds per token, channel and direction of Vim-tiny's scan on one core or the GPU, fastest of a few."""
-    device = "cuda" if backend in GPU_BACKENDS else "cpu"
+    device = "cpu" if backend.serves("cpu") else "cuda"
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, LENGTH, CHANNELS, generator=generator).to(device)
     x_dbl = torch.randn(1, LENGTH, 2, RANK + 2 * STATES, generator=generator).to(device)
@@ -74,7 +70,7 @@ def ns_per_element(backend: str, rounds: int = 5) -> float:
     with torch.inference_mode():
         for _ in range(rounds):
             begin = time.perf_counter()
-            scan_paths(x, x_dbl, A, dt_weight, dt_bias, z=x, paths=BIDIRECTIONAL, backend=backend)
+            scan_paths(x, x_dbl, A, dt_weight, dt_bias, z=x, paths=BIDIRECTIONAL, backend=backend.name)
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - begin)
@@ -82,48 +78,33 @@ def ns_per_element(backend: str, rounds: int = 5) -> float:
     return min(seconds) / (x.numel() * 2) * 1e9
 
 
-def _gpu_detail(name: str) -> tuple[bool, str]:
-    """Whether a GPU backend has all it needs, and what that is or what it lacks."""
-    if name == "triton":
-        modules, detail = triton_backend.load()
-        found, detail = modules is not None, detail if modules is None else f"Triton {detail}"
-    elif name == "cuda":
-        compiler, reason = cuda_backend.load()
-        found, detail = compiler is not None, compiler or reason
-    elif os.environ.get("VIMZOO_BACKEND") == name or importlib.util.find_spec(name) is None:
-        function, detail = mamba_ssm_backend.load_scan()
-        found = function is not None
-    else:  # never imported unless asked for
-        return False, f"installed, not imported: VIMZOO_BACKEND={name} or backend={name!r} asks for it"
-    if found and not torch.cuda.is_available():
+def _load(backend: backends.Backend) -> tuple[bool, str]:
+    """Whether a backend has all it needs, and what that is or what it lacks."""
+    loads, detail = backend.load()
+    detail = backend.description.format(detail) if loads else detail
+    if not loads or backend.serves("cpu"):
+        return loads, detail
+    if not torch.cuda.is_available():
         return False, f"{detail}, but no GPU"
-    if found:
-        detail = f"{detail}, {torch.cuda.get_device_name()}"
-        detail += "" if name in backends.ORDER["cuda"] else f"; only where backend={name!r} asks for it"
-    return found, detail
+    only = "" if backend.rank("cuda") is not None else f"; only where backend={backend.name!r} asks for it"
+    return True, f"{detail}, {torch.cuda.get_device_name()}{only}"
 
 
-def examine_backends() -> list[Backend]:
-    """Every known backend: whether it loads, why not, and how fast it is."""
+def examine_backends() -> list[Finding]:
+    """Every registered backend: whether it loads, why not, and how fast it is."""
     found = []
-    for name in backends.NAMES:
-        loads, detail = True, "plain PyTorch, runs everywhere"
-        if name == "cpu":
-            library, detail = native.load()
-            loads = library is not None
-            detail = f"native library, instruction set {detail}" if loads else detail
-        elif name in GPU_BACKENDS:
-            loads, detail = _gpu_detail(name)
+    for backend in backends.registered():
+        loads, detail = _load(backend)
         try:
-            speed = ns_per_element(name) if loads else None
+            speed = ns_per_element(backend) if loads else None
         except backends.BackendError as error:  # a GPU backend finds out at its first launch what it lacks
             loads, detail, speed = False, str(error), None
-        found.append(Backend(name, loads, detail, speed))
+        found.append(Finding(backend.name, loads, detail, speed))
     return found
 
 
 def examine_missing() -> list[Shortfall]:
-    """What is not installed, not built or slow, each with its price."""
+    """What is not installed, not built or slow, and what each costs."""
     missing = _needed_packages()
     try:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):

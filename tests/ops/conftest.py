@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from vimzoo.ops import backends
 from vimzoo.ops.runtime import native
 
 HAS_NATIVE = native.load()[0] is not None
@@ -39,3 +40,12 @@ def needs_native() -> None:
     """Skip where no native library was built."""
     if not HAS_NATIVE:
         pytest.skip(native.load()[1])
+
+
+@pytest.fixture(params=[backend.name for backend in backends.registered() if backend.serves("cpu")])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of every registered backend that takes CPU tensors; skipped where it does not load."""
+    loads, reason = backends.find(request.param).load()
+    if not loads:
+        pytest.skip(reason)
+    return request.param

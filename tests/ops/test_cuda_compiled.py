@@ -21,8 +21,8 @@ from gpu_cases import ACTIVATIONS, TABLE
 from ops_helpers import path_inputs, scan_inputs, with_dtype
 from torch import Tensor
 
-from vimzoo.ops import CROSS, BackendError, scan_paths, selective_scan
-from vimzoo.ops.runtime import backends, cuda_backend, cuda_driver, nvrtc
+from vimzoo.ops import CROSS, BackendError, backends, scan_paths, selective_scan
+from vimzoo.ops.runtime import cuda_backend, cuda_driver, nvrtc
 from vimzoo.ops.scan import cuda_scans
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.load()[0] is None, reason=f"no NVRTC: {nvrtc.load()[1]}")
@@ -222,8 +222,9 @@ def test_cpu_tensors_are_refused() -> None:
 
 
 def test_chosen_only_when_asked_for() -> None:
-    """Until they have been timed, Triton's kernels come first and these do not come at all."""
-    assert all("cuda" not in order for order in backends.ORDER.values())
+    """Until they have been timed, only Triton's kernels run by default."""
+    for op in backends.find("cuda").ops:
+        assert [backend.name for backend in backends.order(op, "cuda")] == ["triton", "reference"]
 
 
 def test_numbers_that_two_languages_share() -> None:

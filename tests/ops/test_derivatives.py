@@ -18,13 +18,13 @@ from vimzoo.ops import (
     BackendError,
     ScanPath,
     add_norm,
+    backends,
     causal_conv1d,
     linear,
     scan_paths,
     selective_scan,
     use_backend,
 )
-from vimzoo.ops.runtime import backends
 
 Case = tuple[Callable[..., Any], Callable[[], Tensors], dict[str, Any]]
 

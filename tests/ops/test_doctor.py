@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from vimzoo import doctor
+from vimzoo.ops.backends import mamba_ssm
 from vimzoo.ops.runtime import cuda_backend, native, shortfalls
-from vimzoo.ops.scan import mamba_ssm_backend
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
@@ -64,7 +64,7 @@ def test_gpu_backends_say_what_they_lack(
     assert "triton" in details
     monkeypatch.setattr(cuda_backend, "load", lambda: (None, "no NVIDIA driver"))
     monkeypatch.setenv("VIMZOO_BACKEND", "mamba_ssm")
-    monkeypatch.setattr(mamba_ssm_backend, "load_scan", lambda: (None, "mamba-ssm cannot be imported: why"))
+    monkeypatch.setattr(mamba_ssm, "load_scan", lambda: (None, "mamba-ssm cannot be imported: why"))
     text = run(capsys)
     assert re.search(r"backend cuda +does not load +no NVIDIA driver", text)
     assert re.search(r"backend mamba_ssm +does not load +mamba-ssm cannot be imported: why", text)

@@ -30,13 +30,13 @@ from vimzoo.ops import (
     CROSS,
     BackendError,
     ScanPath,
+    backends,
     causal_conv1d,
     scan_paths,
     selective_scan,
     use_backend,
 )
-from vimzoo.ops.runtime import backends
-from vimzoo.ops.scan import mamba_ssm_backend
+from vimzoo.ops.backends import mamba_ssm
 
 ACTIVATIONS = "x x_dbl z u delta B C"
 SCAN_SIGNATURES = {
@@ -84,8 +84,8 @@ def forget() -> None:
     """As in a process that has imported neither package."""
     for name in [n for n in sys.modules if n.split(".")[0] in ("mamba_ssm", "causal_conv1d")]:
         del sys.modules[name]
-    mamba_ssm_backend.load_scan.cache_clear()
-    mamba_ssm_backend.load_conv.cache_clear()
+    mamba_ssm.load_scan.cache_clear()
+    mamba_ssm.load_conv.cache_clear()
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             )
         monkeypatch.syspath_prepend(tmp_path)
 
-    monkeypatch.setattr(mamba_ssm_backend, "DEVICES", ("cpu",))
+    monkeypatch.setattr(mamba_ssm, "DEVICES", ("cpu",))
     forget()
     yield put
     forget()
@@ -206,9 +206,9 @@ def test_models(model: str, install: Install) -> None:
 @pytest.mark.parametrize("block", [False, True])
 def test_forced_but_missing(name: str, block: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = (None, "mamba-ssm is not installed")
-    monkeypatch.setattr(mamba_ssm_backend, "load_scan", lambda: missing)
-    monkeypatch.setattr(mamba_ssm_backend, "load_conv", lambda: missing)
-    monkeypatch.setattr(mamba_ssm_backend, "DEVICES", ("cpu",))
+    monkeypatch.setattr(mamba_ssm, "load_scan", lambda: missing)
+    monkeypatch.setattr(mamba_ssm, "load_conv", lambda: missing)
+    monkeypatch.setattr(mamba_ssm, "DEVICES", ("cpu",))
     function, make, settings = PLAIN[name]
     chosen = use_backend("mamba_ssm") if block else contextlib.nullcontext()
     with (
@@ -238,8 +238,8 @@ def test_a_build_that_does_not_import(install: Install, tmp_path: Path) -> None:
 
 def test_release_is_named(install: Install) -> None:
     install()
-    assert mamba_ssm_backend.load_scan()[1] == "mamba-ssm 1.2.0"
-    assert mamba_ssm_backend.load_conv()[1] == "causal-conv1d 1.2.0"
+    assert mamba_ssm.load_scan()[1] == "mamba-ssm 1.2.0"
+    assert mamba_ssm.load_conv()[1] == "causal-conv1d 1.2.0"
 
 
 def test_refuses_what_the_packages_cannot_do(install: Install) -> None:
@@ -263,9 +263,9 @@ def test_obeys_deterministic_mode() -> None:
     """The tests of the ops run in it."""
     on_a_gpu: Any = SimpleNamespace(is_cuda=True)
     with pytest.raises(backends.Unsupported, match="not deterministic"):
-        mamba_ssm_backend._require_no_determinism(on_a_gpu)
+        mamba_ssm._require_no_determinism(on_a_gpu)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    mamba_ssm_backend._require_no_determinism(on_a_gpu)
+    mamba_ssm._require_no_determinism(on_a_gpu)
 
 
 def test_never_imported_unless_asked_for(install: Install, tmp_path: Path) -> None:

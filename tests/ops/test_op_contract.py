@@ -12,6 +12,7 @@ from ops_helpers import (
     LAYOUTS,
     PLAIN,
     Tensors,
+    assert_matches_reference,
     conv_inputs,
     in_float64,
     norm_inputs,
@@ -31,6 +32,7 @@ from vimzoo.ops import (
     CROSS,
     FORWARD,
     add_norm,
+    backends,
     causal_conv1d,
     scan_paths,
     selective_scan,
@@ -59,12 +61,9 @@ class Recorder(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:3])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_opcheck(name: str, backend: str, layout: str, request: pytest.FixtureRequest) -> None:
+def test_opcheck(name: str, backend: str, layout: str) -> None:
     """torch's own checks of schema, autograd registration, fake kernel (shapes, dtypes, strides) and tracing."""
-    if backend == "cpu":
-        request.getfixturevalue("needs_native")
     function, make, settings = PLAIN[name]
     tensors = {k: None if t is None else t.requires_grad_() for k, t in with_layout(make(), layout).items()}
     with Recorder() as recorder:
@@ -79,6 +78,14 @@ def test_opcheck(name: str, backend: str, layout: str, request: pytest.FixtureRe
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of opcheck's own tracing
             torch.library.opcheck(op, args)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", PLAIN)
+def test_matches_the_definition(name: str, backend: str, layout: str) -> None:
+    """Forward and all gradients of every backend, against the reference in float64."""
+    function, make, settings = PLAIN[name]
+    assert_matches_reference(function, with_layout(make(), layout), backend=backend, **settings)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
@@ -126,14 +133,11 @@ def test_exports_as_one_node() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("name", PLAIN)
 def test_autocast_narrows_activations_and_keeps_parameters(
-    name: str, backend: str, dtype: torch.dtype, request: pytest.FixtureRequest
+    name: str, backend: str, dtype: torch.dtype
 ) -> None:
     """Also where the backward pass runs inside the block: the float32 inside an op stays float32."""
-    if backend == "cpu":
-        request.getfixturevalue("needs_native")
     function, make, settings = PLAIN[name]
     settings = {**settings, "backend": backend}
     tensors = make()
@@ -233,7 +237,6 @@ def test_float64_gradients_match_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(call, tuple(tensors.values()), fast_mode=True)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize(
     ("function", "tensors", "settings", "shape"),
     [
@@ -252,13 +255,28 @@ def test_float64_gradients_match_finite_differences(name: str) -> None:
     ],
 )
 def test_empty_inputs(
-    function: Any, tensors: Any, settings: Any, shape: tuple[int, ...], backend: str, request: Any
+    function: Any, tensors: Any, settings: Any, shape: tuple[int, ...], backend: str
 ) -> None:
-    if backend == "cpu":
-        request.getfixturevalue("needs_native")
     outputs, gradients = run_with_gradients(function, tensors(), backend=backend, **settings)
     assert outputs["output 0"].shape == shape
     assert all(not gradient.any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("name", ["scan_paths", "scan_paths_table", "selective_scan"])
+def test_states_are_saved_or_empty(name: str, backend: str) -> None:
+    """A backend saves the states before every 32 steps, which start at 0, or an empty tensor, never a stand-in."""
+    function, make, settings = PLAIN[name]
+    tensors = {key: None if t is None else t.requires_grad_() for key, t in make().items()}
+    with Recorder() as recorder:
+        function(**tensors, **settings, backend=backend)
+    (op, args), *_ = recorder.calls
+    states = op(*args)[-1]
+    saves = op.__name__.split(".")[0] in backends.find(backend).saves
+    assert bool(states.numel()) == saves
+    if saves:
+        batch, chunks = 2, 1 if name == "scan_paths_table" else 2
+        first = states.view(batch, -1, chunks, 8 * 5)[:, :, 0]
+        assert states.numel() and not first.any()
 
 
 def test_inference_keeps_no_states() -> None:

@@ -190,7 +190,6 @@ def test_any_shape(
     assert_matches_reference(scan_paths, with_layout(tensors, layout), paths=paths, grid=grid, merge=merge)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_merging_scatters_the_unmerged_outputs(backend: str) -> None:
     """Position by position: a token gets the sum of what every step that visits it returned."""
     tensors = path_inputs(length=12, directions=3, optional="D")
@@ -205,7 +204,6 @@ def test_merging_scatters_the_unmerged_outputs(backend: str) -> None:
     assert torch.equal(merged[:, 3], torch.zeros_like(merged[:, 3]))  # token 3 is on no path
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_gradient_is_the_adjoint(backend: str) -> None:
     """The op is linear in x, so ``<w, J x> = <J^T w, x>``: the gather and the scatter-add undo each other's order."""
     tensors = path_inputs(length=12, channels=24, directions=3)

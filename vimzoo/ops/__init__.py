@@ -1,5 +1,7 @@
 """Functions on tensors: the selective scan in its two faces, and the convolution and norm around it."""
 
+from . import backends
+from .backends import BackendError, use_backend
 from .conv.op import causal_conv1d
 from .dense import linear
 from .norm.op import add_norm
@@ -14,9 +16,10 @@ from .paths.path import (
     pad_paths,
     path_arguments,
 )
-from .runtime.backends import BackendError, use_backend
 from .scan.along_paths import scan_codes, scan_paths
 from .scan.selective import selective_scan
+
+backends.register_all()
 
 __all__ = [
     "ATROUS",

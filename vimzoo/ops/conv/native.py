@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends import Unsupported
 from ..runtime import native, threads
-from ..runtime.backends import Unsupported
 from ..runtime.call import empty
 from .call import ConvCall
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,11 +14,8 @@ from ..runtime.library import (
     autocast_activations,
     check_tensors,
     fake_gradients,
-    gradients_of,
     implement,
 )
-from ..scan import mamba_ssm_backend
-from . import native, triton
 from .call import ConvCall
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, bool[] reverse, str? activation=None, str? backend=None"
@@ -95,36 +89,13 @@ BACKWARD_CONTRACT = Contract(
 )
 
 
-def _reference(call: ConvCall) -> Tensor:
-    if not call.x.numel():  # torch has no convolution of nothing
-        return call.new_output()
-    y = reference.causal_conv1d(call)
-    return y.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
-
-
-def _reference_backward(call: ConvCall, grad: Tensor) -> tuple[Tensor, ...]:
-    return gradients_of(reference.causal_conv1d, call, grad) if grad.numel() else call.zeros()
-
-
 def _fake(call: ConvCall, *, backend: str | None) -> Tensor:
     return call.new_output()
 
 
-_FORWARD: dict[str, Callable[..., Any]] = {
-    "cpu": native.causal_conv1d,
-    "triton": triton.causal_conv1d,
-    "mamba_ssm": mamba_ssm_backend.causal_conv1d,
-    "reference": _reference,
-}
-_BACKWARD: dict[str, Callable[..., Any]] = {
-    "cpu": native.causal_conv1d_backward,
-    "triton": triton.causal_conv1d_backward,
-    "mamba_ssm": mamba_ssm_backend.causal_conv1d_backward,
-    "reference": _reference_backward,
-}
-implement("causal_conv1d", ConvCall, CONTRACT, _FORWARD, _fake)
-implement("causal_conv1d_backward", ConvCall, BACKWARD_CONTRACT, _BACKWARD, fake_gradients)
-register(Derivative("causal_conv1d", ConvCall, reference.causal_conv1d, outputs=1, plain=_reference))
+implement("causal_conv1d", ConvCall, CONTRACT, _fake)
+implement("causal_conv1d_backward", ConvCall, BACKWARD_CONTRACT, fake_gradients)
+register(Derivative("causal_conv1d", ConvCall, reference.causal_conv1d, outputs=1))
 autocast_activations("causal_conv1d", activations=(0,))
 
 

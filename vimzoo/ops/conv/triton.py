@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends import Unsupported
 from ..runtime import triton_backend as backend
-from ..runtime.backends import Unsupported
 from ..runtime.call import empty
 from ..runtime.strides import strides_of
 from .call import ConvCall

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,10 +14,8 @@ from ..runtime.library import (
     autocast_activations,
     check_tensors,
     fake_gradients,
-    gradients_of,
     implement,
 )
-from . import native, triton
 from .call import NormCall
 
 _INPUTS = (
@@ -100,20 +95,6 @@ BACKWARD_CONTRACT = Contract(
 )
 
 
-def _reference(call: NormCall) -> tuple[Tensor, Tensor]:
-    normed, stream = reference.add_norm(call)
-    if stream is call.x:
-        stream = stream.clone()  # an op's output may not be its input
-    return normed.contiguous(), stream.contiguous()
-
-
-def _reference_backward(
-    call: NormCall, grad: Tensor, grad_stream: Tensor | None, stream: Tensor
-) -> tuple[Tensor, ...]:
-    grad_stream = torch.zeros_like(stream) if grad_stream is None else grad_stream
-    return gradients_of(reference.add_norm, call, (grad, grad_stream))
-
-
 def _fake(call: NormCall, *, backend: str | None) -> tuple[Tensor, Tensor]:
     x = call.x
     return x.new_empty(x.shape), x.new_empty(x.shape, dtype=call.stream_dtype)
@@ -125,18 +106,8 @@ def _stream_only(call: NormCall, grad_stream: Tensor) -> tuple[Tensor | None, ..
     return grad_stream.to(call.x.dtype), residual, None, None
 
 
-_FORWARD: dict[str, Callable[..., Any]] = {
-    "cpu": native.add_norm,
-    "triton": triton.add_norm,
-    "reference": _reference,
-}
-_BACKWARD: dict[str, Callable[..., Any]] = {
-    "cpu": native.add_norm_backward,
-    "triton": triton.add_norm_backward,
-    "reference": _reference_backward,
-}
-implement("add_norm", NormCall, CONTRACT, _FORWARD, _fake)
-implement("add_norm_backward", NormCall, BACKWARD_CONTRACT, _BACKWARD, fake_gradients)
+implement("add_norm", NormCall, CONTRACT, _fake)
+implement("add_norm_backward", NormCall, BACKWARD_CONTRACT, fake_gradients)
 register(
     Derivative(
         "add_norm",
@@ -144,7 +115,6 @@ register(
         reference.add_norm,
         outputs=2,
         saved=1,
-        plain=_reference,
         without_first=_stream_only,
     )
 )

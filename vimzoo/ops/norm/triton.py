@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..backends import Unsupported
 from ..runtime import triton_backend as backend
-from ..runtime.backends import Unsupported
 from ..runtime.call import empty
 from .call import NormCall
 

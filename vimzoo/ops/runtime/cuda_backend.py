@@ -13,8 +13,8 @@ from importlib import resources
 import torch
 from torch import Tensor
 
+from ..backends import Unsupported
 from . import cuda_driver, nvrtc
-from .backends import Unsupported
 from .native import DTYPES, Arguments
 
 _STRIDED = {

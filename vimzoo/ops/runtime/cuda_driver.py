@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from .backends import Unsupported
+from ..backends import Unsupported
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
-from .. import reference
-from . import backends
+from .. import backends, reference
 from .call import Call, empty
 from .library import CONTRACTS, LIBRARY, autocast_inputs, filled, in_forward_mode, without_autocast
 
@@ -37,7 +36,6 @@ class Derivative:
         call: the class of its inputs.
         function: its definition, from a call to its outputs that have gradients.
         outputs: how many outputs have a gradient, 1 or 2.
-        plain: the forward operator on the reference, from a call to all its outputs.
         saved: 1 if the backward operator takes the last output of the forward operator, else 0.
         without_first: gradients of the leaves if only the second output was used; by default the first one's gradient
             is taken to be zero.
@@ -47,7 +45,6 @@ class Derivative:
     call: type[Call]
     function: Callable[[Any], Any]
     outputs: int
-    plain: Callable[[Any], Any]
     saved: int = 0
     without_first: Callable[[Any, Tensor], tuple[Tensor | None, ...]] | None = None
 
@@ -145,8 +142,12 @@ def _gradients(
 
 def register(derivative: Derivative) -> None:
     """Register the derivatives of an operator and of its backward operator with torch."""
-    op, call = derivative.op, derivative.call
-    _register(op, lambda *args: derivative.plain(call(*args)), derivative.save, derivative.backward)
+    op = derivative.op
+
+    def plain(*args: Any) -> Any:
+        return backends.find("reference").ops[op](derivative.call(*args))
+
+    _register(op, plain, derivative.save, derivative.backward)
     _register(f"{op}_backward", derivative.gradients, derivative.save_second, derivative.second)
 
 

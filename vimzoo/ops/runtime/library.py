@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import backends
+from .. import backends
 from .call import Call, empty
 from .contract import Contract
 
@@ -19,18 +19,14 @@ CONTRACTS: dict[str, Contract] = {}
 """What each operator takes."""
 
 
-def implement(
-    op: str, call: type[Call], contract: Contract, table: dict[str, Callable[..., Any]], fake: Callable[..., Any]
-) -> None:  # fmt: skip
+def implement(op: str, call: type[Call], contract: Contract, fake: Callable[..., Any]) -> None:
     """Run ``vimzoo::op`` through `backends.run`, once ``contract`` has accepted its arguments.
 
     Args:
         op: name of the operator, which ends in ``_backward`` if it is the gradient of another one.
         call: the class of its inputs.
         contract: its checks.
-        table: by name of the backend, a function of the call and, in a backward operator, of the gradients and saved
-            tensors that come before the call's own arguments in the schema.
-        fake: the same for tensors without data; takes ``backend`` by keyword as well.
+        fake: its fake kernel, called as a backend's functions are, with ``backend`` as a keyword besides.
     """
     inputs = len(contract.names)
     names = call.names(op.endswith("_backward"))
@@ -42,7 +38,7 @@ def implement(
     def kernel(*args: Any) -> Any:
         args = filled(args, inputs + 1)
         contract.check_once(*args[:inputs])
-        return backends.run(op, table, args[inputs], call(*args[before:inputs]), *args[:before])
+        return backends.run(op, args[inputs], call(*args[before:inputs]), *args[:before])
 
     def fake_kernel(*args: Any) -> Any:
         args = filled(args, inputs + 1)

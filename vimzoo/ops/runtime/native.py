@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vimzoo import kernels
 
-from .backends import Unsupported
+from ..backends import Unsupported
 
 LEVELS = ("base", "avx2", "avx512")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

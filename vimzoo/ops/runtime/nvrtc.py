@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from .backends import Unsupported
+from ..backends import Unsupported
 
 _logger = logging.getLogger("vimzoo")
 _ELF = b"\x7fELF"

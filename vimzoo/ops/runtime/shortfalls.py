@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from . import backends, native, triton_backend
+from .. import backends
+from . import native, triton_backend
 
 TIMES_AS_LONG = {"reference": (16, 39), "base": (4.1, 9.0), "avx2": (1.5, 3.0)}
 """How many times as long a scan takes, at least and at most, as with AVX-512 kernels on one thread.
@@ -31,11 +32,10 @@ class Shortfall:
 def chosen_backend(device: str) -> tuple[str, str]:
     """The backend that runs float32 scans on a device type, and its version or instruction set ("" if it has none)."""
     forced = backends.forced_backend()
-    for name in (forced,) if forced else backends.ORDER.get(device, ("reference",)):
-        load = {"cpu": native.load, "triton": triton_backend.load}.get(name, lambda: (True, ""))
-        found, detail = load()
-        if forced or found is not None:
-            return name, detail if found is not None else ""
+    for backend in [backends.find(forced)] if forced else backends.order("scan_paths", device):
+        loads, detail = backend.load()
+        if forced or loads:
+            return backend.name, detail if loads else ""
     return "reference", ""
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends import Unsupported
+from ..backends import Unsupported
 from .native import DTYPES
 
 _MODULES = {

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .. import reference
+from .. import backends, reference
 from ..paths.path import COLUMN_REVERSED, ROW, TABLE, ScanPath, path_arguments
-from ..runtime import backends
-from ..runtime.call import empty
 from ..runtime.contract import FLOATING, WHOLE, Contract, Given, exactly, like
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
@@ -20,10 +17,8 @@ from ..runtime.library import (
     autocast_activations,
     check_tensors,
     fake_gradients,
-    gradients_of,
     implement,
 )
-from . import cuda_scans, mamba_ssm_backend, native, triton_scans
 from .call import ScanCall, check_states
 
 _INPUTS = (
@@ -221,44 +216,15 @@ BACKWARD_CONTRACT = Contract(
 )
 
 
-def _reference(call: ScanCall) -> tuple[Tensor, Tensor]:
-    return reference.scan_paths(call).contiguous(), empty(call.x)  # its backward pass needs no states
-
-
-def _reference_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[Tensor, ...]:
-    return gradients_of(reference.scan_paths, call, grad)
-
-
-_FORWARD: dict[str, Callable[..., Any]] = {
-    "cpu": native.scan_paths,
-    "triton": triton_scans.scan_paths,
-    "cuda": cuda_scans.scan_paths,
-    "mamba_ssm": mamba_ssm_backend.scan_paths,
-    "reference": _reference,
-}
-_BACKWARD: dict[str, Callable[..., Any]] = {
-    "cpu": native.scan_paths_backward,
-    "triton": triton_scans.scan_paths_backward,
-    "cuda": cuda_scans.scan_paths_backward,
-    "mamba_ssm": mamba_ssm_backend.scan_paths_backward,
-    "reference": _reference_backward,
-}
-_SAVERS: dict[str, Callable[..., Any]] = {
-    "cpu": native.require_paths,
-    "triton": triton_scans.require_paths,
-    "cuda": cuda_scans.require_paths,
-}
-
-
 def _fake(call: ScanCall, *, backend: str | None) -> tuple[Tensor, Tensor]:
-    saves = call.save_states and backends.saves_states("scan_paths", _FORWARD, _SAVERS, backend, call)
+    saves = call.save_states and backends.saves_states("scan_paths", backend, call)
     states = call.x.new_empty(call.states_size if saves else 0, dtype=torch.float32)
     return call.x.new_empty(call.output_shape), states
 
 
-implement("scan_paths", ScanCall, CONTRACT, _FORWARD, _fake)
-implement("scan_paths_backward", ScanCall, BACKWARD_CONTRACT, _BACKWARD, fake_gradients)
-register(Derivative("scan_paths", ScanCall, reference.scan_paths, outputs=1, saved=1, plain=_reference))
+implement("scan_paths", ScanCall, CONTRACT, _fake)
+implement("scan_paths_backward", ScanCall, BACKWARD_CONTRACT, fake_gradients)
+register(Derivative("scan_paths", ScanCall, reference.scan_paths, outputs=1, saved=1))
 autocast_activations("scan_paths", activations=(0, 1, 6))
 
 

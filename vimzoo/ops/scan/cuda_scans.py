@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends import Unsupported
 from ..runtime import cuda_backend as backend
-from ..runtime.backends import Unsupported
 from ..runtime.native import DTYPES, address, float_parameter
 from ..runtime.strides import direction_stride, strides_of
 from . import gpu_scans

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends import Unsupported
 from ..paths.path import tokens_from_codes
-from ..runtime.backends import Unsupported
 from .call import CHUNK, ScanCall, SelectiveCall
 
 MOST_PACKED = 7

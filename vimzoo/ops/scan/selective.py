@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..runtime import backends
-from ..runtime.call import empty
+from .. import backends, reference
 from ..runtime.contract import FLOATING, NUMBERS, Contract, Given, exactly, like
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
@@ -19,10 +14,8 @@ from ..runtime.library import (
     autocast_activations,
     check_tensors,
     fake_gradients,
-    gradients_of,
     implement,
 )
-from . import cuda_scans, mamba_ssm_backend, native, triton_scans
 from .call import SelectiveCall, check_states
 
 _INPUTS = (
@@ -138,55 +131,16 @@ BACKWARD_CONTRACT = Contract(
 )
 
 
-def _reference(call: SelectiveCall) -> tuple[Tensor, Tensor, Tensor]:
-    out, last_state = reference.selective_scan(call)
-    # the backward pass of the reference needs no states
-    return out.contiguous(), last_state.contiguous().to(call.state_dtype), empty(call.u)
-
-
-def _reference_backward(
-    call: SelectiveCall, grad: Tensor, grad_last: Tensor | None, states: Tensor
-) -> tuple[Tensor, ...]:
-    if grad_last is None:
-        return gradients_of(lambda call: reference.selective_scan(call)[0], call, grad)
-    return gradients_of(reference.selective_scan, call, (grad, grad_last))
-
-
-_FORWARD: dict[str, Callable[..., Any]] = {
-    "cpu": native.selective_scan,
-    "triton": triton_scans.selective_scan,
-    "cuda": cuda_scans.selective_scan,
-    "mamba_ssm": mamba_ssm_backend.selective_scan,
-    "reference": _reference,
-}
-_BACKWARD: dict[str, Callable[..., Any]] = {
-    "cpu": native.selective_scan_backward,
-    "triton": triton_scans.selective_scan_backward,
-    "cuda": cuda_scans.selective_scan_backward,
-    "mamba_ssm": mamba_ssm_backend.selective_scan_backward,
-    "reference": _reference_backward,
-}
-_SAVERS: dict[str, Callable[..., Any]] = {
-    "cpu": native.require_selective,
-    "triton": triton_scans.require_selective,
-    "cuda": cuda_scans.require_selective,
-}
-
-
 def _fake(call: SelectiveCall, *, backend: str | None) -> tuple[Tensor, Tensor, Tensor]:
-    saves = call.save_states and backends.saves_states("selective_scan", _FORWARD, _SAVERS, backend, call)
+    saves = call.save_states and backends.saves_states("selective_scan", backend, call)
     u, last_shape = call.u, (call.batch, call.channels, call.d_state)
     states = u.new_empty(call.states_size if saves else 0, dtype=torch.float32)
     return u.new_empty(u.shape), u.new_empty(last_shape, dtype=call.state_dtype), states
 
 
-implement("selective_scan", SelectiveCall, CONTRACT, _FORWARD, _fake)
-implement("selective_scan_backward", SelectiveCall, BACKWARD_CONTRACT, _BACKWARD, fake_gradients)
-register(
-    Derivative(
-        "selective_scan", SelectiveCall, reference.selective_scan, outputs=2, saved=1, plain=_reference
-    )
-)
+implement("selective_scan", SelectiveCall, CONTRACT, _fake)
+implement("selective_scan_backward", SelectiveCall, BACKWARD_CONTRACT, fake_gradients)
+register(Derivative("selective_scan", SelectiveCall, reference.selective_scan, outputs=2, saved=1))
 autocast_activations("selective_scan", activations=(0, 1, 3, 4, 6))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -25,14 +26,15 @@ from torch import Tensor
 from ..conv.call import ConvCall
 from ..paths.path import tokens_from_codes
 from ..reference import along_paths, merged
-from ..runtime.backends import Unsupported
 from ..runtime.call import empty
 from ..runtime.library import gradients_of
 from ..runtime.native import DTYPES
-from .call import ScanCall, SelectiveCall
+from ..scan.call import ScanCall, SelectiveCall
+from . import Backend, Unsupported, register
 
+NAME = "mamba_ssm"
 DEVICES: tuple[str, ...] = ("cuda",)
-"""Kinds of devices that the packages' kernels run on."""
+"""Types of device that the packages' kernels run on."""
 TAPS = (2, 3, 4)
 """Lengths of a filter that causal-conv1d knows."""
 MOST_STATES = 256
@@ -210,3 +212,29 @@ def causal_conv1d_backward(call: ConvCall, grad: Tensor) -> tuple[Tensor, ...]:
         _require(load_conv(), grad)
         return call.zeros()
     return gradients_of(_convolution, call, grad)
+
+
+def _load() -> tuple[bool, str]:
+    """Whether mamba_ssm's scan can be had; it is imported only where ``VIMZOO_BACKEND`` asks for it."""
+    if os.environ.get("VIMZOO_BACKEND") != NAME and importlib.util.find_spec("mamba_ssm") is not None:
+        return False, f"installed, not imported: VIMZOO_BACKEND={NAME} or backend={NAME!r} asks for it"
+    function, detail = load_scan()
+    return function is not None, detail
+
+
+register(
+    Backend(
+        name=NAME,
+        devices={"cuda": None},
+        ops={
+            "scan_paths": scan_paths,
+            "scan_paths_backward": scan_paths_backward,
+            "selective_scan": selective_scan,
+            "selective_scan_backward": selective_scan_backward,
+            "causal_conv1d": causal_conv1d,
+            "causal_conv1d_backward": causal_conv1d_backward,
+        },
+        load=_load,
+        partial=True,
+    )
+)

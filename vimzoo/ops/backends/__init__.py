@@ -1,0 +1,219 @@
+"""Which implementation runs an op: chosen by device and dtype, forced by argument, context manager or environment.
+
+Every module of this package registers one `Backend`; nothing else names it. To add one, write a module here, or call
+`register` from anywhere. A backend that cannot take a call raises `Unsupported` before doing any work; the next one in
+order is then tried and the reason is logged once. A forced backend raises its reason as an error instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+import logging
+import os
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..runtime.call import Call
+
+_logger = logging.getLogger("vimzoo")
+_said: set[tuple[str, str, str]] = set()
+ANY = "any"
+"""In `Backend.devices`: every type of device."""
+
+
+class Unsupported(Exception):
+    """This backend cannot take this call; the message says why."""
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for by name is unknown, missing, or cannot take the call."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the operators.
+
+    Args:
+        name: as in ``backend="name"``.
+        devices: type of device (or `ANY`) -> rank in the order in which backends are tried, the lowest first; ``None``
+            if this one runs there only where it is asked for.
+        ops: name of an operator, forward or backward -> function of its `Call` and, in a backward operator, of the
+            gradients and saved tensors that precede the call's arguments in the schema. It raises `Unsupported`.
+        load: returns whether the backend can be used in this process, and its version, or why not.
+        description: what it is, for reports; ``{}`` stands for what ``load`` returned.
+        saves: operator -> a function that raises `Unsupported` where ``ops`` would, for the forward operators that save
+            states for the backward pass. Others save none.
+        partial: an op that it lacks may run elsewhere even if this backend is forced.
+    """
+
+    name: str
+    devices: Mapping[str, int | None]
+    ops: Mapping[str, Callable[..., Any]]
+    load: Callable[[], tuple[bool, str]]
+    description: str = "{}"
+    saves: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    partial: bool = False
+
+    def serves(self, device: str) -> bool:
+        """Whether it runs on a type of device at all."""
+        return device in self.devices or ANY in self.devices
+
+    def rank(self, device: str) -> int | None:
+        """Its place in the order for a type of device; ``None`` if it has none."""
+        return self.devices.get(device, self.devices.get(ANY))
+
+
+_REGISTRY: dict[str, Backend] = {}
+_ORDERS: dict[tuple[str, str], tuple[Backend, ...]] = {}
+"""By operator and device, from `_REGISTRY`."""
+
+
+def register(backend: Backend) -> None:
+    """Make a backend known.
+
+    Raises:
+        ValueError: another one has its name.
+    """
+    if backend.name in _REGISTRY:
+        raise ValueError(f"name: a backend {backend.name!r} is registered already")
+    _REGISTRY[backend.name] = backend
+    _ORDERS.clear()
+
+
+def register_all() -> None:
+    """Import every module of this package, each of which registers its backend."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+def registered() -> list[Backend]:
+    """All backends, by name."""
+    return [_REGISTRY[name] for name in sorted(_REGISTRY)]
+
+
+def find(name: str) -> Backend:
+    """The backend of this name, which is known."""
+    return _REGISTRY[name]
+
+
+def order(op: str, device: str) -> tuple[Backend, ...]:
+    """The backends that are tried for an operator on a type of device, fastest first."""
+    key = op, device
+    if key not in _ORDERS:
+        ranks = {b.name: rank for b in registered() if op in b.ops and (rank := b.rank(device)) is not None}
+        _ORDERS[key] = tuple(_REGISTRY[name] for name in sorted(ranks, key=lambda name: ranks[name]))
+    return _ORDERS[key]
+
+
+def checked_name(name: str, source: str) -> str:
+    """``name`` if it names a backend.
+
+    Raises:
+        BackendError: it does not; the message names ``source``, the argument or variable.
+    """
+    if name not in _REGISTRY:
+        raise BackendError(f"{source}: expected one of {', '.join(sorted(_REGISTRY))}, got {name!r}")
+    return name
+
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("vimzoo_backend", default=None)
+_environment = os.environ.get("VIMZOO_BACKEND") or None
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the block every vimzoo op runs on backend ``name``, or raises.
+
+    Raises:
+        BackendError: ``name`` is unknown; at the call, if it is missing or cannot take the call.
+    """
+    token = _forced.set(checked_name(name, "name"))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced_backend(requested: str | None = None) -> str | None:
+    """The backend forced by the caller, `use_backend` or ``VIMZOO_BACKEND``, in that order; ``None`` if none is."""
+    if requested is not None:
+        return checked_name(requested, "backend")
+    forced = _forced.get()
+    if forced is None and _environment is not None:
+        forced = checked_name(_environment, "VIMZOO_BACKEND")
+    return forced
+
+
+def candidates(op: str, requested: str | None, device: str) -> tuple[Backend, ...]:
+    """The backends that may run ``op`` on a type of device, in the order in which they are tried.
+
+    Raises:
+        BackendError: a backend is forced that does not implement ``op``.
+    """
+    forced = forced_backend(requested)
+    if forced is not None:
+        backend = _REGISTRY[forced]
+        if op in backend.ops:
+            return (backend,)
+        if not backend.partial:
+            raise BackendError(f"backend: {forced!r} does not implement {op}")
+    return order(op, device)
+
+
+def run(op: str, requested: str | None, call: Call, *before: Any) -> Any:
+    """The result of ``op`` from the first backend that takes the call.
+
+    Raises:
+        BackendError: a backend is forced and cannot take it.
+    """
+    device = call.first.device.type
+    for backend in candidates(op, requested, device):
+        try:
+            return backend.ops[op](call, *before)
+        except Unsupported as reason:
+            if backend.name == forced_backend(requested):
+                raise BackendError(f"backend: {backend.name!r} cannot run {op}: {reason}") from None
+            _say_once(op, backend.name, str(reason))
+    raise BackendError(f"no backend can run {op} on {device}")  # the reference takes everything
+
+
+def saves_states(op: str, requested: str | None, call: Call) -> bool:
+    """Whether the backend that `run` would choose saves states for the backward pass.
+
+    Fake kernels ask this; they have no data, but the same shapes, dtypes and devices.
+    """
+    for backend in candidates(op, requested, call.first.device.type):
+        try:
+            if op in backend.saves:
+                backend.saves[op](call)
+            return op in backend.saves
+        except Unsupported:
+            continue
+    return False
+
+
+def use_reference(op: str, what: str, requested: str | None) -> None:
+    """Check that the reference may run ``op`` because only it has ``what``, and log that once.
+
+    Raises:
+        BackendError: another backend is forced.
+    """
+    forced = forced_backend(requested)
+    if forced not in (None, "reference"):
+        raise BackendError(f"backend: {forced!r} cannot run {op}: {what} need the reference")
+    if (op, "reference", what) not in _said:
+        _said.add((op, "reference", what))
+        _logger.info("%s: %s run on the reference, with exact results but much slower", op, what)
+
+
+def _say_once(op: str, name: str, reason: str) -> None:
+    if (op, name, reason) not in _said:
+        _said.add((op, name, reason))
+        _logger.info(
+            "%s: backend %r cannot take this call (%s); a slower one runs, with the same results",
+            op, name, reason,
+        )  # fmt: skip

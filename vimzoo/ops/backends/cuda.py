@@ -1,0 +1,33 @@
+"""The ``cuda`` backend: scans in CUDA C++, compiled at first use by NVRTC; runs only where it is asked for.
+
+Its kernels are checked on the CPU and compiled for several GPUs, but none has been timed: until then Triton's are the
+default.
+"""
+
+from __future__ import annotations
+
+from ..runtime import cuda_backend
+from ..scan import cuda_scans as scan
+from . import Backend, register
+
+
+def _load() -> tuple[bool, str]:
+    compiler, reason = cuda_backend.load()
+    return compiler is not None, compiler or reason
+
+
+register(
+    Backend(
+        name="cuda",
+        devices={"cuda": None},
+        ops={
+            "scan_paths": scan.scan_paths,
+            "scan_paths_backward": scan.scan_paths_backward,
+            "selective_scan": scan.selective_scan,
+            "selective_scan_backward": scan.selective_scan_backward,
+        },
+        saves={"scan_paths": scan.require_paths, "selective_scan": scan.require_selective},
+        load=_load,
+        partial=True,
+    )
+)
