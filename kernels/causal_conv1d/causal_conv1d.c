@@ -4,20 +4,7 @@
  */
 #include "../selective_scan/task.h"
 
-#define MOST_TAPS 16
-
-/* Field order is that of CausalConvArgs in vimzoo/ops/runtime/native.py. */
-typedef struct {
-    int64_t batch, length, channels, directions, taps, silu, dtype, threads, batch_groups;
-    const char *x;
-    int64_t x_b, x_l;
-    const float *weight, *bias; /* (K, D, W), (K, D) or NULL */
-    const int64_t *reverse;
-    char *out; /* (K, B, L, D) */
-    const char *dy;
-    int64_t dy_b, dy_l, dy_k;
-    float *dx, *dweight, *dbias; /* (B, L, D), (batch_groups, K, D, W), (batch_groups, K, D), zeroed */
-} causal_conv1d_args;
+ARGUMENTS(causal_conv1d, CAUSAL_CONV1D_FIELDS);
 
 INLINE int64_t token_of(const causal_conv1d_args *a, int64_t k, int64_t l, int64_t tap) {
     const int64_t distance = a->taps - 1 - tap;

@@ -3,19 +3,7 @@
 
 #include "../selective_scan/task.h"
 
-/* Field order is that of AddNormArgs in vimzoo/ops/runtime/native.py. Rows are dense. */
-typedef struct {
-    int64_t rows, channels, rms, threads, row_groups, x_dtype, residual_dtype, kept_dtype;
-    const char *x;
-    int64_t x_row;
-    const char *residual;
-    const float *weight, *bias;
-    double eps;
-    char *out, *kept;        /* the norm in x's dtype; the stream */
-    const char *dout, *dkept; /* gradients of both, the second or NULL */
-    char *dx, *dresidual;
-    float *dweight, *dbias;  /* (row_groups, D), zeroed */
-} add_norm_args;
+ARGUMENTS(add_norm, ADD_NORM_FIELDS);
 
 /* Mean and 1 / sqrt(variance + eps) of a row; RMSNorm has mean 0. */
 INLINE void statistics(const add_norm_args *a, const float *row, float *mean, float *scale) {

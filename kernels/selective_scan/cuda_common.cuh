@@ -5,17 +5,13 @@
 //   DTYPE          of activations: 0 float32, 1 bfloat16, 2 float16; ROW_DTYPE of rows, or of B and C
 //   SOFTPLUS       whether the step size passes it; GATED: whether there is a z; TABLE: whether paths come as one
 //   OUTPUT         of the forward pass, and the gradient's order in the backward pass: see below; DX_WIDE
-// "arguments.cuh" is generated from the field names in vimzoo/ops/scan/cuda_scans.py: one struct of 64-bit integers and
-// addresses for all kernels. Strides are in items.
+// "arguments.h" lists the fields of the one struct that all these kernels take, 64-bit integers and addresses.
 #pragma once
-#include "arguments.cuh"
-
-using i64 = long long;
+#include "arguments.h"
 
 constexpr int N = STATES, R = RANK;
 constexpr int COLUMNS = R + 2 * N;           // of a row; without R, of B and C together
 constexpr int ROW = (COLUMNS + 3) / 4 * 4;   // floats of a row in shared memory: rows start at multiples of 16 bytes
-constexpr int CHUNK = 32;                    // steps between saved states, as vimzoo/ops/runtime/native.py has it
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
 enum {
@@ -140,7 +136,7 @@ struct Path {
         if (TABLE) return step < steps ? table[step] : -1;
         step = step < steps ? step : steps - 1;
         const int index = code & 1 ? height * width - 1 - step : step;
-        return code >= 2 ? index % height * width + index / height : index;  // rows, or columns
+        return code >= PATH_COLUMN ? index % height * width + index / height : index;  // rows, or columns
     }
 
     // Whether there is such a step, and its token is not a pad.

@@ -45,7 +45,7 @@ struct Walk {
     int token, inner, stride, count, turn;
 
     __device__ __forceinline__ Walk(const Path& path, int step) {
-        const int sign = path.code & 1 ? -1 : 1, column = path.code >= 2;
+        const int sign = path.code & 1 ? -1 : 1, column = path.code >= PATH_COLUMN;
         stride = sign * (column ? path.width : 1);
         count = column ? path.height : path.steps;
         turn = sign * (column ? 1 - (path.height - 1) * path.width : 1);

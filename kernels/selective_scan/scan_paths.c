@@ -5,27 +5,7 @@
  */
 #include "task.h"
 
-enum { ROW, ROW_REVERSED, COLUMN, COLUMN_REVERSED, TABLE };
-
-/* Field order is that of ScanPathsArgs in vimzoo/ops/runtime/native.py. A stride of 0 over directions shares a tensor. */
-typedef struct {
-    int64_t batch, length, channels, directions, states, rank, steps, height, width, merge, dtype, threads;
-    int64_t batch_groups, parts, x_directions, row_directions; /* directions of x and of x_dbl: K, or 1 if shared */
-    const char *x, *x_dbl, *z;
-    int64_t x_b, x_l, x_k, r_b, r_l, r_k, z_b, z_l;
-    const float *A, *dt_weight, *dt_bias, *D;
-    int64_t A_k, w_k, bias_k, D_k;
-    const int64_t *codes;
-    const int32_t *table;
-    char *out;      /* (B, L, D) merged, or (B, K, T, D) */
-    float *kept;    /* (B, K, chunks, N, D) states before each chunk, or NULL */
-    const char *dy; /* backward from here: gradient of out, strides below */
-    int64_t dy_b, dy_l, dy_k;
-    char *dx;           /* (B, L, K or none, D): in dtype if each token of each direction is written once, else float32, zeroed */
-    float *dx_dbl;      /* (parts, B, L, row_directions, R + 2N), zeroed */
-    char *dz;           /* (B, L, D) in dtype */
-    float *dA, *dw, *dbias, *dD; /* (batch_groups, K, D, ...) zeroed */
-} scan_paths_args;
+ARGUMENTS(scan_paths, SCAN_PATHS_FIELDS);
 
 static int64_t token_at(const scan_paths_args *a, int64_t k, int64_t step) {
     const int64_t code = a->codes[k];
@@ -34,7 +14,7 @@ static int64_t token_at(const scan_paths_args *a, int64_t k, int64_t step) {
         return token < a->length ? token : -1;
     }
     if (code & 1) step = a->length - 1 - step;
-    return code >= COLUMN ? (step % a->height) * a->width + step / a->height : step;
+    return code >= PATH_COLUMN ? (step % a->height) * a->width + step / a->height : step;
 }
 
 /* Every path visits each token exactly once: outputs can be stored instead of added to zeros. */
@@ -364,7 +344,7 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
                 const int64_t channel = first + i * VL, at = (group * a->directions + c.k) * a->channels + channel;
                 const int lanes = (int)min_of(VL, last - channel);
                 add_columns(a->dA + at * N, s.dA + i * N, N, lanes, 1.0f);
-                add_columns(a->dw + at * R, s.dw + i * R, R, lanes, 1.0f);
+                add_columns(a->dW + at * R, s.dw + i * R, R, lanes, 1.0f);
                 add_floats(a->dbias + at, s.dbias[i], lanes);
                 if (a->dD) add_floats(a->dD + at, s.dD[i], lanes);
             }

@@ -8,23 +8,7 @@
 
 #define SEGMENT (32 * CHUNK)
 
-/* Field order is that of SelectiveScanArgs in vimzoo/ops/runtime/native.py. */
-typedef struct {
-    int64_t batch, channels, length, states, groups, dtype, bc_dtype, softplus, threads, batch_groups, parts;
-    const char *u, *delta, *z;
-    int64_t u_b, u_d, u_l, delta_b, delta_d, delta_l, z_b, z_d, z_l;
-    const char *B, *C;
-    int64_t B_b, B_g, B_n, B_l, C_b, C_g, C_n, C_l;
-    const float *A, *D, *delta_bias; /* (D, N), (D), (D) */
-    char *out;                       /* (B, D, L) dense */
-    float *last_state, *kept;        /* (B, D, N); (B, chunks, N, D) or NULL */
-    const char *dy;                  /* backward from here */
-    int64_t dy_b, dy_d, dy_l;
-    const float *d_last;             /* (B, D, N) or NULL */
-    char *du, *ddelta, *dz;          /* (B, D, L) dense, in dtype */
-    float *dB, *dC;                  /* (parts, B, G, N, L) */
-    float *dA, *dD, *dbias;          /* (batch_groups, D, ...) zeroed */
-} selective_scan_args;
+ARGUMENTS(selective_scan, SELECTIVE_SCAN_FIELDS);
 
 /* B and C of steps [begin, begin + steps) as rows [B | C]. */
 static void read_rows(const selective_scan_args *a, int64_t b, int64_t g, int64_t begin, int64_t steps, float *rows) {

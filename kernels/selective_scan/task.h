@@ -7,8 +7,15 @@
 #include <omp.h>
 #endif
 
+#include "arguments.h"
 #include "io.h"
 #include "tile.h"
+
+/* The struct of an operator's arguments, and the names of its fields as a symbol that Python reads when it loads this. */
+#define FIELD_NAME(type, name) #name " "
+#define ARGUMENTS(op, FIELDS)                              \
+    typedef struct { FIELDS(STRUCT_FIELD) } op##_args;     \
+    EXPORT const char vimzoo_##op##_fields[] = FIELDS(FIELD_NAME)
 
 #ifdef _OPENMP
 #define PARALLEL_FOR(threads) _Pragma("omp parallel for num_threads(threads) schedule(static)")

@@ -7,9 +7,8 @@
 #ifndef VIMZOO_TILE_H
 #define VIMZOO_TILE_H
 
+#include "arguments.h"
 #include "io.h"
-
-#define CHUNK 32
 
 #if VL == 16
 #define LARGEST_GROUP 16

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from ops_helpers import PLAIN, in_float64, run_with_gradients, scan_inputs
 
 from vimzoo.ops import BackendError, backends, selective_scan, use_backend
-from vimzoo.ops.runtime import native
+from vimzoo.ops.paths import path
+from vimzoo.ops.runtime import abi, native
 
 NOT_BUILT = "the native library was not built (no C compiler at install time?)"
 
@@ -137,12 +139,45 @@ def test_unknown_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason.startswith("VIMZOO_ISA=mmx is not available here") or reason == NOT_BUILT
 
 
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("change", ["another field", "another order", "no list"])
+def test_a_library_of_other_sources_is_not_loaded(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its functions would read the arguments of today from the places of another day."""
+    arguments = abi.Arguments("add_norm")
+    if change == "another field":
+        arguments.names = [*arguments.names, "momentum"]
+    elif change == "another order":
+        arguments.names = arguments.names[::-1]
+    else:
+        arguments.struct_name = "sub_norm"
+    monkeypatch.setattr(native, "STRUCTS", (*native.STRUCTS[:3], arguments))
+    native.load.cache_clear()
+    try:
+        library, reason = native.load()
+    finally:
+        native.load.cache_clear()
+    assert library is None
+    assert reason.startswith("the native library was built from older sources; build it again (")
+    assert "add_norm" in reason or "sub_norm" in reason
+
+
+def test_numbers_that_languages_share() -> None:
+    """The codes of paths in Python, C, CUDA and Triton."""
+    codes = {
+        name: getattr(path, name) for name in ("ROW", "ROW_REVERSED", "COLUMN", "COLUMN_REVERSED", "TABLE")
+    }
+    assert codes == abi.PATH_CODES
+    triton = (Path(path.__file__).parents[3] / "kernels" / "selective_scan" / "triton_scan.py").read_text()
+    assert f"COLUMN = tl.constexpr({codes['COLUMN']})" in triton
+
+
 def test_environment_variables_reach_the_ops() -> None:
     """In a fresh process, as a user sets them."""
     code = """
 import torch
 from vimzoo.ops import selective_scan
-from vimzoo.ops.runtime import native
+from vimzoo.ops.paths import path
+from vimzoo.ops.runtime import abi, native
 args = torch.ones(1, 2, 3), torch.ones(1, 2, 3), -torch.ones(2, 1), torch.ones(1, 1, 3), torch.ones(1, 1, 3)
 try:
     selective_scan(*args)

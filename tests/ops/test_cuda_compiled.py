@@ -22,7 +22,7 @@ from ops_helpers import path_inputs, scan_inputs, with_dtype
 from torch import Tensor
 
 from vimzoo.ops import CROSS, BackendError, backends, scan_paths, selective_scan
-from vimzoo.ops.runtime import cuda_backend, cuda_driver, nvrtc
+from vimzoo.ops.runtime import abi, cuda_backend, cuda_driver, nvrtc
 from vimzoo.ops.scan import cuda_scans
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.load()[0] is None, reason=f"no NVRTC: {nvrtc.load()[1]}")
@@ -234,8 +234,20 @@ def test_numbers_that_two_languages_share() -> None:
     assert names is not None
     orders = re.findall(r"^\s+(\w+)", names[1], re.MULTILINE)
     assert [getattr(cuda_scans, name) for name in orders] == [0, 1, 2, 3, 4]
-    assert f"constexpr int CHUNK = {cuda_scans.CHUNK};" in common
     assert "constexpr int TILE = 8;" in forward
+
+
+def test_addresses_on_a_gpu_are_taken() -> None:
+    """On a GPU tensors do not lie in this process's memory; those of C kernels must."""
+
+    class OnGpu:
+        device, shape = torch.device("cuda", 0), (2,)
+        data_ptr, numel = lambda self: 4096, lambda self: 2
+
+    tensor: Any = OnGpu()
+    assert cuda_scans._address(tensor) == 4096
+    with pytest.raises(ValueError, match="expected all on cpu, got one on cuda:0"):
+        abi.address(tensor)
 
 
 @pytest.mark.gpu

@@ -236,7 +236,7 @@ def test_order_of_threads(name: str, runner: Runner) -> None:
 
 
 PROBE = """
-#include "arguments.cuh"
+#include "arguments.h"
 struct Values {{ int of[BLOCK]; }};
 extern "C" __global__ void probe(const Arguments a) {{
     SHARED(Values, shared);
@@ -255,7 +255,7 @@ def test_what_a_barrier_is_worth(
     barrier: str, same: bool | None, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that lacks a barrier depends on the threads' order here; one that some threads never reach is found."""
-    texts = {"probe.cu": PROBE.format(barrier=barrier), "arguments.cuh": cuda_backend.arguments_header()}
+    texts = {**cuda_backend.sources(), "probe.cu": PROBE.format(barrier=barrier)}
     monkeypatch.setattr(cuda_backend, "sources", lambda: texts)
     out = torch.zeros(64, dtype=torch.int32)
     arguments = cuda_backend.ScanArguments(out=out.data_ptr())

@@ -166,8 +166,8 @@ class PromptedSSM(SelectiveSSM):
         rows = rows + F.pad(prompt.to(rows.dtype), (rows.shape[-1] - self.d_state, 0)).unsqueeze(2)
         rates, dt_proj, dt_bias = self.step_parameters()
         return scan_codes(
-            x, rows, rates, dt_proj, dt_bias, self.D, codes=_FORWARD, table=None, height=1, width=x.shape[1]
-        )
+            x, rows, rates, dt_proj, dt_bias, self.D, None, codes=_FORWARD, table=None, height=1, width=x.shape[1]
+        )  # fmt: skip
 
 
 class AttentiveScan(nn.Module):

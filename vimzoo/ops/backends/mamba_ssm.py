@@ -26,9 +26,9 @@ from torch import Tensor
 from ..conv.call import ConvCall
 from ..paths.path import tokens_from_codes
 from ..reference import along_paths, merged
+from ..runtime.abi import DTYPES
 from ..runtime.call import empty
 from ..runtime.library import gradients_of
-from ..runtime.native import DTYPES
 from ..scan.call import ScanCall, SelectiveCall
 from . import Backend, Unsupported, register
 

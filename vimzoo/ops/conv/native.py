@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..backends import Unsupported
 from ..runtime import native, threads
+from ..runtime.abi import CONSTANTS, DTYPES, address
 from ..runtime.call import empty
 from .call import ConvCall
 
-MOST_TAPS = 16
-"""The longest filter; the same number in ``kernels/causal_conv1d/causal_conv1d.c``."""
+MOST_TAPS = CONSTANTS["MOST_TAPS"]
+"""The longest filter."""
 
 
 def _require(call: ConvCall, *gradients: Tensor) -> SimpleNamespace:
@@ -32,9 +33,9 @@ def _fields(call: ConvCall) -> tuple[dict[str, int], list[Any]]:
     work = 0.15 * x.shape[0] * x.shape[1] * call.weight.numel()
     fields = dict(
         batch=x.shape[0], length=x.shape[1], channels=x.shape[2], directions=call.directions, taps=call.taps,
-        silu=int(call.activation == "silu"), dtype=native.DTYPES[x.dtype], threads=threads.for_work(work),
-        x=native.address(x), x_b=x.stride(0), x_l=x.stride(1), weight=native.address(weight),
-        bias=native.address(bias), reverse=ctypes.addressof(reverse),
+        silu=int(call.activation == "silu"), dtype=DTYPES[x.dtype], threads=threads.for_work(work),
+        x=address(x), x_b=x.stride(0), x_l=x.stride(1), weight=address(weight),
+        bias=address(bias), reverse=ctypes.addressof(reverse),
     )  # fmt: skip
     return fields, [x, weight, bias, reverse]
 
@@ -45,7 +46,7 @@ def causal_conv1d(call: ConvCall) -> Tensor:
     out = call.new_output()
     if out.numel():
         fields, alive = _fields(call)
-        library.causal_conv1d_forward(native.CausalConvArgs(**fields, out=native.address(out)))
+        library.causal_conv1d_forward(native.CausalConvArgs(**fields, out=address(out)))
         del alive
     return out
 
@@ -62,8 +63,8 @@ def causal_conv1d_backward(call: ConvCall, grad: Tensor) -> tuple[Tensor, ...]:
         grad = native.with_unit_last_stride(grad)
         fields, alive = _fields(call)
         library.causal_conv1d_backward(native.CausalConvArgs(
-            **fields, batch_groups=groups, dy=native.address(grad), dy_b=grad.stride(0), dy_l=grad.stride(1),
-            dy_k=grad.stride(2), dx=native.address(dx), dweight=native.address(dweight), dbias=native.address(dbias),
+            **fields, batch_groups=groups, dy=address(grad), dy_b=grad.stride(0), dy_l=grad.stride(1),
+            dy_k=grad.stride(2), dx=address(dx), dweight=address(dweight), dbias=address(dbias),
         ))  # fmt: skip
         del alive
     bias_gradient = empty(x) if bias is None else dbias.sum(0).to(bias.dtype)

@@ -28,7 +28,6 @@ def causal_conv1d(
     weight: Tensor,
     bias: Tensor | None = None,
     activation: str | None = None,
-    *,
     reverse: list[bool] | None = None,
     backend: str | None = None,
 ) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import torch
@@ -10,20 +9,21 @@ from torch import Tensor
 
 from ..backends import Unsupported
 from ..runtime import native, threads
+from ..runtime.abi import DTYPES, address
 from ..runtime.call import empty
 from .call import NormCall
 
 
-def _fields(call: NormCall, x: Tensor) -> tuple[dict[str, int], list[Any]]:
+def _fields(call: NormCall, x: Tensor) -> tuple[dict[str, Any], list[Any]]:
     """The fields that forward and backward share, and the objects that must stay alive while C reads them."""
     weight, bias = native.float_parameter(call.weight), native.float_parameter(call.bias)
     residual = call.residual
     fields = dict(
         rows=call.rows, channels=call.channels, rms=int(call.rms), threads=threads.for_work(0.5 * x.numel()),
-        row_groups=max(1, min(call.rows, 32)), x=native.address(x), x_dtype=native.DTYPES[x.dtype],
-        residual_dtype=0 if residual is None else native.DTYPES[residual.dtype],
-        weight=native.address(weight), bias=native.address(bias),
-        eps_bits=struct.unpack("<q", struct.pack("<d", call.eps))[0],
+        row_groups=max(1, min(call.rows, 32)), x=address(x), x_dtype=DTYPES[x.dtype],
+        residual_dtype=0 if residual is None else DTYPES[residual.dtype],
+        weight=address(weight), bias=address(bias),
+        eps=call.eps,
     )  # fmt: skip
     return fields, [x, weight, bias]
 
@@ -37,8 +37,8 @@ def add_norm(call: NormCall) -> tuple[Tensor, Tensor]:
     if x.numel():
         fields, alive = _fields(call, x)
         library.add_norm_forward(native.AddNormArgs(
-            **fields, residual=native.address(residual), out=native.address(out), kept=native.address(stream),
-            kept_dtype=native.DTYPES[stream.dtype],
+            **fields, residual=address(residual), out=address(out), kept=address(stream),
+            kept_dtype=DTYPES[stream.dtype],
         ))  # fmt: skip
         del alive
     return out, stream
@@ -60,9 +60,9 @@ def add_norm_backward(
     dweight, dbias = (torch.zeros(fields["row_groups"], call.channels, dtype=torch.float32) for _ in range(2))
     if x.numel():
         library.add_norm_backward(native.AddNormArgs(
-            **fields, dout=native.address(grad), dkept=native.address(grad_stream), kept=native.address(stream),
-            kept_dtype=native.DTYPES[stream.dtype], dx=native.address(dx), dresidual=native.address(dresidual),
-            dweight=native.address(dweight), dbias=native.address(dbias),
+            **fields, dout=address(grad), dkept=address(grad_stream), kept=address(stream),
+            kept_dtype=DTYPES[stream.dtype], dx=address(dx), dresidual=address(dresidual),
+            dweight=address(dweight), dbias=address(dbias),
         ))  # fmt: skip
         del alive
     bias_gradient = empty(x) if bias is None else dbias.sum(0).to(bias.dtype)

@@ -35,7 +35,6 @@ def add_norm(
     weight: Tensor,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    *,
     rms: bool = True,
     residual_in_fp32: bool = True,
     backend: str | None = None,

@@ -1,8 +1,4 @@
-"""The ``cuda`` backend: CUDA C++ under ``kernels/``, compiled by NVRTC at first use. Runs only where it is asked for.
-
-Its kernels are checked on the CPU and compiled for several GPUs, but none has been timed: until then Triton's are what
-runs by default.
-"""
+"""Compiles the CUDA C++ kernels with NVRTC at first use, and launches them."""
 
 from __future__ import annotations
 
@@ -15,19 +11,9 @@ from torch import Tensor
 
 from ..backends import Unsupported
 from . import cuda_driver, nvrtc
-from .native import DTYPES, Arguments
+from .abi import DTYPES, Arguments
 
-_STRIDED = {
-    "x": "blkd", "dt": "blkd", "B": "blkgn", "C": "blkgn", "z": "blkd", "out": "blkd", "total": "blkd", "grad": "blkd",
-    "dx": "blkd", "d_dt": "blkd", "dB": "blkgn", "dC": "blkgn", "dz": "blkd",
-}  # fmt: skip
-FIELDS = " ".join([
-    "batch length channels per_group directions steps height width codes",
-    "A W bias D table states last grad_last dA dW dbias dD A_k A_d A_n W_k W_d W_r bias_k D_k d_dt_part dB_part",
-    *(" ".join([name, *(f"{name}_{axis}" for axis in axes)]) for name, axes in _STRIDED.items()),
-])  # fmt: skip
-"""What the kernels are told, in the order of their struct: sizes, addresses, strides in items."""
-ScanArguments = Arguments(FIELDS)
+ScanArguments = Arguments("cuda_scan")
 OLDEST = (7, 5)
 """Compute capability that the current NVRTC still compiles for."""
 
@@ -71,20 +57,15 @@ def shared_limit(device: torch.device) -> int:
     return getattr(properties, "shared_memory_per_block_optin", 48 * 1024)
 
 
-def arguments_header() -> str:
-    """``arguments.cuh``: one struct of 64-bit integers, in the order in which `ScanArguments` packs them."""
-    members = "".join(f"    long long {name};\n" for name in FIELDS.split())
-    return f"#pragma once\nstruct Arguments {{\n{members}}};\n"
-
-
 @cache
 def sources() -> Mapping[str, str]:
-    """Text of the CUDA sources by file name, and of the generated header."""
+    """Text of the CUDA sources by file name."""
     files = resources.files("vimzoo.kernels.selective_scan").iterdir()
-    texts = {
-        file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith((".cu", ".cuh"))
+    return {
+        file.name: file.read_text(encoding="utf-8")
+        for file in files
+        if file.name.endswith((".cu", ".cuh")) or file.name == "arguments.h"
     }
-    return {**texts, "arguments.cuh": arguments_header()}
 
 
 @cache

@@ -1,8 +1,8 @@
-"""The ``cpu`` backend: shared libraries built from ``kernels/`` at install time, called through ctypes.
+"""Loads the C kernels of the ``cpu`` backend: shared libraries built at install time, called through ctypes.
 
-They know neither Python nor torch, so nothing ties them to a version of either. The one for the best instruction set
-that both the machine and the build have is loaded at first use; ``VIMZOO_ISA`` (``base``, ``avx2``, ``avx512``) picks
-another.
+They use neither Python's nor torch's headers, so one build serves every version of both. The library for the best
+instruction set that both the machine and the build have is loaded at first use; ``VIMZOO_ISA`` (``base``, ``avx2``,
+``avx512``) picks another.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import struct
 import sys
 from functools import cache
 from pathlib import Path
@@ -22,54 +21,13 @@ from torch import Tensor
 from vimzoo import kernels
 
 from ..backends import Unsupported
+from .abi import DTYPES, Arguments
 
 LEVELS = ("base", "avx2", "avx512")
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
-
-
-class Arguments:
-    """Packs named 64-bit integers and addresses in the field order of a C struct; what is not named is 0."""
-
-    def __init__(self, fields: str) -> None:
-        self.nothing = dict.fromkeys(fields.split(), 0)
-        self.pack = struct.Struct(f"={len(self.nothing)}q").pack
-
-    def __call__(self, **values: int) -> bytes:
-        values = {**self.nothing, **values}
-        if len(values) != len(self.nothing):
-            raise TypeError(f"unknown fields: {sorted(set(values) - set(self.nothing))}")
-        return self.pack(*values.values())
-
-
-# ``scan_paths_args`` of ``kernels/selective_scan/scan_paths.c``.
-ScanPathsArgs = Arguments(
-    "batch length channels directions states rank steps height width merge dtype threads "
-    "batch_groups parts x_directions row_directions x x_dbl z x_b x_l x_k r_b r_l r_k z_b z_l A dt_weight dt_bias D "
-    "A_k w_k bias_k D_k codes table out kept dy dy_b dy_l dy_k dx dx_dbl dz dA dW dbias dD",
-)
-# ``selective_scan_args`` of ``kernels/selective_scan/selective_scan.c``.
-SelectiveScanArgs = Arguments(
-    "batch channels length states groups dtype bc_dtype softplus threads batch_groups parts "
-    "u delta z u_b u_d u_l delta_b delta_d delta_l z_b z_d z_l B C B_b B_g B_n B_l C_b C_g C_n C_l "
-    "A D delta_bias out last_state kept dy dy_b dy_d dy_l d_last du ddelta dz dB dC dA dD dbias",
-)
-# ``causal_conv1d_args`` of ``kernels/causal_conv1d/causal_conv1d.c``.
-CausalConvArgs = Arguments(
-    "batch length channels directions taps silu dtype threads batch_groups x x_b x_l weight bias reverse out "
-    "dy dy_b dy_l dy_k dx dweight dbias",
-)
-# ``add_norm_args`` of ``kernels/norm/add_norm.c``.
-AddNormArgs = Arguments(
-    "rows channels rms threads row_groups x_dtype residual_dtype kept_dtype x x_row residual weight bias eps_bits "
-    "out kept dout dkept dx dresidual dweight dbias",
-)
-
-_ENTRIES = tuple(
-    f"vimzoo_{op}_{way}"
-    for op in ("scan_paths", "selective_scan", "causal_conv1d", "add_norm")
-    for way in ("forward", "backward")
+ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs = STRUCTS = tuple(
+    Arguments(op) for op in ("scan_paths", "selective_scan", "causal_conv1d", "add_norm")
 )
 
 
@@ -101,13 +59,19 @@ def _entry_points(library: ctypes.CDLL) -> SimpleNamespace:
     """The functions of a library by their names without prefix.
 
     Raises:
-        AttributeError: the library lacks one.
+        AttributeError, ValueError: it lacks a function or a list of fields, or has other fields: its sources are not
+            those of today.
     """
     entries = {}
-    for name in _ENTRIES:
-        entry = getattr(library, name)
-        entry.argtypes, entry.restype = [ctypes.c_char_p], None
-        entries[name.removeprefix("vimzoo_")] = entry
+    for arguments in STRUCTS:
+        op = arguments.struct_name
+        fields = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(library, f"vimzoo_{op}_fields"))).value
+        if fields is None or fields.decode().split() != arguments.names:
+            raise ValueError(f"fields of {op}")
+        for way in ("forward", "backward"):
+            entry = getattr(library, f"vimzoo_{op}_{way}")
+            entry.argtypes, entry.restype = [ctypes.c_char_p], None
+            entries[f"{op}_{way}"] = entry
     return SimpleNamespace(**entries, set_threads=library.vimzoo_set_threads)
 
 
@@ -130,7 +94,7 @@ def load() -> tuple[SimpleNamespace | None, str]:
         if library is not None:
             try:
                 return _entry_points(library), level
-            except AttributeError as error:  # a symbol that an older build lacks
+            except (AttributeError, ValueError) as error:
                 return None, f"the native library was built from older sources; build it again ({error})"
     return None, f"no native library for {candidates} was built"
 
@@ -171,26 +135,6 @@ def task_split(batch: int, channels: int) -> tuple[int, int]:
     """
     groups = max(1, min(batch, 32))
     return groups, max(1, min(-(-8 // groups), channels // 24))
-
-
-def address(tensor: Tensor | None) -> int:
-    """Where a tensor's first item lies; 0 for ``None``.
-
-    Raises:
-        ValueError: it is not in this process's memory, or its memory was freed, so that C would read elsewhere.
-    """
-    if tensor is None:
-        return 0
-    if not tensor.is_cpu:
-        raise ValueError(
-            f"a tensor of shape {tuple(tensor.shape)}: expected all on cpu, got one on {tensor.device}"
-        )
-    pointer = tensor.data_ptr()
-    if not pointer and tensor.numel():
-        raise ValueError(
-            f"a tensor of shape {tuple(tensor.shape)}: expected memory, got a storage resized to 0"
-        )
-    return pointer
 
 
 def float_parameter(tensor: Tensor | None) -> Tensor | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..backends import Unsupported
-from .native import DTYPES
+from .abi import DTYPES
 
 _MODULES = {
     "scan": "selective_scan.triton_scan",

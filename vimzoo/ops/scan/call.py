@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..runtime.abi import CONSTANTS
 from ..runtime.call import Call, empty
 
-CHUNK = 32
-"""Steps between saved states; the same number in ``kernels/selective_scan``."""
+CHUNK = CONSTANTS["CHUNK"]
+"""Steps between saved states."""
 
 
 def states_size(batch: int, directions: int, steps: int, d_state: int, channels: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..backends import Unsupported
 from ..runtime import native, threads
+from ..runtime.abi import DTYPES, address
 from ..runtime.strides import direction_stride
 from .call import ScanCall, SelectiveCall
 
@@ -35,15 +36,15 @@ def _paths_fields(call: ScanCall) -> tuple[dict[str, int], list[Any]]:
     fields = dict(
         batch=call.batch, length=call.length, channels=call.channels, directions=call.directions, states=call.d_state,
         rank=call.rank, steps=steps, height=call.height, width=call.width, merge=int(call.merge),
-        dtype=native.DTYPES[x.dtype], threads=threads.for_work(work),
+        dtype=DTYPES[x.dtype], threads=threads.for_work(work),
         x_directions=x.shape[2] if call.own_inputs else 1, row_directions=x_dbl.shape[2],
-        x=native.address(x), x_dbl=native.address(x_dbl), z=native.address(z),
+        x=address(x), x_dbl=address(x_dbl), z=address(z),
         x_b=x.stride(0), x_l=x.stride(1), x_k=x.stride(2) if call.own_inputs else 0,
         r_b=x_dbl.stride(0), r_l=x_dbl.stride(1), r_k=x_dbl.stride(2) if x_dbl.shape[2] > 1 else 0,
         z_b=0 if z is None else z.stride(0), z_l=0 if z is None else z.stride(1),
-        A=native.address(A), dt_weight=native.address(dt_weight), dt_bias=native.address(dt_bias),
-        D=native.address(D), A_k=direction_stride(A), w_k=direction_stride(dt_weight), bias_k=direction_stride(dt_bias),
-        D_k=direction_stride(D), codes=ctypes.addressof(codes), table=native.address(table),
+        A=address(A), dt_weight=address(dt_weight), dt_bias=address(dt_bias),
+        D=address(D), A_k=direction_stride(A), w_k=direction_stride(dt_weight), bias_k=direction_stride(dt_bias),
+        D_k=direction_stride(D), codes=ctypes.addressof(codes), table=address(table),
     )  # fmt: skip
     return fields, [x, x_dbl, z, A, dt_weight, dt_bias, D, codes, table]
 
@@ -55,8 +56,8 @@ def scan_paths(call: ScanCall) -> tuple[Tensor, Tensor]:
     states = torch.empty(call.states_size if call.save_states else 0, **_FLOAT32)
     if out.numel():
         fields, alive = _paths_fields(call)
-        kept = native.address(states) if call.save_states else 0
-        library.scan_paths_forward(native.ScanPathsArgs(**fields, out=native.address(out), kept=kept))
+        kept = address(states) if call.save_states else 0
+        library.scan_paths_forward(native.ScanPathsArgs(**fields, out=address(out), kept=kept))
         del alive
     return out, states
 
@@ -80,10 +81,10 @@ def scan_paths_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[T
         grad = native.with_unit_last_stride(grad)
         fields, alive = _paths_fields(call)
         library.scan_paths_backward(native.ScanPathsArgs(
-            **fields, batch_groups=groups, parts=parts, kept=native.address(states), dy=native.address(grad),
+            **fields, batch_groups=groups, parts=parts, kept=address(states), dy=address(grad),
             dy_b=grad.stride(0), dy_l=grad.stride(-2), dy_k=0 if call.merge else grad.stride(1),
-            dx=native.address(dx), dx_dbl=native.address(dx_dbl), dz=native.address(dz),
-            **{name: native.address(total) for name, total in sums.items()},
+            dx=address(dx), dx_dbl=address(dx_dbl), dz=address(dz),
+            **{name: address(total) for name, total in sums.items()},
         ))  # fmt: skip
         del alive
     totals = {name: total.sum(0) for name, total in sums.items()}
@@ -112,18 +113,18 @@ def _selective_fields(call: SelectiveCall) -> tuple[dict[str, int], list[Any]]:
     A, D, bias = (native.float_parameter(p) for p in (call.A, call.D, call.delta_bias))
     fields = dict(
         batch=call.batch, channels=call.channels, length=call.length, states=call.d_state, groups=groups,
-        dtype=native.DTYPES[u.dtype], bc_dtype=native.DTYPES[call.B.dtype], softplus=int(call.delta_softplus),
+        dtype=DTYPES[u.dtype], bc_dtype=DTYPES[call.B.dtype], softplus=int(call.delta_softplus),
         threads=threads.for_work((0.8 + 0.08 * call.d_state) * u.numel()),
-        A=native.address(A), D=native.address(D), delta_bias=native.address(bias),
+        A=address(A), D=address(D), delta_bias=address(bias),
     )  # fmt: skip
     alive: list[Any] = [A, D, bias]
     for name, matrix in (("B", call.B), ("C", call.C)):
         matrix = (matrix.unsqueeze(1) if matrix.dim() == 3 else matrix).expand(-1, groups, -1, -1)
-        fields |= {name: native.address(matrix)} | _strides(name, "bgnl", matrix)
+        fields |= {name: address(matrix)} | _strides(name, "bgnl", matrix)
         alive.append(matrix)
     for name, tensor in (("u", u), ("delta", call.delta), ("z", call.z)):
         if tensor is not None:
-            fields |= {name: native.address(tensor)} | _strides(name, "bdl", tensor)
+            fields |= {name: address(tensor)} | _strides(name, "bdl", tensor)
     return fields, alive
 
 
@@ -136,8 +137,8 @@ def selective_scan(call: SelectiveCall) -> tuple[Tensor, Tensor, Tensor]:
     if out.numel():
         fields, alive = _selective_fields(call)
         library.selective_scan_forward(native.SelectiveScanArgs(
-            **fields, out=native.address(out), last_state=native.address(last_state),
-            kept=native.address(states) if call.save_states else 0,
+            **fields, out=address(out), last_state=address(last_state),
+            kept=address(states) if call.save_states else 0,
         ))  # fmt: skip
         del alive
     return out, last_state, states
@@ -161,10 +162,10 @@ def selective_scan_backward(
         fields, alive = _selective_fields(call)
         last = None if grad_last is None else grad_last.float().contiguous()
         library.selective_scan_backward(native.SelectiveScanArgs(
-            **fields, batch_groups=batch_groups, parts=parts, kept=native.address(states), dy=native.address(grad),
-            **_strides("dy", "bdl", grad), d_last=native.address(last), du=native.address(du),
-            ddelta=native.address(ddelta), dz=native.address(dz),
-            **{name: native.address(total) for name, total in sums.items()},
+            **fields, batch_groups=batch_groups, parts=parts, kept=address(states), dy=address(grad),
+            **_strides("dy", "bdl", grad), d_last=address(last), du=address(du),
+            ddelta=address(ddelta), dz=address(dz),
+            **{name: address(total) for name, total in sums.items()},
         ))  # fmt: skip
         del alive
     totals = {name: total.sum(0) for name, total in sums.items()}

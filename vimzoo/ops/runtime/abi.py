@@ -1,0 +1,67 @@
+"""What Python shares with the kernels: fields of their argument structs, dtypes, constants, addresses of tensors.
+
+Fields and constants are read from ``kernels/selective_scan/arguments.h``, of which C and CUDA make their structs.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from importlib import resources
+
+import torch
+from torch import Tensor
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""The activations' dtypes that kernels take, and their numbers there."""
+_SOURCE = re.sub(
+    r"/\*.*?\*/",
+    "",
+    (resources.files("vimzoo.kernels.selective_scan") / "arguments.h").read_text(encoding="utf-8"),
+    flags=re.DOTALL,
+).replace("\\\n", " ")
+CONSTANTS = {name: int(value) for name, value in re.findall(r"#define (\w+) +(\d+)", _SOURCE)}
+PATH_CODES = {name: code for code, name in enumerate(re.findall(r"PATH_(\w+)", _SOURCE))}
+"""Number of each closed form of a path, and of a table."""
+
+
+class Arguments:
+    """Packs named numbers and addresses in the order of a struct in ``arguments.h``; fields that are not named are 0.
+
+    Args:
+        struct_name: such as ``"scan_paths"``.
+    """
+
+    def __init__(self, struct_name: str) -> None:
+        (listed,) = re.findall(rf"#define {struct_name.upper()}_FIELDS\(F\)(.*)", _SOURCE)
+        fields = re.findall(r"F\(([^,]+), (\w+)\)", listed)
+        self.struct_name = struct_name
+        self.names = [name for _, name in fields]
+        self._zeros: dict[str, float] = {name: 0 for _, name in fields}
+        self._pack = struct.Struct("=" + "".join("d" if kind == "double" else "q" for kind, _ in fields)).pack
+
+    def __call__(self, **values: float) -> bytes:
+        values = {**self._zeros, **values}
+        if len(values) != len(self._zeros):
+            raise TypeError(f"unknown fields: {sorted(set(values) - set(self._zeros))}")
+        return self._pack(*values.values())
+
+
+def address(tensor: Tensor | None, device: str = "cpu") -> int:
+    """The address of a tensor's first item, for a kernel that runs on a type of device; 0 for ``None``.
+
+    Raises:
+        ValueError: it is on another device, or its memory was freed, so that the kernel would read elsewhere.
+    """
+    if tensor is None:
+        return 0
+    if tensor.device.type != device:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)}: expected all on {device}, got one on {tensor.device}"
+        )
+    pointer = tensor.data_ptr()
+    if not pointer and tensor.numel():
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)}: expected memory, got a storage resized to 0"
+        )
+    return pointer
