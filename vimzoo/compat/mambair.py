@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from vimzoo import layers
 from vimzoo.layers import mambair as restoration
-from vimzoo.layers.mambair import DynamicPosBias, GroupAttention, cab_form, relative_index
+from vimzoo.layers.attentive import relative_index
+from vimzoo.layers.mambair import cab_form
 from vimzoo.models.mambair import model as mambair_model
 from vimzoo.models.mambair import unet as mambair_unet
 from vimzoo.models.mambair import v2 as mambair_v2_model
 from vimzoo.models.mambair.names import INDEX_BUFFER, MAMBAIR
 
+from .group_attention import DynamicPosBias, GroupAttention
 from .official import accept_official_names, official_gradients
 from .official import official_state_dict as _official_state_dict
 

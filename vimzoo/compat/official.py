@@ -12,6 +12,12 @@ from vimzoo.models.weights.dialect import Dialect, Slot
 __all__ = ["accept_official_names", "official_gradients", "official_state_dict"]
 
 
+class Named(nn.Module):
+    """A module that no family holds, with the dialect that has the authors' names of its parameters."""
+
+    dialect: Dialect
+
+
 def dialect_of(module: nn.Module) -> Dialect:
     """The authors' names that ``module`` has.
 
@@ -19,9 +25,12 @@ def dialect_of(module: nn.Module) -> Dialect:
         TypeError: nothing in it is of a family that has any.
     """
     family = family_of(module)
-    if family is None:
-        raise TypeError(f"{type(module).__name__} has no official names")
-    return family.dialect
+    if family is not None:
+        return family.dialect
+    for part in module.modules():  # those that belong to no family say it themselves
+        if isinstance(part, Named):
+            return part.dialect
+    raise TypeError(f"{type(module).__name__} has no official names")
 
 
 def _slots(module: nn.Module, spelling: str | None) -> list[Slot]:

@@ -12,12 +12,20 @@ from vimzoo.ops.paths.path import FORWARD, path_codes
 
 from .buffers import DerivedBuffers
 from .linear import apply_linear
-from .mambair import relative_index
 from .ssm import SelectiveSSM
 
 Noise = Callable[[Tensor], Tensor]
 _FORWARD = path_codes((FORWARD,))
 MASKED = -100.0
+
+
+def relative_index(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
+    """``(H W, H W)``: which of the ``(2H-1)(2W-1)`` offsets, row by row from the lowest, a pair of tokens has."""
+    rows = torch.arange(height, device=device).repeat_interleave(width)
+    columns = torch.arange(width, device=device).repeat(height)
+    down = rows[:, None] - rows[None, :] + height - 1
+    right = columns[:, None] - columns[None, :] + width - 1
+    return down * (2 * width - 1) + right
 
 
 class WindowAttention(DerivedBuffers):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimzoo.ops.paths.path import CROSS, ScanPath, path_arguments, path_codes
 
+from .cascade import CascadeSSM
 from .linear import apply_linear
 from .maps import Permute, SpatialSoftmax, activation, check_map
 from .ssm import SelectiveSSM
@@ -55,7 +55,6 @@ class SS2D(nn.Module):
         ValueError: an option has no such value, or a size is not positive.
     """
 
-    cascade: Final[bool]
     norm_is_conv: Final[bool]
     has_table: Final[bool]
 
@@ -95,7 +94,6 @@ class SS2D(nn.Module):
         self.gate = gate
         self.paths = _checked_paths(paths)
         self.codes = path_codes(self.paths)
-        self.cascade = paths == "cascade"
         self.has_table = any(path.order == "table" for path in self.paths)
         self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=proj_bias, **dd)
         self.conv = (
@@ -104,7 +102,8 @@ class SS2D(nn.Module):
             else None
         )
         self.act = activation(act)
-        self.ssm = SelectiveSSM(
+        core = CascadeSSM if paths == "cascade" else SelectiveSSM
+        self.ssm = core(
             inner, d_state, math.ceil(dim / 16) if dt_rank is None else dt_rank, len(self.paths),
             dt_min=dt_min, dt_max=dt_max, dt_floor=dt_floor, dt_scale=dt_scale, dt_init=dt_init,
             init=init, heads=ssd, **dd,
@@ -144,25 +143,11 @@ class SS2D(nn.Module):
     def scan(self, x: Tensor) -> Tensor:
         """The scan alone, along all paths, on a map ``(B, H, W, D)`` of the inner width."""
         height, width = x.shape[1], x.shape[2]
-        if self.cascade:
-            rows = self._lines(x, 0)
-            return self._lines(rows.transpose(1, 2), 2).transpose(1, 2)
         table: Tensor | None = None
         if self.has_table:
             table = self._table(height, width, x.device)
         y = self.ssm(x.flatten(1, 2), None, self.codes, table, height, width)
         return y.reshape(x.shape)
-
-    def _lines(self, x: Tensor, first: int) -> Tensor:
-        """Every row of ``(B, H, W, D)`` read forward and backward as a sequence of its own.
-
-        The two results are added step by step, in the order in which they were read: the backward one is not turned
-        round. That is what the trained cascade models do.
-        """
-        x = F.layer_norm(x, (x.shape[-1],))
-        codes = self.codes[first : first + 2]
-        y = self.ssm(x.flatten(0, 1), None, codes, None, 1, x.shape[2], False, first)
-        return y.sum(1).reshape(x.shape)
 
     @torch.jit.ignore
     def _table(self, height: int, width: int, device: torch.device) -> Tensor:

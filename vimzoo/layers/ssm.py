@@ -18,11 +18,6 @@ def decay_rates(A_log: Tensor) -> Tensor:
     return -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
 
 
-def _some(parameter: Tensor, first: int, count: int) -> Tensor:
-    """The slices of ``count`` directions of a parameter, if it has one per direction."""
-    return parameter if parameter.shape[0] == 1 else parameter.narrow(0, first, count)
-
-
 class SelectiveSSM(nn.Module):
     """Selective state-space scan along K directions, with the parameters of all directions stacked.
 
@@ -151,13 +146,10 @@ class SelectiveSSM(nn.Module):
 
         Pointwise, so in token order: projection and scan order commute.
         """
-        return self._project(x, self.x_proj)
-
-    def _project(self, x: Tensor, x_proj: Tensor) -> Tensor:
         rows = self.dt_rank + 2 * self.d_state
         if not self.separate_inputs:
-            return linear(x, x_proj.flatten(0, 1)).unflatten(-1, (-1, rows))
-        return linear(x, x_proj.expand(self.directions, -1, -1))
+            return linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (-1, rows))
+        return linear(x, self.x_proj.expand(self.directions, -1, -1))
 
     def step_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Decay rates ``(K, D, N)``, step projection ``(K or 1, D, R)`` and bias ``(K, D)`` as the op takes them.
@@ -185,7 +177,6 @@ class SelectiveSSM(nn.Module):
         height: int,
         width: int,
         merge: bool = True,
-        first: int = 0,
     ) -> Tensor:
         """Scans ``x`` along the K paths and adds the results up.
 
@@ -195,21 +186,15 @@ class SelectiveSSM(nn.Module):
             codes, table: The paths, as `vimzoo.ops.paths.path.path_codes` and ``path_table`` give them.
             height, width: The grid, ``L = height * width``; a sequence is ``1 x L``.
             merge: Add the directions up; else return each in its path's order.
-            first: With fewer paths than directions: the direction that belongs to the first path.
 
         Returns:
             ``(B, L, D)``, or ``(B, K, T, D)`` without ``merge``.
         """
-        x_proj: Tensor = self.x_proj
-        D: Tensor = self.D
         rates, dt_proj, dt_bias = self.step_parameters()
-        if len(codes) < self.directions:
-            x_proj, D = _some(x_proj, first, len(codes)), _some(D, first, len(codes))
-            rates, dt_bias = _some(rates, first, len(codes)), _some(dt_bias, first, len(codes))
-            dt_proj = _some(dt_proj, first, len(codes))
-        rows = self._project(x, x_proj)
+        rows = self.project(x)
         return scan_codes(
-            x, rows, rates, dt_proj, dt_bias, D, z, codes=codes, table=table, height=height, width=width, merge=merge
+            x, rows, rates, dt_proj, dt_bias, self.D, z, codes=codes, table=table, height=height, width=width,
+            merge=merge,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vimzoo.layers.attentive import AttentiveLayer, AttentiveScan
-from vimzoo.layers.mambair import CAB, ChannelAttention, DynamicPosBias, GroupAttention, RestorationBlock
+from vimzoo.layers.mambair import CAB, ChannelAttention, RestorationBlock
 
 from ..weights.contents import bare
 from ..weights.dialect import SS2D_CORE, Dialect, Slot
@@ -125,9 +125,7 @@ def _slots(module: nn.Module) -> list[Slot]:
     return slots_of(module.state_dict())
 
 
-_MODULES = (
-    RestorationBlock, CAB, ChannelAttention, DynamicPosBias, GroupAttention, AttentiveLayer, AttentiveScan,
-)  # fmt: skip
+_MODULES = (RestorationBlock, CAB, ChannelAttention, AttentiveLayer, AttentiveScan)
 MAMBAIR = Dialect(_MODULES, _slots, is_official, _spell)
 
 
