@@ -1,6 +1,6 @@
 """What this installation can do, what is missing and what that costs: ``python -m vimzoo.doctor [--json]``.
 
-Always ends with exit status 0: a missing part is a finding, not a failure. Needs torch alone.
+Always ends with exit status 0: a missing part is a finding, not a failure. Needs torch and einops alone.
 """
 
 from __future__ import annotations

@@ -241,11 +241,11 @@ def test_addresses_on_a_gpu_are_taken() -> None:
     """On a GPU tensors do not lie in this process's memory; those of C kernels must."""
 
     class OnGpu:
-        device, shape = torch.device("cuda", 0), (2,)
+        device, shape, is_cpu = torch.device("cuda", 0), (2,), False
         data_ptr, numel = lambda self: 4096, lambda self: 2
 
     tensor: Any = OnGpu()
-    assert cuda_scans._address(tensor) == 4096
+    assert abi.device_address(tensor) == 4096
     with pytest.raises(ValueError, match="expected all on cpu, got one on cuda:0"):
         abi.address(tensor)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor
 
 from .conv.call import ConvCall
@@ -52,64 +53,64 @@ def selective_scan(call: SelectiveCall) -> tuple[Tensor, Tensor]:
     """Definition of `vimzoo.ops.selective_scan`: returns y ``(B, D, L)`` and the last state ``(B, D, N)``."""
     u, A, z = call.u, call.A, call.z
     work = compute_dtype(u)
-    channels, length = u.shape[1:]
     step = call.delta.to(work)
     if call.delta_bias is not None:
-        step = step + call.delta_bias.to(work).unsqueeze(-1)
+        step = step + rearrange(call.delta_bias.to(work), "d -> d 1")
     if call.delta_softplus:
         step = F.softplus(step)
-    B, C = (_per_step(matrix, A, length, work) for matrix in (call.B, call.C))
-    groups = max(B.shape[1], C.shape[1])
-    B, C = (_to_groups(matrix, groups) for matrix in (B, C))
+    B, C = (_per_step(matrix, A, call.length, work) for matrix in (call.B, call.C))
+    G = max(B.shape[1], C.shape[1])
+    B, C = (_to_groups(matrix, G) for matrix in (B, C))
     u_work = u.to(work)
-    split = (len(u), groups, channels // groups, length)
-    A_split = A.reshape(groups, channels // groups, A.shape[-1])
-    y, state = recurrence(u_work.reshape(split), step.reshape(split), A_split, B, C)
+    u_split, step_split = (rearrange(t, "b (g d) l -> b g d l", g=G) for t in (u_work, step))
+    y, state = recurrence(u_split, step_split, rearrange(A, "(g d) n -> g d n", g=G), B, C)
     if A.is_complex():
         y = 2 * y.real
-    y = y.reshape(u.shape)
+    y = rearrange(y, "b g d l -> b (g d) l")
     if call.D is not None:
-        y = y + call.D.to(work).unsqueeze(-1) * u_work
+        y = y + rearrange(call.D.to(work), "d -> d 1") * u_work
     if z is not None:
         y = y * F.silu(z)  # in z's dtype, as mamba_ssm defines it
-    return y.to(u.dtype), state.reshape(len(u), channels, A.shape[1])
+    return y.to(u.dtype), rearrange(state, "b g d n -> b (g d) n")
 
 
 def _to_groups(matrix: Tensor, groups: int) -> Tensor:
     """Per-channel ``(1, 1, D, N, L)`` cut into groups, shared ``(B, 1 or G, 1, N, L)`` as it is."""
-    return matrix.unflatten(2, (groups, -1))[:, 0] if matrix.shape[2] > 1 else matrix
+    if matrix.shape[2] == 1:
+        return matrix
+    return rearrange(matrix, "b 1 (g d) n l -> b g d n l", g=groups)
 
 
 def _per_step(matrix: Tensor, A: Tensor, length: int, work: torch.dtype) -> Tensor:
     """B or C in any of mamba_ssm's three forms as ``(B, G, 1 or D, N, L)``."""
     if matrix.dim() == 2:  # constant, (D, N)
         matrix = matrix if matrix.is_complex() else matrix.to(work)
-        return matrix[None, None, :, :, None].expand(-1, -1, -1, -1, length)
-    if matrix.dim() == 3:  # one group, (B, N, L)
-        matrix = matrix.unsqueeze(1)
+        return repeat(matrix, "d n -> 1 1 d n l", l=length)
+    if matrix.dim() == 3:  # one group
+        matrix = rearrange(matrix, "b n l -> b 1 n l")
     matrix = matrix.to(work)
     if A.is_complex():  # real and imaginary parts alternate along the last axis
-        matrix = torch.view_as_complex(matrix.unflatten(-1, (-1, 2)).contiguous())
-    return matrix.unsqueeze(2)
+        matrix = torch.view_as_complex(rearrange(matrix, "b g n (l two) -> b g n l two", two=2).contiguous())
+    return rearrange(matrix, "b g n l -> b g 1 n l")
 
 
 def along_paths(values: Tensor, tokens: Tensor) -> Tensor:
     """``(B, L, [K,] C)`` in token order -> ``(B, K, C, T)`` in the order of ``tokens (K, T)``, pads zero."""
     directions = len(tokens)
-    values = values.unsqueeze(2) if values.dim() == 3 else values
+    values = rearrange(values, "b l c -> b l 1 c") if values.dim() == 3 else values
     values = values.expand(-1, -1, directions, -1)
-    pad = values.new_zeros(
-        len(values), 1, *values.shape[2:]
-    )  # F.pad of torch 2.8 refuses tensors without elements
-    values = torch.cat([values, pad], 1)  # row L is the pad
+    # row L is the pad, which a token of -1 picks; F.pad of torch 2.8 refuses tensors without elements
+    values = torch.cat([values, values.new_zeros(len(values), 1, *values.shape[2:])], 1)
     picked = values[:, tokens, torch.arange(directions, device=values.device)[:, None]]
-    return picked.transpose(2, 3)
+    return rearrange(picked, "b k t c -> b k c t")
 
 
 def merged(y: Tensor, tokens: Tensor, length: int) -> Tensor:
     """``(B, K, T, D)`` in the order of ``tokens (K, T)`` -> ``(B, L, D)``: steps added to their tokens, no pads."""
-    flat = torch.where(tokens < 0, length, tokens).flatten()
-    return y.new_zeros(len(y), length + 1, y.shape[-1]).index_add(1, flat, y.flatten(1, 2))[:, :length]
+    # row L collects the outputs of pads
+    flat = rearrange(torch.where(tokens < 0, length, tokens), "k t -> (k t)")
+    total = y.new_zeros(len(y), length + 1, y.shape[-1])
+    return total.index_add(1, flat, rearrange(y, "b k t d -> b (k t) d"))[:, :length]
 
 
 def scan_paths(call: ScanCall) -> Tensor:
@@ -121,13 +122,14 @@ def scan_paths(call: ScanCall) -> Tensor:
     u = along_paths(x.to(work), tokens)
     parts = [call.rank, call.d_state, call.d_state]
     low_rank, B, C = along_paths(call.x_dbl.to(work), tokens).split(parts, dim=2)
-    delta = call.dt_weight.to(work) @ low_rank + call.dt_bias.to(work).unsqueeze(-1)
+    delta = call.dt_weight.to(work) @ low_rank + rearrange(call.dt_bias.to(work), "k d -> k d 1")
     delta = F.softplus(delta)
     A = call.A.to(work).expand(call.directions, -1, -1)
-    y, _ = recurrence(u, delta, A, B.unsqueeze(2), C.unsqueeze(2))
+    B, C = (rearrange(matrix, "b k n t -> b k 1 n t") for matrix in (B, C))
+    y, _ = recurrence(u, delta, A, B, C)
     if call.D is not None:
-        y = y + call.D.to(work).unsqueeze(-1) * u
-    y = y.transpose(2, 3)  # (B, K, T, D)
+        y = y + rearrange(call.D.to(work), "k d -> k d 1") * u
+    y = rearrange(y, "b k d t -> b k t d")
     if call.merge:
         y = merged(y, tokens, call.length)
     if z is not None:
@@ -139,15 +141,15 @@ def causal_conv1d(call: ConvCall) -> Tensor:
     """Definition of `vimzoo.ops.causal_conv1d`."""
     x, weight = call.x, call.weight
     work = compute_dtype(x)
-    tokens = x.to(work).transpose(1, 2)
+    tokens = rearrange(x.to(work), "b l d -> b d l")
     outputs = []
     for k, backward in enumerate(call.reverse):
         values = tokens.flip(-1) if backward else tokens
-        kernel = weight[k].to(work).unsqueeze(1)
+        kernel = rearrange(weight[k].to(work), "d w -> d 1 w")
         offset = None if call.bias is None else call.bias[k].to(work)
         y = F.conv1d(F.pad(values, (call.taps - 1, 0)), kernel, offset, groups=weight.shape[1])
         outputs.append(y.flip(-1) if backward else y)
-    y = torch.stack(outputs).permute(1, 3, 0, 2)  # (B, L, K, D)
+    y = rearrange(outputs, "k b d l -> b l k d")
     return (F.silu(y) if call.activation == "silu" else y).to(x.dtype)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ..conv.call import ConvCall
@@ -149,16 +150,18 @@ def _paths(call: ScanCall) -> Tensor:
         """``(K or 1, D, ...)`` as ``(K D, ...)``."""
         if parameter is None:
             return None
-        return parameter.float().expand(directions, *parameter.shape[1:]).flatten(0, 1).contiguous()
+        wide = parameter.float().expand(directions, *parameter.shape[1:])
+        return rearrange(wide, "k d ... -> (k d) ...").contiguous()
 
     u = along_paths(x, tokens)
     low, B, C = along_paths(call.x_dbl, tokens).split([call.rank, call.d_state, call.d_state], dim=2)
     delta = call.dt_weight.to(x.dtype) @ low  # the scan itself adds the bias and takes the softplus
     y = scan(
-        u=u.flatten(1, 2), delta=delta.flatten(1, 2), A=of_channels(call.A), B=B.contiguous(), C=C.contiguous(),
-        D=of_channels(call.D), delta_bias=of_channels(call.dt_bias), delta_softplus=True,
+        u=rearrange(u, "b k d t -> b (k d) t"), delta=rearrange(delta, "b k d t -> b (k d) t"),
+        A=of_channels(call.A), B=B.contiguous(), C=C.contiguous(), D=of_channels(call.D),
+        delta_bias=of_channels(call.dt_bias), delta_softplus=True,
     )  # fmt: skip
-    y = y.unflatten(1, (directions, -1)).transpose(2, 3)
+    y = rearrange(y, "b (k d) t -> b k t d", k=directions)
     if not call.merge:
         return y
     y = merged(y.float(), tokens, call.length)

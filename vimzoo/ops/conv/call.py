@@ -23,6 +23,11 @@ class ConvCall(Call):
     activation: str | None
 
     @property
+    def first(self) -> Tensor:
+        """The input."""
+        return self.x
+
+    @property
     def directions(self) -> int:
         """Number of filters K."""
         return self.weight.shape[0]

@@ -26,6 +26,11 @@ class NormCall(Call):
     residual_in_fp32: bool
 
     @property
+    def first(self) -> Tensor:
+        """The input."""
+        return self.x
+
+    @property
     def channels(self) -> int:
         """Width D of a row."""
         return self.x.shape[-1]

@@ -47,18 +47,27 @@ class Arguments:
         return self._pack(*values.values())
 
 
-def address(tensor: Tensor | None, device: str = "cpu") -> int:
-    """The address of a tensor's first item, for a kernel that runs on a type of device; 0 for ``None``.
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's first item lies in this process's memory; 0 for ``None``.
 
     Raises:
-        ValueError: it is on another device, or its memory was freed, so that the kernel would read elsewhere.
+        ValueError: it is on another device, or its memory was freed, so that C would read elsewhere.
+    """
+    if tensor is not None and not tensor.is_cpu:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)}: expected all on cpu, got one on {tensor.device}"
+        )
+    return device_address(tensor)
+
+
+def device_address(tensor: Tensor | None) -> int:
+    """Where a tensor's first item lies in the memory of its device; 0 for ``None``.
+
+    Raises:
+        ValueError: its memory was freed.
     """
     if tensor is None:
         return 0
-    if tensor.device.type != device:
-        raise ValueError(
-            f"a tensor of shape {tuple(tensor.shape)}: expected all on {device}, got one on {tensor.device}"
-        )
     pointer = tensor.data_ptr()
     if not pointer and tensor.numel():
         raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
-from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import torch
@@ -41,47 +40,27 @@ class Call:
 
     @classmethod
     @cache
-    def tensor_names(cls) -> tuple[str, ...]:
-        """The names of all fields that hold a tensor or ``None``."""
-        return tuple(field.name for field in fields(cls) if "Tensor" in str(field.type))  # type: ignore[arg-type]
-
-    @classmethod
-    @cache
-    def _getter(cls, names: tuple[str, ...]) -> attrgetter:
-        return attrgetter(*names)
+    def tensor_places(cls) -> tuple[int, ...]:
+        """The places of all fields that hold a tensor or ``None``, among the arguments of either operator."""
+        return tuple(i for i, field in enumerate(fields(cls)) if "Tensor" in str(field.type))  # type: ignore[arg-type]
 
     @property
     def first(self) -> Tensor:
         """The operator's main input, whose device decides which backends are asked."""
-        return getattr(self, self.names()[0])
+        raise NotImplementedError
+
+    def arguments(self) -> tuple[Any, ...]:
+        """The inputs in the order of the backward operator's schema."""
+        return tuple([getattr(self, name) for name in self.names(backward=True)])
 
     @property
     def leaves(self) -> tuple[Tensor | None, ...]:
         """The inputs that have gradients."""
-        return self._getter(self.names()[: self.DIFFERENTIABLE])(self)
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """All tensors among the inputs, in the order of `tensor_names`."""
-        return self._getter(self.tensor_names())(self)
-
-    def arguments(self) -> tuple[Any, ...]:
-        """The inputs in the order of the backward operator's schema."""
-        return self._getter(self.names(backward=True))(self)
+        return self.arguments()[: self.DIFFERENTIABLE]
 
     def with_leaves(self, leaves: Sequence[Tensor | None]) -> Self:
         """The same call with other tensors in place of `leaves`."""
-        return self._with(self.names()[: self.DIFFERENTIABLE], leaves)
-
-    def with_tensors(self, tensors: Sequence[Tensor | None]) -> Self:
-        """The same call with other tensors in place of `tensors`."""
-        return self._with(self.tensor_names(), tensors)
-
-    def _with(self, names: tuple[str, ...], values: Sequence[Tensor | None]) -> Self:
-        every = self.names()
-        inputs = dict(zip(every, self._getter(every)(self), strict=True))
-        inputs.update(zip(names, values, strict=True))
-        return type(self)(**inputs)
+        return type(self)(*leaves, *self.arguments()[self.DIFFERENTIABLE :])
 
     def zeros(self) -> tuple[Tensor, ...]:
         """Gradients of a call with empty outputs: zeros for each of `leaves`, `empty` for an absent one."""

@@ -57,55 +57,65 @@ class Derivative:
     def save(self, ctx: Any, args: tuple, output: Any) -> None:
         """``setup_context`` of the forward operator's autograd node."""
         outputs = output if isinstance(output, tuple) else (output,)
-        *inputs, ctx.backend = args
-        call = self.call(*inputs)
-        ctx.save_for_backward(*outputs[len(outputs) - self.saved :], *call.tensors)
-        ctx.call = call.with_tensors((None,) * len(call.tensor_names()))
+        self._save(ctx, outputs[len(outputs) - self.saved :], args)
         ctx.mark_non_differentiable(*outputs[self.outputs :])
+
+    def _save(self, ctx: Any, before: Sequence[Any], args: Sequence[Any]) -> None:
+        """Keep some tensors and an operator's arguments from its `Call` on; tensors apart, as torch wants it."""
+        places = self.call.tensor_places()
+        ctx.save_for_backward(*before, *[args[i] for i in places])
+        ctx.settings = [None if isinstance(arg, Tensor) else arg for arg in args]
         ctx.set_materialize_grads(False)
+
+    def _saved(self, ctx: Any, before: int) -> tuple[Sequence[Any], list[Any]]:
+        """The inverse of `_save`."""
+        tensors = ctx.saved_tensors  # asked for once, as gradient checkpointing wants it
+        arguments = list(ctx.settings)
+        for i, tensor in zip(self.call.tensor_places(), tensors[before:], strict=True):
+            arguments[i] = tensor
+        return tensors[:before], arguments
 
     def backward(self, ctx: Any, *grads: Tensor | None) -> tuple:
         """Backward pass of that node: one call of the backward operator."""
-        tensors = ctx.saved_tensors  # asked for once, as gradient checkpointing wants it
-        saved, call = tensors[: self.saved], ctx.call.with_tensors(tensors[self.saved :])
+        saved, arguments = self._saved(ctx, self.saved)
+        inputs = self.call.DIFFERENTIABLE
+        missing = (None,) * (len(arguments) - inputs)  # of settings and ``backend``
         first, *others = grads[: self.outputs]
-        missing = (None,) * (len(call.names()) + 1 - call.DIFFERENTIABLE)  # of settings and ``backend``
         if first is None:
             if not others or others[0] is None:
-                return (*(None,) * call.DIFFERENTIABLE, *missing)
+                return (*(None,) * inputs, *missing)
             if self.without_first is not None:
-                return *self.without_first(call, others[0]), *missing
-            first = torch.zeros_like(call.first)
-        operator = getattr(torch.ops.vimzoo, f"{self.op}_backward")
-        found = operator(first, *others, *saved, *call.arguments(), ctx.backend)
-        return (
-            *(None if leaf is None else grad for leaf, grad in zip(call.leaves, found, strict=True)),
-            *missing,
-        )
+                return *self.without_first(self.call(*arguments[:-1]), others[0]), *missing
+            first = torch.zeros_like(arguments[0])
+        count = len(self.call.names(backward=True))  # without ``save_states``
+        operator = getattr(torch.ops.vimzoo, f"{self.op}_backward").default
+        found = operator(first, *others, *saved, *arguments[:count], arguments[-1])
+        kept = [None if arg is None else grad for arg, grad in zip(arguments[:inputs], found, strict=True)]
+        return *kept, *missing
 
     def save_second(self, ctx: Any, inputs: tuple, output: tuple) -> None:
         """``setup_context`` of the backward operator's node."""
-        *arguments, ctx.backend = inputs
-        call = self.call(*arguments[self.outputs + self.saved :])
-        ctx.save_for_backward(*arguments[: self.outputs], *call.tensors)
-        ctx.call = call.with_tensors((None,) * len(call.tensor_names()))
-        ctx.mark_non_differentiable(*(o for o, leaf in zip(output, call.leaves, strict=True) if leaf is None))
-        ctx.set_materialize_grads(False)
+        arguments = inputs[self.outputs + self.saved :]
+        self._save(ctx, inputs[: self.outputs], arguments)
+        leaves = arguments[: self.call.DIFFERENTIABLE]
+        ctx.mark_non_differentiable(*(o for o, leaf in zip(output, leaves, strict=True) if leaf is None))
 
     def second(self, ctx: Any, *grads: Tensor | None) -> tuple:
         """Backward pass of the backward operator."""
-        backends.use_reference(self.op, SECOND, ctx.backend)
-        tensors = ctx.saved_tensors
-        cotangents, call = tensors[: self.outputs], ctx.call.with_tensors(tensors[self.outputs :])
+        cotangents, (*arguments, backend) = self._saved(ctx, self.outputs)
+        backends.use_reference(self.op, SECOND, backend)
+        inputs = self.call.DIFFERENTIABLE
+        leaves, settings = arguments[:inputs], arguments[inputs:]
 
         def first(*values: Tensor | None) -> tuple[Tensor, ...]:
-            leaves = call.with_leaves(values[self.outputs :])
-            return self.gradients(*values[: self.outputs], *(None,) * self.saved, *leaves.arguments())
+            return self.gradients(
+                *values[: self.outputs], *(None,) * self.saved, *values[self.outputs :], *settings
+            )
 
-        with without_autocast(call.first.device.type):
-            found = _gradients(first, (*cotangents, *call.leaves), grads)
-        settings = (None,) * (len(call.arguments()) + 1 - call.DIFFERENTIABLE)
-        return *found[: self.outputs], *(None,) * self.saved, *found[self.outputs :], *settings
+        with without_autocast(leaves[0].device.type):
+            found = _gradients(first, (*cotangents, *leaves), grads)
+        missing = (None,) * (len(settings) + 1)
+        return *found[: self.outputs], *(None,) * self.saved, *found[self.outputs :], *missing
 
 
 def _gradients(

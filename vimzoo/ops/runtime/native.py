@@ -112,7 +112,7 @@ def require(*tensors: Tensor | None, states: int = 0) -> SimpleNamespace:
     if states > MOST_STATES:
         raise Unsupported(f"{states} states; at most {MOST_STATES}")
     for tensor in tensors:
-        if tensor is not None and (tensor.dtype not in DTYPES or tensor.device.type != "cpu"):
+        if tensor is not None and (tensor.dtype not in DTYPES or not tensor.is_cpu):
             raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
     return library
 

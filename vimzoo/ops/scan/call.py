@@ -56,6 +56,11 @@ class ScanCall(Call):
     save_states: bool = False
 
     @property
+    def first(self) -> Tensor:
+        """The tokens."""
+        return self.x
+
+    @property
     def batch(self) -> int:
         """Number of images B."""
         return self.x.shape[0]
@@ -148,6 +153,11 @@ class SelectiveCall(Call):
     delta_bias: Tensor | None
     delta_softplus: bool
     save_states: bool = False
+
+    @property
+    def first(self) -> Tensor:
+        """The input sequence."""
+        return self.u
 
     @property
     def batch(self) -> int:

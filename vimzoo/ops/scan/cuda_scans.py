@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..backends import Unsupported
 from ..runtime import cuda_backend as backend
-from ..runtime.abi import DTYPES, address
+from ..runtime.abi import DTYPES, device_address
 from ..runtime.native import float_parameter
 from ..runtime.strides import direction_stride, strides_of
 from . import gpu_scans
@@ -117,11 +117,6 @@ def load_width(rows: Tensor) -> int:
     return item
 
 
-def _address(tensor: Tensor | None) -> int:
-    """Of a tensor on the device of the call, whichever it is; the operator's contract has checked that."""
-    return 0 if tensor is None else address(tensor, tensor.device.type)
-
-
 def _blocks(walk: Walk, block: int) -> int:
     return -(-(walk.channels // walk.groups) // block)
 
@@ -132,7 +127,9 @@ def _tensor(name: str, tensor: Tensor | None, axes: str) -> dict[str, int]:
     strides = strides_of(tensor, axes, order)
     if tensor is not None and strides[1] * tensor.element_size() >= MOST_STRIDE:
         raise Unsupported(f"{name} goes 4 GB or more from one token to the next")
-    return {name: _address(tensor)} | {f"{name}_{axis}": s for axis, s in zip(order, strides, strict=True)}
+    return {name: device_address(tensor)} | {
+        f"{name}_{axis}": s for axis, s in zip(order, strides, strict=True)
+    }
 
 
 def _inputs(walk: Walk, z: Tensor | None, z_axes: str) -> tuple[dict[str, int], list[Any]]:
@@ -142,8 +139,8 @@ def _inputs(walk: Walk, z: Tensor | None, z_axes: str) -> tuple[dict[str, int], 
     fields = dict(
         batch=walk.batch, channels=walk.channels, per_group=walk.channels // walk.groups,
         directions=walk.directions, steps=walk.steps, height=walk.grid[0], width=walk.grid[1], codes=walk.packed,
-        A=_address(A), W=_address(W), bias=_address(bias), D=_address(D),
-        table=_address(walk.table), A_k=direction_stride(A), A_d=A.stride(1), A_n=A.stride(2),
+        A=device_address(A), W=device_address(W), bias=device_address(bias), D=device_address(D),
+        table=device_address(walk.table), A_k=direction_stride(A), A_d=A.stride(1), A_n=A.stride(2),
         bias_k=direction_stride(bias), D_k=direction_stride(D),
     )  # fmt: skip
     if W is not None:
@@ -217,7 +214,7 @@ class CudaKernels(Kernels):
         block = forward_block(walk)
         fields, alive = _inputs(walk, z, z_axes)
         fields |= _tensor("out", out, out_axes.replace("t", "l")) | _tensor("total", total, "bkld")
-        fields |= dict(states=_address(states), last=_address(last))
+        fields |= dict(states=device_address(states), last=device_address(last))
         grid = (walk.batch * walk.groups * _blocks(walk, block), walk.directions)
         if total is not None:
             output = BY_DIRECTION if out is None else PAIR
@@ -241,8 +238,8 @@ class CudaKernels(Kernels):
         fields |= _tensor("d_dt", to.d_dt, to.d_dt_axes)
         fields |= _tensor("dB", to.dB, "pbgnl") | _tensor("dC", to.dC, "pbgnl")
         fields |= dict(zip(("d_dt_part", "dB_part"), gpu_scans.part_strides(to), strict=True))
-        fields |= {name: _address(total) for name, total in to.sums.items()}
-        fields |= dict(states=_address(states), grad_last=_address(grad_last))
+        fields |= {name: device_address(total) for name, total in to.sums.items()}
+        fields |= dict(states=device_address(states), grad_last=device_address(grad_last))
         grid = (walk.batch * walk.groups * _blocks(walk, block), walk.directions)
         constants = _constants(walk, z, block, _order(grad_axes))
         constants["DX_WIDE"] = int(to.dx.dtype is torch.float32)
@@ -265,7 +262,7 @@ class CudaKernels(Kernels):
             super().merged(walk, z, out, states)
             return
         fields, alive = _inputs(walk, z, "bld")
-        fields |= _tensor("out", out, "bld") | dict(states=_address(states), length=walk.x.shape[1])
+        fields |= _tensor("out", out, "bld") | dict(states=device_address(states), length=walk.x.shape[1])
         constants = _constants(walk, z, tile.threads, BY_TOKEN) | dict(
             LANES=tile.lanes, SPAN=tile.span, LOAD=load_width(walk.dt), SAVING=int(states is not None),
             SHARED_BYTES=tile.shared,
@@ -275,11 +272,11 @@ class CudaKernels(Kernels):
         del alive
 
     def finish_merged(self, total: Tensor, z: Tensor | None, out: Tensor) -> None:
-        self._elementwise("finish_merged", total, z, dict(out=_address(out)), out.dtype)
+        self._elementwise("finish_merged", total, z, dict(out=device_address(out)), out.dtype)
 
     def gate_backward(self, grad: Tensor, total: Tensor, z: Tensor, dz: Tensor) -> None:
         self._elementwise(
-            "gate_backward", total, z, _tensor("grad", grad, "bld") | dict(dz=_address(dz)), dz.dtype
+            "gate_backward", total, z, _tensor("grad", grad, "bld") | dict(dz=device_address(dz)), dz.dtype
         )
 
     def _elementwise(
@@ -287,7 +284,7 @@ class CudaKernels(Kernels):
     ) -> None:
         batch, directions, tokens, channels = total.shape
         fields |= _tensor("z", z, "bld") | dict(
-            total=_address(total), batch=batch, directions=directions, length=tokens, channels=channels
+            total=device_address(total), batch=batch, directions=directions, length=tokens, channels=channels
         )
         block = 128 if channels > 64 else 64
         constants = dict(

@@ -31,16 +31,16 @@ def _paths_fields(call: ScanCall) -> tuple[dict[str, int], list[Any]]:
     A, dt_weight, dt_bias, D = (native.float_parameter(p) for p in parameters)
     codes = (ctypes.c_int64 * call.directions)(*call.codes)
     table = None if call.table is None else call.table.to(device="cpu", dtype=torch.int32).contiguous()
-    steps = call.steps
-    work = (0.6 + 0.08 * call.d_state) * call.batch * call.directions * steps * call.channels
+    (batch, length, *own, channels), directions, rows = x.shape, call.directions, x_dbl.shape[2]
+    states, steps = call.d_state, call.steps
+    work = (0.6 + 0.08 * states) * batch * directions * steps * channels
     fields = dict(
-        batch=call.batch, length=call.length, channels=call.channels, directions=call.directions, states=call.d_state,
-        rank=call.rank, steps=steps, height=call.height, width=call.width, merge=int(call.merge),
-        dtype=DTYPES[x.dtype], threads=threads.for_work(work),
-        x_directions=x.shape[2] if call.own_inputs else 1, row_directions=x_dbl.shape[2],
+        batch=batch, length=length, channels=channels, directions=directions, states=states, rank=call.rank,
+        steps=steps, height=call.height, width=call.width, merge=int(call.merge), dtype=DTYPES[x.dtype],
+        threads=threads.for_work(work), x_directions=directions if own else 1, row_directions=rows,
         x=address(x), x_dbl=address(x_dbl), z=address(z),
-        x_b=x.stride(0), x_l=x.stride(1), x_k=x.stride(2) if call.own_inputs else 0,
-        r_b=x_dbl.stride(0), r_l=x_dbl.stride(1), r_k=x_dbl.stride(2) if x_dbl.shape[2] > 1 else 0,
+        x_b=x.stride(0), x_l=x.stride(1), x_k=x.stride(2) if own else 0,
+        r_b=x_dbl.stride(0), r_l=x_dbl.stride(1), r_k=x_dbl.stride(2) if rows > 1 else 0,
         z_b=0 if z is None else z.stride(0), z_l=0 if z is None else z.stride(1),
         A=address(A), dt_weight=address(dt_weight), dt_bias=address(dt_bias),
         D=address(D), A_k=direction_stride(A), w_k=direction_stride(dt_weight), bias_k=direction_stride(dt_bias),
