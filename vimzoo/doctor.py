@@ -1,4 +1,4 @@
-"""What this installation can do, what is missing and what that costs: ``python -m vimzoo.doctor [--json]``.
+"""Reports what this installation can do, what is missing and what that costs: ``python -m vimzoo.doctor [--json]``.
 
 Always ends with exit status 0: a missing part is a finding, not a failure. Needs torch and einops alone.
 """
@@ -47,7 +47,7 @@ class Finding:
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it, else its architecture."""
+    """The processor's name if the system reports it, else its architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,11 +1,11 @@
-/* What Python asks about the processor and its threads. */
+/* Queries of the processor's instruction set, and the number of OpenMP threads. */
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 #include "vec.h"
 
-/* Gives parallel regions that the calling thread starts so many threads, torch's among them; returns the number before. */
+/* Sets the number of threads of parallel regions, torch's included, that the calling thread starts; returns the old one. */
 EXPORT int vimzoo_set_threads(int threads) {
 #ifdef _OPENMP
     const int before = omp_get_max_threads();
@@ -17,8 +17,7 @@ EXPORT int vimzoo_set_threads(int threads) {
 #endif
 }
 
-/* Which of the instruction sets that libraries are built for this processor has: 0 base, 1 AVX2, 2 AVX-512. */
-
+/* The best instruction set, among those that libraries are built for, of this processor: 0 base, 1 AVX2, 2 AVX-512. */
 EXPORT int vimzoo_cpu_level(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();

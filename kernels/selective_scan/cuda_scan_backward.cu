@@ -13,7 +13,8 @@ constexpr int STRETCH = N > 8 ? 4 : 8;
 constexpr int WARPS = BLOCK / 32;
 constexpr bool W_SHARED = R > 16;  // registers would not hold the projection's weights and their gradients as well
 
-// Floats of a lane's row of values to be summed: so far apart that eight lanes write 16 bytes each to different banks.
+// Stride in floats between the lanes' rows of values to be summed, such that eight lanes that write 16 bytes each use
+// different banks.
 constexpr int SPREAD = ROW % 8 ? ROW : ROW + 4;
 
 struct Room {
@@ -22,10 +23,10 @@ struct Room {
     float saved[CHUNK / STRETCH][N][BLOCK];
     float pre[STRETCH][BLOCK];  // of a thread's own steps, before softplus
     alignas(16) float values[WARPS][32][SPREAD];
-    float sums[2][WARPS][STRETCH][COLUMNS];  // twice, so that a stretch can be summed while the next one is swept
+    float sums[2][WARPS][STRETCH][COLUMNS];  // double-buffered: one stretch is summed while the next one is swept
     float w[W_SHARED ? R : 1][BLOCK], sum_w[W_SHARED ? R : 1][BLOCK];
 };
-static_assert(sizeof(Room) == SHARED_BYTES, "as vimzoo/ops/scan/cuda_scans.py reckons");
+static_assert(sizeof(Room) == SHARED_BYTES, "backward_shared in vimzoo/ops/scan/cuda_scans.py computes the same");
 
 __host__ __device__ constexpr int power_of_two(int size) { return size <= 1 ? 1 : 2 * power_of_two((size + 1) / 2); }
 

@@ -114,6 +114,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) scan_tile(const __grid_const
             }
         };
 
+        // First pass: every chunk as if its states started at zero, all at the same time.
         for_each_step([&](int, int here, const float* values, float delta) {
             p.advance(h, delta, widened(x[here]), values);
             far += delta;
@@ -125,6 +126,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) scan_tile(const __grid_const
             for (int n = 0; n < N; n++) carry[1 + n] = h[n];
         }
         __syncthreads();
+        // The states before this chunk: those that earlier chunks end with, each decayed by the steps of the chunks
+        // after it. The product of exp(delta A) over a chunk is exp of the sum of its deltas.
 #pragma unroll
         for (int n = 0; n < N; n++) h[n] = 0.0f;
         for (int before = 0; before < chunk && chunk < chunks; before++) {
@@ -133,6 +136,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) scan_tile(const __grid_const
             for (int n = 0; n < N; n++) h[n] = exp2_of(carry[0] * p.A2[n]) * h[n] + carry[1 + n];
         }
 
+        // Second pass: the same steps from the right states, now with outputs.
         float* state = address<float>(a.states) + at.state(a) + (i64)(begin / CHUNK) * N * a.channels;
         for_each_step([&](int step, int here, const float* values, float delta) {
             if (SAVING && step % CHUNK == 0) {

@@ -1,6 +1,6 @@
 /* scan_paths on channels-last tokens: dt projection, softplus, the recurrence along K paths, skip, merge and gate.
  *
- * Tokens are read and written where they lie; a path is a sequence of token numbers, worked out CHUNK steps at a time.
+ * Tokens are read and written in place; a path is a sequence of token numbers, computed CHUNK steps at a time.
  * The chunk loop is outside the channel loop, so memory is streamed row by row whatever the path.
  */
 #include "task.h"
@@ -9,7 +9,7 @@ ARGUMENTS(scan_paths, SCAN_PATHS_FIELDS);
 
 static int64_t token_at(const scan_paths_args *a, int64_t k, int64_t step) {
     const int64_t code = a->codes[k];
-    if (a->table) { /* the operator has checked it, but memory that NumPy shares can change unseen */
+    if (a->table) { /* checked by the operator, but memory shared with NumPy can change afterwards */
         const int64_t token = a->table[k * a->steps + step];
         return token < a->length ? token : -1;
     }
@@ -139,9 +139,12 @@ static void finish_merged(const scan_paths_args *a, int64_t b, const float *tota
         }
 }
 
+/* One image and the channels [first, last): every direction, chunk after chunk. Blocks of VL channels are inside the
+ * chunk loop, so that a chunk's rows [dt | B | C] are read once; the states of all blocks wait in `h` meanwhile. */
 static void forward_task(const scan_paths_args *a, int64_t b, int64_t first, int64_t last) {
     const int64_t width = last - first, blocks = ceil_div(width, VL), columns = a->rank + 2 * a->states;
     const int size = item_size(a->dtype), in_place = a->dtype == F32 && covers(a);
+    /* float32 outputs add up directions in the output itself, other dtypes in scratch memory */
     const int own_total = a->merge && !in_place && (a->directions > 1 || !covers(a));
     arena scratch = arena_new((2 * a->states + a->rank) * blocks * sizeof(vf) + (columns * CHUNK + 16) * 4 + 512 +
                               (own_total ? a->length * width * sizeof(float) : 0));
@@ -207,7 +210,7 @@ EXPORT void vimzoo_scan_paths_forward(const scan_paths_args *a) {
 /* Each gradient of x is written once, so nothing needs to be added up. */
 INLINE int owns_dx(const scan_paths_args *a) { return covers(a) && a->x_directions == a->directions; }
 
-/* Scratch of a backward task: everything a channel block keeps while the chunks run backwards. */
+/* Scratch memory of a backward task: what each channel block carries from chunk to chunk. */
 typedef struct {
     vf *A2, *w, *dh, *dA, *dw, *dbias, *dD;
     int64_t width;            /* channels of this task */

@@ -1,4 +1,4 @@
-/* What the front ends share: aligned scratch, parameter blocks, parallel loops. */
+/* Shared by the operators: argument structs, aligned scratch memory, parameter blocks, parallel loops. */
 #ifndef VIMZOO_TASK_H
 #define VIMZOO_TASK_H
 

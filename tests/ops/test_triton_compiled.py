@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled for GPUs that are not there, and what its machine code holds."""
+"""Every Triton kernel compiled for GPUs that are not there."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from compiler_records import (
-    Counts,
-    assert_as_recorded,
-    assert_every_shape_is_recorded,
-    benchmark,
-    newest_on_record,
-    on_record,
-)
+from benchmark_scripts import benchmark
 from ops_helpers import conv_inputs, norm_inputs, path_inputs, scan_inputs, with_dtype
 from torch import Tensor
 
@@ -31,13 +24,6 @@ KERNELS = {
     "scan_forward", "finish_merged", "scan_backward", "gate_backward", "conv_forward", "conv_backward_weight",
     "conv_backward_input", "norm_forward", "norm_backward",
 }  # fmt: skip
-SLOTS = {
-    "Vim-T 224, 64 images: scan_forward": 256,
-    "Vim-T 224, 64 images: scan_backward": 860,
-    "VMamba-T stage 1, 128 images: scan_forward": 88,
-}
-"""Issue slots per element that the newest release on record may take. Of Vim's forward scan 220 to 261 were predicted;
-upstream's CUDA takes 876, 1796 and 131."""
 
 
 @pytest.fixture(scope="module")
@@ -134,40 +120,9 @@ def test_compiles_everywhere(
     assert {made.name for made in found} == KERNELS
 
 
-@pytest.fixture(scope="module")
-def recorded() -> Counts:
-    """Counts on record of the Triton that runs here."""
-    import triton
-
-    return on_record("sass_triton", triton.__version__)
-
-
-@pytest.fixture(scope="module")
-def counted(recorded: Counts, sass: Any) -> Counts:
-    """Counts of Vim-tiny's and VMamba's layer for sm_90, by shape and kernel."""
-    rows = sass.count_shapes(["Vim-T 224, 64 images", "VMamba-T stage 1, 128 images"])
-    return {f"{row['shape']}: {row['kernel']}": row for row in rows}
-
-
-def test_counts_are_as_recorded(counted: Counts, recorded: Counts) -> None:
-    """``benchmarks/results/sass_triton.json`` says what the kernels of today compile to: slots, spills, lanes."""
-    assert_as_recorded(counted, recorded, "shuffles", "shared")
-
-
-def test_newest_record_keeps_states_in_registers() -> None:
-    """Lanes are channels: the forward loop over steps needs no other lane, no shared and no local memory."""
-    newest = newest_on_record("sass_triton")
-    for shape in ("Vim-T 224, 64 images", "VMamba-T stage 1, 128 images"):
-        row = newest[f"{shape}: scan_forward"]
-        assert (row["shuffles"], row["shared"], row["local"]) == (0, 0, 0), shape
-    assert newest["Vim-T 224, 64 images: scan_backward"]["local"] <= 16  # addresses, written before the loops
-
-
-@pytest.mark.parametrize("name", SLOTS)
-def test_newest_record_of_issue_slots(name: str) -> None:
-    """A regression in the loops over steps shows without a GPU."""
-    assert newest_on_record("sass_triton")[name]["slots"] <= SLOTS[name]
-
-
-def test_records_are_complete() -> None:
-    assert_every_shape_is_recorded("sass_triton")
+@pytest.mark.parametrize("shape", ["Vim-T 224, 64 images", "VMamba-T stage 1, 128 images"])
+def test_forward_scans_keep_states_in_registers(sass: Any, shape: str) -> None:
+    """Lanes are channels: the loop over steps needs no other lane and spills nothing, with any release of Triton."""
+    rows = {row["kernel"]: row for row in sass.count_shapes([shape])}
+    assert rows["scan_forward"]["slots"] > 0
+    assert [rows["scan_forward"][column] for column in ("shuffles", "shared", "local")] == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""MambaIRv2's layer: window attention, then a scan over tokens sorted by what they are (Guo et al. 2025, section 3)."""
+"""MambaIRv2's layer: window attention, then a scan over tokens sorted by class (Guo et al. 2025, section 3)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ MASKED = -100.0
 
 
 def relative_index(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
-    """``(H W, H W)``: which of the ``(2H-1)(2W-1)`` offsets, row by row from the lowest, a pair of tokens has."""
+    """``(H W, H W)``: the index, among the ``(2H-1)(2W-1)`` offsets, of the offset of each pair of tokens."""
     rows = torch.arange(height, device=device).repeat_interleave(width)
     columns = torch.arange(width, device=device).repeat(height)
     down = rows[:, None] - rows[None, :] + height - 1
@@ -35,8 +35,8 @@ class WindowAttention(DerivedBuffers):
         dim: Width C.
         num_heads: Heads.
         window: Side of a window.
-        shift: The map is rolled by so many rows and columns first; windows that then hold tokens of two borders
-            attend only within each.
+        shift: The map is first rolled by this many rows and columns; in windows that then hold tokens of opposite
+            borders, tokens attend only to those of their own border.
 
     Raises:
         ValueError: Heads do not divide the width.
@@ -67,12 +67,12 @@ class WindowAttention(DerivedBuffers):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Bias normal with deviation 0.02, and the table of which bias is whose."""
+        """Normal bias with standard deviation 0.02, and the index of the bias of each pair of tokens."""
         self.init_non_persistent_buffers()
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
     def init_non_persistent_buffers(self) -> None:
-        """The table of which bias is whose; it follows from the window."""
+        """The index of the bias of each pair of tokens, which follows from the window."""
         self.index.copy_(relative_index(self.window, self.window, self.index.device))
 
     def forward(self, qkv: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class WindowAttention(DerivedBuffers):
         return y.roll((shift, shift), (1, 2)) if shift else y
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of all windows: one bias for all, or with a shift four, by where the window lies."""
+        """Attention of all windows: one bias for all, or, with a shift, four, depending on the window's position."""
         bias = self.bias_table[self.index].permute(2, 0, 1).to(q.dtype)
         if not self.shift:
             return _attention(q, k, v, bias)
@@ -105,7 +105,7 @@ class WindowAttention(DerivedBuffers):
         return torch.cat(rows, 1)
 
     def _seams(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Which pairs of tokens lie on two sides of the map in the last column and the last row of windows."""
+        """Which pairs of tokens come from opposite borders of the map, in the last column and last row of windows."""
         late = torch.arange(self.window, device=device) >= self.window - self.shift
         column, row = late.repeat(self.window), late.repeat_interleave(self.window)
         return column[:, None] != column[None, :], row[:, None] != row[None, :]
@@ -181,8 +181,8 @@ class PromptedSSM(SelectiveSSM):
 class AttentiveScan(nn.Module):
     """Scan over the tokens of a map sorted by class, each class with a learned prompt (section 3.2, ASSM).
 
-    A router names the class of every token. Tokens are scanned class after class, in the map's order within each.
-    As in the authors' code, the prompts are not sorted along: the scan's l-th step has the prompt of the map's
+    A router assigns a class to every token. Tokens are scanned class by class, in the map's order within a class.
+    As in the authors' code, the prompts are not sorted with them: step l of the scan gets the prompt of the map's
     l-th token.
 
     Args:
@@ -227,7 +227,7 @@ class AttentiveScan(nn.Module):
 
         Args:
             x: The map.
-            states: ``(rank, N)``, what the layer makes of a prompt.
+            states: ``(rank, N)``, the layer's projection of prompts.
             noise: Added to the routing logits ``(B, H W, classes)``; ``None`` for none.
         """
         route, prompt = self.routed(x.flatten(1, 2), self.prompts @ states, noise)
@@ -261,7 +261,7 @@ def _take(tokens: Tensor, order: Tensor) -> Tensor:
 class AttentiveLayer(nn.Module):
     """MambaIRv2's layer: window attention and the attentive scan, each followed by a feed-forward layer.
 
-    The input skips twice, around each half as it is and scaled by learned numbers besides.
+    Each half has two skip connections: one plain, and one scaled by learned factors.
 
     Args:
         dim: Width C.

@@ -77,7 +77,7 @@ class BiMamba(nn.Module):
         dt_rank: Rank of the step-size projection, by default ``ceil(dim / 16)``.
         conv_bias: Bias in the convolutions.
         proj_bias: Bias in ``in_proj`` and ``out_proj``.
-        divide_out: Halve the sum of v2's two directions; without effect on the others, as in the authors'
+        divide_out: Halve the sum of v2's two directions; no effect on the others, as in the authors'
             code.
         layer_scale: Initial value of a learned per-channel factor on the output; ``None`` for none.
         dt_min, dt_max, dt_floor, dt_scale, dt_init: As in `SelectiveSSM`.
@@ -160,7 +160,7 @@ class BiMamba(nn.Module):
         if self.halve and self.proj_bias:
             y = y * 0.5
         y = self.out_proj(y) if torch.jit.is_scripting() else apply_linear(self.out_proj, y)
-        # without a bias the same to the last bit, on the narrower tensor
+        # bitwise the same without a bias, and cheaper on the narrower tensor
         return y * 0.5 if self.halve and not self.proj_bias else y
 
 

@@ -1,4 +1,4 @@
-"""Buffers that are no part of a state dict, because they follow from a module's arguments."""
+"""Buffers that are not in the state dict because they follow from a module's arguments."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +36,7 @@ def _any_on_meta(module: nn.Module) -> bool:
 
 
 def _leave_meta(module: nn.Module, incompatible: Any) -> None:
-    """Gives buffers memory where the parameters have it, as they do after ``load_state_dict(..., assign=True)``."""
+    """Allocate meta buffers on the parameters' device, after ``load_state_dict(..., assign=True)`` for instance."""
     device = next((parameter.device for parameter in module.parameters()), None)
     lost = {name: t for name, t in module._buffers.items() if t is not None and t.is_meta}
     if not lost or device is None or device.type == "meta":

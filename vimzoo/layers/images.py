@@ -1,4 +1,4 @@
-"""The checks that an image is one, and of a size that a model takes."""
+"""Checks of images: layout, size and finite pixels."""
 
 import warnings
 
@@ -14,9 +14,9 @@ from vimzoo.ops.runtime.library import is_eager
 def check_image_sizes(
     x: Tensor, in_chans: int, smallest: tuple[int, int], exact: tuple[int, int] | None = None
 ) -> Tensor:
-    """``x`` itself, unless it is no batch of images ``(B, in_chans, H, W)`` with enough pixels.
+    """Return ``x`` if it is a batch of images ``(B, in_chans, H, W)`` with enough pixels.
 
-    Words are formed only when something is wrong: a size in a message would be fixed in a graph made for any size.
+    Messages are formatted only on failure: formatting a symbolic size would specialise the graph.
 
     Args:
         smallest: Least height and width.
@@ -45,7 +45,7 @@ def check_image_sizes(
 @register_notrace_function  # values decide, which FX cannot follow
 @torch.jit.ignore
 def warn_unless_finite(x: Tensor) -> None:
-    """Warn that images with a NaN or infinite pixel come out as NaN.
+    """Warn that the outputs for images with a NaN or infinite pixel are NaN.
 
     Every model of this package answers such an image with NaN alone, on every backend, and the other images of the
     batch with what they would get without it. It is a warning and not an error because tools that count operations or

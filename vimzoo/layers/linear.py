@@ -1,7 +1,7 @@
-"""Plain `torch.nn.Linear` layers on this package's matrix product.
+"""Runs plain `torch.nn.Linear` layers with this package's matrix product.
 
-Models hold `torch.nn.Linear` itself, not a subclass: quantisers and adapters choose layers by their exact type and put
-others in their place. `apply_linear` calls whatever stands there.
+Models use `torch.nn.Linear` itself, not a subclass: quantisers and adapters select layers by exact type and replace
+them. `apply_linear` calls whichever layer is there.
 """
 
 import copy
@@ -22,10 +22,10 @@ _GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in _HOOKS
 
 
 def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer(x)``, ``(..., I) -> (..., O)``; on the CPU oneDNN makes the product, see `vimzoo.linear`.
+    """``layer(x)``, ``(..., I) -> (..., O)``; on the CPU with oneDNN, see `vimzoo.ops.linear`.
 
-    That holds for a plain `torch.nn.Linear`. A quantised layer, an adapter, or a layer with hooks, a parametrization or
-    a tensor subclass for its weight is called as it is; so is every layer under a tracer, a compiler or a mode that
+    This applies to a plain `torch.nn.Linear`. A quantised layer, an adapter, or a layer with hooks, a parametrization
+    or a tensor subclass as its weight is simply called; so is every layer under a tracer, a compiler or a mode that
     watches calls of torch functions. TorchScript cannot compile this function: a ``forward`` that is to be scripted
     calls the layer itself there.
     """
@@ -58,7 +58,7 @@ def _calls_are_watched() -> bool:
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, same parameters and results, that makes `vimzoo.linear`'s product in TorchScript too."""
+    """`torch.nn.Linear`, same parameters and results, that uses `vimzoo.ops.linear` in TorchScript too."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., I) -> (..., O)``."""

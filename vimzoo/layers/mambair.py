@@ -1,4 +1,4 @@
-"""What MambaIR's networks are built of (Guo et al. 2024, sections 3.3 and 3.4), on maps with channels last."""
+"""Building blocks of MambaIR (Guo et al. 2024, sections 3.3 and 3.4), on maps with channels last."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ class ChannelAttention(nn.Module):
         squeeze: The means are squeezed to ``C // squeeze`` numbers.
 
     Raises:
-        ValueError: Nothing would be left of the channels.
+        ValueError: there are fewer channels than ``squeeze``.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ChannelAttention(nn.Module):
 
 
 class CAB(nn.Module):
-    """Channel-attention block: convolutions that restore what the scan loses between neighbours, then attention.
+    """Channel-attention block: convolutions that restore local detail lost by the scan, then channel attention.
 
     Args:
         dim: Channels C.
@@ -97,7 +97,7 @@ class CAB(nn.Module):
         )
 
     def change_form(self, form: str) -> None:
-        """New convolutions of another form; the old ones' parameters are gone, so before an optimiser sees them."""
+        """Replace the convolutions by new ones of another form; call it before creating an optimiser."""
         weight = self.convs[0].weight
         self.convs = self._make_convs(form, device=weight.device, dtype=weight.dtype)
         self.form = form
@@ -114,7 +114,7 @@ def cab_form(first: Sequence[int], dim: int, compress: int = 3) -> str | None:
     """The form of a `CAB` of ``dim`` channels, read off the shape of its first convolution's weight.
 
     Returns:
-        One of `CAB_FORMS`, or ``None`` where it is no such block's.
+        One of `CAB_FORMS`, or ``None`` if it does not belong to such a block.
     """
     shapes = {
         (dim // 2, dim, 1, 1): "light",

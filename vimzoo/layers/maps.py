@@ -22,7 +22,7 @@ def activation(name: str) -> nn.Module:
     """``"silu"``, ``"gelu"`` (exact), ``"relu"``, ``"sigmoid"`` or ``"none"`` as a module.
 
     Raises:
-        ValueError: ``name`` is none of them.
+        ValueError: ``name`` is not one of these.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"act: expected one of {tuple(ACTIVATIONS)}, got {name!r}")
@@ -30,10 +30,10 @@ def activation(name: str) -> nn.Module:
 
 
 def check_map(x: Tensor, dim: int, channel_axis: int = 3) -> None:
-    """Refuse what is no map of ``dim`` channels.
+    """Check that ``x`` is a map of ``dim`` channels.
 
     Raises:
-        AssertionError: ``x`` has not four axes, or another number of channels on ``channel_axis``.
+        AssertionError: ``x`` does not have four axes, or ``dim`` channels on ``channel_axis``.
     """
     layout = "(B, H, W, C)" if channel_axis == 3 else "(B, C, H, W)"
     _assert(x.dim() == 4, f"x: expected a map {layout}, got {x.dim()} dimensions")
@@ -60,7 +60,7 @@ class MapBatchNorm(nn.Module):
 
 
 class Permute(nn.Module):
-    """``x.permute(dims)``, to be a step of a sequence."""
+    """``x.permute(dims)`` as a module, for use in a `torch.nn.Sequential`."""
 
     def __init__(self, *dims: int) -> None:
         super().__init__()

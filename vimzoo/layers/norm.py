@@ -65,7 +65,7 @@ class AddNorm(nn.Module):
 
 
 class Add(nn.Module):
-    """What stays of `AddNorm` where a model is cut and its norm is not wanted."""
+    """`AddNorm` without the norm, for feature extractors that want the stream itself."""
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(B, L, D)`` tokens and stream -> their sum in the tokens' dtype, and in the stream's."""

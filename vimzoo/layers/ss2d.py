@@ -20,7 +20,7 @@ SCANS: dict[str, tuple[ScanPath, ...]] = {
     "cross": CROSS,
     "bidirectional": (_ROW, _ROW, _ROW_BACK, _ROW_BACK),
     "unidirectional": (_ROW,) * 4,
-    # rows and columns are sequences of their own, so that these paths are those of one row
+    # each row or column is a separate sequence, so these are the paths of a single row
     "cascade": (_ROW, _ROW_BACK, _ROW, _ROW_BACK),
 }
 GATES = ("none", "act", "linear")
@@ -41,9 +41,9 @@ class SS2D(nn.Module):
             input (the first VMamba), ``"linear"``: not activated (``nozact``).
         paths: ``"cross"``: rows, columns, and both backward. ``"bidirectional"`` and ``"unidirectional"``: rows
             only, each direction twice, or forward four times (table 10 of the paper's appendix). ``"cascade"``:
-            rows, each a sequence of its own, then columns. Or any scan paths, in any number; one line gives a map
-            another order: ``SS2D(96, paths=[ScanPath.hilbert()])``.
-        out_norm: What normalises the merged output: ``"layer"``, ``"none"``, ``"softmax"`` (over positions),
+            each row as a separate sequence, then each column. Or any number of scan paths, for example
+            ``SS2D(96, paths=[ScanPath.hilbert()])``.
+        out_norm: Normalisation of the merged output: ``"layer"``, ``"none"``, ``"softmax"`` (over positions),
             ``"sigmoid"``, ``"conv"`` (depthwise 3 x 3) or ``"layer conv"`` (one after the other).
         out_act: GELU after the norm (``oact``).
         ssd: Mamba-2's form of the scan (``m0``): ``dt_rank`` heads with one decay rate and step size each.
@@ -52,7 +52,7 @@ class SS2D(nn.Module):
         dt_min, dt_max, dt_floor, dt_scale, dt_init: As in `SelectiveSSM`.
 
     Raises:
-        ValueError: an option has no such value, or a size is not positive.
+        ValueError: an option has an unknown value, or a size is not positive.
     """
 
     norm_is_conv: Final[bool]
@@ -118,7 +118,7 @@ class SS2D(nn.Module):
         """Map ``(B, H, W, C) -> (B, H, W, C)``.
 
         Raises:
-            AssertionError: ``x`` is no such map.
+            AssertionError: ``x`` is not such a map.
         """
         check_map(x, self.dim)
         x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
@@ -188,7 +188,7 @@ def _out_norm(kind: str, dim: int, **dd: Any) -> nn.Module:
     if kind == "conv":
         return conv()
     if kind == "layer conv":
-        # the authors' names of the two that have weights
+        # the two that have weights keep the authors' names
         parts = {
             "0": nn.LayerNorm(dim, **dd),
             "nchw": Permute(0, 3, 1, 2),

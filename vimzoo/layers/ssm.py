@@ -12,7 +12,7 @@ from vimzoo.ops import linear, scan_codes
 PARAMETERS = ("A_log", "D", "x_proj", "dt_proj", "dt_bias")
 
 
-@register_notrace_function  # the dtype decides, which FX cannot follow
+@register_notrace_function  # branches on the dtype, which FX cannot trace
 def decay_rates(A_log: Tensor) -> Tensor:
     """``A = -exp(A_log)`` in float32, or float64 for float64: half precision would cost A three digits."""
     return -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
@@ -35,13 +35,13 @@ class SelectiveSSM(nn.Module):
         d_state: States N per channel.
         dt_rank: Rank R of the step-size projection.
         directions: Number K of scan directions.
-        shared: Which of the five parameters all directions have in common.
-        separate_inputs: Each direction brings its own input, ``x`` is ``(B, L, K, D)`` (Vim's two
-            convolutions); else one ``(B, L, D)`` serves all.
+        shared: Names of those of the five parameters that all directions share.
+        separate_inputs: Each direction has its own input, ``x`` is ``(B, L, K, D)`` (Vim's two
+            convolutions); else all share one ``(B, L, D)``.
         dt_min, dt_max, dt_floor: Range and lower bound of the initial step sizes.
         dt_scale: Factor on the initial ``dt_proj``.
         dt_init: Initial ``dt_proj``, ``"random"`` or ``"constant"``.
-        init: Start of ``A_log``, ``dt_proj`` and ``dt_bias``: ``"mamba"`` as above; ``"random"`` normal, the
+        init: Initialisation of ``A_log``, ``dt_proj`` and ``dt_bias``: ``"mamba"`` as above; ``"random"`` normal, the
             latter two a tenth of that; ``"zero"`` A of -1 and the latter two uniform in 0..0.1 (VMamba's v0,
             v1 and v2; Liu et al. 2024, appendix, finds no difference).
         heads: Mamba-2's form, see above.
@@ -154,7 +154,7 @@ class SelectiveSSM(nn.Module):
     def step_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Decay rates ``(K, D, N)``, step projection ``(K or 1, D, R)`` and bias ``(K, D)`` as the op takes them.
 
-        A head's numbers are repeated for its channels, its step size by a projection of zeros and ones.
+        With heads, a head's numbers are repeated for its channels, its step size by a projection of zeros and ones.
         """
         rates, dt_proj = decay_rates(self.A_log), self.dt_proj
         if dt_proj is not None:
@@ -178,14 +178,14 @@ class SelectiveSSM(nn.Module):
         width: int,
         merge: bool = True,
     ) -> Tensor:
-        """Scans ``x`` along the K paths and adds the results up.
+        """Scans ``x`` along the K paths and sums the results.
 
         Args:
             x: ``(B, L, D)``, or ``(B, L, K, D)`` with ``separate_inputs``.
             z: Gate ``(B, L, D)``; the sum is multiplied by ``silu(z)``.
             codes, table: The paths, as `vimzoo.ops.paths.path.path_codes` and ``path_table`` give them.
             height, width: The grid, ``L = height * width``; a sequence is ``1 x L``.
-            merge: Add the directions up; else return each in its path's order.
+            merge: Sum the directions; else return each in its path's order.
 
         Returns:
             ``(B, L, D)``, or ``(B, K, T, D)`` without ``merge``.

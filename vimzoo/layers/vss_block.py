@@ -26,12 +26,12 @@ class VSSBlock(nn.Module):
         mlp_gated: A gated MLP (``gmlp``).
         mlp_drop_rate: Its dropout.
         norm: ``"layer"`` or ``"batch"``.
-        post_norm: Normalise what a branch gives instead of what it is given.
+        post_norm: Normalise the output of a branch instead of its input.
         drop_path: Rate at which a branch is dropped.
         channels_last: Maps are ``(B, H, W, C)``; else ``(B, C, H, W)``, best in torch's channels-last format.
 
     Raises:
-        ValueError: an option has no such value, or a size is not positive.
+        ValueError: an option has an unknown value, or a size is not positive.
     """
 
     channels_last: Final[bool]
@@ -90,7 +90,7 @@ class VSSBlock(nn.Module):
         """Map -> map of the same shape, ``(B, H, W, C)`` or without ``channels_last`` ``(B, C, H, W)``.
 
         Raises:
-            AssertionError: ``x`` is no such map.
+            AssertionError: ``x`` is not such a map.
         """
         check_map(x, self.dim, 3 if self.channels_last else 1)
         if not self.channels_last:

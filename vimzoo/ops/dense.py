@@ -2,8 +2,8 @@
 
 On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to oneDNN. Where it was measured
 (``benchmarks/results/*/cpu_linear.json``) oneDNN's float32 kernels are twice as fast as MKL's on AMD's Zen 5 and equal
-on Zen 4, so float32 goes there too. Everything that looks into a call sees ``torch.nn.functional.linear``: tracers, the
-compiler, dispatch modes such as FLOP counters, tensor subclasses, forward-mode AD and the transforms of `torch.func`.
+on Zen 4, so float32 uses oneDNN too. Tracers, the compiler, dispatch modes such as FLOP counters, tensor subclasses,
+forward-mode AD and the transforms of `torch.func` see ``torch.nn.functional.linear`` instead.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if is_eager(x, weight):  # others go to torch's own linear, which checks for itself
+    if is_eager(x, weight):  # otherwise torch's own linear runs, which checks its arguments
         CONTRACT.check_once(x, weight, bias)
     if weight.dim() == 2:
         return _one(x, weight, bias)

@@ -1,12 +1,12 @@
 """The ``mamba_ssm`` backend: the kernels of the user's own mamba-ssm and causal-conv1d, with plain PyTorch around them.
 
-Neither package is imported before this backend is asked for by name. Only two public functions are called, by keyword,
-whose meaning has not changed from release 1.2 on: ``selective_scan_fn`` and ``causal_conv1d_fn``. A backward pass runs
-the forward pass again, for what these functions keep for it differs from release to release and stays their own. That
-of the scan adds with atomics, so it refuses where ``torch.use_deterministic_algorithms`` is on.
+Neither package is imported until this backend is requested by name. Only two public functions are called, by keyword,
+whose meaning has not changed since release 1.2: ``selective_scan_fn`` and ``causal_conv1d_fn``. A backward pass runs
+the forward pass again, because the tensors that these functions save for it differ between releases. The scan's
+backward pass uses atomic additions, so it is refused under ``torch.use_deterministic_algorithms``.
 
-`scan_paths` is what those packages' users write around them: tokens are copied into path order, dt is projected, the
-scan runs over the directions as groups of channels, and its outputs, rounded to the input's dtype, are added up.
+`scan_paths` does what users of these packages write around them: it copies tokens into path order, projects dt, scans
+the directions as groups of channels, and sums the outputs, which are rounded to the input's dtype first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _function(distribution: str, module: str, name: str, extension: str) -> tupl
     try:
         found = importlib.import_module(module)
         function = getattr(found, name)
-    except Exception as error:  # a build for another torch or CUDA fails in ways of its own
+    except Exception as error:  # a build for another torch or CUDA can fail in many ways
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return None, f"{distribution} cannot be imported: {first}"
     if getattr(found, extension, True) is None:  # releases that may be built without kernels
@@ -97,7 +97,9 @@ def _require_no_determinism(grad: Tensor) -> None:
         and not torch.is_deterministic_algorithms_warn_only_enabled()
     )
     if grad.is_cuda and strict:
-        raise Unsupported("mamba_ssm's backward pass is not deterministic, which torch was told to insist on")
+        raise Unsupported(
+            "mamba_ssm's backward pass is not deterministic, and torch.use_deterministic_algorithms is on"
+        )
 
 
 def _float(parameter: Tensor | None) -> Tensor | None:

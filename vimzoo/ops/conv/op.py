@@ -44,7 +44,7 @@ def causal_conv1d(
         activation: ``"silu"`` or ``None``.
         reverse: for each of the K filters (a list, or eagerly any sequence) whether it runs backward; by default one
             filter that runs forward.
-        backend: insist on a backend.
+        backend: name of the backend to use; chosen automatically if not given.
 
     Returns:
         ``(B, L, K, D)`` in x's dtype; in memory K comes first, so each direction is a dense matrix.

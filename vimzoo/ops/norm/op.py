@@ -51,7 +51,7 @@ def add_norm(
         eps: added to the variance.
         rms: RMSNorm rather than LayerNorm.
         residual_in_fp32: keep the stream in float32 though x is bfloat16 or float16, as Vim does.
-        backend: insist on a backend.
+        backend: name of the backend to use; chosen automatically if not given.
 
     Returns:
         the norm in x's dtype, and the stream.

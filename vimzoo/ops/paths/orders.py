@@ -1,8 +1,8 @@
 """The orders behind `ScanPath`'s constructors: rules that give the token numbers of a walk over any ``H x W`` grid.
 
 A rule is a frozen dataclass, so that equal rules are equal paths, and is called with the height and width of a grid. It
-works in NumPy: what is built and cached here must not become a fake, meta or inference tensor because of the mode that
-happened to be on in the caller when a size was first met.
+works in NumPy: arrays built and cached here must not become fake, meta or inference tensors because of a mode that is
+active in the caller when a size is first seen.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PAD = -1
 
 
 def raster(height: int, width: int) -> np.ndarray:
-    """Token numbers of a grid where they lie, int64 ``(H, W)``."""
+    """Token numbers in the layout of the grid, int64 ``(H, W)``."""
     return np.arange(height * width, dtype=np.int64).reshape(height, width)
 
 
-def numbered(rows: np.ndarray, columns: np.ndarray, height: int, width: int, there: np.ndarray) -> np.ndarray:
-    """Token numbers of the cells ``(rows, columns)``; a pad where a cell is off the grid or not ``there``."""
-    there = there & (rows < height) & (columns < width)
-    return np.where(there, rows * width + columns, PAD).ravel()
+def numbered(rows: np.ndarray, columns: np.ndarray, height: int, width: int, valid: np.ndarray) -> np.ndarray:
+    """Token numbers of the cells ``(rows, columns)``; a pad where a cell is off the grid or not ``valid``."""
+    valid = valid & (rows < height) & (columns < width)
+    return np.where(valid, rows * width + columns, PAD).ravel()
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Stride:
-    """Every n-th token both ways (Pei et al. 2024, EfficientVMamba); the map is padded right and bottom."""
+    """Every n-th token in both dimensions (Pei et al. 2024, EfficientVMamba); the map is padded right and bottom."""
 
     step: tuple[int, int]
     offset: tuple[int, int]
@@ -82,9 +82,9 @@ class Stride:
 class Hilbert:
     """A Hilbert curve for any rectangle, after the generalised curve of Cerveny (github.com/jakubcerveny/gilbert).
 
-    It starts in the top left corner and ends in a neighbouring one: along the longer side, or the shorter one where no
-    walk from neighbour to neighbour can end so. Colour the cells like a chess board: a walk along a side of odd length
-    ends on the colour it began with, and so must have an odd number of steps, which an even other side forbids.
+    It starts in the top left corner and ends in an adjacent corner: along the longer side, or along the shorter one
+    where that is impossible. Colour the cells like a chess board: a walk along a side of odd length ends on the colour
+    it began with, so it visits an odd number of cells, which is impossible if the other side is even.
     """
 
     def __call__(self, height: int, width: int) -> np.ndarray:
@@ -103,8 +103,8 @@ class Hilbert:
 def hilbert_cells(length: int, depth: int) -> np.ndarray:
     """Cells ``(along, across)`` of a curve over ``length x depth`` from ``(0, 0)`` to ``(length - 1, 0)``.
 
-    A long rectangle is cut in two, walked one after the other. Another is cut in three: up a left part, along what is
-    beyond, and down a right part. Cuts prefer even sizes, for which the parts' ends are neighbours.
+    A long rectangle is cut in two halves, visited one after the other. Any other is cut in three: up the left part,
+    along the far part, and down the right part. Cuts prefer even sizes, for which the ends of the parts are adjacent.
     """
     if depth == 1 or length == 1:
         steps = np.arange(length * depth, dtype=np.int64)
@@ -116,9 +116,9 @@ def hilbert_cells(length: int, depth: int) -> np.ndarray:
         return np.concatenate([hilbert_cells(half, depth), second])
     up += up % 2 if depth > 2 else 0
     left = hilbert_cells(up, half)[:, ::-1]
-    beyond = hilbert_cells(length, depth - up) + np.array([0, up])
+    far = hilbert_cells(length, depth - up) + np.array([0, up])
     right = np.array([length - 1, up - 1]) - hilbert_cells(up, length - half)[:, ::-1]
-    return np.concatenate([left, beyond, right])
+    return np.concatenate([left, far, right])
 
 
 @dataclass(frozen=True)
@@ -159,23 +159,23 @@ class Moved:
 
     def __call__(self, height: int, width: int) -> np.ndarray:
         """Token numbers, ``(T,)``."""
-        there = raster(width, height).T if self.transpose else raster(height, width)
-        there = there[::-1] if self.vertical else there
-        there = there[:, ::-1] if self.horizontal else there
-        token_at = np.full(height * width + 1, PAD)  # the last entry is what a pad, -1, picks
-        token_at[there.ravel()] = np.arange(height * width)
+        moved = raster(width, height).T if self.transpose else raster(height, width)
+        moved = moved[::-1] if self.vertical else moved
+        moved = moved[:, ::-1] if self.horizontal else moved
+        token_at = np.full(height * width + 1, PAD)  # a pad, -1, picks the last entry
+        token_at[moved.ravel()] = np.arange(height * width)
         return token_at[self.path.walk(*((width, height) if self.transpose else (height, width)))]
 
 
 @dataclass(frozen=True)
 class Padded:
-    """A path with pads after its end, up to the steps of the longest of ``company``."""
+    """A path padded at its end to the length of the longest of ``all_paths``."""
 
     path: ScanPath
-    company: frozenset[ScanPath]
+    all_paths: frozenset[ScanPath]
 
     def __call__(self, height: int, width: int) -> np.ndarray:
         """Token numbers, ``(T,)``."""
         tokens = self.path.walk(height, width)
-        longest = max(len(path.walk(height, width)) for path in self.company)
+        longest = max(len(path.walk(height, width)) for path in self.all_paths)
         return np.pad(tokens, (0, longest - len(tokens)), constant_values=PAD)

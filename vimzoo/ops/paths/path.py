@@ -22,7 +22,7 @@ ROW, ROW_REVERSED, COLUMN, COLUMN_REVERSED, TABLE = range(5)
 
 _NUMBERS = count()
 _NAMED: WeakValueDictionary[str, ScanPath] = WeakValueDictionary()
-"""Living paths by a name of their own, for the compiler, which takes text for a constant but no object."""
+"""Live paths by unique name: Dynamo accepts strings as constants, but not arbitrary objects."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class ScanPath:
 
 
 def _whole_numbers(table: Any) -> np.ndarray:
-    """Token numbers from what a user gave."""
+    """Token numbers given by a user, as an int64 array."""
     values = np.asarray(table.detach().cpu() if isinstance(table, Tensor) else table)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         got = f"{values.dtype} of shape {values.shape}"
@@ -274,14 +274,14 @@ def pad_paths(paths: Sequence[ScanPath]) -> tuple[ScanPath, ...]:
 
     Pads at the end change no other step. LocalVMamba scans rows beside windows of a padded map like this.
     """
-    company = frozenset(paths)
+    all_paths = frozenset(paths)
     return tuple(
-        path if len(company) == 1 else ScanPath.from_function(Padded(path, company)) for path in paths
+        path if len(all_paths) == 1 else ScanPath.from_function(Padded(path, all_paths)) for path in paths
     )
 
 
 def path_codes(paths: Sequence[ScanPath]) -> list[int]:
-    """The closed-form codes of ``paths``, as the ops' schema takes them."""
+    """The codes of ``paths``, as the ops' schema takes them."""
     return [path.code for path in paths]
 
 
@@ -301,18 +301,16 @@ def _table(height: int, width: int, device: str, paths: tuple[ScanPath, ...]) ->
     key = (paths, height, width, device)
     if key in _TABLES:
         return _TABLES[key]
-    tracing = (
-        torch._C._get_tracing_state()
-    )  # a first trace would note how a table is made, a second would not
+    # tables are constants of a trace; without this the first trace would record how one is made
+    tracing = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
-        with torch.inference_mode(
-            False
-        ):  # else the first call could leave a table that no training step may save
+        # a table made in inference mode could not be saved for a backward pass later
+        with torch.inference_mode(False):
             table = torch.from_numpy(_stacked(paths, height, width)).to(device)
     finally:
         torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
-    if type(table) is Tensor:  # a fake one must not outlive its mode
+    if type(table) is Tensor:  # fake tensors must not outlive their mode
         while len(_TABLES) >= 256:
             del _TABLES[next(iter(_TABLES))]
         _TABLES[key] = table
@@ -320,7 +318,7 @@ def _table(height: int, width: int, device: str, paths: tuple[ScanPath, ...]) ->
 
 
 _COMPILED = SimpleNamespace()
-"""Tables that compiled code reads, each an attribute, which the compiler finds again and guards."""
+"""Tables that compiled code reads. Each is an attribute, because Dynamo can guard those."""
 
 
 @torch.compiler.assume_constant_result
@@ -335,13 +333,13 @@ def _attribute(height: int, width: int, device: str, *names: str) -> str:
 def path_arguments(
     paths: Sequence[ScanPath], height: int, width: int, device: torch.device | str = "cpu"
 ) -> tuple[list[int], Tensor | None]:
-    """What the ops' schema takes for ``paths`` on a grid: codes, and the table ``(K, T)``, int32, on ``device``.
+    """``paths`` on a grid in the form of the ops' schema: codes, and the table ``(K, T)``, int32, on ``device``.
 
-    The table is ``None`` if every path has a closed form, and then costs nothing; otherwise it is built once per grid
-    and device. Under ``torch.compile`` it is a constant, so that ``height`` and ``width`` become fixed.
+    The table is ``None`` if every path has a closed form; otherwise it is built once per grid and device. Under
+    ``torch.compile`` it is a constant, so that ``height`` and ``width`` become fixed.
 
     Raises:
-        ValueError: if the paths visit different numbers of steps (`pad_paths` helps), or tokens outside the grid.
+        ValueError: the paths have different numbers of steps (see `pad_paths`), or visit tokens outside the grid.
     """
     codes = path_codes(paths)
     if TABLE not in codes:
@@ -359,7 +357,7 @@ def path_table(paths: Sequence[ScanPath], height: int, width: int) -> Tensor | N
 
 
 def tokens_from_codes(codes: Sequence[int], table: Tensor | None, height: int, width: int) -> Tensor:
-    """Token numbers int64 ``(K, T)`` from what the op's schema carries: closed-form codes, or a table."""
+    """Token numbers int64 ``(K, T)`` from the arguments of the op: closed-form codes, or a table."""
     if table is not None:
         return table.long()
     grid = torch.arange(height * width).view(height, width)

@@ -1,8 +1,8 @@
-"""What each operator takes, declared once per operator and checked inside it.
+"""The arguments that each operator accepts, declared once per operator and checked inside it.
 
-C and GPU kernels trust every size that they are told. So whoever calls ``torch.ops.vimzoo.X`` (Python, a traced or
-scripted model, an exported program), and whichever backend runs it, ranks, sizes, dtypes, devices and tables are
-checked first. A call whose arguments look like those of an earlier call costs one lookup.
+C and GPU kernels trust every size that they are given. Therefore ranks, sizes, dtypes, devices and tables are checked
+before any backend runs, whether ``torch.ops.vimzoo.X`` is called from Python, by a traced or scripted model, or by an
+exported program. A call whose arguments look like those of an earlier call costs one lookup.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 Given = Mapping[str, Any]
 """The arguments of a call by name."""
 MOST_REMEMBERED = 4096
-"""Kinds of calls that an operator remembers to have checked."""
+"""How many kinds of accepted calls an operator remembers."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ def exactly(dtype: Callable[[Given], torch.dtype]) -> Dtype:
 
 
 class Contract:
-    """What ``vimzoo::op`` takes.
+    """The arguments that ``vimzoo::op`` accepts.
 
     Args:
         op: name of the operator; its schema has to be defined.
         tensors: argument -> its axes and dtype, in the order of the checks. Axes are letters, which mean the same size
             everywhere; ``K?`` may be 1 as well, ``*`` may be anything, ``...`` is any number of axes, and ``|``
             separates alternatives of different rank. Other names are looked up in ``sizes``.
-        sizes: name of an axis -> its size, from the arguments; asked for when a tensor has such an axis.
-        rest: checks what is not about one tensor alone; raises ``ValueError``.
+        sizes: name of an axis -> its size, computed from the arguments when a tensor has such an axis.
+        rest: checks that concern more than one tensor; raises ``ValueError``.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class Contract:
         self._seen: set[tuple] = set()
 
     def check(self, *args: Any) -> None:
-        """See that these are arguments of the operator, without ``backend``.
+        """Check the arguments of a call, without ``backend``.
 
         Raises:
-            ValueError: naming the argument, what was expected and what came.
+            ValueError: one of them does not fit; the message names it, what was expected and what was given.
         """
         self._refuse_onnx()
         given = dict(zip(self.names, args, strict=False))
@@ -181,14 +181,14 @@ def _check_place(name: str, tensor: Tensor, first: str, of: Tensor) -> None:
 
 
 _RANGES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Table -> its version when it was read, its smallest and its largest entry."""
+"""Table -> its version when it was last read, and its smallest and largest entry."""
 
 
 def check_table(table: Tensor, tokens: int) -> None:
-    """See that a table names pads (-1) and tokens ``0..tokens - 1`` only; its entries are read once.
+    """Check that a table holds only pads (-1) and tokens ``0..tokens - 1``; its entries are read once per version.
 
     Raises:
-        ValueError: it names something else.
+        ValueError: it holds another number.
     """
     if not table.numel():
         return

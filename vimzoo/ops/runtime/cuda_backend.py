@@ -15,11 +15,11 @@ from .abi import DTYPES, Arguments
 
 ScanArguments = Arguments("cuda_scan")
 OLDEST = (7, 5)
-"""Compute capability that the current NVRTC still compiles for."""
+"""The lowest compute capability that the current NVRTC compiles for."""
 
 
 def load() -> tuple[str | None, str]:
-    """What there is, such as ``"NVRTC 13.2"``, or ``None`` and why the backend cannot run."""
+    """The compiler, such as ``"NVRTC 13.2"``, or ``None`` and why the backend cannot run."""
     compiler, detail = nvrtc.load()
     if compiler is None:
         return None, detail
@@ -28,7 +28,7 @@ def load() -> tuple[str | None, str]:
 
 
 def require(*tensors: Tensor | None) -> None:
-    """Make clear that these activations can be taken.
+    """Check that the kernels take these activations.
 
     Raises:
         Unsupported: for a dtype other than float32, bfloat16 and float16; for a device that is not an NVIDIA GPU of
@@ -81,8 +81,8 @@ def launch(
     source: str, name: str, constants: Mapping[str, int], grid: tuple[int, int], arguments: bytes,
     device: torch.device, dynamic_shared: int = 0,
 ) -> None:  # fmt: skip
-    """Run kernel ``name`` of ``source``, compiled with the macros ``constants``, on blocks of ``BLOCK`` threads
-    (``THREADS``, where that is said).
+    """Run kernel ``name`` of ``source``, compiled with the macros ``constants``, on blocks of ``THREADS`` threads if
+    that is among them, else ``BLOCK``.
 
     Raises:
         Unsupported: if it cannot be compiled or loaded here.

@@ -41,7 +41,7 @@ def _require() -> ctypes.CDLL:
 
 
 def _enter_context(library: ctypes.CDLL, device: int) -> None:
-    """Make torch's context current; a thread that has not used CUDA yet, as autograd's at first, has none."""
+    """Make torch's context current: a thread that has not used CUDA yet, such as autograd's, has none."""
     current = ctypes.c_void_p()
     _check(library, "cuCtxGetCurrent", library.cuCtxGetCurrent(ctypes.byref(current)))
     if current.value is None:

@@ -1,8 +1,8 @@
-"""Derivatives of the operators: fast first ones, and all others through the reference as plain PyTorch.
+"""Derivatives of the operators: fast first derivatives, all others through the reference.
 
-An ordinary backward pass is one call of an operator's backward operator. What backends do not implement runs
-`vimzoo.ops.reference` as plain PyTorch operations, which torch differentiates itself: second derivatives, forward mode
-and everything inside a transform of `torch.func`. That is right to rounding and slow; it is logged once per operator.
+An ordinary backward pass is one call of an operator's backward operator. Second derivatives, forward mode and every
+transform of `torch.func` run `vimzoo.ops.reference` as plain PyTorch operations instead, which torch differentiates
+itself. The results are exact up to rounding but slow to compute, which is logged once per operator.
 """
 
 from __future__ import annotations

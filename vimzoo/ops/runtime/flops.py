@@ -1,4 +1,4 @@
-"""What an operator costs, for counters of floating-point operations.
+"""Formulas for counters of floating-point operations.
 
 torch's ``FlopCounterMode`` needs nothing: the formulas are registered with it, and so is that of torch's fused
 attention on the CPU, which torch itself (2.14) counts as 0. Counters that read a traced graph, such as fvcore's, take
@@ -23,7 +23,7 @@ _SCRIPTED = {"_traced_scan": "scan_paths", "_traced_conv": "causal_conv1d"}
 
 
 def flop_formula(op: str, papers: Formula | None = None) -> Callable[[Formula], Formula]:
-    """Tell ``torch.utils.flop_counter`` what one call of ``vimzoo::op`` costs: a multiply-add is 2 operations.
+    """Register the cost of ``vimzoo::op`` with ``torch.utils.flop_counter``: a multiply-add is 2 operations.
 
     The backward operator counts twice that, as a matrix product does. Formulas take the operator's arguments with
     shapes in place of tensors.
@@ -58,7 +58,7 @@ def papers_flops(op: str, *args: Any) -> int:
 
 
 def graph_handles() -> dict[str, Handle]:
-    """By the names that the operators have in a traced graph, functions which count one node as papers do.
+    """Functions that count one node of a traced graph as papers do, by the operators' names in the graph.
 
     ``fvcore.nn.FlopCountAnalysis(model, x).set_op_handle(**graph_handles())`` then counts whole models. Included are
     torch's attention, which fvcore does not know, and its norms, which count 0 here as in torch's counter; fvcore alone

@@ -16,7 +16,7 @@ from .contract import Contract
 
 LIBRARY = torch.library.Library("vimzoo", "DEF")
 CONTRACTS: dict[str, Contract] = {}
-"""What each operator takes."""
+"""The checks of every operator."""
 
 
 def implement(op: str, call: type[Call], contract: Contract, fake: Callable[..., Any]) -> None:
@@ -75,8 +75,8 @@ def check_tensors(optional: Sequence[str] = (), /, **tensors: Any) -> None:
 
 
 def is_eager(*tensors: Tensor) -> bool:
-    """Whether these are plain tensors that nothing looks into: no tracer, compiler, dispatch mode, forward-mode AD or
-    function transform is active."""
+    """Whether these are plain tensors and no tracer, compiler, dispatch mode, forward-mode AD or function transform is
+    active."""
     return (
         all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and not torch.compiler.is_compiling()
@@ -88,7 +88,7 @@ def is_eager(*tensors: Tensor) -> bool:
 
 
 def in_forward_mode() -> bool:
-    """Whether a level of forward-mode AD is open, so that tensors may have tangents."""
+    """Whether forward-mode AD is active, so that tensors may have tangents."""
     return forward_ad._current_level >= 0
 
 
@@ -125,14 +125,14 @@ def gradients_of(function: Callable[[Any], Any], call: Call, grad: Any) -> tuple
 
 
 def _narrowed(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """An activation in the autocast dtype; complex and float64 ones stay, as in torch's own rules."""
+    """An activation in the autocast dtype; complex and float64 ones are left alone, as by torch's own rules."""
     if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
         return tensor
     return tensor.to(dtype)
 
 
 def in_autocast(device: str) -> bool:
-    """Whether autocast is on for this type of device; some, such as ``meta``, have none."""
+    """Whether autocast is on for this type of device; some types, such as ``meta``, have no autocast."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
@@ -147,7 +147,7 @@ _ACTIVATIONS: dict[str, Sequence[int]] = {}
 def autocast_activations(op: str, activations: Sequence[int]) -> None:
     """Autocast rule of ``vimzoo::op``: the activations at these positions take the autocast dtype, parameters stay.
 
-    States, step sizes and A are float32 inside the op whatever comes, as in the official mixed-precision code.
+    States, step sizes and A are float32 inside the op in any case, as in the official mixed-precision code.
     """
     _ACTIVATIONS[op] = activations
     for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):

@@ -1,7 +1,7 @@
-"""CUDA C++ to machine code at run time, by the NVRTC that torch brings: no toolkit, no header on disk, no GPU needed.
+"""Compiles CUDA C++ at run time with the NVRTC that torch brings: no toolkit, no headers on disk, no GPU needed.
 
-What was compiled is kept in ``$XDG_CACHE_HOME/vimzoo`` (``~/.cache/vimzoo``; ``VIMZOO_CACHE`` names another folder),
-under a name made from everything that decides it.
+Compiled kernels are cached in ``$XDG_CACHE_HOME/vimzoo`` (``~/.cache/vimzoo``; ``VIMZOO_CACHE`` names another folder),
+under a hash of the sources, options and compiler version.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CompileError(Unsupported):
 
 
 def _candidates() -> Iterator[str]:
-    """Where an NVRTC may be: pip's wheels first, then torch's own folder, then what the system finds."""
+    """Possible places of NVRTC: pip's wheels first, then torch's own folder, then the system's search path."""
     pattern = "nvrtc64_*.dll" if sys.platform == "win32" else "libnvrtc.so*"
     for package, folders in (("nvidia", ("*/lib", "*/bin")), ("torch", ("lib",))):
         spec = importlib.util.find_spec(package)
@@ -58,7 +58,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
+    """The cache folder of compiled kernels."""
     own = os.environ.get("VIMZOO_CACHE")
     if own:
         return Path(own)
@@ -69,7 +69,7 @@ def cubin(name: str, sources: Mapping[str, str], arch: str, constants: Mapping[s
     """Machine code of ``sources[name]``, compiled now or by an earlier process.
 
     Args:
-        name: the source to compile; the others are what it may include.
+        name: the source to compile; it may include the others.
         sources: text by file name.
         arch: such as ``"sm_90"``.
         constants: macros.
@@ -99,7 +99,7 @@ def cubin(name: str, sources: Mapping[str, str], arch: str, constants: Mapping[s
 
 
 def _keep(path: Path, code: bytes) -> None:
-    """Write all or nothing, so that another process never reads half a file; a cache that cannot be written is none."""
+    """Write atomically, so that another process never reads half a file; without a writable cache nothing is kept."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:

@@ -1,4 +1,4 @@
-"""What keeps the native kernels below full speed on this machine, each with its price and remedy."""
+"""Finds what keeps scans below full speed on this machine, with the cost and the remedy of each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def chosen_backend(device: str) -> tuple[str, str]:
 
 
 def price(slow: str) -> str:
-    """What a backend or instruction set costs, as a sentence."""
+    """How much slower a backend or instruction set is, as a sentence."""
     low, high = TIMES_AS_LONG[slow]
     return f"scans take {low:g} to {high:g} times as long as with AVX-512 kernels on one thread"
 
@@ -88,7 +88,7 @@ def _remedy() -> str:
 
 
 def _instruction_set(level: str) -> Shortfall | None:
-    """A better one that the processor has, but the build or VIMZOO_ISA leaves out."""
+    """The processor supports a better instruction set than the one in use."""
     best = native.LEVELS[int(native.open_library("base").vimzoo_cpu_level())]  # type: ignore[union-attr]
     if level == best:
         return None
@@ -111,7 +111,7 @@ def _serial(level: str) -> Shortfall | None:
 
 
 def _two_runtimes(level: str) -> Shortfall | None:
-    """LLVM's OpenMP under the native library beside GNU's under torch; each is known by its entry point."""
+    """The native library uses LLVM's OpenMP and torch GNU's; each has an entry point that the other lacks."""
     ours, torchs = native.open_library(level), ctypes.CDLL(torch._C.__file__)
     if not hasattr(ours, "__kmpc_fork_call") or hasattr(torchs, "__kmpc_fork_call"):
         return None

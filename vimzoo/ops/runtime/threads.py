@@ -1,4 +1,4 @@
-"""How many threads work gets: a region costs more to share out than it saves if it is small.
+"""How many threads a parallel region gets: sharing out a small one costs more than it saves.
 
 Threads meet at the end of every parallel region. On an idle machine that costs microseconds; where another process
 has a core, one of them waits until the scheduler gives it a turn, milliseconds each time, and a model has dozens of
@@ -25,12 +25,10 @@ from . import native
 __all__ = ["GRAIN", "calling_thread", "for_work"]
 
 GRAIN = 100_000
-"""Nanoseconds of work on one core for which another thread is worth waking."""
+"""Nanoseconds of work on one core that justify waking another thread."""
 _logger = logging.getLogger("vimzoo")
-_started = (
-    False  # an operator has run where there were several threads: ours or torch's may have started them
-)
-_forked = False  # they were started by a process that this one is a fork of
+_started = False  # an operator has run while several threads were available, so OpenMP threads may exist
+_forked = False  # those threads belong to the parent process, from which this one was forked
 
 
 def counted(number: int, kind: str = "") -> str:

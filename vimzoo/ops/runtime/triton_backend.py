@@ -1,4 +1,4 @@
-"""The ``triton`` backend: kernels under ``kernels/``, compiled at first use by the Triton that torch brings.
+"""Loads and launches the Triton kernels, which are compiled at first use by the Triton that torch brings.
 
 Importing vimzoo does not import triton. CPU tensors are taken only under ``TRITON_INTERPRET=1``, Triton's own
 interpreter, which the tests use; automatic choice never takes them.
@@ -27,7 +27,7 @@ _MODULES = {
     "norm": "norm.triton_norm",
 }
 ENOUGH_PROGRAMS = 528
-"""Warps that give each of an H100's 4 x 132 schedulers one; with fewer, channels are spread over more lanes."""
+"""Warps that occupy each of an H100's 4 x 132 schedulers once; with fewer, channels are spread over more lanes."""
 
 
 @cache
@@ -50,7 +50,7 @@ def interpreted() -> bool:
 
 
 def require(*tensors: Tensor | None) -> dict[str, ModuleType]:
-    """The kernel modules, once it is clear that they can take these activations.
+    """The kernel modules, if they take these activations.
 
     Raises:
         Unsupported: without triton; for a dtype other than float32, bfloat16 and float16; for a device that is
@@ -80,7 +80,7 @@ def _require_device(device: torch.device) -> None:
 def launch(
     kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, warps: int = 1, **meta: Any
 ) -> None:
-    """Run ``kernel`` on ``grid``; multiply-add fusion is asked for by name, for Triton 3.10 turns it off.
+    """Run ``kernel`` on ``grid``; multiply-add fusion is enabled explicitly because Triton 3.10 turns it off.
 
     Raises:
         Unsupported: if Triton cannot compile it here (no C compiler for its launcher, say).
@@ -111,15 +111,15 @@ def power_of_two(size: int) -> int:
 def channel_block(walks: int, channels: int, states: int, registers: int, fewest: int = 8) -> int:
     """Channels of one program of one warp, a power of two.
 
-    64 where there is plenty of work (row values are then read once for two channels a lane), 32 normally; 16 or 8
-    spread a channel's states over 2 or 4 lanes where there would be too few programs.
+    32 by default. 64 if there is plenty of work, so that one read of a row serves two channels per lane; 16 or 8, which
+    spread the states of a channel over 2 or 4 lanes, if there would otherwise be too few programs to fill the GPU.
 
     Args:
         walks: images times directions.
-        channels: channels of a group, none of which share a program with another group's.
+        channels: channels of a group; groups do not share programs.
         states: N, padded to a power of two.
         registers: states that one lane may hold.
-        fewest: channels of a program at least, where the lanes can hold them.
+        fewest: lower bound, where the lanes can hold as many.
     """
     largest = max(1, min(64, registers * 32 // states, power_of_two(channels)))
     least = min(largest, max(fewest, 32 // states))

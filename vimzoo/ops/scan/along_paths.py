@@ -62,7 +62,7 @@ def scan_paths(
         paths: K scan paths; -1 in a path's table is a pad, tokens a path leaves out get nothing from it.
         grid: ``(H, W)`` with ``H W = L``; ``(1, L)``, a sequence, if not given.
         merge: sum the paths in token order; otherwise return each in its own order.
-        backend: insist on a backend.
+        backend: name of the backend to use; chosen automatically if not given.
 
     Activations (x, x_dbl, z) share float32, bfloat16, float16 or float64; states and sums are float32 (float64).
 

@@ -19,22 +19,22 @@ from .call import CHUNK, ScanCall, SelectiveCall
 from .gpu_scans import Gradients, Kernels, Walk
 
 MOST_STATES, MOST_RANK = 16, 64
-"""What the registers of one thread hold."""
+"""Limits set by the registers of one thread."""
 MOST_TILE_THREADS = 512
-"""Of the form that holds a map in shared memory: with more, registers would not hold 16 states."""
+"""Limit of the kernel that holds a map in shared memory: with more threads, registers would not hold 16 states."""
 MOST_STRIDE = 2**32
-"""Bytes from one token to the next, which the kernels multiply in 32 bits; offsets have 64."""
+"""Limit in bytes from one token to the next: kernels multiply strides of tokens in 32 bits."""
 MOST_SHARED = 64 * 1024
-"""Bytes of shared memory of a block, so that a processor of 228 KB takes three at least; sm_75 has no more."""
+"""Bytes of shared memory of a block, so that a multiprocessor with 228 KB runs at least three; all that sm_75 has."""
 ENOUGH_WARPS = 1056
-"""Two for each scheduler of an H100; with fewer, blocks are one warp, so that they spread over more processors."""
+"""Two per scheduler of an H100; with fewer, blocks have one warp, so that they spread over more multiprocessors."""
 
 
 NOTHING, BY_DIRECTION, BY_TOKEN, BY_STEP, PAIR = range(5)
-"""What the forward scan writes, as ``cuda_common.cuh`` numbers it."""
+"""The forward scan's output, numbered as in ``cuda_common.cuh``."""
 
 THEIR_SUM = 2
-"""GATED, where the gate multiplies a sum over directions; ``cuda_scan_backward.cu``."""
+"""Value of GATED where the gate multiplies a sum over directions; see ``cuda_scan_backward.cu``."""
 
 
 def _order(axes: str) -> int:
@@ -43,13 +43,16 @@ def _order(axes: str) -> int:
 
 def backward_shared(states: int, rank: int, block: int) -> int:
     """Bytes of shared memory of a block of the backward scan: ``Room`` in ``cuda_scan_backward.cu``."""
-    stretch = 4 if states > 8 else 8
+    stretch = 4 if states > 8 else 8  # steps whose states registers hold
     columns = rank + 2 * states
-    row = -(-columns // 4) * 4
+    row = -(-columns // 4) * 4  # rows start at multiples of 16 bytes
     saved = (CHUNK // stretch * states + stretch) * block
+    # one row per thread, padded to an odd number of 16-byte words so that threads of a warp use different banks
     values = block * (row if row % 8 else row + 4)
-    sums = 2 * (block // 32) * stretch * columns
-    weights = 2 * (rank if rank > 16 else 1) * block
+    sums = 2 * (block // 32) * stretch * columns  # one per warp, in two buffers
+    weights = (
+        2 * (rank if rank > 16 else 1) * block
+    )  # of dt, and their gradients, where registers do not hold them
     size = CHUNK * row + CHUNK + saved + values + sums + weights
     return 4 * (-(-size // 4) * 4)  # as aligned as its first member
 
@@ -84,17 +87,20 @@ class Tile:
 def tile_of(walk: Walk, limit: int) -> Tile | None:
     """The block that holds ``walk``'s map within ``limit`` bytes, if its tile form exists and pays.
 
-    That form takes several closed-form paths over one x. It works everything out twice, but cuts paths into chunks, so
-    it is for images too few to fill a GPU otherwise. Small maps are held for 32 channels, so that a warp reads whole
-    rows of shared memory, larger ones for 16 or 8.
+    This kernel takes several closed-form paths over one x. It computes everything twice but works on the chunks of a
+    path in parallel, so it pays where images are too few to fill a GPU otherwise. Small maps are held for 32 channels,
+    so that a warp reads whole rows of shared memory, larger ones for 16 or 8.
     """
     if walk.table is not None or "k" in walk.x_axes or walk.directions < 2 or crowded(walk):
         return None
     for lanes in (32, 16, 8):
+        # a thread walks `span` steps of one channel; longer spans until the threads of the block are few enough
         span = CHUNK
         while lanes * -(-walk.steps // span) > MOST_TILE_THREADS:
             span *= 2
         chunks = -(-walk.steps // span)
+        # sums in float32 and x in its own dtype, one item of padding per chunk against bank conflicts; then, per
+        # chunk, the sum of its step sizes and its states at the end, from which later chunks compute their start
         items = (walk.steps + chunks) * lanes
         shared = items * (4 + walk.x.element_size()) + chunks * lanes * (1 + walk.states) * 4
         if shared <= limit:

@@ -70,7 +70,7 @@ def _gather(values: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _scatter(values: Tensor, tokens: Tensor, length: int) -> Tensor:
-    """The adjoint of `_gather`: ``(B, T, C)`` added up where the tokens lie, ``(B, L, C)``."""
+    """The adjoint of `_gather`: sums ``(B, T, C)`` at the tokens, ``(B, L, C)``."""
     index = torch.where(tokens < 0, length, tokens)[None, :, None].expand(values.shape)
     total = values.new_zeros(values.shape[0], length + 1, values.shape[2])
     return total.scatter_add(1, index, values)[:, :length]
@@ -151,4 +151,4 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.vimzoo.add_norm.default: add_norm,
     torch.ops.aten.sort.stable: stable_sort,
 }
-"""What ``ExportedProgram.run_decompositions`` takes to rid a graph of what exporters do not know."""
+"""Decompositions, for ``ExportedProgram.run_decompositions``, of the operators that exporters do not know."""

@@ -57,7 +57,7 @@ def selective_scan(
         z: gate ``(B, D, L)``.
         delta_softplus: apply softplus to ``delta + delta_bias``.
         return_last_state: also return ``h_L``.
-        backend: insist on a backend.
+        backend: name of the backend to use; chosen automatically if not given.
 
     Returns:
         y ``(B, D, L)`` in u's dtype, and the last state ``(B, D, N)`` in float32 (float64, complex) if asked for.
