@@ -1,18 +1,29 @@
-"""What all commands share: how they end."""
+"""How every command ends: its exit status and what it prints then. docs/commands.md has the table."""
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import IntEnum
 from typing import NoReturn
 
 import torch
 
-INTERRUPTED = 128 + 2  # as a shell reports a process that SIGINT ended
-NO_READER = 128 + 13  # and one that SIGPIPE ended
+from .errors import Failure, UsageError
+
+
+class Exit(IntEnum):
+    """The exit statuses of all commands."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    INTERRUPTED = 128 + 2  # as a shell reports a process that SIGINT ended
+    NO_READER = 128 + 13  # likewise SIGPIPE
 
 
 def listen() -> None:
@@ -21,25 +32,50 @@ def listen() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def report(error: BaseException) -> Exit:
+    """Print an error for the user; returns the status to exit with."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return Exit.USAGE if isinstance(error, UsageError | ImportError) else Exit.FAILED
+
+
+def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """Decorator of a command's ``main``: expected errors become one line and an exit status.
+
+    UsageError gives 2, and so does the ImportError of a package that is not installed. Failure and OSError, such as a
+    full disk, give 1. Any other error is a defect of this package and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def reported(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except BrokenPipeError:  # `run_command` ends quietly
+            raise
+        except (UsageError, ImportError, Failure, OSError) as error:
+            return report(error)
+
+    return reported
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with the status of ``main``; quietly where Ctrl-C or a reader that is gone (``| head``) ends it."""
+    """Exit with the status of ``main``; without a traceback after Ctrl-C, or if the reader (``| head``) has gone."""
     listen()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files that are no text
+        if isinstance(stream, io.TextIOWrapper):  # for file names that are not valid text
             stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        status = INTERRUPTED
+        status = Exit.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
-        status = NO_READER
+        status = Exit.NO_READER
     sys.exit(status)
 
 
 def slow_half(dtype: torch.dtype | None, device: torch.device, setting: str) -> None:
-    """Say that float16 is slow where it is: CPUs have no instructions for it, as most have for bfloat16."""
+    """Warn that float16 is slow on CPUs, most of which have instructions for bfloat16 but not for float16."""
     if dtype is torch.float16 and device.type == "cpu":
         print(f"warning: {setting}=fp16 is several times slower on a CPU than bf16 or none", file=sys.stderr)

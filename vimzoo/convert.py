@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
@@ -22,10 +20,13 @@ from torch import nn
 
 from vimzoo import __version__
 
-from .commands import run_command
+from .commands import command, run_command
+from .errors import Failure, UsageError
+from .files import unfinished
 from .models import CheckpointError, load_checkpoint
 from .models._timm import generate_readme
 from .models.inferred import restoration_options
+from .models.opening import open_model
 from .models.registry import find_facts
 from .models.restoration_base import RestorationModel
 from .models.weights.reader import read_tensors
@@ -35,12 +36,9 @@ def full_name(name: str) -> str:
     """A registered name with a tag of its weights: the one given, or the first.
 
     Raises:
-        ValueError: there is no such model or tag; the message lists similar names.
+        UsageError: there is no such model or tag; the message lists similar names.
     """
-    try:
-        facts, tag = find_facts(name)
-    except ValueError as error:
-        raise ValueError(f"--model {error}") from error
+    facts, tag = find_facts(name, argument="--model ")
     return facts.tagged(tag)
 
 
@@ -59,7 +57,7 @@ def build(
         CheckpointError: the file cannot be read or does not fit.
     """
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    model = timm.create_model(name, **options).eval()
+    model = open_model(name, random=True, **options)
     try:
         load_checkpoint(model, file, use_ema=use_ema)
         return model, options
@@ -148,16 +146,17 @@ def convert(
 
     Raises:
         CheckpointError: the file cannot be read or does not fit.
-        ValueError: there is no such model, it has no classes, or ``output`` exists or cannot be made.
+        UsageError: there is no such model, it has no classes, or ``output`` exists or cannot be made.
+        Failure: what was written does not load as it was; nothing is kept.
     """
     file, output, name = Path(file), Path(output), full_name(name)
     facts = find_facts(name)[0]
     if num_classes is not None and facts.task != "classification":
-        raise ValueError(f"--num-classes {num_classes}: {name} has no classes")
+        raise UsageError(f"--num-classes {num_classes}: {name} has no classes")
     if output.exists():
-        raise ValueError(f"--output {output}: exists; expected a new folder")
+        raise UsageError(f"--output {output}: exists; expected a new folder")
     if not output.absolute().parent.is_dir():
-        raise ValueError(f"--output {output}: there is no folder {output.parent}")
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")
     model, changed = build(file, name, use_ema=use_ema, num_classes=num_classes)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     which = {
@@ -166,20 +165,17 @@ def convert(
         None: "the weights in",
     }[use_ema]
     made = f"from {which} {file.name} (sha256 {digest}) by vimzoo {__version__} and timm {timm.__version__}"
-    with TemporaryDirectory(dir=output.absolute().parent, prefix="unfinished-") as place:
-        folder = Path(place) / output.name
+    with unfinished(output.absolute(), "") as folder:
         timm.models.save_for_hf(model, str(folder), safe_serialization=True)
         card = model_card(name, model, changed, made)
         readme = generate_readme(card, name, task_name=facts.hub_task)
         (folder / "README.md").write_text(readme, encoding="utf-8")
         if not same(model, folder):
-            raise CheckpointError(
-                f"{file}: what was written for {name} does not load as it was; nothing was kept"
-            )
-        folder.rename(output)
+            raise Failure(f"{file}: what was written for {name} does not load as it was; nothing was kept")
     return output
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns its exit status."""
     parser = argparse.ArgumentParser(
@@ -198,13 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--num-classes", metavar="N", type=int, help="of a file that was trained for others")
     options = parser.parse_args(arguments)
-    try:
-        folder = convert(
-            options.file, options.model, options.output, use_ema=options.ema, num_classes=options.num_classes
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    folder = convert(
+        options.file, options.model, options.output, use_ema=options.ema, num_classes=options.num_classes
+    )
     for path in sorted(folder.iterdir()):
         print(f"{path}  {path.stat().st_size:,} bytes")
     return 0

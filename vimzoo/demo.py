@@ -7,7 +7,6 @@ a picture restored, before and after. Everything runs on this machine.
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -15,24 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from .commands import run_command
+from .commands import command, report, run_command
 from .data.images.decode import DAMAGED, MODES, read_image
-from .engine.classes import file_options
-from .models import load_restoration
-from .models.registry import known_facts
+from .errors import UsageError, first_line
+from .models.opening import open_model
+from .models.weights.class_names import of_model
 from .ops import BIDIRECTIONAL, ScanPath
+
+INSTALL = "pip install 'vimzoo[demo]' brings what is missing"
 
 try:
     from .restoration import PictureError, Restorer, read_picture, restoration_model
 except ImportError as missing:
     if __name__ != "__main__":
         raise
-    sys.exit(f"error: {missing}; pip install 'vimzoo[demo]' brings what is missing")
+    sys.exit(report(ImportError(f"{missing}; {INSTALL}")))
 
 MOST_PIXELS = 50_000_000
 """Pictures with more pixels are refused: the page is for one person who waits."""
@@ -52,18 +52,10 @@ def classifier(name: str, checkpoint: str = "") -> nn.Module:
     Raises:
         DemoError: there is no such classifier, or its weights cannot be had.
     """
-    if ":" not in name and not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, list(known_facts("classification")), 3, 0.4))
-        raise DemoError(f"There is no model {name!r}; near it: {near or 'none'}")
-    overlay: dict[str, Any] = {}
-    if checkpoint:
-        overlay = file_options(Path(checkpoint))
     try:
-        if not overlay and (":" in name or timm.get_pretrained_cfg(name).has_weights):  # type: ignore[union-attr]
-            overlay = {"pretrained": True}
-        return timm.create_model(name, **overlay).eval()
-    except Exception as error:  # whatever the network, the hub and its cache raise
-        raise DemoError(f"{name}: {_first_line(error)}. A file of weights can be named instead.") from error
+        return open_model(name, checkpoint or None, argument="Model", hint="name a file of weights instead")
+    except UsageError as error:
+        raise DemoError(first_line(error)) from error
 
 
 @lru_cache(maxsize=4)
@@ -76,9 +68,9 @@ def restorer(name: str, checkpoint: str = "") -> Restorer:
     if not name and not checkpoint:
         raise DemoError("Name a model, or a file of weights.")
     try:
-        return Restorer(load_restoration(checkpoint) if checkpoint else restoration_model(name))
-    except (ValueError, OSError) as error:  # CheckpointError is a ValueError
-        raise DemoError(_first_line(error)) from error
+        return Restorer(restoration_model(None if checkpoint else name, checkpoint or None))
+    except (ValueError, OSError) as error:
+        raise DemoError(first_line(error)) from error
 
 
 def read_pixels(path: str | None) -> np.ndarray:
@@ -92,7 +84,7 @@ def read_pixels(path: str | None) -> np.ndarray:
     try:
         picture = read_picture(Path(path), max_pixels=MOST_PIXELS)
     except (PictureError, OSError) as error:
-        raise DemoError(f"This file cannot be read as a picture: {_first_line(error)}") from error
+        raise DemoError(f"This file cannot be read as a picture: {first_line(error)}") from error
     return _upright(picture.pixels, picture.exif)
 
 
@@ -116,16 +108,6 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 
 
-def class_names(model: nn.Module) -> Callable[[int], str]:
-    """Class number to name: the model's own names, ImageNet's for 1000 classes, else the number."""
-    own = getattr(model, "pretrained_cfg", {}).get("label_names")
-    if own:
-        return lambda index: own[index]
-    if getattr(model, "num_classes", 0) == 1000:
-        return ImageNetInfo().index_to_description
-    return lambda index: f"class {index}"
-
-
 def scan_paths_of(model: nn.Module) -> Sequence[ScanPath]:
     """The paths along which a model's first mixer reads its map; Vim's, a sequence both ways, if it says nothing."""
     found: Any = (module.paths for module in model.modules() if hasattr(module, "paths"))
@@ -147,13 +129,13 @@ def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[st
     try:
         picture = read_image(path, MODES.get(config["input_size"][0], "RGB"), max_pixels=MOST_PIXELS)
     except DAMAGED as error:
-        raise DemoError(f"This file cannot be read as a picture: {_first_line(error)}") from error
+        raise DemoError(f"This file cannot be read as a picture: {first_line(error)}") from error
     image: Tensor = create_transform(**config)(picture).unsqueeze(0)  # type: ignore[operator,union-attr]
     with torch.no_grad():
         probabilities = model(image)[0].softmax(-1)
     best = probabilities.topk(min(5, len(probabilities)))
-    names = class_names(model)
-    scores = {names(index): p for p, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
+    names = of_model(model)
+    scores = {names[index]: p for p, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
     heat = attribution(model, image, best.indices[:1])[0]
     mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
     seen = (image[0] * std + mean).clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3).numpy()
@@ -211,15 +193,10 @@ def restore(
     try:
         after = run(pixels, progress)
     except (RuntimeError, MemoryError, FloatingPointError) as error:
-        raise DemoError(_first_line(error)) from error
+        raise DemoError(first_line(error)) from error
     size = (pixels.shape[1] * run.scale, pixels.shape[0] * run.scale)
     before = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
     return before, after
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def page(options: argparse.Namespace) -> Any:
@@ -272,6 +249,7 @@ def page(options: argparse.Namespace) -> Any:
     return blocks
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; serves until it is interrupted."""
     parser = argparse.ArgumentParser(
@@ -289,13 +267,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         blocks = page(options)
     except ImportError as error:
-        print(f"error: {error}; pip install 'vimzoo[demo]' brings what is missing", file=sys.stderr)
-        return 1
+        raise UsageError(f"{error}; {INSTALL}") from error
     try:
         blocks.launch(server_port=options.port, inbrowser=not options.no_browser)
     except OSError as error:
-        print(f"error: --port {options.port}: {error}", file=sys.stderr)
-        return 1
+        raise UsageError(f"--port {options.port}: {error}") from error
     return 0
 
 

@@ -1,8 +1,6 @@
 """Evaluate a trained or a published model: ``python -m vimzoo.eval [RUN] [key=value ...]``.
 
 Started by torchrun, the processes share the images; process 0 writes and prints what one process would.
-
-Exit status 0, or 2 if the request cannot be met.
 """
 
 from __future__ import annotations
@@ -37,6 +35,7 @@ from .engine.reports.drawing import drawn
 from .engine.task import Task
 from .engine.tasks import find_task
 from .errors import UsageError
+from .models.opening import find_model
 
 EXAMPLES = """examples:
   python -m vimzoo.eval                                     the newest run below outputs/, on its test images
@@ -56,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("words", nargs="*", metavar="RUN | key=value", help="a run folder; settings")
+    command.add_argument(
+        "--model", metavar="RUN | NAME", help="a run folder, or a model with published weights"
+    )
     command.add_argument("--split", choices=("test", "val"), help="default: test where there is one")
     command.add_argument(
         "--out", type=Path, help="folder for pictures and tables (default: RUN/eval, or eval)"
@@ -209,6 +211,20 @@ def throughput(
     return count / spent
 
 
+def model_words(given: str | None) -> list[str]:
+    """The words that stand for ``--model``: a run folder, or the settings of a model with its weights.
+
+    Raises:
+        UsageError: there is no such run or model.
+    """
+    if given is None:
+        return []
+    if (Path(given) / "config.yaml").is_file():
+        return [given]
+    source = find_model(given).source
+    return ["model=timm", f"model.model_name='{source}'", "model.pretrained=true"]
+
+
 def show_sizes(rows: dict[str, dict[str, Any]]) -> None:
     """One line a size."""
     names = [name for name, value in next(iter(rows.values())).items() if isinstance(value, float)]
@@ -223,12 +239,13 @@ def command(asked: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
+    words = [*model_words(asked.model), *asked.words]
     # Whatever else is printed on the way must not stand in the JSON
     with contextlib.redirect_stdout(sys.stderr if asked.json else sys.stdout):
         if asked.sizes:
-            numbers = by_size(asked.words, asked.sizes, asked.split, asked.out, world)
+            numbers = by_size(words, asked.sizes, asked.split, asked.out, world)
         else:
-            numbers = evaluation(asked.words, asked.split, asked.out, world)
+            numbers = evaluation(words, asked.split, asked.out, world)
     if not world.main:
         return 0
     if asked.json:

@@ -7,12 +7,10 @@ of the file and how fast it runs.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .commands import run_command
-from .errors import UsageError
+from .commands import command, run_command
 from .exporting import FORMATS, ExportError, Written, export, parse_size
 
 __all__ = ["FORMATS", "ExportError", "Written", "export", "main", "parser"]
@@ -20,25 +18,27 @@ __all__ = ["FORMATS", "ExportError", "Written", "export", "main", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    command = argparse.ArgumentParser(
+    parsed = argparse.ArgumentParser(
         prog="python -m vimzoo.export",
         description=(__doc__ or "").splitlines()[0],
         epilog="formats:\n" + "\n".join(f"  {form.name:12s} {form.runs_with}" for form in FORMATS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument(
-        "model", metavar="MODEL", help="a name that timm.list_models() knows, or a run's folder"
+    which = parsed.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a name, a folder, hf-hub:OWNER/NAME, or a file"
     )
-    command.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
-    command.add_argument("--checkpoint", metavar="FILE", help="weights; default: the published ones")
-    command.add_argument("--random", action="store_true", help="initial weights")
-    command.add_argument(
+    which.add_argument("--model", dest="model_option", metavar="MODEL", help="the same")
+    parsed.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
+    parsed.add_argument("--checkpoint", metavar="FILE", help="weights; default: the published ones")
+    parsed.add_argument("--random", action="store_true", help="initial weights")
+    parsed.add_argument(
         "--size", help="dynamic, PIXELS or HEIGHTxWIDTH; default: any size, if the model takes any"
     )
-    command.add_argument("--output", type=Path, metavar="FILE | FOLDER", help="default: the current folder")
+    parsed.add_argument("--output", type=Path, metavar="FILE | FOLDER", help="default: the current folder")
     for name, variant in variants().items():
-        command.add_argument(f"--{name}", action="store_true", help=variant)
-    return command
+        parsed.add_argument(f"--{name}", action="store_true", help=variant)
+    return parsed
 
 
 def variants() -> dict[str, str]:
@@ -46,22 +46,19 @@ def variants() -> dict[str, str]:
     return {name: variant.help for form in FORMATS.values() for name, variant in form.variants.items()}
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns its exit status."""
     options = parser().parse_args(arguments)
-    try:
-        written = export(
-            options.model,
-            options.format,
-            options.output,
-            checkpoint=options.checkpoint,
-            random=options.random,
-            size=None if options.size is None else parse_size(options.size),
-            **{name: getattr(options, name) for name in variants()},
-        )
-    except (UsageError, ExportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, ExportError) else 2
+    written = export(
+        options.model or options.model_option,
+        options.format,
+        options.output,
+        checkpoint=options.checkpoint,
+        random=options.random,
+        size=None if options.size is None else parse_size(options.size),
+        **{name: getattr(options, name) for name in variants()},
+    )
     print(*written, sep="\n")
     return 0
 

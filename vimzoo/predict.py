@@ -1,8 +1,7 @@
 """Name what is on images: ``python -m vimzoo.predict IMAGE_OR_FOLDER ... [--model RUN_OR_NAME]``.
 
-Started by torchrun, the processes share the images, and process 0 prints all results in order.
-
-Exit status 0, 1 if an image could not be read, 2 if the request cannot be met.
+Started by torchrun, the processes share the images, and process 0 prints all results in order. The exit status is
+1 if an image could not be read.
 """
 
 from __future__ import annotations
@@ -16,21 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from .commands import run_command
+from .commands import Exit, run_command
 from .data.images.decode import DAMAGED, MODES, read_image
 from .data.images.files import find_pictures
 from .engine.build import pick_device
-from .engine.classes import file_options
-from .engine.create import create_model
 from .engine.finished import newest_run
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError
+from .models.opening import open_model
+from .models.weights.class_names import of_model
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
         "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="folders with all below them"
     )
     command.add_argument(
-        "--model", help="a run folder or a model's name (default: the newest run below outputs/)"
+        "--model",
+        help="a name, a folder, or hf-hub:OWNER/NAME (default: the newest run below outputs/)",
     )
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights for a model's name")
     command.add_argument("--top", type=int, default=5, help="classes for each image (default: 5)")
@@ -56,37 +55,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
-    """The model of a run folder, or a registered one with published weights or those of a file.
+    """A classifier, as `vimzoo.models.opening.open_model` opens it; None is the newest run.
 
     Raises:
-        UsageError: there is no such run or model, or it tells no classes.
+        UsageError: there is no such model, or it is no classifier.
     """
-    if name is None or Path(name).is_dir():
-        if checkpoint:
-            raise UsageError(
-                f"--checkpoint={checkpoint}: expected with --model NAME; a run has weights of its own"
-            )
-        folder = (newest_run() if name is None else Path(name)) / "model"
-        if not (folder / "config.json").is_file():
-            raise UsageError(f"{folder}: no config.json; expected the folder of a finished run")
-        name = f"local-dir:{folder}"
-    elif ":" not in name and not timm.is_model(name):
-        raise UsageError(f"--model={name}: neither a folder nor a model; timm.list_models() names all models")
-    options = file_options(checkpoint) if checkpoint else {"pretrained": True}
-    model = create_model({"model_name": name, **options}, "--checkpoint FILE")
+    if name is None and checkpoint is not None:
+        raise UsageError(
+            f"--checkpoint {checkpoint}: expected with --model NAME; a run has weights of its own"
+        )
+    model = open_model(str(newest_run()) if name is None else name, checkpoint)
     if not getattr(model, "num_classes", 0):
-        raise UsageError(f"--model={name}: {type(model).__name__} tells no classes; expected a classifier")
+        raise UsageError(f"--model {name}: {type(model).__name__} has no classes; expected a classifier")
     return model
-
-
-def class_names(model: Any) -> list[str]:
-    """By class number: what the weights say, ImageNet's names for 1000 classes, else numbers."""
-    if names := model.pretrained_cfg.get("label_names"):
-        return list(names)
-    if model.num_classes == 1000:
-        info = ImageNetInfo()
-        return [info.index_to_description(index) for index in range(1000)]
-    return [str(index) for index in range(model.num_classes)]
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
@@ -127,7 +108,7 @@ def predictions(
     Args:
         shared: ``map``, or what divides the batches over processes as `vimzoo.engine.processes.sharing.share` does.
     """
-    names, inputs = class_names(model), resolve_model_data_config(model)
+    names, inputs = of_model(model), resolve_model_data_config(model)
     transform = create_transform(**inputs, is_training=False)
     mode = MODES.get(inputs["input_size"][0], "RGB")
     model = model.to(device).eval()
@@ -183,7 +164,7 @@ def command(asked: argparse.Namespace, world: World) -> int:
         else:
             said = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in answer["classes"])
             print(f"{answer['file']}  {said}")
-    return 1 if failed else 0
+    return Exit.FAILED if failed else Exit.OK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

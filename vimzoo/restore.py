@@ -1,9 +1,7 @@
 """Restore photographs: ``python -m vimzoo.restore INPUT OUTPUT --model NAME | --checkpoint FILE``.
 
 Started by torchrun, the processes share the pictures of a folder, and process 0 reports.
-
-Exit status 0 if every picture was restored or skipped, 1 if one failed, 2 if the request cannot be met, 130 if
-interrupted.
+The exit status is 1 if a picture failed.
 """
 
 from __future__ import annotations
@@ -17,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .commands import INTERRUPTED, run_command, slow_half
+from .commands import Exit, run_command, slow_half
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share, shared_command
-from .errors import UsageError
+from .errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from .models.restoration_base import RestorationModel
@@ -41,8 +39,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("input", type=Path, help="a PNG, JPEG, TIFF or WebP file, or a folder of such files")
     command.add_argument("output", type=Path, help="a file, or a folder, which gets the tree of the input")
     weights = command.add_mutually_exclusive_group(required=True)
-    weights.add_argument("--model", metavar="NAME", help="registered model with its authors' weights")
-    weights.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights; the model is told by them")
+    weights.add_argument(
+        "--model", metavar="NAME", help="registered name, with its authors' weights, or a folder"
+    )
+    weights.add_argument(
+        "--checkpoint", metavar="FILE", type=Path, help="a file; the architecture is inferred from it"
+    )
     command.add_argument(
         "--ema", action=argparse.BooleanOptionalAction,
         help="take the checkpoint's moving average, or the trained weights (default: what was evaluated)",
@@ -114,16 +116,13 @@ def load_model(options: argparse.Namespace) -> RestorationModel:
     """The model that is asked for.
 
     Raises:
-        ValueError: its weights cannot be had.
+        UsageError: its weights cannot be had.
     """
-    from .models import load_restoration
     from .restoration import restoration_model
 
-    if options.checkpoint is not None:
-        return load_restoration(options.checkpoint, use_ema=options.ema)
-    if options.ema is not None:
-        raise ValueError("--ema: the authors' files have one set of weights; it goes with --checkpoint")
-    return restoration_model(options.model)
+    if options.checkpoint is None and options.ema is not None:
+        raise UsageError("--ema: published weights have no moving average; expected it with --checkpoint")
+    return restoration_model(options.model, options.checkpoint, use_ema=options.ema)
 
 
 def run(options: argparse.Namespace, world: World | None = None) -> Report:
@@ -164,7 +163,7 @@ def _restorer(options: argparse.Namespace) -> Restorer:
     try:
         torch.empty(0, device=device)
     except Exception as error:  # RuntimeError, AssertionError, AcceleratorError: by device and version
-        raise ValueError(f"--device {device}: not available ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"--device {device}: not available ({first_line(error)})") from error
     return Restorer(
         load_model(options),
         tile=options.tile,
@@ -198,7 +197,7 @@ def command(options: argparse.Namespace, world: World) -> int:
         if world.main:
             said = "interrupted; what was written is whole, and the same command goes on after it"
             print(said, file=sys.stderr)
-        return INTERRUPTED
+        return Exit.INTERRUPTED
     if not world.main:
         return 0
     counts = f"{len(report.restored)} restored"
@@ -207,11 +206,11 @@ def command(options: argparse.Namespace, world: World) -> int:
     print(counts + (f", {len(report.failed)} failed" if report.failed else ""))
     for job, reason in report.failed:
         print(f"failed: {job.source}: {reason}", file=sys.stderr)
-    return 1 if report.failed else 0
+    return Exit.FAILED if report.failed else Exit.OK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status is in the module's docstring."""
+    """Run the command; returns its exit status."""
     return shared_command(parser().parse_args, arguments, command)
 
 

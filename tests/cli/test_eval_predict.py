@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -15,6 +16,7 @@ from vimzoo.engine import launch
 from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.finished import newest_run, run_settings
 from vimzoo.engine.tasks.classification import calibration_error
+from vimzoo.models.weights.class_names import of_model
 
 QUICK = [
     "model=timm", "model.model_name=test_vit", "data.img_size=16", "run.epochs=2", "run.device=cpu", "run.ema=null",
@@ -77,7 +79,7 @@ def test_eval_of_a_model_without_a_run(tmp_path, capsys):
     [
         (["nowhere"], "nowhere: not a run folder"),
         (["model=vim_tny"], "Could not find 'model/vim_tny'"),
-        (["RUN", "optim.lrr=1"], "optim.lrr=1: the run has no such setting; near it: lr"),
+        (["RUN", "optim.lrr=1"], "optim.lrr=1: the run has no such setting; similar names: lr"),
         (["RUN", "RUN"], "one run folder at a time"),
         (["RUN", "run.amp=bf17"], "run.amp=bf17"),
         ([], "no finished run under outputs/"),
@@ -126,7 +128,7 @@ def test_predict_as_a_table(run, digits, capsys):
 
 
 def test_predict_with_names_of_imagenet():
-    names = predict.class_names(predict.timm.create_model("test_vit", num_classes=1000))
+    names = of_model(timm.create_model("test_vit", num_classes=1000))
     assert names[1].startswith("goldfish") and len(names) == 1000
 
 
@@ -135,10 +137,13 @@ def test_predict_with_names_of_imagenet():
     [
         (["none.jpg"], "none.jpg: no such file or folder"),
         (["."], "no images under ."),
-        ([__file__, "--model", "vim_tny"], "--model=vim_tny: neither a folder nor a model"),
+        ([__file__, "--model", "vim_tny"], "--model vim_tny: no such model or folder; similar names: vim_"),
         ([__file__, "--top", "0"], "--top=0"),
-        ([__file__, "--model", "."], "no config.json; expected the folder of a finished run"),
-        ([__file__, "--checkpoint", "a.pth"], "--checkpoint=a.pth: expected with --model NAME"),
+        (
+            [__file__, "--model", "."],
+            "--model .: no config.json that names a model; expected the folder",
+        ),
+        ([__file__, "--checkpoint", "a.pth"], "--checkpoint a.pth: expected with --model NAME"),
         ([__file__, "--model", "test_mambair"], "test_mambair: no published weights of this model are known"),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_run_or_a_saved_model_in_place_of_a_name(tmp_path: Path, monkeypatch: 
             torch.testing.assert_close(got, model(images))
         assert json.loads(kept[exporting.METADATA])["label_names"] == ["one", "two", "three"]
         Path("test_vim.ts").unlink()
-    with pytest.raises(UsageError, match="--random: run is a folder and brings its weights"):
+    with pytest.raises(UsageError, match="--random: run brings its own weights"):
         export.export("run", "torchscript", random=True)
 
 
@@ -271,8 +271,11 @@ def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["vim_tiny_patch16"], "MODEL vim_tiny_patch16: no such model or folder; near it: vim_tiny_patch16_"),
-        (["."], "MODEL .: no config.json that names a model; expected a finished run's folder"),
+        (
+            ["vim_tiny_patch16"],
+            "MODEL vim_tiny_patch16: no such model or folder; similar names: vim_tiny_patch16_",
+        ),
+        (["."], "MODEL .: no config.json that names a model; expected the folder of a finished run"),
         (["test_vim", "--size", "0"], "--size 0: expected dynamic"),
         (["test_vim", "--size", "1x2x3"], "--size 1x2x3: expected"),
         (["test_vim", "--int8", "--format", "pt2"], "--int8: needs --format onnx, got pt2"),
@@ -280,7 +283,7 @@ def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
         (["test_vim", "--checkpoint", "absent.pth"], "absent.pth"),
         (
             ["test_vim"],
-            "MODEL test_vim: its weights are published nowhere; --checkpoint FILE takes a file, --random",
+            "test_vim: no published weights of this model are known; --checkpoint FILE gives a file",
         ),
     ],
 )

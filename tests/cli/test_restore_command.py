@@ -125,11 +125,17 @@ def test_another_format_and_its_quality(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     (
-        (["--model", "mambair_lite_x2"], "no such restoration model; similar names: mambair_light_x"),
-        (["--model", "vim_tiny_patch16_224"], "no such restoration model"),
-        (["--model", "mambair_light_x2"], "no address of its weights is known"),
-        (["--model", "test_mambair"], "no address of its weights is known"),
-        (["--model", "mambair_dn.sigma99"], "expected mambair_dn.sigma15, mambair_dn.sigma25"),
+        (
+            ["--model", "mambair_lite_x2"],
+            "--model mambair_lite_x2: no such model or folder; similar names: mambair_light_x",
+        ),
+        (["--model", "vim_tiny_patch16_224"], "vim_tiny_patch16_224: no such restoration model"),
+        (["--model", "mambair_light_x2"], "no published weights of this model are known; --checkpoint FILE"),
+        (["--model", "test_mambair"], "published are those of mambair"),
+        (
+            ["--model", "mambair_dn.sigma99"],
+            "expected mambair_dn.sigma15, mambair_dn.sigma25",
+        ),
         (["--model", "mambair_dn", "--ema"], "--ema"),
         (["--checkpoint", "missing.pth"], "missing.pth: no such file"),
         (["--checkpoint", "photo.jpg"], "looks like a JPEG image"),
@@ -159,7 +165,7 @@ def test_weights_out_of_reach(place: Path, capsys, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("vimzoo.models.weights.hub.unreachable", lambda address: None)
     assert main(["photos", "out", "--model", "mambairv2_light_x2"]) == 2
     err = capsys.readouterr().err
-    assert "mambairv2_lightSR_x2.pth" in err and "cannot be reached: ConnectionError: no route to host" in err
+    assert "mambairv2_light_x2: ConnectionError: no route to host; --checkpoint FILE" in err
 
 
 def test_weights_from_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_a_study_of_another_optuna(tmp_path, schema, advice):
         study.execute("update version_info set schema_version = 9")
     call = [sys.executable, str(TRAIN), "-m", "sweep=optuna"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 1 and re.fullmatch(r"error: hydra\.sweeper\.storage=.*\n", done.stderr)
+    assert done.returncode == 2 and re.fullmatch(r"error: hydra\.sweeper\.storage=.*\n", done.stderr)
     assert advice in done.stderr and done.stderr.endswith(
         "new study: hydra.sweeper.storage=sqlite:///new.db\n"
     )

@@ -155,7 +155,7 @@ def test_words_on_the_settings_of_a_run() -> None:
     del cfg["run"]["tracker"]  # as a run of an older version
     assert applied(cfg, [])["run"]["tracker"] is None
     for text, message in (
-        ("optim.lrr=1", "optim.lrr=1: the run has no such setting; near it: lr"),
+        ("optim.lrr=1", "optim.lrr=1: the run has no such setting; similar names: lr"),
         ("optim.lr=1,2", "expected one value, not several"),
         ("optim.lr=(", r"optim.lr=\(: .*expected KEY=VALUE"),
     ):

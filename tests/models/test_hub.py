@@ -228,7 +228,7 @@ def test_refusals_leave_nothing(
     arguments, message = REFUSED[case]
     monkeypatch.chdir(tmp_path)
     torch.save({"model": vim.official_state_dict(timm.create_model("test_vim"))}, "theirs.pth")
-    assert convert.main(["theirs.pth", "--output", "out", *arguments]) == 1
+    assert convert.main(["theirs.pth", "--output", "out", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["theirs.pth"]
 

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vimzoo.compat import mambair
+from vimzoo.errors import is_out_of_memory
 from vimzoo.restoration import memory
-from vimzoo.restoration.memory import automatic_tile, available_bytes, bytes_per_pixel, is_out_of_memory
+from vimzoo.restoration.memory import automatic_tile, available_bytes, bytes_per_pixel
 
 GB = 10**9
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
+from vimzoo.files import whole_file
 from vimzoo.restoration import Picture, PictureError, read_picture, write_picture
-from vimzoo.restoration.pictures.files import whole_file
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY = SRGB[:16] + b"GRAY" + SRGB[20:]

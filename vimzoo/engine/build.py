@@ -15,7 +15,7 @@ from torch import nn
 
 from vimzoo.commands import slow_half
 from vimzoo.data import SOURCES, Splits
-from vimzoo.errors import UsageError
+from vimzoo.errors import UsageError, first_line
 
 from .classes import warn
 from .configuration.check import AMP
@@ -45,7 +45,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
             device = torch.device("cuda", local_rank)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(f"run.device={name}: {reason}; expected auto, cpu, cuda or cuda:N") from error
     return device
 

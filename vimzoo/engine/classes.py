@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,37 +15,12 @@ from torch import nn
 
 from vimzoo.data import Splits
 from vimzoo.data.images.classes import listed, numbered_as
+from vimzoo.models.weights.class_names import Names, of_file
 
 from .checkpoints import checkpoint
 from .create import create_model, model_cfg
 
-Names = tuple[str, ...]
 IMAGENET = 1000  # classes of the published weights, named by WordNet ids
-
-
-def of_file(path: Path) -> Names | None:
-    """Class names that a weight file carries, or that stand beside it in a model folder; None if unknown."""
-    try:
-        if path.suffix == ".safetensors":
-            content = json.loads((path.parent / "config.json").read_text())
-        else:
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["data"]
-        names = (
-            content.get("classes") or content.get("label_names") or content["pretrained_cfg"]["label_names"]
-        )
-        return tuple(map(str, names))
-    except Exception:  # not a file of ours; loading it reports what is wrong
-        return None
-
-
-def file_options(path: Path) -> dict[str, Any]:
-    """Options of ``timm.create_model`` that load a weight file with its own classes."""
-    overlay: dict[str, Any] = {"file": str(path)}
-    options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
-    if names := of_file(path):
-        overlay |= {"label_names": names, "num_classes": len(names)}
-        options["num_classes"] = len(names)
-    return options
 
 
 def of_run(run: Path) -> Names | None:

@@ -21,20 +21,26 @@ def main() -> None:
     """Compose the configuration from ``sys.argv`` and train; ``--help`` says how.
 
     Raises:
-        SystemExit: an unknown option or value (from Hydra), a request that cannot be met, a non-finite loss. Among
-            several runs (``-m``) these end one run alone; the summary of the sweep lists it, and the status is 1.
+        SystemExit: with a status of `vimzoo.commands.Exit`, or 128 plus the number of the signal after which the run
+            was saved. Among several runs (``-m``) an error ends one run alone; the summary of the sweep lists it, and
+            the status is 1.
     """
+    from vimzoo.commands import Exit, listen, report
+    from vimzoo.errors import UsageError
+
     try:
         import hydra
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
         from omegaconf import DictConfig, OmegaConf
     except ImportError as error:
-        sys.exit(f"error: training needs {error.name}; install it with: pip install 'vimzoo[train]'")
+        sys.exit(
+            report(UsageError(f"training needs {error.name}; install it with: pip install 'vimzoo[train]'"))
+        )
     if sys.version_info >= (3, 14) and hydra.__version__.startswith("1.3."):
-        sys.exit("error: Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11, 3.12 or 3.13")
-    from vimzoo.commands import INTERRUPTED, listen
-
+        sys.exit(
+            report(UsageError("Hydra 1.3 does not start on Python 3.14 or newer; use Python 3.11 to 3.13"))
+        )
     from .configuration.composing import config_dir, config_flags, hydra_options, store_registered
     from .configuration.overrides import unreadable
     from .configuration.words import for_hydra
@@ -45,17 +51,18 @@ def main() -> None:
     sys.argv[1:] = for_hydra(typed)
     several = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in sys.argv)
     if problem := unreadable(sys.argv[1:], multirun=several):
-        sys.exit(f"error: {problem}")
+        sys.exit(report(UsageError(problem)))
 
     store_registered()
     os.environ.pop("VIMZOO_JOB", None)
     if job := job_name(os.environ):
         os.environ["VIMZOO_JOB"] = job  # for hydra.run.dir
 
+    composed = False
+
     @hydra.main(**hydra_options(), config_path=str(config_dir()), config_name="train")
     def run(cfg: DictConfig) -> float:
-        from vimzoo.errors import UsageError
-
+        nonlocal composed
         from .checkpoints import lookup
         from .checkpoints.saver import Stopped
         from .configuration.check import check_value
@@ -66,7 +73,7 @@ def main() -> None:
         from .processes.cluster import launched
         from .recover import OutOfMemory
 
-        out = Path(HydraConfig.get().runtime.output_dir)
+        composed, out = True, Path(HydraConfig.get().runtime.output_dir)
         try:
             for key in OmegaConf.missing_keys(cfg):
                 raise UsageError(f"{key} is not set; expected {key}=VALUE")
@@ -96,7 +103,7 @@ def main() -> None:
                 return -math.inf
             if not diverged:
                 _remove_empty(out)
-            sys.exit(f"error: {error}")
+            sys.exit(report(error))
         except KeyboardInterrupt:
             _remove_empty(out)
             raise
@@ -111,4 +118,8 @@ def main() -> None:
             run()
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            sys.exit(Exit.INTERRUPTED)
+        except SystemExit as stop:
+            if stop.code == Exit.FAILED and not composed and not several:
+                sys.exit(Exit.USAGE)  # Hydra has printed what is wrong with the configuration
+            raise

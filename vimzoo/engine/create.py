@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,9 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from vimzoo.errors import UsageError
-from vimzoo.models.weights.hub import MissingWeightsError
+from vimzoo.errors import UsageError, similar
+from vimzoo.models import CheckpointError
+from vimzoo.models.opening import created
 
 
 def model_cfg(name: str) -> dict[str, Any]:
@@ -24,9 +23,8 @@ def model_cfg(name: str) -> dict[str, Any]:
     if ":" in name:
         return {}
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 5)
-        hint = f"; near it: {', '.join(near)}" if near else "; timm.list_models() names all"
-        raise UsageError(f"model.model_name={name}: no such model{hint}")
+        known = similar(name.split(".")[0], timm.list_models(), "timm.list_models() names all")
+        raise UsageError(f"model.model_name={name}: no such model; {known}")
     cfg = timm.get_pretrained_cfg(name)
     return cfg.to_dict() if cfg else {}
 
@@ -47,17 +45,14 @@ def create_model(options: dict[str, Any], file: str = "+model.start=FILE") -> nn
     Raises:
         UsageError: the model refuses an argument, or its weights are not available.
     """
-    name, given = options["model_name"], (options.get("pretrained_cfg_overlay") or {}).get("file")
+    given = (options.get("pretrained_cfg_overlay") or {}).get("file")
     if given and not Path(given).exists():
-        raise UsageError(f"model {name}: {given}: no such file")
+        raise UsageError(f"model {options['model_name']}: {given}: no such file")
+    rest = {key: value for key, value in options.items() if key != "model_name"}
     try:
-        return timm.create_model(**options)
-    except MissingWeightsError as error:
-        raise UsageError(f"{error.reason}; give a file instead: {file}") from error
-    except (TypeError, ValueError, AssertionError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).removeprefix(f"{name}: ")
-        where = f"{given}: " if given and str(given) not in reason else ""
-        raise UsageError(f"model {name}: {where}{reason}") from error
+        return created(options["model_name"], rest, f"give a file instead: {file}")
+    except CheckpointError as error:
+        raise UsageError(f"model {error}") from error
 
 
 def resized(name: str, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

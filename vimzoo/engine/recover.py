@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vimzoo.errors import UsageError
+from vimzoo.errors import UsageError, is_out_of_memory
 
 from .checkpoints import resume
 from .state import State
@@ -21,11 +21,6 @@ PATIENCE = 10  # consecutive skipped updates after which the run stops
 
 class OutOfMemory(RuntimeError):
     """Out of memory in a distributed run, where one process cannot shrink its micro-batches alone."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; on the CPU torch has no error of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def guarded(
@@ -45,7 +40,7 @@ def guarded(
         try:
             return backpropagate(state, images, targets)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             size = math.ceil(len(images) / state.accumulate)
             advice = f"out of memory at step {state.step + 1} with micro-batches of {size}"

@@ -7,13 +7,13 @@ ONNX files hold standard operators only. The other formats keep the operators of
 
 from .check import BOUND, Check
 from .eight_bits import quantise
-from .format import METADATA, Format, Source, Variant
 from .formats import FORMATS
 from .formats.aoti import save_aoti
 from .formats.onnx import save_onnx
 from .formats.pt2 import save_pt2
 from .formats.torchscript import save_torchscript
 from .program import to_program
+from .record import METADATA, Format, Source, Variant
 from .writing import ExportError, Written, export, load, parse_size
 
 __all__ = [

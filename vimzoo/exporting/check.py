@@ -13,7 +13,7 @@ from torch import nn
 
 from vimzoo.models.export_options import ExportOptions
 
-from .format import Run
+from .record import Run
 
 BOUND = 3e-5
 """Largest difference from PyTorch that a written file may have, as a share of the output's standard deviation."""

@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from vimzoo.errors import UsageError
+from vimzoo.errors import Failure, UsageError
+from vimzoo.files import unfinished
+from vimzoo.models.opening import find_model
 from vimzoo.ops.runtime.threads import counted
 
 from .check import BOUND, Check, coarsest, compare, image_shapes, milliseconds
-from .format import Format, Run, Source
 from .formats import FORMATS
-from .opening import build, locate
+from .opening import build
+from .record import Format, Run, Source
 
 
-class ExportError(Exception):
+class ExportError(Failure):
     """A model cannot be written in a format, or the file differs from it; the message says how."""
 
 
@@ -130,7 +132,8 @@ def export(
         if variant not in form.variants:
             able = " or ".join(f.name for f in FORMATS.values() if variant in f.variants) or "none"
             raise UsageError(f"--{variant}: needs --format {able}, got {kind}")
-    architecture = locate(name)[1]
+    found = find_model(name, "MODEL")
+    architecture = found.name or name.rpartition("/")[2]
     path = output or Path()
     if path.is_dir():
         path /= architecture + form.suffix
@@ -142,11 +145,10 @@ def export(
     shapes = image_shapes(model, size)
     example = torch.rand(shapes[0], generator=torch.Generator().manual_seed(0))
     source = Source(model, example, size == "dynamic", describe(architecture, model))
-    unfinished = path.with_name("unfinished-" + path.name)  # the suffix tells runtimes the format
-    try:
+    with unfinished(path, form.suffix) as file:
         try:
-            form.save(source, unfinished)
-            run = form.load(unfinished)
+            form.save(source, file)
+            run = form.load(file)
             worst = compare(run, model, shapes)
         except (ImportError, MemoryError):
             raise
@@ -157,13 +159,11 @@ def export(
                 f"{kind}: differs from PyTorch by {worst.difference:.1e} of the spread on images "
                 f"{worst.shape}; expected at most {BOUND:.0e}, nothing was written"
             )
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     written = [measured(path, run, model, worst, shapes[-1])]
     for variant in wanted:
         other = path.with_suffix(form.variants[variant].suffix)
-        form.variants[variant].make(path, other)
+        with unfinished(other, form.variants[variant].suffix) as file:
+            form.variants[variant].make(path, file)
         run = form.load(other)
         written.append(measured(other, run, model, compare(run, model, shapes), shapes[-1]))
     return written

@@ -4,7 +4,6 @@ The registry fills itself: every folder beside this file with a ``FAMILY`` is a 
 elsewhere.
 """
 
-import difflib
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
@@ -12,10 +11,12 @@ from typing import Any
 
 from torch import nn
 
+from vimzoo.errors import UsageError, similar
+
 from .facts import Facts
 from .family import Family
 
-__all__ = ["FAMILIES", "configurations", "family_of", "find_facts", "known_facts", "near", "register"]
+__all__ = ["FAMILIES", "configurations", "family_of", "find_facts", "known_facts", "register"]
 
 FAMILIES: dict[str, Family] = {}
 """Families by name, classifiers first."""
@@ -52,30 +53,26 @@ def known_facts(task: str | None = None) -> dict[str, Facts]:
     return {name: facts for family in families for name, facts in family.facts.items()}
 
 
-def near(name: str, task: str | None = None) -> list[str]:
-    """Registered names like ``name``, which may have a tag; all of them if none is like it."""
-    known = list(known_facts(task))
-    return difflib.get_close_matches(name.partition(".")[0], known, 4, 0.5) or known
-
-
-def find_facts(name: str, task: str | None = None) -> tuple[Facts, str]:
+def find_facts(name: str, task: str | None = None, argument: str = "") -> tuple[Facts, str]:
     """The facts of a registered model, and the tag in its name or the model's first one.
 
     Args:
         name: Registered name, with or without a tag.
         task: Consider only models of this task.
+        argument: Stands before the name in messages.
 
     Raises:
-        ValueError: there is no such model or tag; the message lists similar names.
+        UsageError: there is no such model or tag; the message lists similar names.
     """
     architecture, _, tag = name.partition(".")
     facts = known_facts(task).get(architecture)
     if facts is None:
-        kind = f"{task} model" if task else "model"
-        raise ValueError(f"{name}: no such {kind}; similar names: {', '.join(near(name, task))}")
+        kind, known = f"{task} model" if task else "model", known_facts(task)
+        hint = similar(architecture, known, f"expected one of {', '.join(known)}")
+        raise UsageError(f"{argument}{name}: no such {kind}; {hint}")
     if tag and tag not in facts.tags:
-        known = ", ".join(facts.tagged(other) for other in facts.tags)
-        raise ValueError(f"{name}: no such weights are known; expected {known}")
+        tagged = ", ".join(facts.tagged(other) for other in facts.tags)
+        raise UsageError(f"{argument}{name}: no such weights are known; expected {tagged}")
     return facts, tag or facts.tags[0]
 
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from vimzoo.models.restoration_base import RestorationModel
 
-__all__ = ["automatic_tile", "available_bytes", "bytes_per_pixel", "is_out_of_memory"]
+__all__ = ["automatic_tile", "available_bytes", "bytes_per_pixel"]
 
 TILES = (512, 384, 256, 192, 128, 96, 64, 48, 32)
 LARGEST_ON_CPU = 256
@@ -26,11 +26,6 @@ SHARE = 0.25
 """Of the available memory, what one batch of tiles is reckoned to take: the count knows tensors only, not what
 libraries need besides, and other programs want memory too."""
 PROBE_SIDE = 128
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|(can't|cannot) allocate memory|not enough memory"
-    r"|could not create a (primitive|memory)",  # oneDNN's words for it
-    re.IGNORECASE,
-)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -141,10 +136,3 @@ def automatic_tile(model: RestorationModel, device: torch.device, batch: int = 1
     side = math.isqrt(int(room / (bytes_per_pixel(model) * batch)))
     largest = LARGEST_ON_CPU if device.type == "cpu" else max(TILES)
     return next((tile for tile in TILES if tile <= min(side, largest)), min(TILES))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from vimzoo.files import whole_file
 
 from .folders import Job
 from .restorer import Restorer
@@ -41,9 +42,8 @@ def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existin
         )
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = note.with_name(f"{NOTE}.{os.getpid()}")
-        unfinished.write_text(json.dumps(own) + "\n")
-        unfinished.replace(note)
+        with whole_file(note, "w") as file:
+            file.write(json.dumps(own) + "\n")
 
 
 def _read(note: Path) -> dict[str, Any] | None:

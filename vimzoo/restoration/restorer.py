@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vimzoo.errors import is_out_of_memory
 from vimzoo.models.restoration_base import RestorationModel
 
-from .memory import automatic_tile, is_out_of_memory
+from .memory import automatic_tile
 from .passes import FLIPS, flipped, flipped_back, for_channels, with_routes
 from .tiling import Span, blended_axis, official_axis, tiled_rows
 

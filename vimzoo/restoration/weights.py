@@ -1,10 +1,11 @@
-"""Restoration models by name with their authors' weights, or the reason why there are none."""
+"""Restoration models by name, folder or file."""
 
-from typing import cast
+from pathlib import Path
 
 import timm
 
-from vimzoo.models import CheckpointError
+from vimzoo.errors import UsageError
+from vimzoo.models.opening import FILE_HINT, open_model
 from vimzoo.models.registry import find_facts, known_facts
 from vimzoo.models.restoration_base import RestorationModel
 
@@ -16,38 +17,28 @@ def names_with_weights() -> list[str]:
     return [
         name
         for name, facts in known_facts("restoration").items()
-        if any(facts.weights(t) for t in facts.tags)
+        if any(facts.weights(tag) for tag in facts.tags)
     ]
 
 
-def restoration_model(name: str) -> RestorationModel:
-    """A registered restoration model with its authors' weights, from the hub or its cache.
+def restoration_model(
+    name: str | None, checkpoint: str | Path | None = None, *, use_ema: bool | None = None
+) -> RestorationModel:
+    """A restoration model, as `vimzoo.models.opening.open_model` opens it.
 
     Args:
-        name: Registered name, with a tag (``mambair_dn.sigma25``) or without for the first one.
+        name: Registered name, with a tag (``mambair_dn.sigma25``) or without for the first one, a folder, or an address
+            on the hub; with its authors' weights, from the hub or its cache.
+        checkpoint: A file of weights instead. Without a name the architecture is inferred from it.
+        use_ema: Take the file's moving average of the weights, or the trained ones; None: see `read_checkpoint`.
 
     Raises:
-        ValueError: there is no such restoration model, no known address of its weights, or the address cannot be
-            reached.
+        UsageError: there is no such restoration model, or its weights cannot be had.
     """
-    facts, tag = find_facts(name, "restoration")
-    weights = facts.weights(tag)
-    if not weights:
-        raise ValueError(
-            f"{name}: no address of its weights is known; give the file itself as a checkpoint, or take one of "
-            f"{', '.join(names_with_weights())}"
-        )
-    try:
-        return cast(RestorationModel, timm.create_model(name, pretrained=True))
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever the network, the hub and its cache raise
-        raise ValueError(
-            f"{name}: its weights ({' of '.join(reversed(weights.values()))}) cannot be reached: "
-            f"{_first_line(error)}; give the file itself as a checkpoint"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if name and timm.is_model(name):
+        find_facts(name, "restoration", "--model ")
+    hint = f"{FILE_HINT}; published are those of {', '.join(names_with_weights())}"
+    model = open_model(name, checkpoint, use_ema=use_ema, hint=hint)
+    if not isinstance(model, RestorationModel):
+        raise UsageError(f"{name}: expected a restoration model, got {type(model).__name__}")
+    return model

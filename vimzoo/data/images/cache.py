@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from vimzoo.files import unfinished
 
 FULL = 0.95  # of the disk in use, from which on nothing more is kept
 
@@ -40,14 +41,8 @@ class Kept:
             path.parent.mkdir(parents=True, exist_ok=True)
             if _full(path.parent):
                 return
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                try:
-                    file.write(content)
-                    file.close()
-                    os.replace(file.name, path)
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
+            with unfinished(path) as part:
+                part.write_bytes(content)
         except OSError as error:
             _warn(self.folder, error)
 

@@ -18,7 +18,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vimzoo.errors import UsageError
+from vimzoo.errors import UsageError, first_line
 
 from ..batches.buckets import Buckets, Shape, Shapes
 from ..batches.drawing import Batching
@@ -134,7 +134,7 @@ class ReadImages(Dataset):
             with self.reader[int(self.unreadable.nonzero()[0])][0] as file:
                 read_image(file, self.mode)
         except DAMAGED as error:
-            return str(error).splitlines()[0] if str(error) else type(error).__name__
+            return first_line(error)
         return "it can be read now"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from timm.data.readers import create_reader
 
-from vimzoo.errors import UsageError
+from vimzoo.errors import UsageError, first_line
 
 from ..images.classes import listed
 from ..images.reading import ImageSettings, ReadImages
@@ -47,7 +47,7 @@ def hub_dataset(
             f"data sets of the hub need a package; install it with: pip install 'vimzoo[datasets]' ({error})"
         ) from error
     except (ValueError, OSError, KeyError) as error:
-        raise UsageError(f"`name`={name}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"`name`={name}: {first_line(error)}") from error
     classes = _names(train)
     for part in (val, test):
         if part is not None and (other := _names(part)) != classes:

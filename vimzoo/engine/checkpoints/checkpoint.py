@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vimzoo.errors import UsageError
+from vimzoo.errors import UsageError, first_line
+from vimzoo.files import remove, sync_folder
 
 from ..state import State
 from .background import Copies
@@ -123,14 +124,6 @@ def give_name(temporary: Path, path: Path) -> None:
         remove(path.with_name(previous))
 
 
-def remove(path: Path) -> None:
-    """Remove a checkpoint if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def verify(path: str | Path) -> None:
     """Check the checksum of every part of a file written by torch.save.
 
@@ -171,16 +164,6 @@ def _second_name(file: Path, name: Path) -> None:
     temporary.replace(name)
 
 
-def sync_folder(folder: Path) -> None:
-    """Fsync a folder, so that a rename in it survives a crash (POSIX only)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def read(path: str | Path, whole: bool = True) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU, unpickled safely.
 
@@ -205,8 +188,7 @@ def read(path: str | Path, whole: bool = True) -> dict[str, Any]:
         zipfile.BadZipFile,
         pickle.UnpicklingError,
     ) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise Unreadable(f"resume={path}: not a readable checkpoint ({reason})") from e
+        raise Unreadable(f"resume={path}: not a readable checkpoint ({first_line(e)})") from e
     missing = {"model", "epoch", "step"} - set(content if isinstance(content, dict) else ())
     if missing:
         raise Unreadable(f"resume={path}: not a training checkpoint, it lacks {', '.join(sorted(missing))}")

@@ -15,13 +15,16 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from vimzoo.commands import Exit, report
+from vimzoo.errors import UsageError, first_line
+
 FAILED = "error.txt"
 """In the folder of a run that failed: its words on the first line, then why."""
 
 
 def note_failure(out: Path, words: Sequence[str], error: BaseException) -> None:
     """Leave a note for the summary, which another process may write."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    report(error)
     with contextlib.suppress(OSError):  # a full disk
         out.mkdir(parents=True, exist_ok=True)
         (out / FAILED).write_text(f"{shlex.join(words)}\n{error}\n", errors="backslashreplace")
@@ -45,7 +48,7 @@ class SweepCheck(Callback):
             versions = map(importlib.metadata.version, ("hydra-core", "hydra-optuna-sweeper"))
             problem = problem or optuna_problem(*versions) or storage_problem(sweeper.get("storage"))
         if problem:
-            sys.exit(f"error: {problem}")
+            sys.exit(report(UsageError(problem)))
         make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         self.begun = time.time()
 
@@ -59,7 +62,7 @@ class SweepCheck(Callback):
         for note in notes:
             words, *reason = note.read_text().splitlines()
             print(f"  {note.parent.relative_to(folder)}  {words}\n     {' '.join(reason)}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(Exit.FAILED)
 
 
 def make_folder(name: str, folder: str) -> None:
@@ -67,7 +70,8 @@ def make_folder(name: str, folder: str) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        sys.exit(f"error: {name}={folder}: cannot be made ({error.strerror}); expected a folder to write in")
+        problem = f"{name}={folder}: cannot be made ({error.strerror}); expected a folder to write in"
+        sys.exit(report(UsageError(problem)))
 
 
 def slurm_problem() -> str | None:
@@ -89,7 +93,7 @@ def storage_problem(storage: object) -> str | None:
     try:
         optuna.storages.get_storage(storage)
     except Exception as error:  # of Optuna, of SQLAlchemy, or of a database's driver
-        reason = str(error).splitlines()[0].replace("$STORAGE_URL", storage).rstrip(".")
+        reason = first_line(error).replace("$STORAGE_URL", storage).rstrip(".")
         return (
             f"hydra.sweeper.storage={storage}: {reason}; "
             "or begin a new study: hydra.sweeper.storage=sqlite:///new.db"

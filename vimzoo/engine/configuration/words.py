@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vimzoo.errors import UsageError
+from vimzoo.errors import UsageError, first_line, similar
 
 from .composing import compose_settings, config_dir
 from .older import as_begun
@@ -35,9 +34,7 @@ def parsed(word: str) -> Any:
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
-        raise UsageError(
-            f"{word}: {str(error).splitlines()[0]}; expected KEY=VALUE, or KEY='VALUE'"
-        ) from error
+        raise UsageError(f"{word}: {first_line(error)}; expected KEY=VALUE, or KEY='VALUE'") from error
 
 
 def readable(text: str) -> str:
@@ -100,7 +97,7 @@ def composed_settings(words: Sequence[str]) -> dict[str, Any]:
     try:
         return compose_settings([readable(word) for word in words])
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(str(error).splitlines()[0]) from error
+        raise UsageError(first_line(error)) from error
 
 
 def applied(
@@ -154,8 +151,8 @@ def _set(cfg: dict[str, Any], text: str, override: Any) -> None:
         place = place.get(key) if isinstance(place, dict) else None
     known = isinstance(place, dict) and (last in place or override.is_add() or override.is_force_add())
     if not known:
-        near = difflib.get_close_matches(last, place if isinstance(place, dict) else cfg, 3)
-        raise UsageError(f"{text}: the run has no such setting; near it: {', '.join(near) or '-'}")
+        known = similar(last, place if isinstance(place, dict) else cfg, "see its config.yaml")
+        raise UsageError(f"{text}: the run has no such setting; {known}")
     if override.is_delete():
         del place[last]
     else:

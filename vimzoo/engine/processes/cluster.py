@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vimzoo.errors import UsageError
+from vimzoo.errors import UsageError, first_line
 
 from .parallel import MINUTES, World, joined
 from .watch import SAY_SO
@@ -76,7 +76,7 @@ def launched(minutes: float | None = None) -> Iterator[World]:
             world = stack.enter_context(joined(process.rank, process.size, local_rank, meet, minutes))
         except RuntimeError as error:  # torch's and gloo's, for a connection that fails or takes too long
             raise UsageError(
-                f"{process}: could not meet the others at {process.address}:{process.port} ({_first_line(error)}); "
+                f"{process}: could not meet the others at {process.address}:{process.port} ({first_line(error)}); "
                 f"expected all {process.size} processes to run within run.timeout={minutes:g} minutes, and "
                 f"{ADDRESS}, {PORT} to be where process 0 can listen and every machine can connect"
             ) from error
@@ -171,7 +171,3 @@ def _say_waiting(process: Process) -> None:
     print(
         f"{process}: waiting for the others at {process.address}:{process.port}", file=sys.stderr, flush=True
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

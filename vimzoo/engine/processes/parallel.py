@@ -22,6 +22,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from vimzoo.errors import first_line
+
 from ..reports.output import nothing_on_stdout
 from .watch import Place, Watch, roll_call, watched
 
@@ -204,7 +206,7 @@ def _why(error: RuntimeError, watch: Watch, minutes: float) -> str:
     found = LOST.search(str(error))
     where, said = (
         f"process {watch.rank}, {watch.place.words}",
-        found[0] if found else str(error).splitlines()[0],
+        found[0] if found else first_line(error),
     )
     if "ime" in said:
         with contextlib.suppress(RuntimeError):

@@ -12,13 +12,13 @@ import hashlib
 import itertools
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from vimzoo.commands import Exit, report
 from vimzoo.errors import UsageError
 
 from .cluster import launched
@@ -185,15 +185,9 @@ def shared_command(
             try:
                 return command(asked, world)
             except UsageError as error:
-                if _first_to_say(str(error), world):
-                    print(f"error: {error}", file=sys.stderr, flush=True)
-                return 2
-    except UsageError as error:  # of the launcher's variables
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ProcessLost as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+                return report(error) if _first_to_say(str(error), world) else Exit.USAGE
+    except (UsageError, ProcessLost) as error:  # UsageError: of the launcher's variables
+        return report(error)
 
 
 def _first_to_say(text: str, world: World) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from vimzoo.data import Splits
+from vimzoo.files import whole_file
 from vimzoo.ops.runtime.shortfalls import chosen_backend, shortfalls
 from vimzoo.ops.runtime.threads import counted
 
@@ -171,14 +172,12 @@ def epoch_line(state: State, row: dict[str, float], improved: bool) -> None:
 
 
 def write_csv(history: list[dict[str, float]], path: Path) -> None:
-    """One row per epoch; written to a temporary name and renamed, so that a reader never sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
+    """One row per epoch; an atomic write, so that readers never see half a file."""
+    with whole_file(path, "w", newline="") as file:
         names = dict.fromkeys(name for row in history for name in row)  # a resumed run may have more columns
         writer = csv.DictWriter(file, fieldnames=list(names) or ["epoch"])
         writer.writeheader()
         writer.writerows(history)
-    temporary.replace(path)
 
 
 def unreadable(data: Splits, world: World, out: Path) -> None:

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ..format import Format
+from ..record import Format
 
 
 def scan() -> dict[str, Format]:

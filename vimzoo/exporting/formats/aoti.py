@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ..format import Format, Run, Source
 from ..program import to_program
+from ..record import Format, Run, Source
 
 
 def save_aoti(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from vimzoo.ops.scan.lowering import DECOMPOSITIONS
 
 from ..eight_bits import quantise
-from ..format import Format, Run, Source, Variant
 from ..program import to_program
+from ..record import Format, Run, Source, Variant
 
 
 def save_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ..format import METADATA, Format, Run, Source
 from ..program import to_program
+from ..record import METADATA, Format, Run, Source
 
 
 def save_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:

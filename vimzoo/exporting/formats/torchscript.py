@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vimzoo.layers.linear import with_fast_linears
 
-from ..format import METADATA, Format, Run
+from ..record import METADATA, Format, Run
 
 
 def save_torchscript(model: nn.Module, path: Path, metadata: Mapping[str, Any], example: Tensor) -> None:

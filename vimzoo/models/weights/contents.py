@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from vimzoo.errors import UsageError
+
 __all__ = ["GRID", "CheckpointError", "Tensors", "bare", "select_tensors", "shared_prefixes"]
 
 PLAIN_KEYS = (
@@ -24,7 +26,7 @@ GRID = "pos_embed_grid"
 _OF_TRAINING = re.compile(r"optim|sched|scaler|criterion", re.IGNORECASE)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError):
     """A weight file that cannot be used; the message names the file and the reason."""
 
 

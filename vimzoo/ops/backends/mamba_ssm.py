@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from vimzoo.errors import first_line
+
 from ..conv.call import ConvCall
 from ..paths.path import tokens_from_codes
 from ..reference import along_paths, merged
@@ -49,7 +51,7 @@ def _function(distribution: str, module: str, name: str, extension: str) -> tupl
         found = importlib.import_module(module)
         function = getattr(found, name)
     except Exception as error:  # a build for another torch or CUDA can fail in many ways
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         return None, f"{distribution} cannot be imported: {first}"
     if getattr(found, extension, True) is None:  # releases that may be built without kernels
         return None, f"{distribution} was built without {extension}"

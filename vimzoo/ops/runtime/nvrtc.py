@@ -13,10 +13,11 @@ import importlib.util
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+
+from vimzoo.files import unfinished
 
 from ..backends import Unsupported
 
@@ -99,12 +100,11 @@ def cubin(name: str, sources: Mapping[str, str], arch: str, constants: Mapping[s
 
 
 def _keep(path: Path, code: bytes) -> None:
-    """Write atomically, so that another process never reads half a file; without a writable cache nothing is kept."""
+    """Write atomically, because other processes may read it; a cache that cannot be written is skipped."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            part.write(code)
-        os.replace(part.name, path)
+        with unfinished(path) as part:
+            part.write_bytes(code)
     except OSError as error:
         _logger.info("compiled kernels are not kept: %s", error)
 

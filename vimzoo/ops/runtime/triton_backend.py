@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vimzoo.errors import first_line
+
 from ..backends import Unsupported
 from .abi import DTYPES
 
@@ -94,7 +96,7 @@ def launch(
         except Exception as error:
             if interpreted():
                 raise
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_line(error)
             raise Unsupported(f"triton could not compile or launch {kernel.__name__}: {first}") from error
 
 

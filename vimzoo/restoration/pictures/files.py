@@ -5,9 +5,7 @@ Pillow reads and writes all but TIFF results and 16-bit files, which it would cu
 
 import contextlib
 import io
-import os
 import threading
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +14,13 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageCms
 
+from vimzoo.errors import first_line
+from vimzoo.files import whole_file
+
 from . import deep, exif
 from .picture import Picture, PictureError, check_fits, format_of
 
-__all__ = ["MAX_PIXELS", "picture_size", "read_picture", "whole_file", "write_picture"]
+__all__ = ["MAX_PIXELS", "picture_size", "read_picture", "write_picture"]
 
 MAX_PIXELS = 200_000_000
 """A small file may unpack to any size; more pixels than these are refused unless asked for."""
@@ -63,8 +64,7 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     except Exception as error:  # on damaged files the decoders raise nearly anything
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PictureError(f"damaged: {text}") from error
+        raise PictureError(f"damaged: {first_line(error)}") from error
 
 
 def _read(path: Path, max_pixels: int) -> Picture:
@@ -200,17 +200,3 @@ def _write_with_pillow(file: IO[bytes], form: str, picture: Picture, quality: in
         image = image.convert("RGBA" if pixels.shape[2] in (2, 4) else "RGB")
         options.update(quality=quality, lossless=quality == 100, exact=True)
     image.save(file, form, **options)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A new file under another name, which takes the name ``path`` when all has been written, and else goes."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with temporary.open("x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

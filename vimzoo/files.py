@@ -1,0 +1,62 @@
+"""Files and folders that are written whole or not at all. Imports nothing of this package."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def unfinished(path: Path, suffix: str = ".part") -> Iterator[Path]:
+    """A free path beside ``path`` for a file or folder, which gets the name ``path`` when the block ends.
+
+    If the block raises, what was written is removed and ``path`` stays as it was.
+
+    Args:
+        path: The final name. A file that has it is replaced.
+        suffix: Of the temporary name, for libraries that go by it.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}{suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        remove(temporary)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+    """An atomic write: a new file that replaces ``path`` when the block ends, synced to the disk; see `unfinished`.
+
+    Args:
+        path: The final name.
+        mode: ``"wb"`` or ``"w"``; the file can be read too.
+        options: Of `open`.
+    """
+    with unfinished(path) as temporary, temporary.open(mode.replace("w", "x+"), **options) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system allows opening one."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
