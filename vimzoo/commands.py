@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from typing import NoReturn
 
 import torch
@@ -16,14 +15,14 @@ import torch
 from .errors import Failure, UsageError
 
 
-class Exit(IntEnum):
-    """The exit statuses of all commands."""
+class Exit:
+    """The exit statuses of all commands; 128 + n as a shell reports a process that signal n ended."""
 
     OK = 0
     FAILED = 1
     USAGE = 2
-    INTERRUPTED = 128 + 2  # as a shell reports a process that SIGINT ended
-    NO_READER = 128 + 13  # likewise SIGPIPE
+    INTERRUPTED = 128 + 2  # SIGINT
+    NO_READER = 128 + 13  # SIGPIPE
 
 
 def listen() -> None:
@@ -32,7 +31,7 @@ def listen() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def report(error: BaseException) -> Exit:
+def report(error: BaseException) -> int:
     """Print an error for the user; returns the status to exit with."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     return Exit.USAGE if isinstance(error, UsageError | ImportError) else Exit.FAILED

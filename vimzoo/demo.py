@@ -29,6 +29,7 @@ INSTALL = "pip install 'vimzoo[demo]' brings what is missing"
 
 try:
     from .restoration import PictureError, Restorer, read_picture, restoration_model
+    from .restoration.pictures.exif import upright
 except ImportError as missing:
     if __name__ != "__main__":
         raise
@@ -85,18 +86,7 @@ def read_pixels(path: str | None) -> np.ndarray:
         picture = read_picture(Path(path), max_pixels=MOST_PIXELS)
     except (PictureError, OSError) as error:
         raise DemoError(f"This file cannot be read as a picture: {first_line(error)}") from error
-    return _upright(picture.pixels, picture.exif)
-
-
-def _upright(pixels: np.ndarray, exif: bytes | None) -> np.ndarray:
-    from PIL import Image
-
-    data = Image.Exif()
-    data.load(exif or b"")
-    turns = {3: 2, 6: 3, 8: 1, 4: 2, 5: 3, 7: 1}  # quarter turns to the left
-    orientation = data.get(0x0112, 1)
-    turned = np.rot90(pixels, turns.get(orientation, 0))
-    return turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned
+    return upright(picture.pixels, picture.exif)
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:

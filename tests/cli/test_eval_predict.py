@@ -154,8 +154,8 @@ def test_predict_names_mistakes(words, message, monkeypatch, tmp_path, capsys):
 
 
 def test_predict_wants_a_classifier(tmp_path):
-    torch.save(predict.timm.create_model("test_mambair").state_dict(), tmp_path / "restorer.pth")
-    with pytest.raises(predict.UsageError, match="tells no classes; expected a classifier"):
+    torch.save(timm.create_model("test_mambair").state_dict(), tmp_path / "restorer.pth")
+    with pytest.raises(predict.UsageError, match="has no classes; expected a classifier"):
         predict.load_model("test_mambair", tmp_path / "restorer.pth")
 
 

@@ -70,7 +70,7 @@ def one(name: str) -> tuple[int, str, str]:
             status = main(words)
         except SystemExit as end:
             status = end.code
-    return status, out.getvalue(), err.getvalue()
+    return int(status), out.getvalue(), err.getvalue()
 
 
 def without_pictures(patch=setattr) -> None:

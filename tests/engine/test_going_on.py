@@ -109,7 +109,7 @@ def test_a_rate_that_no_schedule_sets_is_scaled(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (["optim.opt=sgd"], "optim.opt was adamw, not sgd; it must not change on resume"),
-        (["optim.layer_decay=0.7"], "optim.layer_decay was None, not 0.7; a run that goes on"),
+        (["optim.layer_decay=0.7"], "optim.layer_decay was None, not 0.7; it must not change on resume"),
         (["+optim.nonsense=1"], "optim .*nonsense"),
         (["optim.weight_decay=0"], "its optimizer does not fit optim and run.freeze"),
         (["+model.start=weights.pth"], "goes on with the weights of the run; expected no model.start"),

@@ -18,7 +18,7 @@ from vimzoo.ops import (
     scan_paths,
     selective_scan,
 )
-from vimzoo.ops.runtime import native
+from vimzoo.ops.runtime.abi import address
 
 CALLS: dict[str, tuple[Callable[..., Any], Callable[[], Tensors], dict[str, Any]]] = {
     "selective_scan": (selective_scan, lambda: scan_inputs(2, 6, 7, 4, 2), {}),
@@ -141,4 +141,4 @@ def test_tensors_elsewhere_are_named(name: str) -> None:
     ):
         causal_conv1d(**inputs)
     with pytest.raises(ValueError, match="expected all on cpu, got one on meta"):
-        native.address(inputs[name])
+        address(inputs[name])

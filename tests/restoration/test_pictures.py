@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from vimzoo.files import whole_file
 from vimzoo.restoration import Picture, PictureError, read_picture, write_picture
+from vimzoo.restoration.pictures.exif import upright
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY = SRGB[:16] + b"GRAY" + SRGB[20:]
@@ -322,3 +323,15 @@ def test_chunks_of_16_bit_png_are_valid(tmp_path: Path) -> None:
         place += 12 + size
     assert names[0] == b"IHDR" and names[-1] == b"IEND"
     assert {b"iCCP", b"pHYs", b"eXIf"} <= set(names[: names.index(b"IDAT")])
+
+
+@pytest.mark.parametrize(("orientation", "corners"), [
+    (1, "abcd"), (2, "badc"), (3, "dcba"), (4, "cdab"), (5, "acbd"), (6, "cadb"), (7, "dbca"), (8, "bdac"),
+])  # fmt: skip
+def test_pixels_are_turned_upright(orientation: int, corners: str) -> None:
+    """The stored corners a b / c d end where EXIF's definition of each orientation puts them."""
+    pixels = np.array([ord(letter) for letter in "abcd"], np.uint16).reshape(2, 2, 1)
+    block = Image.Exif()
+    block[ExifTags.Base.Orientation] = orientation
+    assert "".join(map(chr, upright(pixels, block.tobytes()).ravel())) == corners
+    assert np.array_equal(upright(pixels, None), pixels)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vimzoo.errors import UsageError, similar
 from vimzoo.models import CheckpointError
 from vimzoo.models.opening import created
+from vimzoo.models.weights.hub import MissingWeightsError
 
 
 def model_cfg(name: str) -> dict[str, Any]:
@@ -48,11 +49,14 @@ def create_model(options: dict[str, Any], file: str = "+model.start=FILE") -> nn
     given = (options.get("pretrained_cfg_overlay") or {}).get("file")
     if given and not Path(given).exists():
         raise UsageError(f"model {options['model_name']}: {given}: no such file")
-    rest = {key: value for key, value in options.items() if key != "model_name"}
+    name, rest = options["model_name"], {key: value for key, value in options.items() if key != "model_name"}
     try:
-        return created(options["model_name"], rest, f"give a file instead: {file}")
-    except CheckpointError as error:
-        raise UsageError(f"model {error}") from error
+        return created(name, rest, f"give a file instead: {file}")
+    except (CheckpointError, UsageError) as error:
+        refused = isinstance(error, CheckpointError) or str(error).startswith(f"{name}: ")
+        if refused and not isinstance(error.__cause__, MissingWeightsError):
+            raise UsageError(f"model {error}") from error
+        raise
 
 
 def resized(name: str, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import timm
 from torch import nn
 
-from vimzoo.errors import UsageError, first_line, similar
+from vimzoo.errors import UsageError, similar
 
 from .inferred import load_restoration
 from .registry import find_facts, known_facts
@@ -132,9 +132,9 @@ def created(source: str, options: dict[str, Any], hint: str) -> nn.Module:
     except CheckpointError:
         raise
     except Exception as error:  # errors of the network, the hub and its cache have no common ancestor
-        reason = first_line(
-            error, kind=not isinstance(error, TypeError | ValueError | AssertionError | RuntimeError)
-        )
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, TypeError | ValueError | AssertionError | RuntimeError):
+            reason = f"{type(error).__name__}: {reason}"
         where = f"{file}: " if file and str(file) not in reason else ""
         advice = f"; {hint}" if options.get("pretrained") and not file else ""
         raise UsageError(f"{source}: {where}{reason.removeprefix(f'{source}: ')}{advice}") from error

@@ -76,7 +76,7 @@ def selective_scan(
 
 def _check_matrices(given: Given) -> None:
     """B and C: constant ones are complex exactly when A is, the others real, in groups that divide the channels."""
-    channels, groups = given["u"].shape[1], {1}
+    channels, groups = given["u"].shape[1], []
     for name in ("B", "C"):
         matrix = given[name]
         if matrix.is_complex() != (matrix.dim() == 2 and given["A"].is_complex()):
@@ -89,8 +89,9 @@ def _check_matrices(given: Given) -> None:
             raise ValueError(
                 f"{name}: expected a number of groups on axis 1 that divides {channels} channels, got {count}"
             )
-        groups.add(count)
-    if len(groups) > 2:
+        groups.append(count)
+    # compared rather than collected in a set: symbolic sizes have no hash
+    if len(groups) == 2 and groups[0] != groups[1] and groups[0] != 1 and groups[1] != 1:
         raise ValueError(f"C: expected as many groups as B, {given['B'].shape[1]}, got {given['C'].shape[1]}")
 
 

@@ -1,8 +1,9 @@
 """EXIF blocks: what of them describes a picture rather than how its pixels were stored."""
 
+import numpy as np
 from PIL import ExifTags, Image
 
-__all__ = ["described", "loaded", "resized", "shortened"]
+__all__ = ["described", "loaded", "resized", "shortened", "upright"]
 
 _LAYOUT_TAGS = {
     *range(254, 267), 273, 277, 278, 279, 280, 281, 284, 301, 317, 320, *range(322, 326), 330, 338, 339, 340, 341, 347,
@@ -38,6 +39,14 @@ def loaded(block: bytes | None) -> Image.Exif:
     exif = Image.Exif()
     exif.load(block or b"")
     return exif
+
+
+def upright(pixels: np.ndarray, block: bytes | None) -> np.ndarray:
+    """Pixels ``(H, W, channels)`` as stored, turned and mirrored as the orientation in a block says; a view."""
+    turns = {3: 2, 6: 3, 8: 1, 4: 2, 5: 3, 7: 1}  # quarter turns to the left
+    orientation = loaded(block).get(ExifTags.Base.Orientation, 1)
+    turned = np.rot90(pixels, turns.get(orientation, 0))
+    return turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned
 
 
 def resized(block: bytes | None, width: int, height: int) -> bytes | None:
