@@ -215,3 +215,15 @@ def test_a_dense_backbone_takes_any_aspect() -> None:
 
 def test_selective_scan_fn_is_ours() -> None:
     assert mamba_ssm.selective_scan_fn is vimzoo.ops.selective_scan
+
+
+def test_position_embeddings_are_resized_to_an_oblong_grid() -> None:
+    """As many patches as in a square one, but not where they are in it."""
+    model = vim.VisionMamba(img_size=(32, 128), embed_dim=4, depth=1, if_cls_token=False)
+    rows = torch.arange(4.0).repeat_interleave(4)[None, :, None].expand(1, 16, 4)
+    state = {"pos_embed": rows.clone()}
+    vim.interpolate_pos_embed(model, state)
+    found = state["pos_embed"][0, :, 0].view(2, 8)
+    assert torch.allclose(found, found[:, :1].expand(2, 8), atol=1e-5) and found[1, 0] > found[0, 0] + 1
+    with pytest.raises(ValueError, match="pos_embed: expected patches of a square grid, got 15"):
+        vim.interpolate_pos_embed(model, {"pos_embed": torch.zeros(1, 15, 4)})

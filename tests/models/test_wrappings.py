@@ -1,5 +1,6 @@
 """Weights under whatever keys and prefixes a training script has left them."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,18 @@ import numpy as np
 import pytest
 import timm
 import torch
-from model_cases import MODELS
+from model_cases import MODELS, built
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import vimzoo
+from vimzoo.compat import mambair
 from vimzoo.compat.official import official_state_dict
 from vimzoo.convert import convert
 from vimzoo.models import MambaIRv2, Vim
+from vimzoo.models.weights.dialect import Slot
 from vimzoo.models.weights.loading import CheckpointError
+from vimzoo.ops import ScanPath
 
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
 
@@ -183,5 +187,33 @@ def test_sizes_may_be_numpys_integers() -> None:
     assert (
         MambaIRv2(3, 8, (1,), np.int64(2), 4, 2, num_tokens=4, rank=2).groups[0].blocks[0].attn.num_heads == 2
     )
+    authors = mambair.MambaIRv2(
+        np.int64(16), 1, embed_dim=8, depths=(1,), num_heads=(2,), window_size=8, ape=True
+    )
+    assert authors.pos_embed.shape[1] == 256
+    assert ScanPath.window(np.int64(2)) == ScanPath.window(2)
     with pytest.raises(ValueError, match=r"img_size: expected a positive number, or two, got 64\.5"):
         Vim(64.5, embed_dim=8, depth=1)
+
+
+@pytest.mark.parametrize("family", ["mambair", "vmamba"])
+def test_an_authors_tensor_of_as_many_numbers_in_another_shape_is_refused(
+    family: str, tmp_path: Path
+) -> None:
+    """Equal counts hide swapped axes; only directions and channels may be in one axis or in two."""
+    model = built(family)[0]
+    state = official_state_dict(model)
+    name = next(n for n, t in state.items() if t.dim() == 4 and t.shape[0] != t.shape[1])
+    for first, refused in ((state[name], False), (state[name].transpose(0, 1).contiguous(), True)):
+        path = tmp_path / "weights.pth"
+        torch.save({"params": state | {name: first}}, path)
+        with pytest.raises(CheckpointError, match="shape") if refused else contextlib.nullcontext():
+            vimzoo.load_checkpoint(model, path)
+
+
+def test_directions_and_channels_may_be_in_one_axis_or_in_two() -> None:
+    flat = Slot("a", "b", (8, 3), stored=(4, 2, 3))
+    assert all(flat.fits(torch.empty(shape)) for shape in ((8, 3), (4, 2, 3), (8, 3, 1, 1)))
+    assert not any(flat.fits(torch.empty(shape)) for shape in ((2, 4, 3), (8, 1, 3), (24,), (4, 6)))
+    apart = Slot("a", "b", (4, 2, 3), stored=(4, 2, 3))
+    assert apart.fits(torch.empty(8, 3)) and not apart.fits(torch.empty(2, 4, 3))

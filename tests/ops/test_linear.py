@@ -1,8 +1,12 @@
 """The matrix product agrees with torch's in float64, forward and backward, whatever library makes it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from vimzoo.ops import linear
 
@@ -78,3 +82,32 @@ def test_no_rows() -> None:
 def test_bad_input(args: tuple, name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         linear(*args)
+
+
+def _counted(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with FlopCounterMode(display=False):
+        return call(x)
+
+
+@pytest.mark.parametrize(
+    "watched",
+    [
+        _counted,
+        lambda call, x: torch.func.vmap(lambda one: call(one[None]))(x),
+        lambda call, x: torch.func.jvp(call, (x,), (x,))[0],
+        lambda call, x: torch.jit.trace(call, x)(x),
+    ],
+    ids=["counter", "vmap", "jvp", "trace"],
+)
+@pytest.mark.parametrize(
+    ("weight", "bias", "name"),
+    [((3, 6, 4), (6,), "bias"), ((2, 6, 4), None, "x"), ((4,), None, "weight")],
+    ids=["bias", "directions", "rank"],
+)
+def test_bad_input_is_refused_where_calls_are_watched(
+    watched: Callable, weight: tuple[int, ...], bias: tuple[int, ...] | None, name: str
+) -> None:
+    """A bias beside a weight per direction used to be dropped in silence there."""
+    given = torch.randn(weight), None if bias is None else torch.randn(bias)
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        watched(lambda x: torch.ops.vimzoo.linear(x, *given), torch.randn(2, 5, 3, 4))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.torch_version import TorchVersion
 
-from vimzoo.ops import CROSS, ScanPath, scan_paths
+from vimzoo.ops import CROSS, BackendError, ScanPath, scan_paths
 from vimzoo.ops.paths.path import path_arguments, path_table
 
 
@@ -102,3 +102,17 @@ def test_on_a_gpu() -> None:
     table = path_arguments((ScanPath.hilbert(),), 4, 4, "cuda")[1]
     assert table is not None and table.is_cuda
     assert torch.equal(table.cpu(), path_table((ScanPath.hilbert(),), 4, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("needs_native")
+def test_token_numbers_are_not_cut_to_32_bits() -> None:
+    """The kernels' tables are int32: larger numbers used to become pads, whose output is zero."""
+    length = 2**31 + 8
+    x, rows = torch.randn(1, 1, 1).expand(1, length, 1), torch.randn(1, 1, 1, 3).expand(1, length, 1, 3)
+    parameters = (-torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.ones(1, 1), None, None)
+    table = torch.tensor([[length - 2, length - 1]])
+    with pytest.raises(BackendError, match=f"a table for {length} tokens"):
+        torch.ops.vimzoo.scan_paths(x, rows, *parameters, [4], table, 8, length // 8, False, False, "cpu")
+    path = ScanPath.from_table([length - 1])
+    stored = path_table((path,), 8, length // 8)
+    assert stored is not None and stored.item() == length - 1

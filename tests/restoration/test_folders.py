@@ -212,3 +212,14 @@ def test_a_folder_that_may_not_be_written_is_a_reason(small, tree: Path) -> None
     out.mkdir(mode=0o500)
     report = restore_files(find_jobs(tree, out), Restorer(small("light_x2")), quiet=True)
     assert {reason for _, reason in report.failed} == {f"{out}: cannot be written (Permission denied)"}
+
+
+def test_what_is_left_out_is_said(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tree / "notes.txt").unlink()
+    find_jobs(tree, tree.with_name("out"))
+    assert not caplog.messages
+    for name in ("a.gif", "b.gif", "c.HEIC", "d", ".e"):
+        (tree / name).write_bytes(b"x")
+    find_jobs(tree, tree.with_name("out"))
+    (said,) = caplog.messages
+    assert "left out: " in said and ".gif 2, .heic 1, without suffix 1" in said and ".e" not in said

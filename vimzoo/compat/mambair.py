@@ -13,6 +13,7 @@ nowhere. Not offered: ``flops()``.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -331,7 +332,7 @@ class MambaIRv2(mambair_v2_model.MambaIRv2):
         **ignored: Any,
     ) -> None:
         _check_norm(norm_layer)
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        height, width = (img_size, img_size) if isinstance(img_size, int | Integral) else img_size
         super().__init__(
             in_chans, embed_dim, depths, num_heads, window_size, d_state, mlp_ratio, num_tokens, inner_rank,
             convffn_kernel_size, self.gated, qkv_bias, upscale, upsampler, resi_connection, img_range, patch_norm,

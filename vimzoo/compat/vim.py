@@ -10,6 +10,7 @@ segmentation arguments passed into the wrong positions, square-only feature maps
 backbones' initialisation, which resets all step sizes to softplus(0).
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -309,12 +310,20 @@ def create_block(
 def interpolate_pos_embed(model: Any, state_dict: dict[str, Tensor]) -> None:
     """The authors' resize of ``state_dict["pos_embed"]`` to the model's grid, in place, shift and all.
 
+    They take both grids for square; here the model's may be oblong.
+
     `vimzoo.models.tokens.resize_pos_embed` says what is wrong with it for a middle class token.
+
+    Raises:
+        ValueError: the patches of ``state_dict`` are no square grid.
     """
     rows, patches = state_dict["pos_embed"].shape[1], model.patch_embed.num_patches
     extra = model.pos_embed.shape[1] - patches
-    old, new = int((rows - extra) ** 0.5), int(patches**0.5)
-    state_dict["pos_embed"] = resize_pos_embed(state_dict["pos_embed"], (old, old), (new, new), official=True)
+    side = math.isqrt(rows - extra)
+    if side * side != rows - extra:
+        raise ValueError(f"pos_embed: expected patches of a square grid, got {rows - extra}")
+    grid = model.patch_embed.grid_size
+    state_dict["pos_embed"] = resize_pos_embed(state_dict["pos_embed"], (side, side), grid, official=True)
 
 
 def _registered(long_name: str) -> Callable[..., VisionMamba]:

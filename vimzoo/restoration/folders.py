@@ -1,9 +1,11 @@
 """Many pictures in a row: which files become which, and a run that no single file stops."""
 
 import functools
+import logging
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from .pictures.picture import FORMATS, PictureError, check_fits, format_of
 from .restorer import Progress, Restorer
 
 __all__ = ["Job", "Report", "find_jobs", "reason_of", "restore_file", "restore_files"]
+
+_logger = logging.getLogger(__name__)
 
 COPIES = 3
 """How often a result is held at once at most, in bytes of its pixels: by itself and by an encoder."""
@@ -78,13 +82,19 @@ def _folder_jobs(source: Path, target: Path, suffix: str | None) -> list[Job]:
     own, whole = _real(target), _real(source)
     if own == whole:
         raise ValueError(f"{target}: the results would replace the pictures; choose another folder")
-    jobs = []
-    for path in sorted(_pictures(source)):
+    jobs: list[Job] = []
+    others: Counter[str] = Counter()
+    for path in sorted(_pictures(source, others)):
         if not (own.is_relative_to(whole) and _real(path).is_relative_to(own)):
             place = path.relative_to(source)
             jobs.append(Job(path, target / (place.with_suffix(suffix) if suffix else place)))
     if not jobs:
         raise ValueError(f"{source}: no pictures in it; expected files ending in {', '.join(FORMATS)}")
+    if others:
+        _logger.warning(
+            "%s: left out: %d files that do not end in %s (%s)", source, others.total(), ", ".join(FORMATS),
+            ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(6)),
+        )  # fmt: skip
     return jobs
 
 
@@ -93,8 +103,8 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Files at any depth that are named as pictures, and folders that cannot be listed."""
+def _pictures(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """Files at any depth that are named as pictures, and folders that cannot be listed; counts ``others`` by suffix."""
     closed: list[Path] = []
 
     def note(error: OSError) -> None:
@@ -108,6 +118,8 @@ def _pictures(folder: Path) -> Iterator[Path]:
             usable = path.is_file() or not path.exists()  # no pipes, which would be waited for
             if usable and path.suffix.lower() in FORMATS:
                 yield path
+            elif usable:
+                others[path.suffix.lower() or "without suffix"] += 1
     yield from closed
 
 

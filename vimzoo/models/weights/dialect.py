@@ -42,11 +42,13 @@ class Slot:
 
     def fits(self, tensor: Tensor) -> bool:
         """Whether an authors' tensor has this shape, flat along the first axes or as a 1 x 1 convolution or not."""
-        shape = tuple(tensor.shape)
-        if shape == self.shape:
-            return True
-        same_rows = shape[-1:] == self.shape[-1:] or shape == (*self.shape, 1, 1)
-        return self.stored is not None and same_rows and tensor.numel() == math.prod(self.shape)
+        forms = {self.shape}
+        if self.stored is not None:
+            forms |= {self.stored, (*self.shape, 1, 1)}
+            forms |= {
+                (math.prod(form[:-1]), form[-1]) for form in (self.shape, self.stored) if len(form) == 3
+            }
+        return tuple(tensor.shape) in forms
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -141,7 +142,7 @@ def _grids(model: Any, size: Any) -> list[Grid]:
     embed = getattr(model, "patch_embed", None)
     if size is None or embed is None:
         return []
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    height, width = (size, size) if isinstance(size, int | Integral) else (int(size[0]), int(size[1]))
     return [
         embed.dynamic_feat_size((height, width)),
         (height // embed.patch_size[0], width // embed.patch_size[1]),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
+from numbers import Integral
 from operator import index
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backends import Unsupported
 from .orders import PAD, Diagonal, Hilbert, Moved, Padded, Snake, Spiral, Stride, Window, raster
 
 ROW, ROW_REVERSED, COLUMN, COLUMN_REVERSED, TABLE = range(5)
+MOST_TOKENS = 2**31
+"""Tokens that an int32 table can number."""
 
 
 _NUMBERS = count()
@@ -227,9 +231,9 @@ def _whole_numbers(table: Any) -> np.ndarray:
 
 def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(pair) != 2 or not all(isinstance(item, int) and item >= 1 for item in pair):
+    if len(pair) != 2 or not all(isinstance(item, int | Integral) and item >= 1 for item in pair):
         raise ValueError(f"{name}: expected a whole number of at least 1 or a pair of them, got {value!r}")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 @lru_cache(maxsize=1024)
@@ -290,7 +294,7 @@ def _stacked(paths: tuple[ScanPath, ...], height: int, width: int) -> np.ndarray
     steps = [path.walk(height, width) for path in paths]
     if len({len(tokens) for tokens in steps}) > 1:
         raise ValueError(f"paths: all need the same number of steps, got {[len(tokens) for tokens in steps]}")
-    return np.stack(steps).astype(np.int32)
+    return np.stack(steps).astype(np.int32 if height * width <= MOST_TOKENS else np.int64)
 
 
 _TABLES: dict[tuple, Tensor] = {}
@@ -354,6 +358,17 @@ def path_arguments(
 def path_table(paths: Sequence[ScanPath], height: int, width: int) -> Tensor | None:
     """The table of `path_arguments`, on CPU."""
     return path_arguments(paths, height, width)[1]
+
+
+def kernel_table(table: Tensor, tokens: int, device: torch.device | str) -> Tensor:
+    """``table`` as the kernels read it: int32, dense, on ``device``.
+
+    Raises:
+        Unsupported: numbers of so many ``tokens`` do not fit.
+    """
+    if tokens > MOST_TOKENS:
+        raise Unsupported(f"a table for {tokens} tokens; at most {MOST_TOKENS}")
+    return table.to(device=device, dtype=torch.int32).contiguous()
 
 
 def tokens_from_codes(codes: Sequence[int], table: Tensor | None, height: int, width: int) -> Tensor:

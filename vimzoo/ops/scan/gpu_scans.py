@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..backends import Unsupported
-from ..paths.path import tokens_from_codes
+from ..paths.path import kernel_table, tokens_from_codes
 from .call import CHUNK, ScanCall, SelectiveCall
 
 MOST_PACKED = 7
@@ -107,7 +107,7 @@ class Walk:
         if table is None and call.directions > MOST_PACKED:
             table = tokens_from_codes(call.codes, None, call.height, call.width)
         if table is not None:
-            table = table.to(device=call.x.device, dtype=torch.int32).contiguous()
+            table = kernel_table(table, call.length, call.x.device)
         return cls(
             x=call.x, x_axes="blkd" if call.own_inputs else "bld",
             dt=x_dbl if x_dbl.stride(-1) == 1 else x_dbl.contiguous(), dt_axes="blkd",

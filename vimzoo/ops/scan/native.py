@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..backends import Unsupported
+from ..paths.path import kernel_table
 from ..runtime import native, threads
 from ..runtime.abi import DTYPES, address
 from ..runtime.strides import direction_stride
@@ -30,7 +31,7 @@ def _paths_fields(call: ScanCall) -> tuple[dict[str, int], list[Any]]:
     parameters = (call.A, call.dt_weight, call.dt_bias, call.D)
     A, dt_weight, dt_bias, D = (native.float_parameter(p) for p in parameters)
     codes = (ctypes.c_int64 * call.directions)(*call.codes)
-    table = None if call.table is None else call.table.to(device="cpu", dtype=torch.int32).contiguous()
+    table = None if call.table is None else kernel_table(call.table, call.length, "cpu")
     (batch, length, *own, channels), directions, rows = x.shape, call.directions, x_dbl.shape[2]
     states, steps = call.d_state, call.steps
     work = (0.6 + 0.08 * states) * batch * directions * steps * channels
