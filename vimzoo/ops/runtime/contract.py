@@ -15,6 +15,17 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+try:  # what `torch.onnx.is_in_onnx_export` reads, without its two imports per call
+    from torch.onnx._internal.exporter import _flags
+    from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
+
+    def _in_onnx_export() -> bool:
+        return GLOBALS.in_onnx_export or _flags._is_onnx_exporting
+
+    _in_onnx_export()
+except (ImportError, AttributeError):
+    _in_onnx_export = torch.onnx.is_in_onnx_export
+
 Given = Mapping[str, Any]
 """The arguments of a call by name."""
 MOST_REMEMBERED = 4096
@@ -116,7 +127,7 @@ class Contract:
             check_table(args[self._table], args[self._x].shape[1])
 
     def _refuse_onnx(self) -> None:
-        if torch.onnx.is_in_onnx_export():  # exporters of ours have replaced the operators by then
+        if _in_onnx_export():  # our own exporters have replaced the operators by then
             raise RuntimeError(
                 f"torch.onnx.export: ONNX has no operator vimzoo::{self.op}. `python -m vimzoo.export MODEL` writes "
                 "ONNX files of standard operators; for a network of your own use vimzoo.exporting.to_program and "

@@ -24,7 +24,7 @@ from .library import CONTRACTS, LIBRARY, autocast_inputs, filled, in_forward_mod
 TORCH_FUNC, FORWARD_MODE, SECOND = "torch.func transforms", "forward-mode AD", "second derivatives"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Derivative:
     """What a pair of operators ``vimzoo::op`` and ``vimzoo::op_backward`` computes.
 
@@ -48,6 +48,10 @@ class Derivative:
     saved: int = 0
     without_first: Callable[[Any, Tensor], tuple[Tensor | None, ...]] | None = None
 
+    def __post_init__(self) -> None:
+        self._tensor_places = self.call.tensor_places()
+        self._backward_inputs = len(self.call.names(backward=True))  # without ``save_states``
+
     def gradients(self, *args: Any) -> tuple[Tensor, ...]:
         """The backward operator in differentiable PyTorch operations; takes its arguments without ``backend``."""
         cotangents, call = args[: self.outputs], self.call(*args[self.outputs + self.saved :])
@@ -62,8 +66,7 @@ class Derivative:
 
     def _save(self, ctx: Any, before: Sequence[Any], args: Sequence[Any]) -> None:
         """Keep some tensors and an operator's arguments from its `Call` on; tensors apart, as torch wants it."""
-        places = self.call.tensor_places()
-        ctx.save_for_backward(*before, *[args[i] for i in places])
+        ctx.save_for_backward(*before, *[args[i] for i in self._tensor_places])
         ctx.settings = [None if isinstance(arg, Tensor) else arg for arg in args]
         ctx.set_materialize_grads(False)
 
@@ -71,7 +74,7 @@ class Derivative:
         """The inverse of `_save`."""
         tensors = ctx.saved_tensors  # asked for once, as gradient checkpointing wants it
         arguments = list(ctx.settings)
-        for i, tensor in zip(self.call.tensor_places(), tensors[before:], strict=True):
+        for i, tensor in zip(self._tensor_places, tensors[before:], strict=True):
             arguments[i] = tensor
         return tensors[:before], arguments
 
@@ -87,9 +90,8 @@ class Derivative:
             if self.without_first is not None:
                 return *self.without_first(self.call(*arguments[:-1]), others[0]), *missing
             first = torch.zeros_like(arguments[0])
-        count = len(self.call.names(backward=True))  # without ``save_states``
         operator = getattr(torch.ops.vimzoo, f"{self.op}_backward").default
-        found = operator(first, *others, *saved, *arguments[:count], arguments[-1])
+        found = operator(first, *others, *saved, *arguments[: self._backward_inputs], arguments[-1])
         kept = [None if arg is None else grad for arg, grad in zip(arguments[:inputs], found, strict=True)]
         return *kept, *missing
 
