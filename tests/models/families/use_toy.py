@@ -14,6 +14,7 @@ from tools.cards.results import Results
 from vimzoo import convert, export
 from vimzoo.compat.official import official_state_dict
 from vimzoo.engine.configuration.composing import compose_settings
+from vimzoo.errors import similar
 from vimzoo.models import registry
 
 
@@ -64,7 +65,10 @@ def configuration(folder: Path) -> None:
 
 def names(folder: Path) -> None:
     """What other commands say about it."""
-    assert "toy_tiny" in registry.near("toy_tyni") and registry.family_of("toy_tiny.in2px").name == "Toy"
+    assert (
+        "toy_tiny" in similar("toy_tyni", registry.known_facts())
+        and registry.family_of("toy_tiny.in2px").name == "Toy"
+    )
     assert registry.family_of(timm.create_model("toy_tiny")).name == "Toy"
     try:
         vimzoo.load_restoration(folder / "theirs.pth")
