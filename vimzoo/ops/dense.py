@@ -113,7 +113,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if is_eager(x, weight):  # otherwise torch's own linear runs, which checks each product
         CONTRACT.check_once(x, weight, bias)
     elif weight.dim() != 2:
-        CONTRACT.check(x, weight, bias)
+        CONTRACT.check_arguments(x, weight, bias)
     if weight.dim() == 2:
         return _one(x, weight, bias)
     rows = [_one(x_k, weight_k, None) for x_k, weight_k in zip(x.unbind(2), weight.unbind(0), strict=True)]

@@ -99,6 +99,14 @@ class Contract:
             ValueError: one of them does not fit; the message names it, what was expected and what was given.
         """
         self._refuse_onnx()
+        self.check_arguments(*args)
+
+    def check_arguments(self, *args: Any) -> None:
+        """`check` for an operator that is written in PyTorch's own terms, which ONNX exporters may meet.
+
+        Raises:
+            ValueError: as in `check`.
+        """
         given = dict(zip(self.names, args, strict=False))
         first = self.names[0]
         sizes: dict[str, Any] = {}
