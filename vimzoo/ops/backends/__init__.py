@@ -103,10 +103,12 @@ def find(name: str) -> Backend:
 def order(op: str, device: str) -> tuple[Backend, ...]:
     """The backends that are tried for an operator on a type of device, fastest first."""
     key = op, device
-    if key not in _ORDERS:
+    found = _ORDERS.get(key)
+    if found is None:
         ranks = {b.name: rank for b in registered() if op in b.ops and (rank := b.rank(device)) is not None}
-        _ORDERS[key] = tuple(_REGISTRY[name] for name in sorted(ranks, key=lambda name: ranks[name]))
-    return _ORDERS[key]
+        found = tuple(_REGISTRY[name] for name in sorted(ranks, key=lambda name: ranks[name]))
+        _ORDERS[key] = found
+    return found
 
 
 def checked_name(name: str, source: str) -> str:

@@ -49,6 +49,7 @@ class Derivative:
     without_first: Callable[[Any, Tensor], tuple[Tensor | None, ...]] | None = None
 
     def __post_init__(self) -> None:
+        self._backward = getattr(torch.ops.vimzoo, f"{self.op}_backward").default
         self._tensor_places = self.call.tensor_places()
         self._backward_inputs = len(self.call.names(backward=True))  # without ``save_states``
 
@@ -60,14 +61,17 @@ class Derivative:
 
     def save(self, ctx: Any, args: tuple, output: Any) -> None:
         """``setup_context`` of the forward operator's autograd node."""
-        outputs = output if isinstance(output, tuple) else (output,)
-        self._save(ctx, outputs[len(outputs) - self.saved :], args)
-        ctx.mark_non_differentiable(*outputs[self.outputs :])
+        self._save(ctx, output[-1:] if self.saved else (), args)
+        if isinstance(output, tuple) and len(output) > self.outputs:
+            ctx.mark_non_differentiable(*output[self.outputs :])
 
     def _save(self, ctx: Any, before: Sequence[Any], args: Sequence[Any]) -> None:
         """Keep some tensors and an operator's arguments from its `Call` on; tensors apart, as torch wants it."""
         ctx.save_for_backward(*before, *[args[i] for i in self._tensor_places])
-        ctx.settings = [None if isinstance(arg, Tensor) else arg for arg in args]
+        settings = list(args)
+        for i in self._tensor_places:
+            settings[i] = None
+        ctx.settings = settings
         ctx.set_materialize_grads(False)
 
     def _saved(self, ctx: Any, before: int) -> tuple[Sequence[Any], list[Any]]:
@@ -90,8 +94,7 @@ class Derivative:
             if self.without_first is not None:
                 return *self.without_first(self.call(*arguments[:-1]), others[0]), *missing
             first = torch.zeros_like(arguments[0])
-        operator = getattr(torch.ops.vimzoo, f"{self.op}_backward").default
-        found = operator(first, *others, *saved, *arguments[: self._backward_inputs], arguments[-1])
+        found = self._backward(first, *others, *saved, *arguments[: self._backward_inputs], arguments[-1])
         kept = [None if arg is None else grad for arg, grad in zip(arguments[:inputs], found, strict=True)]
         return *kept, *missing
 

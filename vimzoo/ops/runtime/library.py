@@ -36,9 +36,11 @@ def implement(op: str, call: type[Call], contract: Contract, fake: Callable[...,
     CONTRACTS[op] = contract
 
     def kernel(*args: Any) -> Any:
-        args = filled(args, inputs + 1)
-        contract.check_once(*args[:inputs])
-        return backends.run(op, args[inputs], call(*args[before:inputs]), *args[:before])
+        *checked, backend = args if len(args) > inputs else filled(args, inputs + 1)
+        contract.check_once(*checked)
+        if not before:
+            return backends.run(op, backend, call(*checked))
+        return backends.run(op, backend, call(*checked[before:]), *checked[:before])
 
     def fake_kernel(*args: Any) -> Any:
         args = filled(args, inputs + 1)
