@@ -1,4 +1,4 @@
-"""Turn a checkpoint into a folder as the hub has them: ``python -m vimzoo.convert FILE --model NAME --output DIR``.
+"""Convert a checkpoint to a folder in the Hub's layout: ``python -m vimzoo.convert FILE --model NAME --output DIR``.
 
 The folder has ``model.safetensors``, ``config.json`` and a card, ``README.md``; ``timm.create_model("local-dir:DIR",
 pretrained=True)`` loads it, and so does ``hf-hub:`` once it is uploaded. It is loaded and compared before it gets its
@@ -45,13 +45,13 @@ def full_name(name: str) -> str:
 def build(
     file: Path, name: str, *, use_ema: bool | None = None, num_classes: int | None = None
 ) -> tuple[nn.Module, Mapping[str, Any]]:
-    """The registered model with the file's weights, on the CPU in evaluation mode.
+    """Build the registered model with the file's weights, on the CPU in evaluation mode.
 
-    A restoration file of another generation or size is given the network that it was made for, as long as it has
-    ``name``'s class, scale and channels.
+    If a restoration file is from another generation or size of network, that network is built, provided that its
+    class, scale and channels are ``name``'s.
 
     Returns:
-        The model, and the options in which it is not the registered one.
+        The model, and the constructor arguments that differ from the registered model's.
 
     Raises:
         CheckpointError: the file cannot be read or does not fit.
@@ -82,8 +82,8 @@ def model_card(
     Args:
         name: Registered name with its tag.
         model: The model itself, for its size.
-        changed: Options in which it is not the registered one; published scores are then left out.
-        made: How its files came about.
+        changed: Arguments that differ from the registered model's; if there are any, published scores are left out.
+        made: Where the weights come from.
     """
     facts, tag = find_facts(name)
     cfg = timm.get_pretrained_cfg(name)
@@ -118,7 +118,7 @@ def model_card(
 
 
 def same(model: nn.Module, folder: Path) -> bool:
-    """Whether timm loads a model with these very weights from ``folder``."""
+    """Whether timm loads a model with exactly these weights from ``folder``."""
     found = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     own = model.state_dict()
     return found.keys() == own.keys() and all(torch.equal(own[name], found[name]) for name in own)
@@ -132,7 +132,7 @@ def convert(
     use_ema: bool | None = None,
     num_classes: int | None = None,
 ) -> Path:
-    """Write a checkpoint as a folder for timm and the hub; whole, or not at all.
+    """Write a checkpoint as a folder for timm and the Hub, atomically.
 
     Args:
         file: The authors' checkpoint or one of our own, as `vimzoo.load_checkpoint` takes it.
@@ -171,7 +171,7 @@ def convert(
         readme = generate_readme(card, name, task_name=facts.hub_task)
         (folder / "README.md").write_text(readme, encoding="utf-8")
         if not same(model, folder):
-            raise Failure(f"{file}: what was written for {name} does not load as it was; nothing was kept")
+            raise Failure(f"{file}: the folder written for {name} loads with other weights; it was removed")
     return output
 
 

@@ -1,4 +1,4 @@
-"""How far a restored image is from the original, as the restoration papers measure it.
+"""PSNR and SSIM of restored images, as the restoration papers compute them.
 
 Their rules (BasicSR's metrics, which MambaIR, SwinIR and most others report): both images are rounded to 8 bits
 first, super-resolution and JPEG are judged on luma only, a border as wide as the scale is cut off, the figure of a data
@@ -82,5 +82,5 @@ def _prepared(restored: Tensor, original: Tensor, crop: int, y: bool, least: int
 
 
 def broken(output: Tensor) -> Tensor:
-    """Which outputs (B, ...) hold NaN or infinity, (B,) bool; minus infinity is a class that is ruled out."""
+    """Whether each output of (B, ...) holds NaN or infinity, (B,) bool; minus infinity marks an excluded class."""
     return ~(output < math.inf).flatten(1).all(1)

@@ -1,4 +1,4 @@
-"""Pictures that explain: scan paths, and what in an image a model's answer hangs on."""
+"""Explanatory plots: scan paths, and which regions of an image drive a model's prediction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LATEST = 0.9
-"""Where in the colour map the last step lies: its very end is too pale on white."""
+"""Position of the last step in the colour map, whose end is too pale on white."""
 
 
 def draw_path(axes: Axes, path: ScanPath, height: int, width: int) -> None:
@@ -54,7 +54,7 @@ def draw_path(axes: Axes, path: ScanPath, height: int, width: int) -> None:
 def attribution(
     model: nn.Module, images: Tensor, classes: Tensor, samples: int = 8, noise: float = 0.1, blur: int = 9
 ) -> Tensor:
-    """What in each image the logit of its class hangs on: the size of the gradient, averaged over noisy copies.
+    """Saliency of each image: the magnitude of the gradient of its class's logit, averaged over noisy copies.
 
     SmoothGrad (Smilkov et al. 2017, section 3) of any classifier. The noise is drawn from a generator of its own.
 

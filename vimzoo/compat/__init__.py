@@ -1,1 +1,1 @@
-"""The papers' own constructors and parameter names, as tables of renames onto our modules."""
+"""The papers' own constructors and parameter names, mapped to our modules."""

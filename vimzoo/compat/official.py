@@ -1,4 +1,4 @@
-"""Lets a module load its authors' parameter names, and writes state and gradients under them."""
+"""Loads state dicts under the authors' parameter names, and returns states and gradients under them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +19,10 @@ class Named(nn.Module):
 
 
 def dialect_of(module: nn.Module) -> Dialect:
-    """The authors' names that ``module`` has.
+    """The dialect of a module's family.
 
     Raises:
-        TypeError: nothing in it is of a family that has any.
+        TypeError: no part of it belongs to a family.
     """
     family = family_of(module)
     if family is not None:
@@ -48,7 +48,7 @@ def official_state_dict(module: nn.Module, spelling: str | None = None) -> dict[
     Args:
         module: A module of ours.
         spelling: ``"single_file"`` for the names of the VMamba authors' single file. By default those of the last
-            state dict that the module has loaded, if that can be told.
+            state dict that the module has loaded, if it is known.
     """
     state = module.state_dict()
     named = {slot.official: slot.read(state[slot.ours]) for slot in _slots(module, spelling)}

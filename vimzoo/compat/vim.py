@@ -3,7 +3,7 @@ our modules.
 
 Code written for theirs works after changing its import line: arguments keep their names and meaning, and
 ``load_state_dict`` takes their keys. `official_state_dict` and `official_gradients` write state and
-gradients back under their names. timm's `Vim` documents each option; here is only what it is called there.
+gradients back under their names. `vimzoo.models.vim.Vim` documents each option; this module only maps the names.
 
 Upstream bugs that are not imitated: classes as the axis of the ``"max"`` pooling with a class token,
 segmentation arguments passed into the wrong positions, square-only feature maps, prints, and the dense
@@ -259,7 +259,7 @@ class VisionMambaDet(VimDense):
 
 
 def _without_head(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of the classifier, which a backbone has none of."""
+    """The options without the classifier's, which a backbone does not have."""
     head = ("final_pool_type", "if_cls_token", "use_double_cls_token", "use_middle_cls_token")
     return {name: value for name, value in options.items() if name not in head}
 

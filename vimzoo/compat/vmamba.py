@@ -4,7 +4,7 @@ returning our modules.
 Code written for theirs works after changing its import line: arguments keep their names and meaning, and
 ``load_state_dict`` takes their keys, of either file and of the first release. `official_state_dict` and
 `official_gradients` write state and gradients back under their names. `vimzoo.models.VMamba` and
-`vimzoo.layers.SS2D` document each option; here is only what it is called there.
+`vimzoo.layers.SS2D` document each option; this module only maps the names.
 
 Upstream bugs that are not imitated: ``forward_type="v2"`` (the default), Mamba-2 with a gate or in channel-first
 models, and cascades in channel-last ones run; odd maps are merged; a backbone that cannot load its file says so
@@ -382,7 +382,7 @@ class Backbone_VSSM(VMambaDense):
 
 
 def _finish(model: Any, use_checkpoint: bool, norm_layer: str = "LN", **options: Any) -> None:
-    """Their attributes, and their names."""
+    """Set the attributes and accept the names of the authors."""
     model.channel_first = norm_layer.lower() in ("bn", "ln2d")
     model.dims = [info["num_chs"] for info in model.feature_info]
     model.num_layers = len(model.dims)

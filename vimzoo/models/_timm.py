@@ -1,4 +1,4 @@
-"""The functions that this package needs and timm does not export."""
+"""Functions of timm that this package needs and timm does not export."""
 
 from timm.models._features import feature_take_indices
 from timm.models._hub import check_cached_file, generate_readme

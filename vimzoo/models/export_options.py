@@ -1,4 +1,4 @@
-"""What a model class says about being written as a file that runs elsewhere."""
+"""What the exporter must know about a model class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known about a registered model: a record that its timm configuration, card and tests read."""
+"""Records of facts about registered models, from which timm configurations, cards and tests are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

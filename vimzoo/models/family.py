@@ -24,8 +24,8 @@ class Family:
         detect: Function from a state dict, under the authors' names or ours, to the class of model that it is from;
             None if it is not from this family.
         infer: Function that reads the constructor's arguments off a state dict: from the class that ``detect``
-            returned, the tensors, and the settings that the caller gave because no tensor tells them. It raises
-            ValueError or KeyError if it cannot. None if the family's models cannot be built from a file alone.
+            returned, the tensors, and the caller's settings that cannot be inferred. It raises ValueError or KeyError
+            if it fails. None if the family's models cannot be built from a file alone.
         authors_names: The names under which the authors register models -> our registered names with their tags.
     """
 

@@ -80,10 +80,10 @@ def restoration_options(
     Args:
         tensors: Tensors by name; a prefix that all names share is ignored.
         source: The file's name, for messages.
-        given: Settings that no tensor tells, as `load_restoration` takes them.
+        given: Settings that cannot be inferred, as `load_restoration` takes them.
 
     Raises:
-        CheckpointError: no restoration family knows these tensors, or one that tells an argument is missing.
+        CheckpointError: no restoration family has such tensors, or one that determines an argument is missing.
     """
     tensors = _unwrapped(Tensors(tensors), source, given)
     found = _inferred(tensors, given)

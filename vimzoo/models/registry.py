@@ -1,4 +1,4 @@
-"""All model families by name, and what is known about their models.
+"""The registry of model families and of the facts about their models.
 
 The registry fills itself: every folder beside this file with a ``FAMILY`` is a family. `register` adds one from
 elsewhere.

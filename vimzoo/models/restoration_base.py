@@ -1,4 +1,4 @@
-"""What the restoration models have in common: images in and out, timm's contract without classes."""
+"""Base class of the restoration models: images in and out, timm's contract without a classifier."""
 
 import os
 from typing import Any, NamedTuple
@@ -20,11 +20,11 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as all published models subtrac
 
 
 class Fitting(NamedTuple):
-    """What a file and a model do not have in common, by the model's names.
+    """Differences between a file and a model, by the model's names.
 
     Attributes:
-        new: Tensors of the model that stay as they were.
-        unused: Tensors of the file that have no place in the model, or another shape there.
+        new: Tensors of the model that are not in the file and keep their values.
+        unused: Tensors of the file that the model lacks, or has in another shape.
     """
 
     new: list[str]
@@ -37,7 +37,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
     Attributes:
         scale: Output pixels per input pixel and axis.
         in_chans: Channels of the images.
-        multiple_of: Heights and widths that it takes are multiples of this.
+        multiple_of: Heights and widths of its images must be multiples of this.
         num_classes: 0; there is no classifier.
         export_options: What `vimzoo.exporting` must know about the class.
     """
@@ -84,10 +84,10 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
 
     @torch.jit.ignore
     def load_fitting(self, checkpoint_path: str | os.PathLike[str]) -> "Fitting":
-        """Load what fits of a like model's file, such as the x2 network's body for x3, as the recipes begin.
+        """Load the tensors that fit from a similar model's file; the recipes start x3 from the x2 network's body.
 
         Returns:
-            What was left out on either side.
+            The tensors that were not loaded, of the model and of the file.
 
         Raises:
             CheckpointError: the file cannot be read, or less than half of the tensors fit; nothing was loaded.
@@ -119,23 +119,23 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
         return nn.Identity()
 
     def _keep_mean(self, channels: int, **dd: Any) -> None:
-        """Keep what is subtracted from an image: the RGB mean of the training images, 0 for other channels."""
+        """Register the mean to subtract from an image: the training images' for RGB, 0 for other channels."""
         values = len(RGB_MEAN) if channels == len(RGB_MEAN) else 1
         self.register_buffer("mean", torch.empty(1, values, 1, 1, **dd), persistent=False)
         self.init_non_persistent_buffers()
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """The mean that is subtracted from images, if there is one."""
+        """Fill in the mean that is subtracted from images, if the model has one."""
         mean = getattr(self, "mean", None)
         if mean is not None:
             values = RGB_MEAN if mean.shape[1] == len(RGB_MEAN) else (0.0,)
             mean.copy_(torch.tensor(values, device=mean.device).view(mean.shape))
 
 
-@register_notrace_function  # sizes decide, which FX cannot follow
+@register_notrace_function  # FX cannot trace control flow that depends on sizes
 def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> Tensor:
-    """``x`` itself, unless it is not images ``(B, channels, H, W)`` with sides in multiples of ``multiple_of``.
+    """Return ``x`` if it is images ``(B, channels, H, W)`` with sides in multiples of ``multiple_of``.
 
     Warns if pixels are not finite.
 
@@ -147,7 +147,7 @@ def check_image(x: Tensor, channels: int, multiple_of: int = 1) -> Tensor:
     return x
 
 
-@torch.jit.script_if_tracing  # so that a traced model checks the images that it is given
+@torch.jit.script_if_tracing  # so that a traced model checks its images at run time
 def _check_shape(x: Tensor, channels: int, multiple_of: int) -> Tensor:
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"x: expected images (B, {channels}, H, W), got {x.shape}")

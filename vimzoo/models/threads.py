@@ -1,4 +1,4 @@
-"""Small calls of a model run on the calling thread."""
+"""Runs small forward passes on the calling thread alone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vimzoo.ops.runtime.threads import calling_thread
 __all__ = ["GRAIN", "SmallOnOneThread", "multiply_adds"]
 
 GRAIN = 64_000_000
-"""Multiplications with weights below which a forward pass runs on one thread: some milliseconds of work in dozens of
-regions, each of which torch's operators would share out; see ``benchmarks/cpu_threads.py``."""
+"""A forward pass with fewer multiply-adds with weights runs on one thread: it takes a few milliseconds, spread over
+dozens of operators, and starting threads for each costs more than it saves; see ``benchmarks/cpu_threads.py``."""
 _parts: WeakKeyDictionary[nn.Module, list[tuple[int, int]]] = WeakKeyDictionary()
 
 
 class SmallOnOneThread(nn.Module):
-    """Base of models that run on the calling thread where a call is small; torch's operators do not see the whole.
+    """Base of models that run small calls on the calling thread; torch decides for each operator alone.
 
     Two threads are slower than one then, and far slower where other processes keep the cores busy. Compiled, traced
     and exported models are left alone, and so is the backward pass. In forward mode layer norms are plain operations.
@@ -47,7 +47,7 @@ def _is_small(model: SmallOnOneThread, x: Any) -> bool:
 
 
 def multiply_adds(model: SmallOnOneThread, shape: torch.Size) -> int:
-    """About how many products with weights images ``(B, C, H, W)`` take: weights of each stage times its tokens."""
+    """Estimated multiply-adds with weights for images ``(B, C, H, W)``: weights of each stage times its tokens."""
     if model not in _parts:
         infos: Any = model.feature_info  # not annotated on the class, where TorchScript would try to read it
         steps = {part["module"]: part["reduction"] for part in infos}

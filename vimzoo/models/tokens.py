@@ -1,4 +1,4 @@
-"""Class tokens inside a sequence of patches: put in, taken out, pooled; position embeddings resized around them."""
+"""Inserts, extracts and pools class tokens in a sequence of patches, and resizes position embeddings around them."""
 
 import torch
 import torch.nn.functional as F
@@ -63,10 +63,10 @@ POOLS = ("", "token", "last", "avg", "max")
 
 
 def checked_pool(pool: str | None, cls_token: str) -> str:
-    """The pooling asked for, by default the class token's if there is one, else the patches' mean.
+    """The requested pooling; by default the class token's if there is one, else the mean of the patches.
 
     Raises:
-        AssertionError: an unknown pooling, or one that needs a class token where there is none.
+        AssertionError: the pooling is unknown, or needs a class token that the model lacks.
     """
     if pool is None:
         return "token" if CLS_TOKENS[cls_token] else "avg"
@@ -104,7 +104,7 @@ def split_tokens(
 
 
 def _surely_equal(a: int, b: int) -> bool:
-    """Whether two sizes are equal; no, if that depends on a size left open in a graph, which a comparison would fix."""
+    """Whether two sizes are equal; False for a symbolic size, which a comparison would specialise."""
     if torch.jit.is_scripting():
         return a == b
     return statically_known_true(a == b)
@@ -119,11 +119,11 @@ def _traced_resize(
     placement: str,
     official: bool,
 ) -> Tensor:
-    """`resize_pos_embed` as a traced graph holds it: sizes are tensors, or they would be constants."""
+    """`resize_pos_embed` for tracing: sizes are tensors, because numbers would become constants."""
     return resize_pos_embed(pos_embed, old_size, (int(height), int(width)), placement, official)
 
 
-@register_notrace_function  # sizes decide what happens, which FX cannot follow
+@register_notrace_function  # FX cannot trace control flow that depends on sizes
 def resize_pos_embed(
     pos_embed: Tensor,
     old_size: tuple[int, int],
@@ -131,7 +131,7 @@ def resize_pos_embed(
     placement: str = "middle",
     official: bool = False,
 ) -> Tensor:
-    """Position embeddings of one grid, interpolated bicubically to another; rows of class tokens are kept.
+    """Interpolate position embeddings bicubically from one grid to another; rows of class tokens are kept.
 
     ``official`` is what the authors' fine-tuning does: it takes the first rows for the class tokens',
     wherever those are. With a middle class token that shifts the grid's first half by one and blends the

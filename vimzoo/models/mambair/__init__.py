@@ -1,11 +1,11 @@
-"""MambaIR and MambaIRv2: registration with timm; `facts.py` says what is known about each model.
+"""MambaIR and MambaIRv2: registration with timm; the facts about each model are in `facts.py`.
 
 `MambaIR: A Simple Baseline for Image Restoration with State-Space Model`, Guo et al., ECCV 2024, arXiv:2402.15648, and
 `MambaIRv2: Attentive State Space Restoration`, Guo et al., CVPR 2025, arXiv:2411.15269; code and weights by their
 authors at https://github.com/csguoh/MambaIR (Apache-2.0).
 
 Names follow the authors' option files: ``sr`` and ``light`` super-resolution, ``dn`` denoising, ``car`` removal of JPEG
-artefacts. Networks of light models from before October 2024 are not registered; `load_restoration` tells them by their
+artefacts. Light networks from before October 2024 are not registered; `load_restoration` recognises them by their
 tensors.
 """
 

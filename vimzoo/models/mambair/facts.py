@@ -1,4 +1,4 @@
-"""What is known about MambaIR's published models, and where their weights are."""
+"""Facts about MambaIR's published models: sizes, scores, recipes and addresses of weights."""
 
 from collections.abc import Iterator
 from typing import Any

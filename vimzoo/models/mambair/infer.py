@@ -36,11 +36,11 @@ def infer(kind: type[nn.Module], tensors: Tensors, given: Mapping[str, Any]) -> 
     Args:
         kind: What `detect` returns.
         tensors: Under the authors' names or ours.
-        given: Settings that no tensor tells: ``img_range``, ``routing``, ``pos_embed_size``. The class may not have
-            all of them.
+        given: Settings that cannot be inferred: ``img_range``, ``routing``, ``pos_embed_size``; those that the class
+            does not have are ignored.
 
     Raises:
-        KeyError: a tensor that tells an argument is missing.
+        KeyError: a tensor that determines an argument is missing.
         ValueError: no arguments give tensors of these shapes.
     """
     state = as_official(tensors)
@@ -71,13 +71,13 @@ class _Shapes:
         return tuple(self.state[name].shape)
 
     def count(self, prefix: str) -> int:
-        """How many numbers follow a prefix."""
+        """Number of different indices after a prefix."""
         found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in self.state)
         return len({match[1] for match in found if match})
 
 
 def _ratio(*pairs: tuple[int, int]) -> float:
-    """The shortest decimal number that makes ``hidden`` of ``dim``, for all pairs, when products are cut to integers.
+    """The shortest decimal ``ratio`` with ``int(ratio * dim) == hidden`` for all pairs ``(hidden, dim)``.
 
     Raises:
         ValueError: there is none.
@@ -91,7 +91,7 @@ def _ratio(*pairs: tuple[int, int]) -> float:
 
 
 def _frame(shapes: _Shapes, blocks: str) -> dict[str, Any]:
-    """What both versions of MambaIR have around their blocks."""
+    """Arguments that both versions of MambaIR share."""
     dim, chans = shapes["conv_first.weight"][:2]
     groups = shapes.count("layers.")
     scale, upsampler = _upsampling(shapes, chans)

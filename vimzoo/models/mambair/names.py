@@ -1,4 +1,4 @@
-"""Our parameter names and the MambaIR authors', of all three networks and of single blocks."""
+"""Maps the MambaIR authors' parameter names to ours, for all three networks and single blocks."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from ..weights.contents import bare
 from ..weights.dialect import SS2D_CORE, Dialect, Slot
 from ..weights.grids import fitted_pos_embed
 
-INDEX_BUFFER = "relative_position_index_SA"  # a table of the window size alone, which the authors store
+INDEX_BUFFER = "relative_position_index_SA"  # depends on the window size alone; the authors store it
 # (pattern, replacement) from our names to the authors', in order; (^|\.) so that blocks alone match too
 _COMMON = (
     (r"^conv_body\.", "conv_after_body."),
@@ -58,7 +58,7 @@ _OURS = re.compile(r"(^|\.)(groups|ss2d|ssm|convs|squeeze|excite)(\.|$)")
 
 
 class _Naming:
-    """Translates the names of one state dict of ours, some of which depend on what else is in it."""
+    """Translates our names to the authors', some of which depend on the other tensors of the state dict."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = set(names)
@@ -147,7 +147,7 @@ def checkpoint_filter_fn(
         pos_embed_grid: Rows and columns that a position embedding was learned on; by default what the checkpoint says.
 
     Raises:
-        ValueError: that grid cannot be told.
+        ValueError: that grid cannot be determined.
     """
     state_dict = bare(state_dict)
     state = MAMBAIR.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)

@@ -74,7 +74,7 @@ class MambaIRv2(GridModel, NamedRestorationModel):
         generator: Source of the random routes, ``None`` for torch's own; ``model.generator =
             torch.Generator().manual_seed(0)`` before each call makes it repeatable.
         route_noise: ``None``, or a function from routing logits ``(B, tokens, classes)`` to the noise that is added,
-            called once per layer in order instead of what ``routing`` says.
+            called once per layer, in order; it replaces ``routing``.
 
     Both are settings of the model, shared by all threads that use it. What belongs to one call is the argument
     ``noise`` of `forward`.
@@ -189,7 +189,7 @@ class MambaIRv2(GridModel, NamedRestorationModel):
         ``noise`` is as in `forward`.
 
         Raises:
-            ValueError: there is a position embedding, for another size.
+            ValueError: the position embedding is for another size.
         """
         y = self.stem_norm(x)
         if self.pos_embed is not None:
@@ -215,7 +215,7 @@ class MambaIRv2(GridModel, NamedRestorationModel):
 
         Args:
             x: The images.
-            noise: For this call only, what ``route_noise`` is for all calls: a function from routing logits
+            noise: Replaces ``route_noise`` for this call: a function from routing logits
                 ``(B, tokens, classes)`` to the noise that is added, called once per layer in order.
 
         Raises:

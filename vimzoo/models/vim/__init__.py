@@ -1,4 +1,4 @@
-"""Vision Mamba (Vim): what is known about its models, and their registration with timm.
+"""Vision Mamba (Vim): facts about its models, and their registration with timm.
 
 `Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model`, Zhu et al.,
 ICML 2024, arXiv:2401.09417; code and weights by its authors at https://github.com/hustvl/Vim (Apache-2.0).

@@ -83,7 +83,7 @@ class VimDense(VimAblation):
             own = {
                 n: t for n, t in self.state_dict().items() if n.startswith("fpn")
             }  # the file has no pyramid
-            kept = Tensors(state)  # with what the file says of the grid
+            kept = Tensors(state)  # keeps the recorded grid
             kept.clear()
             kept.update({n: t for n, t in native.items() if not n.startswith("head.")})
             return {**own, **checkpoint_filter_fn(kept, model, pos_embed_grid=pos_embed_grid)}
@@ -95,7 +95,7 @@ class VimDense(VimAblation):
         x, grid = self._embed(x)
         final = len(self.blocks) - 1
         stream = self.features == "stream"
-        # The stream after a block is what the next one reads.
+        # The stream after a block is the next block's input.
         take = [i + 1 if stream else i for i in self.out_indices if not stream or i < final]
         x, residual, taps = self._forward_blocks(x, grid, take, len(self.blocks))
         tokens = [after if stream else out for out, after in taps]

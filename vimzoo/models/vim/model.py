@@ -53,7 +53,7 @@ class Vim(GridModel, SmallOnOneThread):
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
         step_sizes: Initial step sizes, as `BiMamba` takes them (``dt_min``, ``dt_max``, ...).
         dynamic_img_size: Take any image size; position embeddings are resized on the fly.
-        dynamic_img_pad: Pad images that are no whole number of steps, where else their last pixels are
+        dynamic_img_pad: Pad images whose sides are not a multiple of the stride; without it their last pixels are
             dropped.
 
     Raises:
@@ -125,7 +125,7 @@ class Vim(GridModel, SmallOnOneThread):
             conv_bias=conv_bias, proj_bias=proj_bias, divide_out=divide_out, layer_scale=layer_scale,
             **(step_sizes or {}),
         )  # fmt: skip
-        # A block drops what it is given, so each rate stands one block after the branch it belongs to.
+        # A block applies stochastic depth to its input, the output of the block before, hence the offset of one.
         rates = [0.0, *calculate_drop_path_rates(drop_path_rate, depth)]
         self.blocks = nn.ModuleList(
             BiMambaBlock(embed_dim, norm, norm_eps, residual_in_fp32, rates[i], mixer_args, **dd)
@@ -373,7 +373,7 @@ class Vim(GridModel, SmallOnOneThread):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops what the chosen features do not need; returns their indices counted from the first block."""
+        """Remove layers that the chosen features do not need; returns the features' indices from the first block."""
         take, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
         if prune_norm:

@@ -1,4 +1,4 @@
-"""Our parameter names and the Vim authors', for whole models, dense backbones and single mixers.
+"""Maps the Vim authors' parameter names to ours, for whole models, dense backbones and single mixers.
 
 The authors keep one tensor per direction, we stack the directions: ``A_log`` and ``A_b_log`` are two slices
 of one ``ssm.A_log``.
@@ -64,7 +64,7 @@ def holds_vim(names: Iterable[str]) -> bool:
 
 
 def _without_tables(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rotary tables, which the authors store, are computed here."""
+    """Drops rotary tables, which the authors store and we compute."""
     return {name: value for name, value in state.items() if not _ROPE_TABLE.search(name)}
 
 

@@ -1,10 +1,10 @@
-"""VMamba: what is known about its models, and their registration with timm.
+"""VMamba: facts about its models, and their registration with timm.
 
 `VMamba: Visual State Space Model`, Liu et al., NeurIPS 2024, arXiv:2401.10166; code and weights by its authors at
 https://github.com/MzeroMiko/VMamba (MIT).
 
-The names say what the authors' do: ``v0`` is the first release, without MLP and with a gate; ``s2l5`` has an inner
-width of 2 and 5 blocks in the third stage; ``m2`` scans with Mamba-2.
+Suffixes of names have the authors' meaning: ``v0`` is the first release, without MLP and with a gate; ``s2l5`` has an
+inner width of 2 and 5 blocks in the third stage; ``m2`` scans with Mamba-2.
 """
 
 from typing import Any

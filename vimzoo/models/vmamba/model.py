@@ -213,7 +213,7 @@ class VMamba(SmallOnOneThread):
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None
     ) -> None:
-        """Tells the model another image size, resizing a position embedding; without one it takes any size as it is.
+        """Set the image size and resize the position embedding, if there is one; without one, any size works unchanged.
 
         Raises:
             ValueError: ``patch_size`` is another than the model's.
@@ -291,7 +291,7 @@ class VMamba(SmallOnOneThread):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops what the chosen features do not need; returns their indices counted from the first stage."""
+        """Remove layers that the chosen features do not need; returns the features' indices from the first stage."""
         take, last = feature_take_indices(len(self.stages), indices)
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]

@@ -1,4 +1,4 @@
-"""Our parameter names and the VMamba authors', of classification, detection and single-file code, old and new."""
+"""Maps the VMamba authors' parameter names to ours: classification, detection and single-file code, old and new."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -60,7 +60,7 @@ def _slot(name: str, state: Mapping[str, Tensor], whole: bool) -> Slot:
 
 
 def _outside_blocks(name: str, state: Mapping[str, Tensor]) -> str:
-    """The name of what a whole model has around its blocks; downsampling ends a stage there and starts one here."""
+    """The name of a tensor outside blocks; downsampling ends a stage in theirs and starts one in ours."""
     if match := re.match(r"patch_embed\.(\w+)\.(.+)", name):
         return f"patch_embed.{_STEM[match[1]]}.{match[2]}"
     if match := re.match(r"stages\.(\d+)\.downsample\.(\w+)\.(.+)", name):
@@ -149,7 +149,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: Any) -> dict[str,
     state = dict(state_dict)
     if is_official(state):
         state = VMAMBA.to_native(state, model)
-        # a model without a classifier has no place for it, but the loader has to know it by our name
+        # the loader must know a classifier by our name even if the model has none
         state = {name.replace("classifier.head.", "head.fc."): value for name, value in state.items()}
     pos_embed, wanted = state.get("pos_embed"), getattr(model, "pos_embed", None)
     if pos_embed is not None and wanted is not None and pos_embed.shape[:2] == wanted.shape[:2]:

@@ -1,4 +1,4 @@
-"""Which of the things in a checkpoint file are the weights: wrappers, moving averages, prefixes before every name."""
+"""Picks the weights out of a checkpoint's content: wrappers, moving averages, prefixes before every name."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ EMA_KEYS = (
     "model_ema", "state_dict_ema", "ema_model", "params_ema", "ema", "ema_state_dict", "model_ema_state_dict",
     "net_ema", "ema_weights",
 )  # fmt: skip
-# Together only in checkpoints of our trainer, which evaluates the average and chooses best.pt by it
+# All of them are only in checkpoints of our trainer, which evaluates the average and chooses best.pt by it
 TRAINER_KEYS = {"model_ema", "best", "history", "sums"}
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 GRID = "pos_embed_grid"
@@ -31,7 +31,7 @@ class CheckpointError(UsageError):
 
 
 class Tensors(dict[str, Tensor]):
-    """Tensors by name, with what the file says about them.
+    """Tensors by name, with what their file records about them.
 
     Attributes:
         grids: Rows and columns of flat position embeddings, by name.
@@ -109,7 +109,7 @@ def bare(state_dict: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 
 def shared_prefixes(names: Iterable[str]) -> list[str]:
-    """``""``, and what all names share before a dot, shortest first: ``["", "model.", "model.net."]``."""
+    """The dotted prefixes that all names share, beginning with the empty one: ``["", "model.", "model.net."]``."""
     split = [name.split(".")[:-1] for name in names]
     prefixes = [""]
     for parts in zip(*split, strict=False):
@@ -120,7 +120,7 @@ def shared_prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _other_sets(content: Mapping[Any, object]) -> dict[str, Tensors]:
-    """Sets of tensors under keys that are not known, without what an optimiser keeps."""
+    """Sets of tensors under unknown keys, without an optimiser's state."""
     found = {
         str(key): _tensors_in(value) for key, value in content.items() if not _OF_TRAINING.search(str(key))
     }
@@ -131,7 +131,7 @@ def _tensors_in(value: object, nested: bool = True) -> Tensors:
     if not isinstance(value, Mapping):
         return Tensors()
     found = Tensors({str(name): item.detach() for name, item in value.items() if isinstance(item, Tensor)})
-    if not found and nested:  # a whole wrapper saved inside another, as old timm averages are
+    if not found and nested:  # a wrapper inside a wrapper, as in old timm averages
         return next((inner for key in PLAIN_KEYS if (inner := _tensors_in(value.get(key), False))), Tensors())
     if isinstance(value, Tensors):
         return Tensors(value)

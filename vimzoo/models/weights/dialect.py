@@ -1,4 +1,4 @@
-"""Our parameter names and a paper's authors': which of their tensors is which part of which of ours.
+"""Maps a paper's authors' parameter names to ours: each of their tensors is a part of one of ours.
 
 We stack the directions of a scan, some authors keep one tensor per direction, others a flat one. A `Slot` says
 where one tensor of theirs is in ours, a `Dialect` gives the slots of every module of a family.
@@ -23,7 +23,7 @@ SS2D_CORE = {
 
 @dataclass(frozen=True)
 class Slot:
-    """One authors' tensor: slice ``index`` along ``axis`` of our tensor ``ours``, all of it without index.
+    """One tensor of the authors': slice ``index`` along ``axis`` of our tensor ``ours``, or all of it.
 
     ``shape`` is theirs; ``stored`` is ours where the same numbers have another shape.
     """
@@ -58,8 +58,9 @@ class Dialect:
     Attributes:
         modules: Classes of ours that it has names for.
         slots: Every authors' tensor that a module holds, in the order of our state dict.
-        is_official: Whether some of these names are the authors' and cannot be ours.
-        spell: An authors' state dict in the one spelling that ``slots`` has, without what we do not store.
+        is_official: Function from names to whether some are the authors' and cannot be ours.
+        spell: Function that rewrites an authors' state dict to the spelling of ``slots``, without tensors that we do
+            not store.
         spellings: Other spellings that can be written back, as changes of a slot.
         spelling_of: Which of them, if any, these names are in.
     """
@@ -79,10 +80,10 @@ class Dialect:
         return groups
 
     def to_native(self, state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-        """An authors' state dict under our names; names that are neither's are kept.
+        """An authors' state dict under our names; unknown names are kept.
 
         Raises:
-            ValueError: some but not all directions of one of our tensors are there, or their shapes differ.
+            ValueError: one of our tensors lacks some of its directions, or their shapes differ.
         """
         remaining = self.spell(state)
         converted: dict[str, Tensor] = {}
@@ -114,7 +115,7 @@ def _join(group: list[Slot], parts: list[Tensor]) -> Tensor:
         return part if slot.stored is None else _in_shape(part, slot, slot.stored)
     if slot.axis == 1:
         return torch.cat(parts, dim=1)
-    # (E, 1, W) of a depthwise convolution loses its middle axis, all else is stacked as it is
+    # A depthwise convolution's (E, 1, W) loses its middle axis; other tensors are stacked unchanged
     return torch.stack([part.squeeze(1) if part.dim() == 3 else part for part in parts])
 
 
@@ -122,5 +123,5 @@ def _in_shape(part: Tensor, slot: Slot, stored: tuple[int, ...]) -> Tensor:
     if slot.fits(part):
         return part.reshape(stored)
     if len(stored) == part.dim() + 1 and part.shape[0] % stored[0] == 0:
-        return part.unflatten(0, (stored[0], -1))  # of another width: whoever loads it will say so
+        return part.unflatten(0, (stored[0], -1))  # another width: the loader reports it
     return part

@@ -1,4 +1,4 @@
-"""Flat position embeddings and the grid of patches that they belong to, which their number of rows does not say."""
+"""Finds the grid of patches of a flat position embedding, which its number of rows alone does not determine."""
 
 import logging
 import math
@@ -39,7 +39,7 @@ class GridModel(nn.Module):
         name, saved, own = f"{prefix}pos_embed", local_metadata.get(GRID), getattr(self, "pos_embed", None)
         if saved is not None and own is not None and name in state_dict:
             found = state_dict[name]
-            if found.shape == own.shape:  # another number of rows is an error, as for any module
+            if found.shape == own.shape:  # another number of rows is an error, as in any module
                 grid, placement, _ = self.pos_embed_layout()
                 state_dict[name] = resize_pos_embed(found, tuple(saved), grid, placement)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
@@ -54,15 +54,15 @@ def fitted_pos_embed(
         state: The state dict that it is from, as the reader or `torch.load` gives it.
         pos_embed: ``(1, rows * columns + class tokens, D)``.
         model: A `GridModel` with a position embedding.
-        asked: Rows and columns of the checkpoint's grid; by default what the file says, else what `_source_grid`
+        asked: Rows and columns of the checkpoint's grid; by default as recorded in the file, else as `_source_grid`
             assumes.
         official: As in `resize_pos_embed`.
 
     Raises:
-        ValueError: The grid is not one of so many rows, or cannot be told.
+        ValueError: The grid has another number of patches, or cannot be determined.
     """
     if pos_embed.dim() != 3 or pos_embed.shape[-1] != model.pos_embed.shape[-1]:
-        return pos_embed  # of another width or kind: whoever loads it will say so
+        return pos_embed  # another width or kind: the loader reports it
     grid, placement, extra = model.pos_embed_layout()
     patches = pos_embed.shape[1] - extra
     said = asked or _recorded(state)
@@ -85,10 +85,10 @@ def _recorded(state: Mapping[str, Any]) -> Grid | None:
 
 
 def recorded_or_square(state: Mapping[str, Any], rows: int, asked: Grid | None = None) -> Grid:
-    """The grid of a network that is read off its tensors: ``asked``, as the file says, or a square with a warning.
+    """The grid of a network that is inferred from its tensors: ``asked``, the recorded one, or a square with a warning.
 
     Raises:
-        ValueError: It has another number of positions than ``rows``, or that is no square.
+        ValueError: The grid does not have ``rows`` positions, or no grid is known and ``rows`` is not a square number.
     """
     grid, side = asked or _recorded(state), math.isqrt(rows)
     if grid is None and side * side == rows:
@@ -103,7 +103,7 @@ def recorded_or_square(state: Mapping[str, Any], rows: int, asked: Grid | None =
 
 
 def _source_grid(model: Any, own: Grid, patches: int, img_size: Grid | None) -> Grid:
-    """The grid of a checkpoint that does not say it.
+    """The assumed grid of a checkpoint that does not record it.
 
     By the image size in the ``config.json`` beside the file, by that of the model's configuration, else the model's
     own grid if it has as many patches, else a square.
@@ -138,7 +138,7 @@ def _source_grid(model: Any, own: Grid, patches: int, img_size: Grid | None) -> 
 
 
 def _grids(model: Any, size: Any) -> list[Grid]:
-    """Grids of an image size: with the model's stride between patches, and without overlap."""
+    """Possible grids of an image size: with the model's stride, and without overlapping patches."""
     embed = getattr(model, "patch_embed", None)
     if size is None or embed is None:
         return []

@@ -1,4 +1,4 @@
-"""Whether a model's published weights can be had, asked before timm's download waits through its retries."""
+"""Checks that a model's published weights are reachable before timm's download goes through its retries."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .reader import CheckpointError
 __all__ = ["require_weights"]
 
 SECONDS = 3.0
-"""How long a server may take to accept a connection."""
+"""Timeout for connecting to a server."""
 
 
 class MissingWeightsError(CheckpointError):
-    """A model's weights are not published, or cannot be had from here.
+    """A model's weights are not published, or not reachable.
 
     Attributes:
-        reason: The message without its last part, which says how Python code gives a file instead.
+        reason: The message without its last part, which shows how to pass a file in Python.
     """
 
     def __init__(self, reason: str, file: str) -> None:
@@ -39,7 +39,7 @@ def require_weights(variant: str, options: dict[str, Any]) -> None:
         options: keyword arguments of ``timm.create_model``.
 
     Raises:
-        MissingWeightsError: there are none, or they cannot be had; the message names them and their address.
+        MissingWeightsError: there are none, or they are not reachable; the message has their name and address.
     """
     cfg = resolve_pretrained_cfg(
         variant, options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay")
@@ -66,7 +66,7 @@ def require_weights(variant: str, options: dict[str, Any]) -> None:
 
 
 def unreachable(address: str) -> str | None:
-    """Why the server of a URL takes no connection; None if it does, or if a proxy is in between."""
+    """Why the server of a URL does not accept a connection; None if it does, or if there is a proxy."""
     if huggingface_hub.constants.HF_HUB_OFFLINE and address == huggingface_hub.constants.ENDPOINT:
         return "HF_HUB_OFFLINE is set"
     if urllib.request.getproxies():

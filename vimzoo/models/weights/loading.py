@@ -1,7 +1,7 @@
-"""Loads checkpoint files into models: all of a file's tensors or none, and a reason when it is none.
+"""Loads checkpoint files into models: all of a file's tensors, or none and an error with the reason.
 
-timm's own loader refuses files with a training script's records in them, takes the moving average without
-saying so, names no file in its errors, and passes missing tensors once the class count differs. A family uses
+timm's own loader refuses files that also hold a training script's state, takes the moving average silently,
+does not name the file in its errors, and ignores missing tensors if the class count differs. A family uses
 this one with two lines, the method timm calls and the builder its entrypoints return:
 
     class VisionMamba(nn.Module):
@@ -43,15 +43,15 @@ def load_checkpoint(
     prefix: str = "",
     pos_embed_grid: tuple[int, int] | None = None,
 ) -> None:
-    """Loads a checkpoint file into a model that exists already; this is also how the EMA is asked for.
+    """Loads a checkpoint file into an existing model, optionally the EMA.
 
         model = timm.create_model("vim_tiny_patch16_224")
         vimzoo.load_checkpoint(model, "vim_t_midclstok_76p1acc.pth", use_ema=True)
 
     `timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...))` reads the same files,
     but timm has no argument for the EMA, so that always takes the weights of `use_ema=None`. `create_model`'s
-    `checkpoint_path=` is another door of timm's, for its own checkpoints: it takes the EMA where there is one
-    and knows nothing of the authors' names.
+    `checkpoint_path=` is for timm's own checkpoints: it takes the EMA if there is one and does not translate the
+    authors' names.
 
     Args:
         model: A model of this package, of any image size, class count or number of input channels.
@@ -64,7 +64,7 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: The file does not fit or cannot be read; the model is as it was.
-        TypeError: The model has no loader of this package, or no position embedding whose grid has to be told.
+        TypeError: The model has no loader of this package, or `pos_embed_grid` is given and has no effect on it.
     """
     load = getattr(model, "load_pretrained", None)
     if load is None:
@@ -155,7 +155,7 @@ def build_model(
         tensors = select_tensors(content, source)
         mapped = unwrapped(model, tensors, filter_fn, source)
         _check(model, _adapted(model, mapped, source), source, lambda: _inside(model, tensors, filter_fn, ""))
-        return mapped  # timm adapts this itself; what it leaves out without a word has been checked
+        return mapped  # timm adapts this itself; the tensors that it drops silently have been checked
 
     return build_model_with_cfg(
         model_cls, variant, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=checked, **kwargs
@@ -173,7 +173,7 @@ def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
 def unwrapped(
     model: nn.Module, tensors: Tensors, filter_fn: FilterFn | None, source: str
 ) -> dict[str, Tensor]:
-    """The tensors under the model's names, without the prefix that all share and the model's names lack."""
+    """The tensors under the model's names, without a prefix that they all share and the model does not have."""
     expected, best, most = model.state_dict(), None, -1
     problem: CheckpointError | None = None
     for prefix in shared_prefixes(tensors):
@@ -192,7 +192,7 @@ def unwrapped(
 
 
 def _inside(model: nn.Module, tensors: Tensors, filter_fn: FilterFn | None, prefix: str) -> str:
-    """What to do if part of a file, by a prefix of its names, holds the model."""
+    """A hint which prefix to pass if a part of the file holds the model; else empty."""
     expected = model.state_dict()
 
     def fitting(inner: str) -> int:
@@ -233,7 +233,7 @@ def _apply_filter(
 
 
 def _adapted(model: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Fits the input convolution and the classifier to a model that was asked to differ there."""
+    """Adapts the input convolution and the classifier to a model with other channels or classes."""
     cfg, expected, tensors = _cfg(model), model.state_dict(), dict(tensors)
     cfg_channels = (cfg.get("input_size") or (3,))[0]
     for name in _names(cfg.get("first_conv")):
@@ -304,7 +304,7 @@ def _check(
 
 
 def _convertible(found: Tensor, wanted: Tensor) -> bool:
-    """Whether copying keeps the numbers' meaning, which whole or packed numbers would not."""
+    """Whether copying keeps the values; integers and quantised values in place of floats would not."""
     if found.is_meta or found.is_quantized or found.layout != torch.strided:
         return False
     if wanted.is_floating_point():
@@ -314,7 +314,7 @@ def _convertible(found: Tensor, wanted: Tensor) -> bool:
 
 
 def _in_range(found: Tensor, wanted: Tensor) -> bool:
-    """Whether no finite number becomes infinite."""
+    """Whether every finite value stays finite in the wanted dtype."""
     if not (found.is_floating_point() and wanted.is_floating_point()):
         return True
     largest = torch.finfo(wanted.dtype).max
@@ -330,7 +330,7 @@ def _few(items: list[str], count: int = 4) -> str:
 def _hints(
     model: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], wrong: list[str]
 ) -> list[str]:
-    """What kind of other model a file that does not fit seems to hold."""
+    """Hints at which other model a file that does not fit seems to hold."""
     if not any(name in expected for name in tensors):
         return ["no name in it is one of this model's: another architecture"]
     hints = []

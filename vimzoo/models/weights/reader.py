@@ -111,7 +111,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool | None = None
         use_ema: Take the moving average (`model_ema`, `state_dict_ema`, `params_ema`, `ema` and others), or the
             trained weights (`model`, `state_dict`, `params`, `model_state_dict`, `net`, ..., or the bare state dict).
             None takes those that the file's authors evaluated: the trained ones, but the average of a checkpoint of
-            our trainer. A file that holds nothing but an average, as BasicSR's `params_ema`, gives it in any case.
+            our trainer. From a file with only an average, such as BasicSR's `params_ema`, the average is always taken.
 
     Returns:
         Name to tensor, on the CPU; the tensors own their memory and do not depend on the file.
@@ -190,7 +190,7 @@ def _check_zip(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except Exception as error:  # zipfile has no common base for what a damaged file makes it raise
+    except Exception as error:  # zipfile's errors on damaged files have no common base class
         raise CheckpointError(
             f"{file}: truncated or damaged; a zip file without its directory ({error})"
         ) from error
