@@ -31,8 +31,8 @@ from .engine.loop import seed_everything
 from .engine.processes.agree import check_data
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, shared_command
+from .engine.record import Task
 from .engine.reports.drawing import drawn
-from .engine.task import Task
 from .engine.tasks import find_task
 from .errors import UsageError
 from .models.opening import find_model

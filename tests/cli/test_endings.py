@@ -32,7 +32,7 @@ def test_a_command_that_is_interrupted(capsys):
 def test_training_that_is_interrupted_before_it_can_be_saved(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(sys.modules["vimzoo.engine.launch"], "build_data", lambda _: interrupted())
+    monkeypatch.setattr(sys.modules["vimzoo.engine.running"], "build_data", lambda _: interrupted())
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as stop:
         cli.main()

@@ -13,9 +13,9 @@ from torch._dynamo.utils import counters
 from trainer_helpers import composed, same_tensors
 
 from vimzoo.engine import launch
-from vimzoo.engine.launch import work
 from vimzoo.engine.processes.spawn import spawn
 from vimzoo.engine.reports import report
+from vimzoo.engine.running import work
 from vimzoo.engine.tasks import classification
 from vimzoo.eval import evaluation
 

@@ -15,9 +15,9 @@ from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
 from vimzoo.engine.checkpoints import checkpoint, lookup
 from vimzoo.engine.finished import best_model, run_settings
-from vimzoo.engine.launch import work
 from vimzoo.engine.processes.spawn import spawn
 from vimzoo.engine.reports import report
+from vimzoo.engine.running import work
 from vimzoo.engine.tasks import classification
 
 KEPT = Path(__file__).with_name("data")

@@ -17,10 +17,10 @@ from trainer_helpers import composed, same_tensors, small
 from vimzoo.engine import Stopped, launch
 from vimzoo.engine.checkpoints import checkpoint
 from vimzoo.engine.checkpoints.restart import is_own
-from vimzoo.engine.launch import work
 from vimzoo.engine.processes.job import job_name
 from vimzoo.engine.processes.spawn import spawn
 from vimzoo.engine.reports import report
+from vimzoo.engine.running import work
 from vimzoo.engine.tasks import classification
 from vimzoo.errors import UsageError
 

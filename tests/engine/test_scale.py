@@ -23,11 +23,11 @@ from vimzoo.engine import launch
 from vimzoo.engine.build import build_data, build_state, set_grad_checkpointing
 from vimzoo.engine.checkpoints import checkpoint, conversion, forms, resume
 from vimzoo.engine.checkpoints.saver import Saver
-from vimzoo.engine.launch import work
 from vimzoo.engine.processes import parallel
 from vimzoo.engine.processes.spawn import spawn
 from vimzoo.engine.recover import OutOfMemory
 from vimzoo.engine.reports import report
+from vimzoo.engine.running import work
 from vimzoo.engine.tasks import classification
 from vimzoo.errors import UsageError
 from vimzoo.eval import evaluation

@@ -17,9 +17,9 @@ from trainer_helpers import same_tensors, small
 from vimzoo.engine import launch
 from vimzoo.engine import loop as loop_module
 from vimzoo.engine.checkpoints import checkpoint
-from vimzoo.engine.launch import work
 from vimzoo.engine.processes.spawn import spawn
 from vimzoo.engine.reports import report
+from vimzoo.engine.running import work
 from vimzoo.engine.tasks import classification
 
 pytestmark = pytest.mark.slow

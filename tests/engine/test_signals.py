@@ -13,10 +13,10 @@ from trainer_helpers import small
 from vimzoo.engine import Stopped, launch
 from vimzoo.engine import loop as loop_module
 from vimzoo.engine.checkpoints import checkpoint, saver
-from vimzoo.engine.launch import work
 from vimzoo.engine.processes.parallel import World
 from vimzoo.engine.processes.spawn import spawn
 from vimzoo.engine.reports import report
+from vimzoo.engine.running import work
 from vimzoo.engine.tasks import classification
 
 

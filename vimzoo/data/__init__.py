@@ -6,7 +6,7 @@ from .batches.buckets import BucketBatches, Shapes
 from .batches.loader import closing, eval_loader, sample, train_loader
 from .batches.stages import StageBatches, Stages
 from .batches.uniform import EpochBatches
-from .source import Source
+from .record import Source
 from .sources import SOURCES
 from .sources.degraded_folder import degraded_folder
 from .sources.digits import bundled_digits

@@ -23,8 +23,8 @@ from .configuration.naming import naming_settings
 from .create import model_cfg
 from .processes import parallel
 from .processes.parallel import World
+from .record import Mixer
 from .state import State
-from .task import Mixer
 from .tasks import find_task
 
 # Settings of the group `data` for the loader; the rest are arguments of the source

@@ -68,10 +68,10 @@ def main() -> None:
         from .configuration.check import check_value
         from .configuration.sweeps import note_failure
         from .configuration.words import applied, as_typed
-        from .launch import launch
         from .processes.agree import check_settings
         from .processes.cluster import launched
         from .recover import OutOfMemory
+        from .running import launch
 
         composed, out = True, Path(HydraConfig.get().runtime.output_dir)
         try:

@@ -19,10 +19,10 @@ from . import recover, sizes
 from .checkpoints.saver import Saver
 from .classes import warn
 from .processes.parallel import World, average_statistics, sync_gradients, together, whole
+from .record import Scores
 from .reports import report
 from .reports.track import Tracker
 from .state import State, no_sums
-from .task import Scores
 
 NO_TRACKER = Tracker()
 

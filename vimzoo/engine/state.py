@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from .processes.parallel import World
-from .task import Mixer, Task
+from .record import Mixer, Task
 
 
 def no_sums() -> dict[str, float]:

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ..source import Source
+from ..record import Source
 
 SOURCES: dict[str, Source] = {
     source.name: source

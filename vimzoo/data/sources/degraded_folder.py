@@ -17,7 +17,7 @@ from ..pairs.folders import (
     split_folders_of,
 )
 from ..pairs.settings import Files, PairSettings
-from ..source import Source
+from ..record import Source
 from ..splits import Splits, check_split
 
 

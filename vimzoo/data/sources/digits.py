@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from vimzoo.errors import UsageError
 
-from ..source import Source
+from ..record import Source
 from ..splits import Splits, stratified_split
 
 

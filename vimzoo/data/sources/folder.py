@@ -23,7 +23,7 @@ from ..images.layout import LAYOUT, class_names, split_folders, unwrapped
 from ..images.reading import ImageSettings, ReadImages
 from ..images.remote import Fetched, Range, Remote, is_remote, local_path
 from ..images.retries import Unreachable
-from ..source import Source
+from ..record import Source
 from ..splits import Splits, check_split, split_by_name, stratified_split
 
 

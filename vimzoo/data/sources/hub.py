@@ -10,7 +10,7 @@ from vimzoo.errors import UsageError, first_line
 
 from ..images.classes import listed
 from ..images.reading import ImageSettings, ReadImages
-from ..source import Source
+from ..record import Source
 from ..splits import Splits
 
 

@@ -19,7 +19,7 @@ from ..pairs.folders import (
 )
 from ..pairs.matching import HIGH_NAMES, LOW_NAMES, kind_folder
 from ..pairs.settings import Files, PairSettings
-from ..source import Source
+from ..record import Source
 from ..splits import Splits, check_split
 
 

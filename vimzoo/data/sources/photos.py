@@ -7,7 +7,7 @@ from typing import Any
 from ..pairs.degradations import Degradation
 from ..pairs.photos import PHOTOS, photo_files
 from ..pairs.settings import PairSettings
-from ..source import Source
+from ..record import Source
 from ..splits import Splits
 
 

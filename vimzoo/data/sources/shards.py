@@ -16,7 +16,7 @@ from ..images.remote import Remote, is_remote, local_path
 from ..images.repeated import check_repeated
 from ..images.retries import Unreachable
 from ..images.shard_reader import RemoteShards, ShardReader
-from ..source import Source
+from ..record import Source
 from ..splits import Splits
 
 LAYOUT = "DIR/{train,val}-*.tar, and test-*.tar if there is a test set, or those in folders DIR/train, ..."

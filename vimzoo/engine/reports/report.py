@@ -23,8 +23,8 @@ from vimzoo.ops.runtime.threads import counted
 
 from ..configuration.overrides import quoted
 from ..processes.parallel import World
+from ..record import Task
 from ..state import State
-from ..task import Task
 
 PLAIN_LINE_EVERY = 30.0  # seconds, where no progress bar can be drawn
 

@@ -5,7 +5,7 @@ from pkgutil import iter_modules
 
 from vimzoo.errors import UsageError
 
-from ..task import Task
+from ..record import Task
 
 TASKS: dict[str, Task] = {
     task.name: task

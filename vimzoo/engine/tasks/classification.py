@@ -22,8 +22,8 @@ from vimzoo.metrics import broken
 from ..classes import model_for, of_weights
 from ..create import create_model, model_cfg
 from ..losses import WeightedCrossEntropy
+from ..record import Task
 from ..reports.drawing import drawn, printable
-from ..task import Task
 
 
 def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:

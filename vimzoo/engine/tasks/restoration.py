@@ -23,7 +23,7 @@ from vimzoo.models.restoration_base import Fitting
 
 from ..create import create_model
 from ..losses import CharbonnierLoss, PairMixup
-from ..task import Task
+from ..record import Task
 
 SHEET_IMAGES = 3
 SHEET_PIXELS = 160  # side of the parts that are shown, of the clean image

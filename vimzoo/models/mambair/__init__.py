@@ -16,7 +16,7 @@ from timm.models import generate_default_cfgs, register_model
 from ..family import Family
 from ..weights.loading import build_model
 from .facts import MAMBAIR_FACTS
-from .infer import detect, infer
+from .from_tensors import detect, infer
 from .model import MambaIR
 from .names import MAMBAIR, checkpoint_filter_fn
 from .unet import MambaIRUNet
