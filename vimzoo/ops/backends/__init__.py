@@ -15,9 +15,10 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
-from ..runtime.call import Call
+from ..runtime.call import OPERATORS, Call
 
 _logger = logging.getLogger("vimzoo")
 _said: set[tuple[str, str, str]] = set()
@@ -70,6 +71,12 @@ class Backend:
 _REGISTRY: dict[str, Backend] = {}
 _ORDERS: dict[tuple[str, str], tuple[Backend, ...]] = {}
 """By operator and device, from `_REGISTRY`."""
+
+
+def functions_of(*modules: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The functions of these modules that are named like an operator, forward or backward: a backend's ``ops``."""
+    names = [name for op in OPERATORS for name in (op, f"{op}_backward")]
+    return {name: vars(module)[name] for module in modules for name in names if name in vars(module)}
 
 
 def register(backend: Backend) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..runtime import cuda_backend
 from ..scan import cuda_scans as scan
-from . import Backend, register
+from . import Backend, functions_of, register
 
 
 def _load() -> tuple[bool, str]:
@@ -20,12 +20,7 @@ register(
     Backend(
         name="cuda",
         devices={"cuda": None},
-        ops={
-            "scan_paths": scan.scan_paths,
-            "scan_paths_backward": scan.scan_paths_backward,
-            "selective_scan": scan.selective_scan,
-            "selective_scan_backward": scan.selective_scan_backward,
-        },
+        ops=functions_of(scan),
         saves={"scan_paths": scan.require_paths, "selective_scan": scan.require_selective},
         load=_load,
         partial=True,

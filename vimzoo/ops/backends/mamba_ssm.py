@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -33,7 +34,7 @@ from ..runtime.abi import DTYPES
 from ..runtime.call import empty
 from ..runtime.library import gradients_of
 from ..scan.call import ScanCall, SelectiveCall
-from . import Backend, Unsupported, register
+from . import Backend, Unsupported, functions_of, register
 
 NAME = "mamba_ssm"
 DEVICES: tuple[str, ...] = ("cuda",)
@@ -233,14 +234,7 @@ register(
     Backend(
         name=NAME,
         devices={"cuda": None},
-        ops={
-            "scan_paths": scan_paths,
-            "scan_paths_backward": scan_paths_backward,
-            "selective_scan": selective_scan,
-            "selective_scan_backward": selective_scan_backward,
-            "causal_conv1d": causal_conv1d,
-            "causal_conv1d_backward": causal_conv1d_backward,
-        },
+        ops=functions_of(sys.modules[__name__]),
         load=_load,
         partial=True,
     )

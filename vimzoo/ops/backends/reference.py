@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from ..norm.call import NormCall
 from ..runtime.call import empty
 from ..runtime.library import gradients_of
 from ..scan.call import ScanCall, SelectiveCall
-from . import ANY, Backend, register
+from . import ANY, Backend, functions_of, register
 
 
 def scan_paths(call: ScanCall) -> tuple[Tensor, Tensor]:
@@ -70,13 +72,7 @@ register(
     Backend(
         name="reference",
         devices={ANY: 100},
-        ops={
-            function.__name__: function
-            for function in (
-                scan_paths, scan_paths_backward, selective_scan, selective_scan_backward, causal_conv1d,
-                causal_conv1d_backward, add_norm, add_norm_backward,
-            )
-        },
+        ops=functions_of(sys.modules[__name__]),
         load=lambda: (True, ""),
         description="plain PyTorch, runs everywhere",
     )

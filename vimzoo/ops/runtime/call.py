@@ -10,6 +10,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+OPERATORS = ("scan_paths", "selective_scan", "causal_conv1d", "add_norm")
+"""The operators that backends implement; each has a backward operator ``NAME_backward``."""
+
 
 def empty(like: Tensor) -> Tensor:
     """The placeholder that an op's schema returns for an absent tensor: no items, float32."""

@@ -22,12 +22,13 @@ from vimzoo import kernels
 
 from ..backends import Unsupported
 from .abi import DTYPES, Arguments
+from .call import OPERATORS
 
 LEVELS = ("base", "avx2", "avx512")
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
 ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs = STRUCTS = tuple(
-    Arguments(op) for op in ("scan_paths", "selective_scan", "causal_conv1d", "add_norm")
+    Arguments(op) for op in OPERATORS
 )
 
 
