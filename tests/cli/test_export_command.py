@@ -17,6 +17,7 @@ from vimzoo.errors import UsageError
 from vimzoo.exporting import FORMATS, check, formats
 from vimzoo.models import MambaIRv2
 from vimzoo.models.export_options import ExportOptions
+from vimzoo.records import records
 
 onnx = pytest.importorskip("onnx", reason="needs the extra vimzoo[export]")
 
@@ -326,7 +327,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "formats").mkdir()
     (tmp_path / "formats" / "toy.py").write_text(TOY)
     monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path / "formats")])
-    found = formats.scan()
+    found = {format.name: format for format in records(formats.__name__, "FORMAT")}
     monkeypatch.setitem(FORMATS, "toy", found["toy"])
     yield found["toy"]
     sys.modules.pop("vimzoo.exporting.formats.toy", None)

@@ -24,7 +24,7 @@ FLOORS = (
     {"ops"},
     {"kernels", "configs", "metrics"},
     {"commands"},
-    {"errors", "files"},
+    {"errors", "files", "records"},
 )
 """What lies in ``vimzoo``, from the commands at the top down; each imports only from floors below its own."""
 

@@ -4,14 +4,12 @@ The registry fills itself: every folder beside this file with a ``FAMILY`` is a 
 elsewhere.
 """
 
-import sys
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
 from torch import nn
 
 from vimzoo.errors import UsageError, similar
+from vimzoo.records import records
 
 from .facts import Facts
 from .family import Family
@@ -40,11 +38,8 @@ def register(family: Family) -> None:
 
 def discover() -> None:
     """Register the family of every folder of `vimzoo.models` that defines one."""
-    for module in iter_modules(sys.modules[__package__].__path__):
-        if module.ispkg:
-            family = getattr(import_module(f"{__package__}.{module.name}"), "FAMILY", None)
-            if family is not None:
-                register(family)
+    for family in records("vimzoo.models", "FAMILY", folders=True):
+        register(family)
 
 
 def known_facts(task: str | None = None) -> dict[str, Facts]:

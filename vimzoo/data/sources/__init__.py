@@ -1,11 +1,7 @@
 """All kinds of data, by name: every module of this folder defines one `SOURCE`."""
 
-from importlib import import_module
-from pkgutil import iter_modules
+from vimzoo.records import records
 
 from ..record import Source
 
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (import_module(f"{__name__}.{module.name}").SOURCE for module in iter_modules(__path__))
-}
+SOURCES: dict[str, Source] = {source.name: source for source in records(__name__, "SOURCE")}

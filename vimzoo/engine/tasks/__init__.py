@@ -1,16 +1,11 @@
 """All tasks, by name: every module of this folder defines one `TASK`."""
 
-from importlib import import_module
-from pkgutil import iter_modules
-
 from vimzoo.errors import UsageError
+from vimzoo.records import records
 
 from ..record import Task
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (import_module(f"{__name__}.{module.name}").TASK for module in iter_modules(__path__))
-}
+TASKS: dict[str, Task] = {task.name: task for task in records(__name__, "TASK")}
 
 
 def find_task(name: str) -> Task:
