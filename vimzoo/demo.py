@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .commands import command, report, run_command
 from .data.images.decode import DAMAGED, MODES, read_image
 from .errors import UsageError, first_line
-from .models.opening import open_model
+from .models.opening import find_model, open_model
 from .models.weights.class_names import of_model
 from .ops import BIDIRECTIONAL, ScanPath
 
@@ -239,6 +239,19 @@ def page(options: argparse.Namespace) -> Any:
     return blocks
 
 
+def _check(model: str, name: str, checkpoint: str, file: str) -> None:
+    """Refuse a model or file that does not exist before the page opens; weights are loaded when they are needed.
+
+    Args:
+        model, checkpoint: The options' names.
+        name, file: Their values; an empty one is asked for on the page.
+    """
+    if file and not Path(file).is_file():
+        raise UsageError(f"{checkpoint} {file}: no such file")
+    if name and not Path(name).is_file():
+        find_model(name, model)
+
+
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; serves until it is interrupted."""
@@ -254,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=7860, help="on this machine (default: %(default)s)")
     parser.add_argument("--no-browser", action="store_true", help="only serve the page")
     options = parser.parse_args(arguments)
+    _check("--model", options.model, "--checkpoint", options.checkpoint)
+    _check("--restore-model", options.restore_model, "--restore-checkpoint", options.restore_checkpoint)
     try:
         blocks = page(options)
     except ImportError as error:

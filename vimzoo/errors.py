@@ -58,7 +58,19 @@ def similar(name: str, known: Iterable[str], otherwise: str = "none", count: int
         otherwise: What to say if nothing is alike.
         count: How many names to give at most.
     """
-    found = difflib.get_close_matches(name, list(known), count, 0.5)
+
+    def likeness(other: str) -> float:
+        """Also of its beginning alone: names of models end in sizes that people leave out."""
+        return max(
+            difflib.SequenceMatcher(None, name, part).ratio() for part in (other, other[: len(name) + 1])
+        )
+
+    scores = {other: likeness(other) for other in known}
+    found = [
+        other
+        for other in sorted(scores, key=lambda other: (-scores[other], len(other)))
+        if scores[other] >= 0.6
+    ][:count]
     return f"similar names: {', '.join(found)}" if found else otherwise
 
 

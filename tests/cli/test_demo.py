@@ -82,6 +82,21 @@ def test_what_goes_wrong_is_said(call: Any, words: str, files: Path) -> None:
         call(files)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "vim_tny"], "--model vim_tny: no such model or folder; similar names: vim_tiny"),
+        (["--restore-model", "mambair_dm"], "--restore-model mambair_dm: no such model or folder"),
+        (["--restore-checkpoint", "none.pth"], "--restore-checkpoint none.pth: no such file"),
+    ],
+)
+def test_what_does_not_exist_opens_no_page(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_attribution_points_at_what_counts() -> None:
     """A model that looks at one corner alone."""
 

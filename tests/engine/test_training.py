@@ -146,6 +146,7 @@ def test_non_finite_loss_names_the_step() -> None:
     ("overrides", "message"),
     [
         (["model.num_classes=7"], "model.num_classes=7, but the data .* have 10 classes"),
+        (["optim.lr=fast"], "optim.lr=fast: expected a number"),
         (["model.model_name=resnet81"], "resnet81: no such model; similar names: .*resnet18"),
         (["+model.no_such=1"], "model .*no_such"),
         (["run.amp=bf17"], "run.amp=bf17: expected one of none, bf16, fp16"),

@@ -69,7 +69,7 @@ def test_names(place: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("vim_tny", r"MODEL vim_tny: no such model or folder; similar names: vim_"),
+        ("vim_tny", r"MODEL vim_tny: no such model or folder; similar names: vim_tiny_patch16_224"),
         ("qqqqqqqq", r"no such model or folder; timm.list_models\(\) names all models"),
         (".", r"MODEL \.: no config.json that names a model"),
         ("mambair_dn.sigma99", r"no such weights are known; expected mambair_dn.sigma15, mambair_dn.sigma25"),

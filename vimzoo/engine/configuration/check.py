@@ -37,6 +37,7 @@ NAMED = {
     "sched": ("sched", "num_epochs", "warmup_epochs", "step_on_epochs"),
     "run.ema": ("decay",),
 }
+NO_NUMBERS = {"opt", "sched", "step_on_epochs", "decay_milestones"}  # of those named here
 SHAPES = {
     "cosine": ("min_lr",),
     "multistep": ("decay_milestones", "decay_rate"),
@@ -81,6 +82,10 @@ def _check_whole(cfg: dict[str, Any]) -> None:
         if not options and group == "run.ema":
             continue
         names += SHAPES.get(options.get("sched"), ()) if group == "sched" and options else ()
+        for key in names:
+            value = (options or {}).get(key)
+            if key not in NO_NUMBERS and isinstance(value, str | bool):
+                raise UsageError(f"{group}.{key}={value}: expected a number")
         if unset := [f"{group}.{key}" for key in names if (options or {}).get(key) is None]:
             raise UsageError(
                 f"{', '.join(unset)}: not set; expected values, for a library's own would be taken otherwise"
