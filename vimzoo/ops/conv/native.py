@@ -29,10 +29,11 @@ def _fields(call: ConvCall) -> tuple[dict[str, int], list[Any]]:
     """The fields that forward and backward share, and the objects that must stay alive while C reads them."""
     x = native.with_unit_last_stride(call.x)
     weight, bias = native.float_parameter(call.weight), native.float_parameter(call.bias)
-    reverse = (ctypes.c_int64 * call.directions)(*call.reverse)
+    directions, channels, taps = call.weight.shape
+    reverse = (ctypes.c_int64 * directions)(*call.reverse)
     work = 0.15 * x.shape[0] * x.shape[1] * call.weight.numel()
     fields = dict(
-        batch=x.shape[0], length=x.shape[1], channels=x.shape[2], directions=call.directions, taps=call.taps,
+        batch=x.shape[0], length=x.shape[1], channels=channels, directions=directions, taps=taps,
         silu=int(call.activation == "silu"), dtype=DTYPES[x.dtype], threads=threads.for_work(work),
         x=address(x), x_b=x.stride(0), x_l=x.stride(1), weight=address(weight),
         bias=address(bias), reverse=ctypes.addressof(reverse),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -49,9 +50,16 @@ class Derivative:
     without_first: Callable[[Any, Tensor], tuple[Tensor | None, ...]] | None = None
 
     def __post_init__(self) -> None:
-        self._backward = getattr(torch.ops.vimzoo, f"{self.op}_backward").default
+        # The forward node is on the path of every training step, so that all places are looked up once
+        self._backward = getattr(torch.ops.vimzoo, f"{self.op}_backward")
         self._tensor_places = self.call.tensor_places()
-        self._backward_inputs = len(self.call.names(backward=True))  # without ``save_states``
+        count = len(getattr(torch.ops.vimzoo, self.op).default._schema.arguments)
+        kept = [*self._tensor_places, *(i for i in range(count) if i not in self._tensor_places)]
+        wanted = [*range(len(self.call.names(backward=True))), count - 1]  # without ``save_states``
+        self._tensors_of = itemgetter(*self._tensor_places)
+        self._settings_of = itemgetter(*kept[len(self._tensor_places) :])
+        self._arguments_of = itemgetter(*(self.saved + kept.index(i) for i in wanted))
+        self._missing = (None,) * (count - self.call.DIFFERENTIABLE)  # gradients of settings and ``backend``
 
     def gradients(self, *args: Any) -> tuple[Tensor, ...]:
         """The backward operator in differentiable PyTorch operations; takes its arguments without ``backend``."""
@@ -61,9 +69,12 @@ class Derivative:
 
     def save(self, ctx: Any, args: tuple, output: Any) -> None:
         """``setup_context`` of the forward operator's autograd node."""
-        self._save(ctx, output[-1:] if self.saved else (), args)
-        if isinstance(output, tuple) and len(output) > self.outputs:
-            ctx.mark_non_differentiable(*output[self.outputs :])
+        ctx.save_for_backward(*(output[-1:] if self.saved else ()), *self._tensors_of(args))
+        ctx.settings = self._settings_of(args)
+        if isinstance(output, tuple):
+            ctx.set_materialize_grads(False)  # one of the outputs may be unused
+            if self.saved:
+                ctx.mark_non_differentiable(*output[self.outputs :])
 
     def _save(self, ctx: Any, before: Sequence[Any], args: Sequence[Any]) -> None:
         """Keep some tensors and an operator's arguments from its `Call` on; tensors apart, as torch wants it."""
@@ -84,19 +95,19 @@ class Derivative:
 
     def backward(self, ctx: Any, *grads: Tensor | None) -> tuple:
         """Backward pass of that node: one call of the backward operator."""
-        saved, arguments = self._saved(ctx, self.saved)
-        inputs = self.call.DIFFERENTIABLE
-        missing = (None,) * (len(arguments) - inputs)  # of settings and ``backend``
+        tensors = ctx.saved_tensors  # asked for once, as gradient checkpointing wants it
+        arguments = self._arguments_of((*tensors, *ctx.settings))
+        leaves = arguments[: self.call.DIFFERENTIABLE]
         first, *others = grads[: self.outputs]
         if first is None:
             if not others or others[0] is None:
-                return (*(None,) * inputs, *missing)
+                return (*(None,) * len(leaves), *self._missing)
             if self.without_first is not None:
-                return *self.without_first(self.call(*arguments[:-1]), others[0]), *missing
-            first = torch.zeros_like(arguments[0])
-        found = self._backward(first, *others, *saved, *arguments[: self._backward_inputs], arguments[-1])
-        kept = [None if arg is None else grad for arg, grad in zip(arguments[:inputs], found, strict=True)]
-        return *kept, *missing
+                return *self.without_first(self.call(*arguments[:-1]), others[0]), *self._missing
+            first = torch.zeros_like(leaves[0])
+        found = self._backward(first, *others, *tensors[: self.saved], *arguments)
+        kept = [None if leaf is None else grad for leaf, grad in zip(leaves, found, strict=True)]
+        return *kept, *self._missing
 
     def save_second(self, ctx: Any, inputs: tuple, output: tuple) -> None:
         """``setup_context`` of the backward operator's node."""
