@@ -53,11 +53,16 @@ def packed(tmp_path):
     return root
 
 
+@pytest.fixture(autouse=True)
+def a_disk_with_room(monkeypatch):
+    """Whatever the disk of this machine holds."""
+    monkeypatch.setattr("vimzoo.data.images.cache.FULL", 1.0)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(retries, "DELAYS", (0.01,) * 12)
     monkeypatch.setattr("vimzoo.data.images.remote.SILENCE", 0.3)
-    monkeypatch.setattr("vimzoo.data.images.cache.FULL", 1.0)
 
 
 @pytest.fixture
