@@ -86,8 +86,8 @@ class BuildNative(build_ext):
         if sys.platform == "win32" or self.compiler.compiler_type == "msvc":
             self.announce("vimzoo: no native CPU kernels on Windows; the reference serves instead", level=3)
             return
-        self._forget_rpath()
-        openmp = ["-fopenmp"] if self._openmp_works() else []
+        self.forget_rpath()
+        openmp = ["-fopenmp"] if self.openmp_works() else []
         for extension in self.extensions:
             extension.extra_compile_args = extension.extra_compile_args + openmp
             extension.extra_link_args = extension.extra_link_args + openmp
@@ -100,7 +100,7 @@ class BuildNative(build_ext):
         finally:
             self.build_temp = shared
 
-    def _forget_rpath(self) -> None:
+    def forget_rpath(self) -> None:
         """Link without the RUNPATH of the Python that builds: its folder means nothing on another machine."""
         of_python = (sysconfig.get_config_var("LDSHARED") or "").split()
         rpath = {flag for flag in of_python if flag.startswith(("-Wl,-rpath,", "-Wl,-rpath=", "-Wl,-R"))}
@@ -109,7 +109,7 @@ class BuildNative(build_ext):
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return ext.export_symbols
 
-    def _openmp_works(self) -> bool:
+    def openmp_works(self) -> bool:
         """Whether a program with OpenMP compiles and links; not tried on macOS.
 
         There Apple's compiler lacks it, and another's runtime stops the process when it meets the one inside torch.

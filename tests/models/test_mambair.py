@@ -12,6 +12,7 @@ import vimzoo
 from vimzoo.compat import mambair, vim
 from vimzoo.models import MambaIR, MambaIRUNet, MambaIRv2
 from vimzoo.models.mambair.facts import MAMBAIR_FACTS
+from vimzoo.ops import use_backend
 
 MICRO = dict(embed_dim=32, d_state=4, depths=[2, 1])
 MICRO_V2 = dict(MICRO, num_heads=[4, 2], window_size=8, inner_rank=6, num_tokens=10)
@@ -157,10 +158,16 @@ def test_a_damaged_file_is_refused(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ("sr_x3", "light_x3", "grey", "v2_x2", "v2_light_x4", "v2_dn"))
 @torch.no_grad()
 def test_any_size(kind: str, size: tuple[int, int]) -> None:
+    """The kernels see maps narrower than their tiles; the plain PyTorch operators know no tiles."""
     model = small(kind)
-    output = model(image_for(model, *size))
+    if isinstance(model, MambaIRv2):
+        model.routing = "argmax"
+    x = image_for(model, *size)
+    output = model(x)
     assert output.shape == (1, model.in_chans, size[0] * model.scale, size[1] * model.scale)
-    assert output.isfinite().all()
+    with use_backend("reference"):
+        plain = model(x)
+    assert (output - plain).abs().max() <= 3e-5 * plain.abs().max()
 
 
 def test_images_that_do_not_fit_are_refused() -> None:

@@ -263,9 +263,9 @@ def test_obeys_deterministic_mode() -> None:
     """The tests of the ops run in it."""
     on_a_gpu: Any = SimpleNamespace(is_cuda=True)
     with pytest.raises(backends.Unsupported, match="not deterministic"):
-        mamba_ssm._require_no_determinism(on_a_gpu)
+        mamba_ssm.require_no_determinism(on_a_gpu)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    mamba_ssm._require_no_determinism(on_a_gpu)
+    mamba_ssm.require_no_determinism(on_a_gpu)
 
 
 def test_never_imported_unless_asked_for(install: Install, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_openmp_is_tried_before_it_is_used(
     command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its header; not on macOS, where a second runtime would stop the process."""
-    works: Callable[[], bool] = command._openmp_works
+    works: Callable[[], bool] = command.openmp_works
     asks_header = compiler_script(
         tmp_path,
         '#!/bin/sh\nfor word; do case "$word" in *.c) grep -q omp.h "$word" || exit 1;; esac; done\n',
@@ -149,7 +149,7 @@ def test_the_builders_python_leaves_no_runpath(command: Any, monkeypatch: pytest
     given = "gcc -shared -L/opt/python/lib -Wl,-rpath,/opt/python/lib -Wl,-rpath=/opt/p -Wl,-O1"
     monkeypatch.setattr("sysconfig.get_config_var", {"LDSHARED": given}.get)
     command.compiler = SimpleNamespace(linker_so=[*given.split(), "-Wl,-rpath,/usr/local/openmp"])
-    command._forget_rpath()
+    command.forget_rpath()
     kept = "gcc -shared -L/opt/python/lib -Wl,-O1 -Wl,-rpath,/usr/local/openmp"
     assert command.compiler.linker_so == kept.split()
 

@@ -35,12 +35,12 @@ def test_control_groups_of_version_2(tmp_path: Path) -> None:
     group_files(tmp_path, "slice", names, "5000", 3000, "inactive_file 1500")
     own = tmp_path / "own"
     own.write_text("0::/slice/job\n")
-    assert list(memory._group_rooms(tmp_path, own)) == [5000 - 3000 + 1500]
+    assert list(memory.group_rooms(tmp_path, own)) == [5000 - 3000 + 1500]
     own.write_text("0::/\n")
     group_files(tmp_path, ".", names, "900", 100, "inactive_file 0")
-    assert list(memory._group_rooms(tmp_path, own)) == [800]
+    assert list(memory.group_rooms(tmp_path, own)) == [800]
     own.write_text("0::/not/seen/from/here\n")
-    assert list(memory._group_rooms(tmp_path, own)) == [800]
+    assert list(memory.group_rooms(tmp_path, own)) == [800]
 
 
 def test_control_groups_of_version_1(tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_control_groups_of_version_1(tmp_path: Path) -> None:
     group_files(tmp_path / "memory", "box", names, "9000", 4000, "total_inactive_file 1000")
     own = tmp_path / "own"
     own.write_text("12:cpu,cpuacct:/box\n7:memory:/box\n0::/box\n")
-    assert list(memory._group_rooms(tmp_path, own)) == [6000]
-    assert list(memory._group_rooms(tmp_path, tmp_path / "missing")) == []
+    assert list(memory.group_rooms(tmp_path, own)) == [6000]
+    assert list(memory.group_rooms(tmp_path, tmp_path / "missing")) == []
 
 
 @pytest.mark.parametrize(("limit", "field"), (("RLIMIT_AS", "vms"), ("RLIMIT_DATA", "data")))

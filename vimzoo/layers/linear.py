@@ -29,7 +29,7 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     watches calls of torch functions. TorchScript cannot compile this function: a ``forward`` that is to be scripted
     calls the layer itself there.
     """
-    if _is_plain(layer) and is_eager(x, layer.weight) and not _calls_are_watched():  # type: ignore[arg-type]
+    if _is_plain(layer) and is_eager(x, layer.weight) and not calls_are_watched():  # type: ignore[arg-type]
         return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
     return layer(x)
 
@@ -45,7 +45,7 @@ def _is_plain(layer: nn.Module) -> bool:
     )
 
 
-def _calls_are_watched() -> bool:
+def calls_are_watched() -> bool:
     """Whether ``F.linear`` has been replaced, as some profilers do, or a mode of torch functions is active.
 
     The mode of ``torch.device`` and ``torch.set_default_device``, which concerns new tensors, does not count.

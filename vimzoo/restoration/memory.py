@@ -37,11 +37,11 @@ def available_bytes(device: torch.device) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    shared = min([psutil.virtual_memory().available, *_group_rooms()]) // processes
+    shared = min([psutil.virtual_memory().available, *group_rooms()]) // processes
     return max(min([shared, *_process_room()]), 0)
 
 
-def _group_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+def group_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
     """What Linux control groups, from this process's own upwards, leave of their limits (versions 1 and 2)."""
     groups = own.read_text().splitlines() if own.is_file() else []
     for controllers, path in (line.split(":", 2)[1:] for line in groups):

@@ -94,7 +94,7 @@ def _require_scan(A: Tensor, *tensors: Tensor | None) -> Callable[..., Any]:
     return scan
 
 
-def _require_no_determinism(grad: Tensor) -> None:
+def require_no_determinism(grad: Tensor) -> None:
     strict = (
         torch.are_deterministic_algorithms_enabled()
         and not torch.is_deterministic_algorithms_warn_only_enabled()
@@ -142,7 +142,7 @@ def selective_scan_backward(
     if not grad.numel():
         _require_scan(call.A, grad)
         return call.zeros()
-    _require_no_determinism(grad)
+    require_no_determinism(grad)
     return gradients_of(lambda call: _scan(call)[0], call, grad)
 
 
@@ -186,7 +186,7 @@ def scan_paths_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[T
     if not grad.numel():
         _require_scan(call.A, grad)
         return call.zeros()
-    _require_no_determinism(grad)
+    require_no_determinism(grad)
     return gradients_of(_paths, call, grad)
 
 
