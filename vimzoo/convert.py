@@ -30,6 +30,7 @@ from .models.opening import open_model
 from .models.registry import find_facts
 from .models.restoration_base import RestorationModel
 from .models.weights.reader import read_tensors
+from .models.weights.saving import save_for_hf
 
 
 def full_name(name: str) -> str:
@@ -166,7 +167,7 @@ def convert(
     }[use_ema]
     made = f"from {which} {file.name} (sha256 {digest}) by vimzoo {__version__} and timm {timm.__version__}"
     with unfinished(output.absolute(), "") as folder:
-        timm.models.save_for_hf(model, str(folder), safe_serialization=True)
+        save_for_hf(model, folder)
         card = model_card(name, model, changed, made)
         readme = generate_readme(card, name, task_name=facts.hub_task)
         (folder / "README.md").write_text(readme, encoding="utf-8")

@@ -17,7 +17,9 @@ from torch import nn
 import vimzoo
 from vimzoo import convert
 from vimzoo.compat import mambair, vim, vmamba
+from vimzoo.layers import SelectiveSSM
 from vimzoo.models import CheckpointError, MambaIR
+from vimzoo.models.weights.saving import save_for_hf
 
 FAMILIES = {"test_vim": "apache-2.0", "test_vmamba": "mit", "test_mambair": "apache-2.0"}
 OPTIONS = {
@@ -62,6 +64,25 @@ def test_a_saved_folder_gives_the_same_model(name: str, options: dict, tmp_path:
         found_value = config["model_args"][key]
         assert (tuple(found_value) if isinstance(found_value, list) else found_value) == value
     assert found.pretrained_cfg["license"] == FAMILIES[name]
+
+
+@pytest.mark.parametrize("name", ["test_vim", "test_vmamba"])
+def test_a_folder_of_ours_loads_in_transformers(name: str, tmp_path: Path) -> None:
+    """transformers passes both ``num_classes`` and ``model_args``, and keeps named parameters in float32."""
+    model = stirred(name, num_classes=7)
+    save_for_hf(model, tmp_path)
+    assert "num_classes" not in json.loads((tmp_path / "config.json").read_text())["model_args"]
+    assert_same(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model)
+    images = torch.rand(2, 3, 64, 64)
+    expected = model(images)
+    model.to(torch.bfloat16)
+    kept = [
+        n for n, _ in model.named_parameters() if set(n.split(".")) & set(model._keep_in_fp32_modules_strict)
+    ]
+    assert len(kept) == sum(isinstance(module, SelectiveSSM) for module in model.modules())
+    for parameter in map(model.get_parameter, kept):
+        parameter.data = parameter.data.float()
+    assert (model(images.bfloat16()).float() - expected).abs().max() <= 5e-2 * expected.std()
 
 
 def test_a_resized_model_is_saved_as_it_is(tmp_path: Path) -> None:

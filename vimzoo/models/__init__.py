@@ -6,6 +6,7 @@ from .registry import FAMILIES
 from .vim import Vim
 from .vmamba import VMamba
 from .weights.loading import CheckpointError, load_checkpoint, read_checkpoint
+from .weights.saving import save_for_hf
 
 __all__ = [
     "FAMILIES",
@@ -18,4 +19,5 @@ __all__ = [
     "load_checkpoint",
     "load_restoration",
     "read_checkpoint",
+    "save_for_hf",
 ]

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
 from vimzoo.data import Splits
+from vimzoo.models.weights.saving import save_for_hf
 
 from ..create import without_start
 from ..state import State
@@ -37,8 +37,6 @@ def save(model: nn.Module, data: Splits, folder: Path) -> None:
     labels = {"num_classes": len(data.classes), "label_names": list(data.classes)} if data.classes else {}
     inputs = {"input_size": data.input_size, "mean": data.mean, "std": data.std, "crop_pct": data.crop_pct}
     try:
-        timm.models.save_for_hf(
-            model, str(folder), {"pretrained_cfg": labels}, safe_serialization=True, data_config=inputs
-        )
+        save_for_hf(model, folder, {"pretrained_cfg": labels}, data_config=inputs)
     except (AttributeError, ValueError) as error:
         print(f"{folder.name}/ is left out: {error}", file=sys.stderr)

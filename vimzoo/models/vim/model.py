@@ -62,6 +62,9 @@ class Vim(GridModel, SmallOnOneThread):
     """
 
     dynamic_img_size: Final[bool]
+    _keep_in_fp32_modules_strict = (
+        "A_log",
+    )  # asked for by transformers when it loads in bfloat16 or float16
 
     def __init__(
         self,

@@ -75,6 +75,10 @@ class VMamba(SmallOnOneThread):
         ValueError: an option has no such value, or a size is not positive.
     """
 
+    _keep_in_fp32_modules_strict = (
+        "A_log",
+    )  # asked for by transformers when it loads in bfloat16 or float16
+
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
