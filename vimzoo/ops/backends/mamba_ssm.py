@@ -95,6 +95,7 @@ def _require_scan(A: Tensor, *tensors: Tensor | None) -> Callable[..., Any]:
 
 
 def require_no_determinism(grad: Tensor) -> None:
+    """Raise `Unsupported` where torch's deterministic mode forbids this backward pass."""
     strict = (
         torch.are_deterministic_algorithms_enabled()
         and not torch.is_deterministic_algorithms_warn_only_enabled()
