@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from ops_helpers import PLAIN, in_float64, run_with_gradients, scan_inputs
+from ops_helpers import PLAIN, in_float64, norm_inputs, run_with_gradients, scan_inputs
 
-from vimzoo.ops import BackendError, backends, selective_scan, use_backend
+from vimzoo.layers import AddNorm, BiMamba, CausalConv, Mlp
+from vimzoo.ops import BackendError, add_norm, backends, linear, selective_scan, use_backend
 from vimzoo.ops.paths import path
 from vimzoo.ops.runtime import abi, native
 
@@ -65,6 +67,60 @@ def test_forced_but_missing(
         pytest.raises(BackendError, match=r"backend: 'cpu' cannot run \w+: the native library was not built"),
     ):
         function(**make(), **settings, **chosen)
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton", "mamba_ssm"])
+@pytest.mark.parametrize("op", [*PLAIN, "linear"])
+def test_gpu_backends_take_no_cpu_tensors(name: str, op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forced in any way, none of them is replaced by another backend without a word."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    cannot = rf"^backend: '{name}' (cannot run|does not implement) {op.removesuffix('_table')}"
+    if op == "linear":
+        function, tensors, settings = linear, {"x": torch.ones(2, 3), "weight": torch.ones(4, 3)}, {}
+    else:
+        function, make, settings = PLAIN[op]
+        tensors = make()
+        with pytest.raises(BackendError, match=cannot):
+            function(**tensors, **settings, backend=name)
+    with use_backend(name), pytest.raises(BackendError, match=cannot):
+        function(**tensors, **settings)
+    monkeypatch.setattr(backends, "_environment", name)
+    with pytest.raises(BackendError, match=cannot):
+        function(**tensors, **settings)
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton", "mamba_ssm"])
+def test_layers_under_a_backend_that_cannot_run_raise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    x = torch.ones(1, 3, 8)
+    for layer in (BiMamba(8), CausalConv(8), Mlp(8, 8), lambda x: AddNorm(8)(x, None)):
+        with use_backend(name), pytest.raises(BackendError, match=rf"^backend: '{name}' cannot run"):
+            layer(x)
+
+
+def test_stand_ins_are_named(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only for an operator that the forced backend lacks, only if it could run on the device, and in the log."""
+    calls = []
+    takes = backends.Backend("toy", {"cpu": None}, {}, lambda: (True, ""), stand_ins=("reference",))
+    lacks = backends.Backend("bare", {"cpu": None}, {}, lambda: (True, ""))
+    monkeypatch.setattr(backends, "_REGISTRY", {b.name: b for b in (*backends.registered(), takes, lacks)})
+    monkeypatch.setattr(backends, "_said", set())
+    monkeypatch.setitem(backends.find("reference").ops, "add_norm", lambda call: calls.append(call))  # type: ignore
+    call: Any = SimpleNamespace(first=torch.ones(1))
+    with caplog.at_level(logging.INFO, "vimzoo"), use_backend("toy"):
+        for _ in range(2):
+            backends.run("add_norm", None, call)
+    assert len(calls) == 2
+    assert [record.message for record in caplog.records if record.name == "vimzoo"] == [
+        "add_norm: the forced backend 'toy' does not implement it; 'reference' runs instead"
+    ]
+    with pytest.raises(BackendError, match=r"^backend: 'toy' does not implement add_norm$"):
+        add_norm(**norm_inputs(), backend="toy")  # type: ignore[arg-type]
+    with (
+        use_backend("bare"),
+        pytest.raises(BackendError, match=r"^backend: 'bare' does not implement add_norm$"),
+    ):
+        backends.run("add_norm", None, call)
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import backends
 from .runtime.contract import ANY, Contract, Given
 from .runtime.library import LIBRARY, check_tensors, is_eager, without_autocast
 
@@ -22,6 +23,8 @@ LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight^T + bias``, with one weight, or one per direction.
+
+    The product is torch's own whichever backend is chosen or forced.
 
     Args:
         x: ``(..., I)``; with a weight per direction ``(B, L, K, I)``.
@@ -33,7 +36,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Raises:
         TypeError: an argument is not a tensor.
-        ValueError: an argument's rank or size does not fit.
+        ValueError: an argument's rank, size or dtype does not fit.
+        vimzoo.ops.BackendError: a backend is forced that cannot run on the device of ``x``.
     """
     if not torch.jit.is_scripting():
         check_tensors(("bias",), x=x, weight=weight, bias=bias)
@@ -109,9 +113,18 @@ def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _product(x, weight, bias)
 
 
+def _check_call(x: Tensor, weight: Tensor) -> None:
+    """What depends on more than the arguments, so that `Contract.check_once` must not remember it."""
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"x: expected the dtype of weight, {weight.dtype}, got {x.dtype}")
+    if not x.is_meta:
+        backends.check_forced("linear", x.device)
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if is_eager(x, weight):  # otherwise torch's own linear runs, which checks each product
         CONTRACT.check_once(x, weight, bias)
+        _check_call(x, weight)
     elif weight.dim() != 2:
         CONTRACT.check_arguments(x, weight, bias)
     if weight.dim() == 2:

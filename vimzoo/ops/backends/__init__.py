@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from ..runtime.call import OPERATORS, Call
 
 _logger = logging.getLogger("vimzoo")
@@ -48,7 +50,9 @@ class Backend:
         description: what it is, for reports; ``{}`` stands for what ``load`` returned.
         saves: operator -> a function that raises `Unsupported` where ``ops`` would, for the forward operators that save
             states for the backward pass. Others save none.
-        partial: an op that it lacks may run elsewhere even if this backend is forced.
+        check_device: raises `Unsupported` if the backend cannot run on a device at all.
+        stand_ins: names of the backends, in this order, that run the operators which it lacks while `use_backend` or
+            ``VIMZOO_BACKEND`` forces it, on devices that it can run on. Without any, such an operator raises.
     """
 
     name: str
@@ -57,7 +61,8 @@ class Backend:
     load: Callable[[], tuple[bool, str]]
     description: str = "{}"
     saves: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
-    partial: bool = False
+    check_device: Callable[[torch.device], None] = lambda device: None
+    stand_ins: tuple[str, ...] = ()
 
     def serves(self, device: str) -> bool:
         """Whether it runs on a type of device at all."""
@@ -137,6 +142,10 @@ _environment = os.environ.get("VIMZOO_BACKEND") or None
 def use_backend(name: str) -> Iterator[None]:
     """Within the block every vimzoo op runs on backend ``name``, or raises.
 
+    ``"cuda"`` and ``"mamba_ssm"`` do not implement every operator. On a GPU that they can run on, Triton's kernels run
+    the others, or the reference where Triton is missing; the logger ``vimzoo`` says so once. `linear` is torch's own
+    product whatever the backend, but raises where the backend could not run.
+
     Raises:
         BackendError: ``name`` is unknown; at the call, if it is missing or cannot take the call.
     """
@@ -157,20 +166,41 @@ def forced_backend(requested: str | None = None) -> str | None:
     return forced
 
 
-def candidates(op: str, requested: str | None, device: str) -> tuple[Backend, ...]:
-    """The backends that may run ``op`` on a type of device, in the order in which they are tried.
+def candidates(op: str, requested: str | None, device: torch.device) -> tuple[Backend, ...]:
+    """The backends that may run ``op`` on a device, in the order in which they are tried.
 
     Raises:
-        BackendError: a backend is forced that does not implement ``op``.
+        BackendError: a backend is forced that does not implement ``op``, and none may stand in for it.
     """
     forced = forced_backend(requested)
-    if forced is not None:
-        backend = _REGISTRY[forced]
-        if op in backend.ops:
-            return (backend,)
-        if not backend.partial:
-            raise BackendError(f"backend: {forced!r} does not implement {op}")
-    return order(op, device)
+    if forced is None:
+        return order(op, device.type)
+    backend = _REGISTRY[forced]
+    if op in backend.ops:
+        return (backend,)
+    if requested is not None or not backend.stand_ins:
+        raise BackendError(f"backend: {forced!r} does not implement {op}")
+    check_forced(op, device)
+    standing_in = [_REGISTRY[name] for name in backend.stand_ins]
+    found = tuple(b for b in standing_in if op in b.ops and b.rank(device.type) is not None)
+    names = " or ".join(repr(b.name) for b in found)
+    _say_once(op, forced, "%s: the forced backend %r does not implement it; %s runs instead", names)
+    return found
+
+
+def check_forced(op: str, device: torch.device) -> None:
+    """Check that the backend which `use_backend` or ``VIMZOO_BACKEND`` forces, if any, can run on ``device``.
+
+    Raises:
+        BackendError: it cannot.
+    """
+    forced = forced_backend()
+    if forced is None:
+        return
+    try:
+        _REGISTRY[forced].check_device(device)
+    except Unsupported as reason:
+        raise BackendError(f"backend: {forced!r} cannot run {op}: {reason}") from None
 
 
 def run(op: str, requested: str | None, call: Call, *before: Any) -> Any:
@@ -179,15 +209,15 @@ def run(op: str, requested: str | None, call: Call, *before: Any) -> Any:
     Raises:
         BackendError: a backend is forced and cannot take it.
     """
-    device = call.first.device.type
+    device = call.first.device
     for backend in candidates(op, requested, device):
         try:
             return backend.ops[op](call, *before)
         except Unsupported as reason:
             if backend.name == forced_backend(requested):
                 raise BackendError(f"backend: {backend.name!r} cannot run {op}: {reason}") from None
-            _say_once(op, backend.name, str(reason))
-    raise BackendError(f"no backend can run {op} on {device}")  # the reference takes everything
+            _say_once(op, backend.name, _STEPS_ASIDE, str(reason))
+    raise BackendError(f"no backend can run {op} on {device.type}")  # the reference takes everything
 
 
 def saves_states(op: str, requested: str | None, call: Call) -> bool:
@@ -195,7 +225,7 @@ def saves_states(op: str, requested: str | None, call: Call) -> bool:
 
     Fake kernels ask this; they have no data, but the same shapes, dtypes and devices.
     """
-    for backend in candidates(op, requested, call.first.device.type):
+    for backend in candidates(op, requested, call.first.device):
         try:
             if op in backend.saves:
                 backend.saves[op](call)
@@ -214,15 +244,14 @@ def use_reference(op: str, what: str, requested: str | None) -> None:
     forced = forced_backend(requested)
     if forced not in (None, "reference"):
         raise BackendError(f"backend: {forced!r} cannot run {op}: {what} need the reference")
-    if (op, "reference", what) not in _said:
-        _said.add((op, "reference", what))
-        _logger.info("%s: %s run on the reference, with exact results but much slower", op, what)
+    _say_once(op, what, "%s: %s run on the %s, with exact results but much slower", "reference")
 
 
-def _say_once(op: str, name: str, reason: str) -> None:
-    if (op, name, reason) not in _said:
-        _said.add((op, name, reason))
-        _logger.info(
-            "%s: backend %r cannot take this call (%s); a slower one runs, with the same results",
-            op, name, reason,
-        )  # fmt: skip
+_STEPS_ASIDE = "%s: backend %r cannot take this call (%s); a slower one runs, with the same results"
+
+
+def _say_once(op: str, name: str, text: str, detail: str) -> None:
+    """Log ``text`` with the three others in its places, unless that was done before."""
+    if (op, name, detail) not in _said:
+        _said.add((op, name, detail))
+        _logger.info(text, op, name, detail)

@@ -21,6 +21,7 @@ register(
         ops=functions_of(scan, conv, norm),
         saves={"scan_paths": scan.require_paths, "selective_scan": scan.require_selective},
         load=_load,
+        check_device=native.require_device,
         description="native library, instruction set {}",
     )
 )

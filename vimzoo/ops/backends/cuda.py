@@ -23,6 +23,7 @@ register(
         ops=functions_of(scan),
         saves={"scan_paths": scan.require_paths, "selective_scan": scan.require_selective},
         load=_load,
-        partial=True,
+        check_device=cuda_backend.require_device,
+        stand_ins=("triton", "reference"),
     )
 )

@@ -223,6 +223,12 @@ def causal_conv1d_backward(call: ConvCall, grad: Tensor) -> tuple[Tensor, ...]:
     return gradients_of(_convolution, call, grad)
 
 
+def _check_device(device: torch.device) -> None:
+    if device.type not in DEVICES:
+        raise Unsupported(f"{device.type} tensors: these kernels need a GPU")
+    _require(load_scan())
+
+
 def _load() -> tuple[bool, str]:
     """Whether mamba_ssm's scan can be had; it is imported only where ``VIMZOO_BACKEND`` asks for it."""
     if os.environ.get("VIMZOO_BACKEND") != NAME and importlib.util.find_spec("mamba_ssm") is not None:
@@ -237,6 +243,7 @@ register(
         devices={"cuda": None},
         ops=functions_of(sys.modules[__name__]),
         load=_load,
-        partial=True,
+        check_device=_check_device,
+        stand_ins=("triton", "reference"),
     )
 )

@@ -38,10 +38,15 @@ def require(*tensors: Tensor | None) -> None:
         if tensor is not None:
             if tensor.dtype not in DTYPES:
                 raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
-            _require_device(tensor.device)
+            require_device(tensor.device)
 
 
-def _require_device(device: torch.device) -> None:
+def require_device(device: torch.device) -> None:
+    """Check that the kernels can run on a device.
+
+    Raises:
+        Unsupported: it is not an NVIDIA GPU of compute capability 7.5 or more, or NVRTC or the driver is missing.
+    """
     if device.type != "cuda" or torch.version.hip is not None:
         raise Unsupported(f"{device.type} tensors: these kernels need an NVIDIA GPU")
     if torch.cuda.get_device_capability(device) < OLDEST:

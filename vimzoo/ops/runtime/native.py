@@ -118,6 +118,17 @@ def require(*tensors: Tensor | None, states: int = 0) -> SimpleNamespace:
     return library
 
 
+def require_device(device: torch.device) -> None:
+    """Check that the library can run on a device.
+
+    Raises:
+        Unsupported: it is not the CPU, or there is no library.
+    """
+    require()
+    if device.type != "cpu":
+        raise Unsupported(f"{device.type} tensors")
+
+
 def required_states(states: Tensor, grad: Tensor) -> Tensor:
     """The states that a forward pass saved, contiguous, for a native backward pass.
 

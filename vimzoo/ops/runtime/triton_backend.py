@@ -62,14 +62,24 @@ def require(*tensors: Tensor | None) -> dict[str, ModuleType]:
     for tensor in given:
         if tensor.dtype not in DTYPES:
             raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
-        _require_device(tensor.device)
+        _check_type(tensor.device)
     modules, reason = load()
     if modules is None:
         raise Unsupported(reason)
     return modules
 
 
-def _require_device(device: torch.device) -> None:
+def require_device(device: torch.device) -> None:
+    """Check that the kernels can run on a device.
+
+    Raises:
+        Unsupported: as in `require`.
+    """
+    _check_type(device)
+    require()
+
+
+def _check_type(device: torch.device) -> None:
     if device.type == "cpu":
         if not interpreted():
             raise Unsupported("CPU tensors need TRITON_INTERPRET=1")
