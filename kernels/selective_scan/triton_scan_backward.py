@@ -9,7 +9,7 @@ side and summed by the caller in a fixed order.
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_scan import (
+from .triton_scan import (
     block_of,
     load_token,
     parameters,

@@ -218,6 +218,15 @@ def test_hugging_face_kernels_stays_itself(tmp_path: Path) -> None:
     )
 
 
+def test_triton_kernels_load_without_the_checkout_on_the_path(tmp_path: Path) -> None:
+    """As in an installed package, where there is no module ``kernels``; here another package has that name."""
+    pytest.importorskip("triton")
+    (tmp_path / "kernels.py").touch()
+    code = "from vimzoo.ops.runtime import triton_backend as t; modules, why = t.load(); print(modules is not None, why)"
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    assert python(code, cwd=tmp_path, path=path).startswith("True")
+
+
 def test_import_is_light(tmp_path: Path) -> None:
     """Under half a second more than timm, and none of the heavy or optional packages that timm has not brought."""
     code = """
