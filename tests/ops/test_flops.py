@@ -45,7 +45,11 @@ def test_models_on_the_cpu_count_what_their_cards_say(name: str) -> None:
 
 
 def test_attention_counts_on_the_cpu() -> None:
-    """Fused or not: as many operations as on meta, and twice as many backward. Torch alone counts 0 (2.14)."""
+    """Fused or not: as many operations as on meta, and twice as many backward.
+
+    Torch alone counts 0 up to 2.14. From 2.15 it has formulas of its own, whose backward counts the product that the
+    fused kernel computes once more.
+    """
     counts = []
     for device in ("cpu", "meta"):
         q, k, v = (
@@ -58,7 +62,9 @@ def test_attention_counts_on_the_cpu() -> None:
             y.sum().backward()
         counts.append((forward.get_total_flops(), backward.get_total_flops()))
     products = 2 * 3 * 7 * 5 * (4 + 4)
-    assert counts == [(2 * products, 4 * products)] * 2
+    (forward_cpu, backward_cpu), on_meta = counts
+    assert forward_cpu == 2 * products and on_meta == (2 * products, 4 * products)
+    assert backward_cpu in (4 * products, 5 * products)
 
     small = dict(embed_dim=16, depths=(2,), num_heads=2, window=8, d_state=2, num_tokens=8, rank=4)
     model = timm.create_model("mambairv2_light_x2", **small).eval()
