@@ -3,9 +3,11 @@
 Python blocks run one by one, each in a namespace of its own, in a folder that holds what they name: a checkpoint in the
 authors' format and a folder of photographs, both made here. A ``print(...)  # text`` must print that text. The hub is
 answered with the file made here. Commands of bash blocks run as written; training gets a few more overrides, so that it
-is short. Commands of make are looked at rather than run.
+is short. Commands of make are looked at rather than run. Blocks that need a library of
+tests/crossings/environments.toml are run where it is installed, for which `make test-crossings` sees.
 """
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from argparse import Namespace
 from pathlib import Path
 
@@ -48,8 +51,21 @@ def blocks(language: str) -> list:
         text = document.read_text()
         for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S):
             line = text.count("\n", 0, match.start()) + 2
-            found.append(pytest.param(match[1], id=f"{document.name}:{line}"))
+            needed = libraries(match[1]) if language == "python" else []
+            found.append(pytest.param(match[1], id="-".join([f"{document.name}:{line}", *needed])))
     return found
+
+
+def libraries(block: str) -> list[str]:
+    """The libraries of the environments of tests/crossings that a block imports."""
+    tables = tomllib.loads((ROOT / "tests/crossings/environments.toml").read_text()).values()
+    imported = set()
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").partition(".")[0])
+    return [name for table in tables for name in table if name in imported]
 
 
 def commands() -> list:
@@ -131,6 +147,8 @@ def test_python_block(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    for name in libraries(block):
+        pytest.importorskip(name, reason=f"needs {name}; make test-crossings installs it")
     monkeypatch.chdir(workplace)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
     expected = re.findall(r"^\s*print\(.*\)  # (.*)$", block, flags=re.M)

@@ -18,7 +18,7 @@ networkx = pytest.importorskip("networkx", reason="torch installs it")
 FLOORS = (
     {"convert", "demo", "doctor", "eval", "export", "exporters", "predict", "restore"},
     {"engine"},
-    {"restoration", "exporting", "compat", "plots"},
+    {"restoration", "exporting", "explain", "compat", "plots"},
     {"data", "models"},
     {"layers"},
     {"ops"},

@@ -178,6 +178,14 @@ class PromptedSSM(SelectiveSSM):
         )  # fmt: skip
 
 
+class ClassOrder(nn.Module):
+    """The order of tokens by class, and by place within a class; a module so that hooks can see it."""
+
+    def forward(self, route: Tensor) -> Tensor:
+        """Classes ``(B, L)`` -> indices of the tokens, sorted, ``(B, L)``."""
+        return route.sort(dim=-1, stable=True).indices
+
+
 class AttentiveScan(nn.Module):
     """Scan over the tokens of a map sorted by class, each class with a learned prompt (section 3.2, ASSM).
 
@@ -210,6 +218,7 @@ class AttentiveScan(nn.Module):
         self.route = nn.Sequential(
             nn.Linear(dim, dim // 3, **dd), nn.GELU(), nn.Linear(dim // 3, num_tokens, **dd)
         )
+        self.order = ClassOrder()
         self.prompts = nn.Parameter(torch.empty(num_tokens, rank, **dd))
         self.in_proj = nn.Conv2d(dim, hidden, 1, **dd)
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
@@ -233,7 +242,7 @@ class AttentiveScan(nn.Module):
         route, prompt = self.routed(x.flatten(1, 2), self.prompts @ states, noise)
         inner = self.in_proj(x.permute(0, 3, 1, 2))
         tokens = (inner * self.conv(inner).sigmoid()).permute(0, 2, 3, 1).flatten(1, 2)
-        order = route.sort(dim=-1, stable=True).indices
+        order = self.order(route)
         steps = torch.arange(order.shape[1], device=x.device).expand_as(order)
         back = order.scatter(1, order, steps)  # the inverse
         y = self.ssm(_take(tokens, order), prompt)

@@ -1,12 +1,14 @@
 """The state-space core that every model of this package is built on."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Self
 
 import torch
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
+from vimzoo.errors import UsageError
 from vimzoo.ops import linear, scan_codes
 
 PARAMETERS = ("A_log", "D", "x_proj", "dt_proj", "dt_bias")
@@ -196,6 +198,21 @@ class SelectiveSSM(nn.Module):
             x, rows, rates, dt_proj, dt_bias, self.D, z, codes=codes, table=table, height=height, width=width,
             merge=merge,
         )  # fmt: skip
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """As `torch.nn.Module.apply`, by which captum's DeepLift enters a model.
+
+        Raises:
+            UsageError: ``fn`` is DeepLift's. It has rules for a few activations and takes all other modules for linear
+                without a word; of a Vim's score it attributed two percent.
+        """
+        origin = getattr(fn, "__module__", None) or ""
+        if origin.startswith("captum.") and "deep_lift" in origin:
+            raise UsageError(
+                f"captum's DeepLift has no rule for the selective scan of {type(self).__name__}, and would be wrong "
+                "without saying so; use IntegratedGradients, GradientShap or Occlusion, or vimzoo.explain"
+            )
+        return super().apply(fn)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, d_state={self.d_state}, dt_rank={self.dt_rank}, directions={self.directions}"

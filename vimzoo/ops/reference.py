@@ -113,18 +113,27 @@ def merged(y: Tensor, tokens: Tensor, length: int) -> Tensor:
     return total.index_add(1, flat, rearrange(y, "b k t d -> b (k t) d"))[:, :length]
 
 
+def path_parameters(call: ScanCall) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The recurrences that a scan runs.
+
+    Returns:
+        The tokens ``(K, T)`` that each path visits and, in the paths' order, the step sizes delta ``(B, K, D, T)``, the
+        rates A ``(K, D, N)``, B and C ``(B, K, N, T)``.
+    """
+    work = compute_dtype(call.x)
+    tokens = tokens_from_codes(call.codes, call.table, call.height, call.width).to(call.x.device)
+    parts = [call.rank, call.d_state, call.d_state]
+    low_rank, B, C = along_paths(call.x_dbl.to(work), tokens).split(parts, dim=2)
+    delta = call.dt_weight.to(work) @ low_rank + rearrange(call.dt_bias.to(work), "k d -> k d 1")
+    return tokens, F.softplus(delta), call.A.to(work).expand(call.directions, -1, -1), B, C
+
+
 def scan_paths(call: ScanCall) -> Tensor:
     """Definition of `vimzoo.ops.scan_paths`."""
     x, z = call.x, call.z
     work = compute_dtype(x)
-    tokens = tokens_from_codes(call.codes, call.table, call.height, call.width).to(x.device)  # (K, T)
-
+    tokens, delta, A, B, C = path_parameters(call)
     u = along_paths(x.to(work), tokens)
-    parts = [call.rank, call.d_state, call.d_state]
-    low_rank, B, C = along_paths(call.x_dbl.to(work), tokens).split(parts, dim=2)
-    delta = call.dt_weight.to(work) @ low_rank + rearrange(call.dt_bias.to(work), "k d -> k d 1")
-    delta = F.softplus(delta)
-    A = call.A.to(work).expand(call.directions, -1, -1)
     B, C = (rearrange(matrix, "b k n t -> b k 1 n t") for matrix in (B, C))
     y, _ = recurrence(u, delta, A, B, C)
     if call.D is not None:

@@ -12,6 +12,7 @@ from ..facts import ModelFacts
 from ..family import Family
 from ..weights.loading import build_model
 from .ablations import OPTIONS, VimAblation
+from .class_maps import cam_arguments
 from .model import Vim, checkpoint_filter_fn
 from .names import VIM, holds_vim
 
@@ -99,7 +100,12 @@ VIM_LONG_NAMES: dict[str, str | None] = {
 """The names that the authors register, which timm resolves with a warning."""
 
 FAMILY = Family(
-    "Vim", VIM_FACTS, VIM, lambda state: Vim if holds_vim(state) else None, authors_names=VIM_LONG_NAMES
+    "Vim",
+    VIM_FACTS,
+    VIM,
+    lambda state: Vim if holds_vim(state) else None,
+    cam=cam_arguments,
+    authors_names=VIM_LONG_NAMES,
 )
 
 default_cfgs = generate_default_cfgs(

@@ -14,6 +14,7 @@ from timm.models import generate_default_cfgs, register_model
 from ..facts import ModelFacts
 from ..family import Family
 from ..weights.loading import build_model
+from .class_maps import cam_arguments
 from .model import VMamba, checkpoint_filter_fn
 from .names import VMAMBA, holds_vmamba
 
@@ -112,7 +113,13 @@ VMAMBA_FACTS: dict[str, ModelFacts] = {
 }  # fmt: skip
 """By registered name."""
 
-FAMILY = Family("VMamba", VMAMBA_FACTS, VMAMBA, lambda state: VMamba if holds_vmamba(state) else None)
+FAMILY = Family(
+    "VMamba",
+    VMAMBA_FACTS,
+    VMAMBA,
+    lambda state: VMamba if holds_vmamba(state) else None,
+    cam=cam_arguments,
+)
 
 default_cfgs = generate_default_cfgs(
     {
