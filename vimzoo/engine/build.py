@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2
+from timm.optim import Muon, create_optimizer_v2, get_optimizer_info
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from vimzoo.commands import slow_half
 from vimzoo.data import SOURCES, Splits
 from vimzoo.errors import UsageError, first_line
+from vimzoo.models import fallback_list
 
 from .classes import warn
 from .configuration.check import AMP
@@ -105,7 +106,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         for sharded in [model] if ema is None else [model, ema.module]:
             parallel.shard(sharded)
     forward = parallel.wrap(model, world, device)
-    optimizer = _checked("optim", cfg["optim"], create_optimizer_v2, model)
+    optimizer = _checked("optim", cfg["optim"], build_optimizer, model)
     scheduler, epochs = _checked(
         "sched", cfg["sched"], create_scheduler_v2, optimizer, updates_per_epoch=steps_per_epoch
     )
@@ -141,6 +142,14 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         data=data.record(),
         order=data.batching.order,
     )
+
+
+def build_optimizer(model: nn.Module, opt: str, **options: Any) -> torch.optim.Optimizer:
+    """timm's ``create_optimizer_v2``, with what is not a matrix on the fallback list of Muon and its kin."""
+    kind = get_optimizer_info(opt.lower().rpartition("_")[2]).opt_class
+    if isinstance(kind, type) and issubclass(kind, Muon):  # text: a class of another library
+        options["fallback_list"] = [*fallback_list(model), *(options.get("fallback_list") or ())]
+    return create_optimizer_v2(model, opt=opt, **options)
 
 
 def warn_of_milestones(sched: dict[str, Any], epochs: int) -> None:

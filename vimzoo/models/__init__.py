@@ -2,6 +2,7 @@
 
 from .inferred import load_restoration
 from .mambair import MambaIR, MambaIRUNet, MambaIRv2
+from .matrices import fallback_list
 from .registry import FAMILIES
 from .vim import Vim
 from .vmamba import VMamba
@@ -16,6 +17,7 @@ __all__ = [
     "MambaIRv2",
     "VMamba",
     "Vim",
+    "fallback_list",
     "load_checkpoint",
     "load_restoration",
     "read_checkpoint",
