@@ -20,7 +20,7 @@ help:
 	@echo "make bench              measure this machine: benchmarks/results/MACHINE/*.json and tables"
 	@echo "make cards              write MODEL_CARDS.md anew"
 	@echo "make docs               the API reference in build/docs, from the docstrings"
-	@echo "make lint               ruff and mypy"
+	@echo "make lint               ruff, mypy, and the sources of figures and the terms in the documents"
 	@echo "make .venv              only the environment that all of these use (PYTHON=python3.12 picks another Python)"
 	@echo "make clean              remove build products; the environment stays (rm -r .venv removes it)"
 
@@ -51,6 +51,7 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.prose
 
 .venv: .venv/installed .venv/native
 

@@ -1,7 +1,7 @@
 """One file by torch.save against parts by torch.distributed.checkpoint, in one process.
 
 ``python benchmarks/checkpoint_forms.py`` writes benchmarks/results/MACHINE/checkpoint_forms.json. Both forms have the
-same guarantees (a temporary name, fsync, checksums, a rename, the one before kept) and are timed in turns, on the
+same guarantees (a temporary name, fsync, checksums, a rename, the one before kept) and are timed interleaved, on the
 states of benchmarks/saving.py: written while training waits, written beside training from a copy, and read back.
 """
 
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     write(
         "checkpoint_forms",
         rows,
-        "Medians of rounds in turns, one process on one thread; other work may have run on the machine, so compare "
+        "Medians of interleaved rounds, one process on one thread; other work may have run on the machine, so compare "
         "ratios. form: file is torch.save, parts is torch.distributed.checkpoint without other processes. save_s: "
         "while training waits; save_best_s: after the best epoch so far, with best.pt. stall_s: how long a save beside "
         "training holds it up; beside_s: until it is on the disk. step_ms: a step of about 20 ms alone, "

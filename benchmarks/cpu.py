@@ -87,9 +87,7 @@ def bench_scan(quick: bool) -> None:
                 rows.append(scan_row(name, "forward+backward", threads, elements, measure(calls, 3, 0)))
     columns = ["shape", "pass", "threads", "formula_ns", "eager_ns", "native_ns", "x_formula", "x_eager"]
     table(rows, columns)
-    write(
-        "cpu_selective_scan", rows, "float32 selective_scan, ns per (batch, channel, step); x: times as fast"
-    )
+    write("cpu_selective_scan", rows, "float32 selective_scan, ns per (batch, channel, step); x: speed-up")
 
 
 def scan_row(name: str, what: str, threads: int, elements: int, times: dict[str, dict]) -> dict[str, Any]:

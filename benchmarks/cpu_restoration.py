@@ -152,7 +152,7 @@ def bench_models(quick: bool) -> None:
     counts = ", ".join(f"{name} {call.parameters / 1e3:.0f} K" for name, call in calls.items())  # type: ignore[attr-defined]
     about = (
         f"{OURS} (fused), the same with materialised directions on our native selective_scan, the same on the plain "
-        f"loop, and peers with random weights; float32, one image of px x px to twice the size; x: times as fast; "
+        f"loop, and peers with random weights; float32, one image of px x px to twice the size; x: speed-up; "
         f"parameters: {counts}"
     )
     write("cpu_restoration", rows, about)
@@ -182,7 +182,7 @@ def bench_core(quick: bool) -> None:
                     row[f"x_{way}"] = row[f"{way}_ms"] and row[f"{way}_ms"] / row["fused_ms"]
                 rows.append(row | {"times": times})
     table(rows, [key for key in rows[0] if key != "times"])
-    about = f"one scan layer of {OURS} with its projections on a map of px x px, float32; x: times as fast"
+    about = f"one scan layer of {OURS} with its projections on a map of px x px, float32; x: speed-up"
     write("cpu_restoration_core", rows, about)
 
 
@@ -224,7 +224,7 @@ def photograph(size: tuple[int, int]) -> Image.Image:
 
 
 def bench_photograph(quick: bool) -> None:
-    """A large photograph through the command, with 4 GB of memory to be had."""
+    """A large photograph through the command, with 4 GB of memory available."""
     width, height = (side // (10 if quick else 1) for side in PHOTOGRAPH)
     commit = machine()["commit"]  # of now: it may be another by the end
     with TemporaryDirectory() as name:

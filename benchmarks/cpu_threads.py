@@ -92,7 +92,7 @@ def load(quick: bool) -> None:
         for other in others:
             other.kill()
     table(rows, ["model", "size", "one_ms", "two_ms", "worst_one_ms", "worst_two_ms", "worst_ratio"])
-    about = f"median and worst of {CALLS} calls beside a busy process, medians over rounds; threads in turns"
+    about = f"median and worst of {CALLS} calls beside a busy process, medians over interleaved rounds"
     write("cpu_threads_load", rows, about, extra={"load": os.getloadavg()[0]})
 
 

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = (
         "the small Vim of `python train.py` on the digits' test images; top1: per cent; other_answers: images that "
         "PyTorch names otherwise; difference: largest of a logit from PyTorch's, as a share of their standard "
-        "deviation; kb: of the file with the weights; speed one image at a time and in batches, all forms in turns"
+        "deviation; kb: of the file with the weights; speed one image at a time and in batches, all forms interleaved"
     )
     write("export_digits", rows, about)
 

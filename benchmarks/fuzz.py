@@ -101,7 +101,7 @@ REFUSALS = {
     "checkpoint": (CheckpointError,),
     "picture": (PictureError,),
 }
-"""Errors that are meant for bad input, by subject. TypeError: what is no tensor at all."""
+"""Errors that are meant for bad input, by subject. TypeError: an argument is not a tensor."""
 
 
 def try_op(name: str, rng: Rng) -> None:

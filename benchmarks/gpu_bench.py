@@ -1,4 +1,4 @@
-"""How ``gpu.py`` times: CUDA events, variants in turns, and what becomes of a variant that does not run."""
+"""How ``gpu.py`` times: CUDA events, interleaved variants, and what becomes of a variant that does not run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bench:
         return time.monotonic() > self.until
 
     def measure(self, calls: Calls, rounds: int = 15, budget: float = 3.0) -> dict[str, dict[str, Any]]:
-        """Medians and quartiles in seconds of every call, in turns; of one that fails, ``{"failed": why}``.
+        """Medians and quartiles in seconds of every call, interleaved; of one that fails, ``{"failed": why}``.
 
         At least three rounds are made, and no further one after ``budget`` seconds.
         """

@@ -28,6 +28,11 @@ from vimzoo.engine.finished import best_model
 from vimzoo.engine.tasks.restoration import measured
 
 Restore = Callable[[Tensor], Tensor]
+CLASSICAL = {
+    "denoise": "non-local means with the best of three strengths for each photograph",
+    "sr_x2": "bicubic enlargement",
+}
+"""What the trained models are compared with."""
 
 
 def non_local_means(sigma: float, strength: float) -> Restore:
@@ -52,7 +57,7 @@ def non_local_means(sigma: float, strength: float) -> Restore:
 
 
 def classical(name: str, cfg: dict[str, Any], low: Tensor, high: Tensor) -> tuple[float, float, str]:
-    """PSNR and SSIM of the best classical result and what made it; non-local means may choose by the answer."""
+    """PSNR and SSIM of the classical method and its name; the strength of non-local means is chosen by the answer."""
     if name == "sr_x2":
         return *measured(imresize(low, 2), high, 2), "bicubic"
     sigma = cfg["data"]["sigma"]
@@ -100,9 +105,8 @@ def bench(name: str, overrides: Sequence[str], out: Path) -> None:
     table(rows, list(rows[0]))
     about = (
         f"experiment=photos_{name}: PSNR in dB and SSIM of held-out photographs after so many seconds of training with "
-        f"{torch.get_num_threads()} threads, beside the best classical result (non-local means with the "
-        "strength that is best for the photograph); margin: PSNR above it; what else the machine did "
-        "meanwhile is not known"
+        f"{torch.get_num_threads()} threads, beside {CLASSICAL[name]}; margin: PSNR above it; what else the machine "
+        "did meanwhile is not known"
     )
     write(f"photos_{name}", rows, about)
 

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def refused(call: Callable[[], Any], errors: tuple[type[Exception], ...]) -> str
     try:
         call()
     except errors as error:
-        return f"refused: {str(error).splitlines()[0][:100]}"
+        return f"refused: {textwrap.shorten(str(error).splitlines()[0], 100, placeholder=' ...')}"
     return "DEFECT: accepted"
 
 

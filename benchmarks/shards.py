@@ -113,7 +113,7 @@ def measured(epoch: Callable[[], Iterator[int]]) -> float:
 
 
 def main() -> None:
-    """Measure both loaders in turns, and write the medians."""
+    """Measure both loaders, interleaved, and write the medians."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -150,7 +150,7 @@ def main() -> None:
         f"images per second and core from shards of JPEG files of {WIDTH} x {HEIGHT} pixels and {size} bytes"
     )
     versions = {"webdataset": importlib.metadata.version("webdataset"), "load": os.getloadavg()[0]}
-    write("shards", rows, f"{about}, cropped to {SIDE} pixels; medians of rounds in turns", extra=versions)
+    write("shards", rows, f"{about}, cropped to {SIDE} pixels; medians of interleaved rounds", extra=versions)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def command(options: argparse.Namespace, world: World) -> int:
         raise UsageError(str(error)) from error
     except KeyboardInterrupt:
         if world.main:
-            said = "interrupted; what was written is whole, and the same command goes on after it"
+            said = "interrupted; the files written so far are complete, and the same command continues after them"
             print(said, file=sys.stderr)
         return Exit.INTERRUPTED
     if not world.main:

@@ -112,7 +112,7 @@ def test_a_rate_that_no_schedule_sets_is_scaled(tmp_path: Path) -> None:
         (["optim.layer_decay=0.7"], "optim.layer_decay was None, not 0.7; it must not change on resume"),
         (["+optim.nonsense=1"], "optim .*nonsense"),
         (["optim.weight_decay=0"], "its optimizer does not fit optim and run.freeze"),
-        (["+model.start=weights.pth"], "goes on with the weights of the run; expected no model.start"),
+        (["+model.start=weights.pth"], "continues with the weights of the run; expected no model.start"),
     ],
 )
 def test_what_cannot_change_is_named(overrides: Any, message: str, begun: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_what_cannot_change_is_named(overrides: Any, message: str, begun: Path, 
 
 
 def test_weights_to_begin_from_may_be_gone(begun: Path, tmp_path: Path) -> None:
-    """A run that began from a file goes on without it."""
+    """A run that began from a file continues without it."""
     content = checkpoint.read(begun / "short/last.pt")
     content["config"]["model"]["start"] = "gone.pth"
     torch.save(content, tmp_path / "old.pt")

@@ -101,7 +101,7 @@ def test_a_signal_saves_and_stops(
     handler = signal.getsignal(number)
     at_step(5, lambda: os.kill(os.getpid(), number))
     with pytest.raises(
-        Stopped, match=rf"{number.name} after step 5 \(epoch 2, batch 2\); go on with resume="
+        Stopped, match=rf"{number.name} after step 5 \(epoch 2, batch 2\); continue with resume="
     ):
         launch(small(*EVENTFUL), tmp_path / "stopped")
     assert signal.getsignal(number) is handler

@@ -1,4 +1,4 @@
-"""The command that an older version was started with, given again, goes on with the run that it began."""
+"""The command that an older version was started with, given again, continues the run that it began."""
 
 import pytest
 

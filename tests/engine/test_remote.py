@@ -99,7 +99,7 @@ def test_an_unsteady_server_gives_what_a_disk_gives(server: Any, packed: Any, tm
 def test_every_sample_once_by_processes_and_workers_and_resumed(
     server: Any, packed: Any, tmp_path: Path
 ) -> None:
-    """Two processes with two workers each share a cache; they go on with the batch where they were interrupted."""
+    """Two processes with two workers each share a cache; they continue with the batch where they were interrupted."""
     data = shards(server.url, cache=str(tmp_path / "cache"), **SMALL)
     wanted = list(train_loader(shards(str(packed), **SMALL), 8, seed=3))
     loaders = [train_loader(data, 8, seed=3, workers=2, rank=rank, world=2) for rank in range(2)]

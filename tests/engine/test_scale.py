@@ -318,5 +318,5 @@ def test_a_signal_to_the_parent_saves_and_stops_all(tmp_path: Path) -> None:
         time.sleep(0.2)
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)
-    assert run.returncode == 128 + signal.SIGTERM and "go on with resume=" in said
+    assert run.returncode == 128 + signal.SIGTERM and "continue with resume=" in said
     assert checkpoint.read(tmp_path / "out/last.pt")["step"] > 1

@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_more_images_but_not_with_other_fractions(
         shutil.copy(root / "a/0.jpg", root / f"a/{number}.jpg")
     launch(composed(*words, *on), tmp_path / "more")
     assert (
-        "training images are new and 0 are gone: training goes on with the images of now"
+        "training images are new and 0 are gone: training continues with the present images"
         in capsys.readouterr().err
     )
 

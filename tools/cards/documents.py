@@ -148,6 +148,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             {name: results.newest(name) for name in scaling.RESULTS}
         ),
         root / "docs" / "training.md": {"shards": results.compared("shards", SHARDS)},
+        root / "kernels" / "selective_scan" / "README.md": {"slots": versions.slots_table(folder)},
     }
     filled = {
         path: fill_sections(path.read_text(), parts) for path, parts in sections.items() if path.is_file()

@@ -30,9 +30,7 @@ PUBLISHED: dict[str, tuple[int, int | None]] = {
 VMamba: its README.md and arXiv:2401.10166 (forward pass in float32). Vim: arXiv:2407.08083 (forward pass in float16).
 """
 PEAK = 312e12  # operations per second of an A100 in float16 and bfloat16, NVIDIA's data sheet
-LINK = (
-    25e9  # bytes per second and GPU between machines: DGX A100 has 200 Gbit/s for each, NVIDIA's data sheet
-)
+LINK = 25e9  # bytes per second and GPU between machines; an assumption: one link of 200 Gbit/s per GPU
 JPEG = 138e9 / 1_281_167  # bytes of a training picture: image-net.org's archive of 138 GB
 FAILURE_HOURS = (
     16384 * 54 * 24 / 419

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,34 @@ def compilers_table(results: Path) -> str:
             cells = [_slots(rows[name]) for name in COUNTED.values()]
             body.append([f"{recorded['compiler']} {version}", torch, *cells])
     return table(["compiler", "as torch brings it", *COUNTED], body) if body else "Not counted yet."
+
+
+def slots_table(results: Path) -> str:
+    """Issue slots of the scans by the newest recorded compilers, beside mamba_ssm's where that has such a scan."""
+    columns, theirs = {}, {}
+    for file in ("sass_cuda", "sass_triton"):
+        recorded = json.loads((results / f"{file}.json").read_text())
+        version, entry = list(recorded["versions"].items())[-1]
+        rows = {}
+        for row in entry["rows"]:
+            direction = "backward" if row["kernel"] == "scan_backward" else "forward"
+            rows[row["shape"], direction] = _slots(row)
+        columns[f"{recorded['compiler']} {version}"] = rows
+        many, back, one = re.findall(
+            r"(\d+) forward, (\d+) backward \(N 16\), (\d+) \(N 1\)", recorded["about"]
+        )[0]
+        theirs = {"Vim-T": {"forward": many, "backward": back}, "VMamba-T": {"forward": one}}
+    body = [
+        [
+            shape,
+            direction,
+            *(rows[shape, direction] for rows in columns.values()),
+            other.get(direction, "not counted"),
+        ]
+        for shape, direction in next(iter(columns.values()))
+        for other in [theirs.get(shape.partition(" ")[0], {})]
+    ]
+    return table(["shape", "pass", *columns, "mamba_ssm"], body)
 
 
 def _slots(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ Code written for theirs works after changing its import line: arguments keep the
 `vimzoo.layers.SS2D` document each option; this module only maps the names.
 
 Upstream bugs that are not imitated: ``forward_type="v2"`` (the default), Mamba-2 with a gate or in channel-first
-models, and cascades in channel-last ones run; odd maps are merged; a backbone that cannot load its file says so
+models, and cascades in channel-last ones run; odd maps are merged; a backbone that cannot load its file raises an error
 instead of staying random. Not offered: the ``xv`` types, which no longer run, and ``flops()``.
 """
 

@@ -14,7 +14,7 @@ class Mlp(nn.Module):
         dim: Width.
         hidden: Width between the two.
         act: Activation, as `vimzoo.layers.maps.activation` takes it.
-        gated: The first layer gives values and gates, ``hidden`` of each; values times activated gates go on
+        gated: The first layer gives values and gates, ``hidden`` of each; values times activated gates are passed on
             (a GLU, the authors' ``gmlp``).
         drop_rate: Dropout after the activation (not if gated) and after the last layer.
 

@@ -37,7 +37,7 @@ def paired_folder(
     is only a test folder. The data set's ``notes`` say what was understood and left out.
 
     Files of a pair have one name (``low/a.png``, ``high/a.jpg``), or are named as this field does, see
-    `vimzoo.data.pairs.matching.matched`; the scale is told by their sizes, and must be one for all.
+    `vimzoo.data.pairs.matching.matched`; the scale is inferred from their sizes and must be the same for all.
 
     Args:
         root: DIR.

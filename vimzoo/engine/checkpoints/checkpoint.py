@@ -78,7 +78,7 @@ class Writer:
 
 
 def content(state: State, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What `save` writes; its tensors are the live ones, which training goes on to change."""
+    """What `save` writes; its tensors are the live ones, which training changes further."""
     parts = {
         "model": state.model.state_dict(),
         "model_ema": None if state.ema is None else state.ema.module.state_dict(),

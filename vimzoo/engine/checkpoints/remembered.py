@@ -51,7 +51,7 @@ def check_resumed(before: Record | None, now: Record, path: Path, within_epoch: 
             "which makes their scores worthless; expected the same data.val_fraction, data.test_fraction and folders"
         )
     for part, meaning in (
-        ("train", "training goes on with the images of now"),
+        ("train", "training continues with the present images"),
         ("val", "scores before and after, and so the best epoch, are not of the same images"),
     ):
         old, new = _of(before, part), _of(now, part)
@@ -75,7 +75,7 @@ def of_run(run: Path) -> Record | None:
 
 
 def trained_on(run: Path, data: Splits, split: str) -> int:
-    """How many images of a split the run has trained on, as far as it is recorded; says so if there are any."""
+    """How many images of a split the run has trained on, as far as it is recorded; logs a warning if there are any."""
     before, now = of_run(run), data.record()
     if before is None or not before["members"] or not now["members"]:
         return 0

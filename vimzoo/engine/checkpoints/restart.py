@@ -22,7 +22,7 @@ SAME_RESULT = {"run.accumulate"}  # raised by a run that was short of memory
 
 
 def is_own(cfg: dict[str, Any], out: Path, env: Mapping[str, str] = os.environ) -> bool:
-    """Whether a job that is started goes on with the run in ``out``: it has the same settings, and a launcher has
+    """Whether a job that is started continues the run in ``out``: it has the same settings, and a launcher has
     started this job again, or has started it and the run is unfinished.
 
     Args:
@@ -53,7 +53,7 @@ def launcher_goes_on(stop: Stopped, world: World) -> bool:
     The handler of submitit for SIGUSR2 asks for another start and ends the process; for SIGTERM it does nothing.
 
     Returns:
-        Whether there was such a handler, and the run is to go on here. In all processes, as the first one's says.
+        Whether there was such a handler, and the run shall continue here. All processes follow the first one's handler.
     """
     goes_on = False
     try:

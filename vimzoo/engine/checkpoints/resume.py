@@ -131,7 +131,7 @@ def _check_fixed(changes: dict[str, tuple[Any, Any]], path: Path) -> None:
             raise _refused(path, key, *changes[key])
     for key in START:
         if key in changes:
-            raise UsageError(f"resume={path}: goes on with the weights of the run; expected no {key}")
+            raise UsageError(f"resume={path}: continues with the weights of the run; expected no {key}")
 
 
 def _set_optimizer(

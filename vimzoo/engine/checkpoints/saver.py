@@ -179,6 +179,6 @@ class Saver:
         resume = shlex.quote(quoted("resume", str(self.last(state))))
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after step {state.step} (epoch {state.epoch + 1}, "
-            f"batch {state.batch}); go on with {resume}",
+            f"batch {state.batch}); continue with {resume}",
             number,
         )

@@ -85,7 +85,7 @@ def slurm_problem() -> str | None:
 
 
 def storage_problem(storage: object) -> str | None:
-    """Why Optuna cannot go on with the study kept at the URL ``storage``; None if it can, or keeps none."""
+    """Why Optuna cannot continue the study kept at the URL ``storage``; None if it can, or keeps none."""
     if not isinstance(storage, str):
         return None
     import optuna

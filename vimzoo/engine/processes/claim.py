@@ -39,16 +39,16 @@ def claimed(
 
     The claim is a file, locked by the system, which knows whether its owner is alive, on other machines too. A file
     system without locks makes it once; then a run that was killed leaves it. A job that its launcher starts again takes
-    its own; others are refused, and the error says how to go on.
+    its own; others are refused, and the error says how to continue.
 
     Args:
         out: the folder.
-        asked: the setting ``resume``: a run may go on in its own folder.
+        asked: the setting ``resume``: a run may continue in its own folder.
         named: whether the user gave that name. If not, and it is taken, the run gets the next one: ``NAME_2``.
-        own: whether this run goes on with the one in a folder, whatever ``asked`` is.
+        own: whether this run continues the one in a folder, whatever ``asked`` is.
 
     Raises:
-        UsageError: another run writes there, or has written there and it is not the one to go on with.
+        UsageError: another run writes there, or has written there and it is not the one to continue.
     """
     names = (out if number == 1 else out.with_name(f"{out.name}_{number}") for number in itertools.count(1))
     for folder in names:
@@ -73,7 +73,7 @@ def _alone(folder: Path, again: bool) -> Iterator[None]:
     """Hold the lock of a folder.
 
     Args:
-        again: whether this run goes on with the one in the folder.
+        again: whether this run continues the one in the folder.
 
     Raises:
         Taken: another process holds it.

@@ -39,7 +39,7 @@ class Patient:
         if not self.failure:
             self.failure = getattr(error, "strerror", None) or str(error)
             if self is sys.stdout:
-                print(f"output cannot be written ({self.failure}); the run goes on", file=sys.stderr)
+                print(f"output cannot be written ({self.failure}); the run continues", file=sys.stderr)
 
     def give_up(self) -> None:
         """After a failure: let the interpreter's last flush go nowhere, which would fail again and with noise."""

@@ -228,7 +228,7 @@ FILES = {
     "curves.png": "learning curves",
     "sizes.csv": "sizes of images and batches, and how many of each",
     "unreadable.txt": "images that could not be read",
-    "wandb.id": "the run at Weights & Biases, which a resume goes on with",
+    "wandb.id": "the run at Weights & Biases, which a resumed run continues",
     "config.yaml": "what was asked for",
     "about.json": "command, code, versions and machine",
 }

@@ -50,12 +50,12 @@ def open_tracker(
 ) -> Tracker:
     """A tracker that writes into the run folder ``out``.
 
-    A run that is resumed goes on with its curves from ``step``, also in another folder: TensorBoard's files are copied
+    A resumed run continues its curves from ``step``, also in another folder: TensorBoard's files are copied
     there, and Weights & Biases is told the same id. It obeys its own environment: ``WANDB_MODE=offline`` keeps
     everything in ``out/wandb``.
 
     Args:
-        begun: the folder of the run that goes on.
+        begun: the folder of the run that is continued.
 
     Raises:
         UsageError: an unknown name, or its package is not installed or refuses.

@@ -118,7 +118,7 @@ def _source_grid(model: Any, own: Grid, patches: int, img_size: Grid | None) -> 
         for grid in _grids(model, size):
             if grid[0] * grid[1] == patches:
                 if grid != own and patches == own[0] * own[1]:
-                    _tell(grid, own, f"the image size in {what} says so")
+                    _tell(grid, own, f"inferred from the image size in {what}")
                 return grid
     if patches == own[0] * own[1]:
         if own[0] != own[1]:

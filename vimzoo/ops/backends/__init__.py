@@ -43,7 +43,7 @@ class Backend:
     Args:
         name: as in ``backend="name"``.
         devices: type of device (or `ANY`) -> rank in the order in which backends are tried, the lowest first; ``None``
-            if this one runs there only where it is asked for.
+            if this one runs there only when it is forced.
         ops: name of an operator, forward or backward -> function of its `Call` and, in a backward operator, of the
             gradients and saved tensors that precede the call's arguments in the schema. It raises `Unsupported`.
         load: returns whether the backend can be used in this process, and its version, or why not.

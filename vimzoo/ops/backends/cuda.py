@@ -1,4 +1,4 @@
-"""The ``cuda`` backend: scans in CUDA C++, compiled at first use by NVRTC; runs only where it is asked for.
+"""The ``cuda`` backend: scans in CUDA C++, compiled at first use by NVRTC; runs only when it is forced.
 
 Its kernels are checked on the CPU and compiled for several GPUs, but none has been timed: until then Triton's are the
 default.

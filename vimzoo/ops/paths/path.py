@@ -148,7 +148,7 @@ class ScanPath:
 
     @classmethod
     def diagonal(cls, *, zigzag: bool = True) -> ScanPath:
-        """Diagonal after diagonal from the top left, in turns down and up (as JPEG orders) or all downward."""
+        """Diagonal after diagonal from the top left, alternately down and up (as JPEG orders) or all downward."""
         return cls.from_function(Diagonal(zigzag))
 
     @classmethod

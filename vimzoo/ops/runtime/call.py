@@ -23,7 +23,7 @@ class Call:
     """Base of the operators' dataclasses of inputs, whose fields are the arguments of the schema, in its order.
 
     A forward and a backward operator share one such class: the schema of the backward operator starts with gradients
-    and saved tensors and goes on with these fields, without ``save_states``; ``backend`` is in neither. Instances are
+    and saved tensors, followed by these fields, without ``save_states``; ``backend`` is in neither. Instances are
     made once per call and not changed.
     """
 
