@@ -137,7 +137,8 @@ def bench_vmamba(quick: bool) -> None:
             row = {"batch": batch, "threads": threads} | {
                 f"{k}_ms": t["median"] * 1e3 for k, t in times.items()
             }
-            row |= {"speed_vs_swin": row["swin_ms"] / row["vmamba_ms"], "scan_share": share}
+            row |= {f"speed_vs_{k}": row[f"{k}_ms"] / row["vmamba_ms"] for k in ("swin", "convnext")}
+            row |= {"scan_share": share}
             rows.append(row | {"times": times})
     table(rows, ["batch", "threads", "vmamba_ms", "swin_ms", "convnext_ms", "speed_vs_swin", "scan_share"])
     about = (

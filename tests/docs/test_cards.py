@@ -10,7 +10,7 @@ import timm
 
 from tools.cards import documents, markdown, restoration, sizes
 from tools.cards.__main__ import main
-from tools.cards.results import Results
+from tools.cards.results import Results, command
 from vimzoo.engine.configuration.composing import compose_settings
 from vimzoo.models.facts import ModelFacts, RestorationFacts
 from vimzoo.models.registry import FAMILIES, known_facts
@@ -90,7 +90,7 @@ def test_every_recorded_row_is_in_its_document(path: str, section: str, result: 
     machines = {f"`{file.parent.name}`" for file in RESULTS.rglob(f"{result}.json")}
     for row in rows:
         cells = {markdown.number(value) for value in row.values() if not isinstance(value, dict | list)}
-        matching = [got for got in shown if set(got.values()) <= cells | machines | {"-"}]
+        matching = [got for got in shown if set(got.values()) <= cells | machines | {"-", markdown.DISTURBED}]
         assert len(matching) == 1, row
     assert all(found["machine"]["date"] in text for found in recorded)
 
@@ -100,7 +100,8 @@ def test_readme_has_every_measurement_with_one_thread() -> None:
     assert len(shown) == len(documents.README_RESULTS)
     for rows, name in zip(shown, documents.README_RESULTS, strict=True):
         recorded = [json.loads(file.read_text()) for file in RESULTS.rglob(f"{name}.json")]
-        assert len(rows) == sum(row["threads"] == 1 for found in recorded for row in found["rows"]) > 0
+        made = [row for row in rows if markdown.NOT_MEASURED not in row.values()]
+        assert len(made) == sum(row["threads"] == 1 for found in recorded for row in found["rows"]) > 0
 
 
 @pytest.mark.parametrize("path", ["README.md", "MODEL_CARDS.md", *DOCS])
@@ -203,23 +204,32 @@ def test_check_says_what_is_stale_and_writing_cures_it(
 def test_measured_figures_come_with_machine_and_threads(checkout: Path) -> None:
     rows = [{"model": "vim_tiny_patch16_224", "threads": t, "ms": 10.0 / t, "times": {}} for t in (1, 2)]
     store(checkout, "cpu_each_model", rows, "Z80")
-    store(checkout, "cpu_models", [{"px": 224, "threads": t, "vim_ms": 123.456 / t} for t in (1, 2)], "Z80")
+    rows = [
+        {"px": 224, "threads": t, "vim_ms": 123.456 / t, "deit_ms": 1.0, "speed_vs_deit": t / 7}
+        for t in (1, 2)
+    ]
+    store(checkout, "cpu_models", rows, "Z80")
     main([], checkout)
     readme, text = (checkout / "README.md").read_text(), (checkout / "MODEL_CARDS.md").read_text()
     assert "| 10.0 / 5.00 |" in readme and "1 thread / 2 threads" in readme
-    assert "| 224 | - | 123 |" in readme and "| 61.7 |" not in readme
-    assert "Measured 1976-07-01 (`z80`)." in readme
-    assert "| 224 | 1 | 123 |" in text and "| 224 | 2 | 61.7 |" in text and "1976-07-01" in text
+    assert "| 224 | - | 0.143 |" in readme and "| 0.286 |" not in readme and "`z80`, Z80, base" in readme
+    assert "Measured 1976-07-01 (`z80`). By `python benchmarks/cpu_models.py models`." in readme
+    assert "| 224 | 1 | 0.143 |" in text and "| 224 | 2 | 0.286 |" in text and "1976-07-01" in text
+    assert "| 123 |" not in text, "a second figure for the time of a model"
 
 
 def test_every_machine_is_shown_the_latest_first(checkout: Path) -> None:
     for processor, date, ms in (("I8080", "1974-04-01", 99.0), ("Z80", "1976-07-01", 11.0)):
         rows = [{"model": "vim_tiny_patch16_224", "threads": 1, "ms": ms}]
         store(checkout, "cpu_each_model", rows, processor, date)
-        store(checkout, "cpu_models", [{"px": 224, "threads": 1, "vim_ms": ms}], processor, date)
+        rows = [
+            {"px": px, "threads": 1, "speed_vs_deit": ms} for px in ((224, 512) if ms == 99.0 else (224,))
+        ]
+        store(checkout, "cpu_models", rows, processor, date)
     main([], checkout)
     text, readme = (checkout / "MODEL_CARDS.md").read_text(), (checkout / "README.md").read_text()
-    assert "CPU: 11.0 ms an image" in text and "CPU: 99.0" not in text
+    assert "CPU: 11.0 ms per image (1 thread, `z80`)" in text and "CPU: 99.0" not in text
+    assert "| `z80` | 512 | - | not measured |" in readme
     assert text.index("### cpu_models, z80") < text.index("### cpu_models, i8080")
     assert readme.index("| `z80` | 224 | - | 11.0 |") < readme.index("| `i8080` | 224 | - | 99.0 |")
 
@@ -265,3 +275,38 @@ def test_a_table_without_rows_is_an_error(checkout: Path) -> None:
     store(checkout, "cpu_models", [{"px": 224, "threads": 2}], "one")
     with pytest.raises(ValueError, match="no rows to compare in the results of one"):
         Results(checkout / "benchmarks" / "results").compared("cpu_models", ("px",), threads=1)
+
+
+def test_disturbed_measurements_are_left_out(checkout: Path) -> None:
+    """Two threads that are slower than one are a sign of other work on the machine."""
+    rows = [{"model": "vim_tiny_patch16_224", "threads": t, "ms": 10.0 * t} for t in (1, 2)]
+    rows += [{"model": "vim_small_patch16_224", "threads": t, "ms": 20.0 + t} for t in (1, 2)]
+    store(checkout, "cpu_each_model", rows, "Z80")
+    main([], checkout)
+    text = (checkout / "MODEL_CARDS.md").read_text()
+    assert "| vim_tiny_patch16_224 | 2 | disturbed |" in text and "CPU: 10.0 / disturbed ms" in text
+    assert "| vim_small_patch16_224 | 2 | 22.0 |" in text and "other work was running" in text
+
+
+def test_what_is_missing_in_a_table() -> None:
+    result = {
+        "about": "a",
+        "machine": {},
+        "rows": [{"px": 1, "ms": 2.5, "slow_ms": None}, {"what": "x", "px": 2, "ms": 3.5, "slow_ms": 9.5}],
+    }
+    rows = tables(markdown.result_table(result))[0]
+    assert [row["slow ms"] for row in rows] == ["not measured", "9.50"]
+    assert [row["what"] for row in rows] == ["-", "x"]
+
+
+@pytest.mark.parametrize(
+    "file", sorted(RESULTS.rglob("*.json")), ids=lambda file: f"{file.parent.name}-{file.stem}"
+)
+def test_the_command_of_every_result_is_known(file: Path) -> None:
+    """The script of that name writes such a file, and knows the part."""
+    if file.stem in ("cpu_reference", "sass_cuda", "sass_triton", "versions"):
+        return  # in no table of their own; docs/install.md and the kernels' README.md name the script
+    script, _, part = command(file.stem).removeprefix("python ").partition(" ")
+    text = (documents.ROOT / script).read_text()
+    assert f'"{file.stem}"' in text or f'f"{file.stem.removesuffix(part)}' in text
+    assert not part or f'"{part}"' in text

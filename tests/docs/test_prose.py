@@ -1,4 +1,4 @@
-"""Figures name a source and terms are those of the table: the check of ``make lint``, on the repository and on faults."""
+"""Figures name a source, terms are those of the table: the check of ``make lint``, on the repository and on faults."""
 
 import json
 from pathlib import Path

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from vimzoo.models.facts import ModelFacts
 from vimzoo.models.family import Family
 
-from .markdown import errors, giga, machine_line, millions, table, weights_line
-from .results import Results
+from .markdown import NOT_MEASURED, errors, giga, machine_line, millions, or_none, table, weights_line
+from .results import Results, command
 from .sizes import size_of
 
 
@@ -19,8 +19,7 @@ def model_table(models: Mapping[str, ModelFacts], results: Results) -> str:
     rows = []
     for name, facts in models.items():
         size = size_of(name)
-        published = None if facts.gflops is None else str(facts.gflops)
-        scores = [None if score is None else str(score) for score in (facts.top1, facts.top5)]
+        published, *scores = (str(or_none(figure)) for figure in (facts.gflops, facts.top1, facts.top5))
         counted = [millions(size.params), giga(size.flops), giga(size.paper_flops)]
         link = f"[`{name}`](#{name})"
         rows.append([link, facts.input_size[-1], *counted, published, *scores, results.ms_of(name)])
@@ -47,8 +46,10 @@ def card(family: Family, facts: ModelFacts, results: Results) -> str:
     lines.append(f"Source: {facts.origin}, arXiv:{facts.paper}")
     if row := results.parity_of(facts.name):
         lines.append(f"Parity with `{row['reference']}`, output / inner / gradient: {errors(row)}")
-    if results.ms_of(facts.name) != "-":
-        lines.append(f"CPU: {results.ms_of(facts.name)} ms an image ({results.threads()})")
+    if results.ms_of(facts.name) != NOT_MEASURED:
+        lines.append(
+            f"CPU: {results.ms_of(facts.name)} ms per image ({results.threads()}, {results.speed_machine})"
+        )
     lines += [
         f"Authors' name: `{long}`" for long, name in family.authors_names.items() if name == facts.tagged_name
     ]
@@ -62,7 +63,7 @@ def section(family: Family, results: Results) -> str:
     models: Mapping[str, ModelFacts] = family.facts  # type: ignore[assignment]
     parts = [f"## {family.name}\n", model_table(models, results) + "\n"]
     if results.speed["machine"]:
-        parts.append(f"Times: {machine_line(results.speed['machine'])}.\n")
+        parts.append(f"Times: {results.speed_machine}, {machine_line(results.speed['machine'])}.\n")
     return "\n".join([*parts, *(card(family, facts, results) + "\n" for facts in models.values())])
 
 
@@ -73,10 +74,11 @@ def readme_table(families: Sequence[Family], results: Results) -> str:
     for family in families:
         models: Mapping[str, ModelFacts] = family.facts  # type: ignore[assignment]
         for name, facts in models.items():
-            size, top1 = size_of(name), None if facts.top1 is None else str(facts.top1)
-            parity = results.parity_of(name)
-            counted = [millions(size.params), giga(size.paper_flops), top1]
-            weights = "yes" if facts.weights(facts.tag) else "-"
-            rows.append([f"`{name}`", weights, *counted, parity and parity["output"], results.ms_of(name)])
-    said = f"CPU ms: one image, float32, {results.threads()}; {machine_line(results.speed['machine'])}."
+            size, parity = size_of(name), results.parity_of(name)
+            counted = [millions(size.params), giga(size.paper_flops), str(or_none(facts.top1))]
+            weights = "hub" if facts.weights(facts.tag) else "none"
+            recorded = parity["output"] if parity else NOT_MEASURED
+            rows.append([f"`{name}`", weights, *counted, recorded, results.ms_of(name)])
+    where = f"{results.speed_machine}, {machine_line(results.speed['machine'])}"
+    said = f"CPU ms: one image, float32, {results.threads()}; {where}. By `{command('cpu_each_model')}`."
     return "\n\n".join([table(header, rows), *([said] if results.speed["rows"] else [])])

@@ -10,15 +10,15 @@ from vimzoo.exporting import FORMATS
 from vimzoo.models.registry import FAMILIES
 
 from . import classification, restoration, scaling, versions
-from .markdown import machine_line, read_result, result_table, table
-from .results import Results
+from .markdown import machine_line, or_none, read_result, result_table, table
+from .results import Results, command, marked
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"classification": classification, "restoration": restoration}
 """What writes the cards of a family, by the family's task."""
 README_RESULTS = {
-    "cpu_models": ("px", "dtype", "vim_ms", "deit_ms", "speed_vs_deit"),
-    "cpu_vmamba": ("batch", "vmamba_ms", "swin_ms", "convnext_ms", "speed_vs_swin"),
+    "cpu_models": ("px", "dtype", "speed_vs_deit"),
+    "cpu_vmamba": ("batch", "speed_vs_swin", "speed_vs_convnext"),
     "cpu_selective_scan": ("shape", "pass", "native_ns", "x_formula", "x_eager"),
     "cpu_restoration": (
         "px",
@@ -30,18 +30,23 @@ README_RESULTS = {
     ),
 }
 """Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
+RATIOS = {
+    "cpu_models": ("vim_ms", "deit_ms"),
+    "cpu_vmamba": ("vmamba_ms", "swin_ms", "convnext_ms"),
+}
+"""Times that tables leave out, so that the time of a model has one figure: that of ``cpu_each_model``."""
 PAIRS = ("files", "images", "ms", "crops_per_s")
 SHARDS = ("read", "loader processes", "vimzoo", "webdataset", "ratio")
 PHOTOGRAPH = ("pixels", "result", "threads", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
 """Columns of docs/restoration.md's table of a large photograph."""
 DIGITS = (
     "form",
+    "threads",
     "images",
     "top1",
     "other_answers",
     "difference",
     "kb",
-    "threads",
     "images_per_s_batch_1",
     "images_per_s_batch_64",
 )
@@ -50,21 +55,23 @@ DIGITS = (
 INTRODUCTION = """\
 # Model cards
 
-Written by `python -m tools.cards`; a test fails when this file is stale. Sizes are counted from the registered
-models, published figures come from the records beside each registration, measured ones from `benchmarks/results`.
+`make cards` writes this file; a test fails if it is out of date. Sizes are counted from the registered models,
+published figures come from the records beside each registration, measured ones from `benchmarks/results`.
 
-- **Parameters**: of the model as registered, classifier included.
-- **GFLOPs**: one image at the model's size, by torch's `FlopCounterMode`; a multiply-add is 2 operations. Per channel,
-  token and direction the scan counts 9 N for the recurrence (N states), 2 for D and 2 R for the step-size projection (R
-  its rank). Norms, activations and additions count nothing.
-- **papers' GFLOPs**: the same model as papers of this field count: a multiply-add is 1, the recurrence is 9 N all the
-  same (VMamba's rule) and D and the gate 1 each. Compare this column with published tables; *published* is such a
-  figure, whose authors may leave out some terms.
+- **Parameters**: of the model as registered, including the classifier.
+- **GFLOPs**: for one image at the model's size, counted by torch's `FlopCounterMode` on the device `meta`; a
+  multiply-add is 2 operations. Per channel, token and direction the scan counts 9 N for the recurrence (N states), 2
+  for D and 2 R for the step-size projection (rank R). Norms, activations and additions count nothing.
+- **papers' GFLOPs**: the same model counted as papers of this field do: a multiply-add is 1, the recurrence is also
+  9 N (VMamba's rule), D and the gate are 1 each. Compare this column with published tables; *published* is such a
+  figure, whose authors may have left out some terms.
 - **top-1, top-5**: ImageNet-1k validation accuracy in per cent **as published**. It was not measured here.
-- **parity**: worst difference from recordings of the official code, which are part of this repository
-  (`tests/parity/references`): of outputs and of inner tensors, as a share of the recording's standard deviation, and of
-  gradient norms, relative. "-" where no recording of this very size exists; `benchmarks/parity.py` writes them.
-- **ms**: median time of one image on the CPU, float32, by `benchmarks/each_model.py`.
+- **parity**: largest difference from recordings of the official code, which are part of this repository
+  (`tests/parity/references`): for outputs and intermediate tensors as a share of the recording's standard deviation,
+  for gradient norms relative. `benchmarks/parity.py` measures it.
+- **ms**: median time of one image on the CPU, float32, measured by `benchmarks/each_model.py` on the named machine.
+- In all tables, *none* means that nothing is published or recorded, *not measured* that there is no measurement yet,
+  and "-" that a figure does not apply.
 """
 
 
@@ -75,8 +82,8 @@ def parity_section(results: Results) -> str:
         return "Not measured yet."
     kinds = ("output", "intermediate", "gradient")
     worst = {kind: max((row[kind] or 0.0 for row in rows), default=0.0) for kind in kinds}
-    body = [[f"`{row['reference']}`", *(row[kind] for kind in kinds)] for row in rows]
-    said = f"{results.parity['about']}. {machine_line(results.parity['machine'])}."
+    body = [[f"`{row['reference']}`", *(or_none(row[kind]) for kind in kinds)] for row in rows]
+    said = f"{results.parity['about']}. {machine_line(results.parity['machine'])}. By `{command('parity')}`."
     return f"{said}\n\n{table(['recording', *kinds], [['**worst of all**', *worst.values()], *body])}"
 
 
@@ -87,7 +94,8 @@ def model_cards(results: Results) -> str:
     for machine in results.machines:
         for path in sorted(machine.glob("*.json")):
             title = f"### {path.stem}, {machine.name}\n"
-            parts += [title, result_table(read_result(machine, path.stem)) + "\n"]
+            result = marked(read_result(machine, path.stem))
+            parts += [title, result_table(result, command(path.stem), RATIOS.get(path.stem, ())) + "\n"]
     return "\n".join(parts)
 
 
@@ -131,7 +139,9 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
     results = Results(folder)
     sections = {
         root / "README.md": readme_sections(results),
-        root / "docs" / "reliability.md": {"reliability": result_table(read_result(folder, "reliability"))},
+        root / "docs" / "reliability.md": {
+            "reliability": result_table(read_result(folder, "reliability"), command("reliability"))
+        },
         root / "docs" / "export.md": {
             "digits": results.compared("export_digits", DIGITS),
             "formats": formats_table(),

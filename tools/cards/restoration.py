@@ -8,7 +8,7 @@ from typing import Any
 from vimzoo.models.facts import RestorationFacts, Scores
 from vimzoo.models.family import Family
 
-from .markdown import errors, giga, millions, table, weights_line
+from .markdown import NOT_MEASURED, errors, giga, millions, or_none, table, weights_line
 from .results import Results
 from .sizes import Size, restoration_size
 
@@ -30,7 +30,7 @@ def counted(facts: RestorationFacts) -> Size:
 
 def _score(value: tuple[float, float | None] | None) -> str:
     if value is None:
-        return "-"
+        return "none"
     psnr, ssim = value
     return f"{psnr:.2f}" if ssim is None else f"{psnr:.2f} / {ssim:.4f}"
 
@@ -69,8 +69,8 @@ def size_table(models: Models) -> str:
     for name, facts in models.items():
         size = counted(facts)
         numbers = [millions(size.params), giga(size.flops), giga(size.paper_flops)]
-        published = None if facts.gmacs is None else str(facts.gmacs)
-        rows.append([f"[`{name}`](#{name})", facts.purpose, *numbers, published, ", ".join(facts.files)])
+        tags = ", ".join(facts.files) or weights_of(facts)
+        rows.append([f"[`{name}`](#{name})", facts.purpose, *numbers, str(or_none(facts.gmacs)), tags])
     return table(header, rows)
 
 
@@ -107,6 +107,11 @@ def section(family: Family, results: Results) -> str:
     return "\n".join([*head, *cards])
 
 
+def weights_of(facts: RestorationFacts) -> str:
+    """Where a model's weights are: on the hub, in a file that its authors link to, or nowhere."""
+    return "hub" if facts.files else "file" if facts.scores else "none"
+
+
 def readme_table(families: Sequence[Family], results: Results) -> str:
     """The models in README.md: one published figure each, of the first data set of the first recipe."""
     rows = []
@@ -115,10 +120,9 @@ def readme_table(families: Sequence[Family], results: Results) -> str:
         for name, facts in models.items():
             size, parity = counted(facts), results.parity_of(name)
             first = next(((s, *next(iter(v.items()))) for s, v in facts.scores.items()), None)
-            score = None
+            score = "none"
             if first is not None:
                 score = f"{first[1]}{'' if first[0] == 'df2k' else f' {first[0]}'} {first[2][0]:.2f}"
-            weights = "yes" if facts.files else "-"
-            row = [f"`{name}`", weights, millions(size.params), giga(size.paper_flops), score]
-            rows.append([*row, parity and parity["output"]])
+            row = [f"`{name}`", weights_of(facts), millions(size.params), giga(size.paper_flops), score]
+            rows.append([*row, parity["output"] if parity else NOT_MEASURED])
     return table(["model", "weights", "params, M", "papers' GFLOPs", "published PSNR, dB", "parity"], rows)

@@ -2,11 +2,76 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .markdown import comparison, number, read_result
+from .markdown import DISTURBED, NOT_MEASURED, comparison, number, read_result
+
+COMMANDS = {
+    "checkpoint_forms": "benchmarks/checkpoint_forms.py",
+    "cpu_each_model": "benchmarks/each_model.py",
+    "cpu_isa": "benchmarks/cpu.py isa",
+    "cpu_linear": "benchmarks/cpu.py linear",
+    "cpu_memory": "benchmarks/cpu_models.py memory",
+    "cpu_models": "benchmarks/cpu_models.py models",
+    "cpu_pairs_crops": "benchmarks/cpu_pairs.py crops",
+    "cpu_pairs_headers": "benchmarks/cpu_pairs.py headers",
+    "cpu_restoration": "benchmarks/cpu_restoration.py models",
+    "cpu_restoration_core": "benchmarks/cpu_restoration.py core",
+    "cpu_restoration_memory": "benchmarks/cpu_restoration.py memory",
+    "cpu_restoration_photograph": "benchmarks/cpu_restoration.py photograph",
+    "cpu_scan_paths": "benchmarks/cpu.py scan_paths",
+    "cpu_selective_scan": "benchmarks/cpu.py selective_scan",
+    "cpu_threads_grain": "benchmarks/cpu_threads.py grain",
+    "cpu_threads_load": "benchmarks/cpu_threads.py load",
+    "cpu_vmamba": "benchmarks/cpu_models.py vmamba",
+    "cpu_vmamba_memory": "benchmarks/cpu_models.py memory",
+    "export_digits": "benchmarks/export.py",
+    "parity": "benchmarks/parity.py",
+    "photos_denoise": "benchmarks/photos.py denoise",
+    "photos_sr_x2": "benchmarks/photos.py sr_x2",
+    "reliability": "benchmarks/reliability.py",
+    "saving": "benchmarks/saving.py",
+    "scaling_models": "benchmarks/scaling.py",
+    "scaling_steps": "benchmarks/scaling.py",
+    "scaling_traffic": "benchmarks/scaling.py",
+    "shards": "benchmarks/shards.py",
+    "trainer": "benchmarks/trainer.py",
+}
+"""What measures each result file."""
+TIMED = re.compile(r"ms$|_ns$|per_s|^x_|^speed_vs|share$|over_forward$")
+"""Keys of rows that depend on time."""
+SLOWER = 1.25
+"""A measurement with several threads that takes this many times as long as with one was disturbed by other work."""
+
+
+def command(name: str) -> str:
+    """The command that writes a result file."""
+    return f"python {COMMANDS[name]}" if name in COMMANDS else ""
+
+
+def marked(result: dict[str, Any]) -> dict[str, Any]:
+    """A result whose disturbed rows hold "disturbed" in place of measurements."""
+
+    def what(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(v for k, v in row.items() if isinstance(v, str | int) and k not in ("threads", "kb"))
+
+    single = {what(row): row for row in result["rows"] if row.get("threads") == 1}
+    rows = []
+    for row in result["rows"]:
+        alone = single.get(what(row), row)
+        slower = [
+            row[key] / alone[key] if key.endswith(("ms", "_ns")) else alone[key] / row[key]
+            for key in row
+            if key.endswith(("ms", "_ns")) or key.startswith("images_per_s")
+            if row[key] is not None
+        ]
+        if max(slower, default=1.0) > SLOWER:
+            row = {key: DISTURBED if TIMED.search(key) else value for key, value in row.items()}
+        rows.append(row)
+    return {**result, "rows": rows}
 
 
 def machine_folders(folder: Path) -> list[Path]:
@@ -33,11 +98,12 @@ class Results:
         self.folder, self.machines = folder, machine_folders(folder)
         self.parity = read_result(folder, "parity")
         timed = [machine for machine in self.machines if (machine / "cpu_each_model.json").is_file()]
-        self.speed = read_result(timed[0] if timed else folder, "cpu_each_model")
+        self.speed = marked(read_result(timed[0] if timed else folder, "cpu_each_model"))
+        self.speed_machine = f"`{timed[0].name}`" if timed else ""
 
     def by_machine(self, name: str) -> dict[str, dict[str, Any]]:
         """A result file of every machine that has it, by the machine."""
-        return {m.name: read_result(m, name) for m in self.machines if (m / f"{name}.json").is_file()}
+        return {m.name: marked(read_result(m, name)) for m in self.machines if (m / f"{name}.json").is_file()}
 
     def newest(self, name: str) -> dict[str, Any]:
         """A result file beside the machines' folders, or that of the machine that was measured last."""
@@ -61,7 +127,8 @@ class Results:
                 machine: {**result, "rows": [row for row in result["rows"] if row["threads"] == threads]}
                 for machine, result in results.items()
             }
-        return comparison(results, columns)
+        absent = [machine.name for machine in self.machines if machine.name not in results]
+        return comparison(results, columns, command(name), absent)
 
     def parity_of(self, name: str) -> Mapping[str, Any] | None:
         """The comparison with the recording of this very model, if there is one."""
@@ -69,7 +136,8 @@ class Results:
 
     def ms_of(self, name: str) -> str:
         """Times by number of threads, as "1 thread / 2 threads"."""
-        return " / ".join(number(row["ms"]) for row in self.speed["rows"] if row["model"] == name) or "-"
+        found = [number(row["ms"]) for row in self.speed["rows"] if row["model"] == name]
+        return " / ".join(found) or NOT_MEASURED
 
     def threads(self) -> str:
         """The numbers of threads of `ms_of`."""

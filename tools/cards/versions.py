@@ -53,7 +53,10 @@ def compilers_table(results: Path) -> str:
 def slots_table(results: Path) -> str:
     """Issue slots of the scans by the newest recorded compilers, beside mamba_ssm's where that has such a scan."""
     columns, theirs = {}, {}
-    for file in ("sass_cuda", "sass_triton"):
+    files = ("sass_cuda", "sass_triton")
+    if not all((results / f"{file}.json").is_file() for file in files):
+        return "Not counted yet."
+    for file in files:
         recorded = json.loads((results / f"{file}.json").read_text())
         version, entry = list(recorded["versions"].items())[-1]
         rows = {}

@@ -21,7 +21,7 @@ __all__ = ["FAMILY", "VIM_FACTS", "VIM_LONG_NAMES", "Vim", "checkpoint_filter_fn
 _SOURCE: dict[str, Any] = dict(origin="https://github.com/hustvl/Vim", paper="2401.09417")
 _README = "https://github.com/hustvl/Vim#model-weights"
 _PRETRAIN = (
-    "ImageNet-1k, 300 epochs, batch 1024, AdamW, lr 1e-3 cosine to 1e-5 after 5 warm-up epochs, EMA 0.99996, "
+    "ImageNet-1k, 300 epochs, AdamW, lr 1e-3 cosine to 1e-5 after 5 warm-up epochs, EMA 0.99996, "
     "RandAugment, Mixup 0.8, CutMix 1.0, random erasing 0.25, repeated augmentation, float32; "
 )
 _FINETUNE = (
@@ -37,7 +37,7 @@ VIM_FACTS: dict[str, ModelFacts] = {
             gflops=1.5, gflops_source="LocalMamba, arXiv:2403.09338",
             top1=76.1, top5=93.0, score_source=_README,
             hub_id="hustvl/Vim-tiny-midclstok", hub_file="vim_t_midclstok_76p1acc.pth",
-            recipe=_PRETRAIN + "weight decay 0.1, no drop path", **_SOURCE,
+            recipe=_PRETRAIN + "batch 1024, weight decay 0.1, no drop path", **_SOURCE,
         ),
         ModelFacts(
             "vim_tiny_patch16_stride8_224", "in1k_ft_stride8", args=dict(embed_dim=192, stride=8),
@@ -54,7 +54,8 @@ VIM_FACTS: dict[str, ModelFacts] = {
             gflops=5.1, gflops_source="LocalMamba, arXiv:2403.09338",
             top1=80.5, top5=95.1, score_source=_README,
             hub_id="hustvl/Vim-small-midclstok", hub_file="vim_s_midclstok_80p5acc.pth",
-            recipe=_PRETRAIN + "weight decay 0.05, drop path 0.05", note="the paper reports 80.3", **_SOURCE,
+            recipe=_PRETRAIN + "batch 512, weight decay 0.05, drop path 0.05",
+            note="the paper reports 80.3 and a batch of 1024", **_SOURCE,
         ),
         ModelFacts(
             "vim_small_patch16_stride8_224", "in1k_ft_stride8", args=dict(embed_dim=384, stride=8),
