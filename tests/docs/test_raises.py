@@ -1,0 +1,247 @@
+"""What public docstrings list under "Raises" is raised: one call for every name and type of error.
+
+Names are those that the packages export. A type that no call here provokes has to stand in `ELSEWHERE`, with the reason
+or the tests that hold it.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import vimzoo
+from vimzoo import data, exporting, layers, metrics, models, ops, restoration
+from vimzoo.ops import ScanPath
+
+MODULES = (
+    "vimzoo",
+    "vimzoo.ops",
+    "vimzoo.layers",
+    "vimzoo.metrics",
+    "vimzoo.exporting",
+    "vimzoo.restoration",
+    "vimzoo.data",
+    "vimzoo.models",
+)
+
+x = torch.zeros(1, 4, 8)
+image = torch.rand(3, 16, 16)
+
+
+def scan(**changed: Any) -> Any:
+    given: dict[str, Any] = dict(
+        x=x, x_dbl=torch.zeros(1, 4, 2, 2 + 2 * 3), A=-torch.ones(2, 8, 3), dt_weight=torch.zeros(2, 8, 2),
+        dt_bias=torch.zeros(2, 8), paths=ops.BIDIRECTIONAL, grid=(2, 2),
+    ) | changed  # fmt: skip
+    tensors = [given.pop(name) for name in ("x", "x_dbl", "A", "dt_weight", "dt_bias")]
+    return ops.scan_paths(*tensors, **given)
+
+
+def selective(u: Any) -> Any:
+    delta, B = torch.zeros(1, 8, 4), torch.zeros(1, 3, 4)
+    return ops.selective_scan(u, delta, -torch.ones(8, 3), B, B)
+
+
+def forced(call: Callable[[], Any]) -> Any:
+    """A backend that is not there runs the call."""
+    with ops.use_backend("mamba_ssm"):
+        return call()
+
+
+def in_parts(size: int) -> nn.Module:
+    return timm.create_model("test_vim", img_size=size)
+
+
+CASES: dict[str, Callable[[Path], Any]] = {
+    "vimzoo.load_checkpoint CheckpointError": lambda tmp: vimzoo.load_checkpoint(in_parts(64), tmp / "none"),
+    "vimzoo.load_checkpoint TypeError": lambda tmp: vimzoo.load_checkpoint(nn.Linear(1, 1), tmp / "none"),
+    "vimzoo.load_restoration CheckpointError": lambda tmp: vimzoo.load_restoration(tmp / "none"),
+    "vimzoo.ops.ScanPath ValueError": lambda tmp: ScanPath("sideways"),  # type: ignore[arg-type]
+    "vimzoo.ops.ScanPath.from_table ValueError": lambda tmp: ScanPath.from_table([0.5]),  # type: ignore[list-item]
+    "vimzoo.ops.ScanPath.snake ValueError": lambda tmp: ScanPath.snake("sideways"),  # type: ignore[arg-type]
+    "vimzoo.ops.ScanPath.window ValueError": lambda tmp: ScanPath.window(0),
+    "vimzoo.ops.ScanPath.stride ValueError": lambda tmp: ScanPath.stride(2, 2, 0),
+    "vimzoo.ops.ScanPath.tokens ValueError": lambda tmp: ScanPath.from_table([9]).tokens(2, 2),
+    "vimzoo.ops.ScanPath.inverse ValueError": lambda tmp: ScanPath.from_table([0, 0]).inverse(1, 2),
+    "vimzoo.ops.add_norm TypeError": lambda tmp: ops.add_norm(None, torch.ones(8)),  # type: ignore[arg-type]
+    "vimzoo.ops.add_norm ValueError": lambda tmp: ops.add_norm(x, None, torch.ones(7)),
+    "vimzoo.ops.causal_conv1d TypeError": lambda tmp: ops.causal_conv1d(None, torch.ones(8, 4)),  # type: ignore[arg-type]
+    "vimzoo.ops.causal_conv1d ValueError": lambda tmp: ops.causal_conv1d(x, torch.ones(1, 7, 4)),
+    "vimzoo.ops.linear TypeError": lambda tmp: ops.linear(None, torch.ones(8, 8)),  # type: ignore[arg-type]
+    "vimzoo.ops.linear ValueError": lambda tmp: ops.linear(x, torch.ones(8, 7)),
+    "vimzoo.ops.path_arguments ValueError": lambda tmp: ops.path_arguments(
+        [ScanPath("row"), ScanPath.from_table([0])], 2, 2
+    ),
+    "vimzoo.ops.scan_codes ValueError": lambda tmp: ops.scan_codes(
+        x,
+        torch.zeros(1, 4, 1, 8),
+        -torch.ones(1, 7, 3),
+        torch.zeros(1, 8, 2),
+        torch.zeros(1, 8),
+        None,
+        None,
+        [0],
+        None,
+        2,
+        2,
+    ),
+    "vimzoo.ops.scan_paths TypeError": lambda tmp: scan(x=None),
+    "vimzoo.ops.scan_paths ValueError": lambda tmp: scan(A=-torch.ones(2, 7, 3)),
+    "vimzoo.ops.scan_paths BackendError": lambda tmp: forced(scan),
+    "vimzoo.ops.selective_scan TypeError": lambda tmp: selective(None),
+    "vimzoo.ops.selective_scan ValueError": lambda tmp: selective(torch.zeros(1, 7, 4)),
+    "vimzoo.ops.selective_scan BackendError": lambda tmp: forced(lambda: selective(x.mT)),
+    "vimzoo.ops.use_backend BackendError": lambda tmp: ops.use_backend("abacus").__enter__(),
+    "vimzoo.layers.SS2D ValueError": lambda tmp: layers.SS2D(8, act="abacus"),
+    "vimzoo.layers.SS2D.forward AssertionError": lambda tmp: layers.SS2D(8)(torch.zeros(1, 4, 4, 7)),
+    "vimzoo.layers.VSSBlock.forward AssertionError": lambda tmp: layers.VSSBlock(8)(torch.zeros(1, 4, 4, 7)),
+    "vimzoo.layers.AddNorm ValueError": lambda tmp: layers.AddNorm(8, norm="abacus"),  # type: ignore[arg-type]
+    "vimzoo.layers.BiMamba ValueError": lambda tmp: layers.BiMamba(8, bimamba="v9"),  # type: ignore[arg-type]
+    "vimzoo.layers.GridRope ValueError": lambda tmp: layers.GridRope(6),
+    "vimzoo.layers.MapDownsample ValueError": lambda tmp: layers.MapDownsample(8, 8, kind="abacus"),
+    "vimzoo.layers.MapStem ValueError": lambda tmp: layers.MapStem(3, 8, kind="abacus"),
+    "vimzoo.layers.MapStem.forward ValueError": lambda tmp: layers.MapStem(3, 8)(torch.zeros(1, 4, 8, 8)),
+    "vimzoo.layers.Mlp ValueError": lambda tmp: layers.Mlp(8, 8, act="abacus"),
+    "vimzoo.layers.PatchEmbed ValueError": lambda tmp: layers.PatchEmbed(img_size=8, patch_size=16),
+    "vimzoo.layers.PatchEmbed.forward ValueError": lambda tmp: layers.PatchEmbed(img_size=32, patch_size=16)(
+        torch.zeros(1, 3, 8)
+    ),
+    "vimzoo.layers.SelectiveSSM ValueError": lambda tmp: layers.SelectiveSSM(0, 4, 1, 1),
+    "vimzoo.layers.VSSBlock ValueError": lambda tmp: layers.VSSBlock(8, norm="abacus"),
+    "vimzoo.metrics.psnr ValueError": lambda tmp: metrics.psnr(image, image[:, :8]),
+    "vimzoo.metrics.ssim ValueError": lambda tmp: metrics.ssim(image[:, :4, :4], image[:, :4, :4]),
+    "vimzoo.exporting.export UsageError": lambda tmp: exporting.export("no_such_model", "onnx", random=True),
+    "vimzoo.exporting.load UsageError": lambda tmp: exporting.load(tmp / "none", "abacus"),
+    "vimzoo.exporting.parse_size UsageError": lambda tmp: exporting.parse_size("large"),
+    "vimzoo.restoration.Restorer ValueError": lambda tmp: restoration.Restorer(
+        timm.create_model("test_mambair"), tile=-1
+    ),
+    "vimzoo.restoration.Restorer.__call__ ValueError": lambda tmp: restoration.Restorer(
+        timm.create_model("test_mambair")
+    )(np.zeros((4, 4), np.int64)),
+    "vimzoo.restoration.Restorer.__call__ FloatingPointError": lambda tmp: restoration.Restorer(
+        overflowing()
+    )(np.ones((16, 16, 3), np.float32)),
+    "vimzoo.restoration.find_jobs ValueError": lambda tmp: restoration.find_jobs(tmp, tmp / "out"),
+    "vimzoo.restoration.read_picture OSError": lambda tmp: restoration.read_picture(tmp / "none.png"),
+    "vimzoo.restoration.read_picture PictureError": lambda tmp: restoration.read_picture(damaged(tmp)),
+    "vimzoo.restoration.restoration_model UsageError": lambda tmp: restoration.restoration_model(
+        "no_such_model"
+    ),
+    "vimzoo.restoration.restore_files ValueError": lambda tmp: restoration.restore_files(
+        None, [], existing="abacus"
+    ),  # type: ignore[arg-type]
+    "vimzoo.data.Shapes UsageError": lambda tmp: data.Shapes([], 16),
+    "vimzoo.data.bundled_digits UsageError": lambda tmp: data.bundled_digits(img_size=0),
+    "vimzoo.data.degraded_folder UsageError": lambda tmp: data.degraded_folder(tmp, scale=1, sigma=0.0),
+    "vimzoo.data.hub_dataset UsageError": lambda tmp: data.hub_dataset(None),
+    "vimzoo.data.stratified_split UsageError": lambda tmp: data.stratified_split(np.array([0, 1]), 0.9, 0.9),
+    "vimzoo.data.train_loader UsageError": lambda tmp: data.train_loader(
+        data.bundled_digits(img_size=16), 0, 0
+    ),
+    "vimzoo.data.EpochBatches UsageError": lambda tmp: data.EpochBatches(8, 2, 0, repeats=0),
+    "vimzoo.data.image_folder UsageError": lambda tmp: data.image_folder(str(tmp / "none"), img_size=8),
+    "vimzoo.data.paired_folder UsageError": lambda tmp: data.paired_folder(tmp / "none"),
+    "vimzoo.data.shards UsageError": lambda tmp: data.shards(str(tmp / "none"), img_size=8),
+    "vimzoo.models.MambaIR ValueError": lambda tmp: models.MambaIR(embed_dim=0),
+    "vimzoo.models.MambaIR.forward ValueError": lambda tmp: timm.create_model("test_mambair")(image),
+    "vimzoo.models.MambaIRUNet ValueError": lambda tmp: models.MambaIRUNet(embed_dim=0),
+    "vimzoo.models.MambaIRv2 ValueError": lambda tmp: models.MambaIRv2(embed_dim=0),
+    "vimzoo.models.VMamba ValueError": lambda tmp: models.VMamba(depths=(0, 0, 0, 0)),
+    "vimzoo.models.VMamba.set_input_size ValueError": lambda tmp: timm.create_model(
+        "test_vmamba"
+    ).set_input_size(patch_size=7),
+    "vimzoo.models.Vim ValueError": lambda tmp: models.Vim(embed_dim=0),
+    "vimzoo.models.Vim AssertionError": lambda tmp: models.Vim(embed_dim=8, depth=1, global_pool="abacus"),
+    "vimzoo.models.read_checkpoint CheckpointError": lambda tmp: models.read_checkpoint(tmp / "none"),
+}
+
+
+def overflowing() -> nn.Module:
+    """A restoration model whose answers are infinite although its weights are finite."""
+    model: Any = timm.create_model("test_mambair")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1e30)
+    return model
+
+
+def damaged(folder: Path) -> Path:
+    (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder / "damaged.png"
+
+
+ELSEWHERE = {
+    "vimzoo.ops.add_norm BackendError": "tests/ops/test_backends.py",
+    "vimzoo.ops.causal_conv1d BackendError": "tests/ops/test_backends.py",
+    "vimzoo.ops.scan_codes BackendError": "tests/ops/test_backends.py",
+    "vimzoo.exporting.export ExportError": "tests/cli/test_export_command.py",
+    "vimzoo.exporting.quantise ImportError": "needs a missing package",
+    "vimzoo.exporting.save_onnx ImportError": "needs a missing package",
+    "vimzoo.exporting.save_aoti RuntimeError": "needs a missing compiler",
+    "vimzoo.restoration.Restorer.__call__ RuntimeError": "tests/restoration/test_memory.py",
+    "vimzoo.restoration.Restorer.__call__ MemoryError": "tests/restoration/test_memory.py",
+    "vimzoo.restoration.claim_results ValueError": "tests/cli/test_restore_command.py",
+    "vimzoo.restoration.restore_file OSError": "tests/restoration/test_pictures.py",
+    "vimzoo.restoration.restore_file ValueError": "tests/restoration/test_pictures.py",
+    "vimzoo.restoration.restore_file FloatingPointError": "tests/restoration/test_restorer.py",
+    "vimzoo.restoration.restore_file RuntimeError": "tests/restoration/test_memory.py",
+    "vimzoo.restoration.restore_file MemoryError": "tests/restoration/test_memory.py",
+    "vimzoo.restoration.write_picture OSError": "tests/restoration/test_pictures.py",
+    "vimzoo.restoration.write_picture PictureError": "tests/restoration/test_pictures.py",
+    "vimzoo.data.BucketBatches UsageError": "tests/engine",
+    "vimzoo.data.StageBatches UsageError": "tests/engine",
+    "vimzoo.data.bundled_photos UsageError": "tests/engine",
+    "vimzoo.models.MambaIRUNet.forward ValueError": "tests/models/test_mambair.py",
+    "vimzoo.models.MambaIRv2.forward ValueError": "tests/models/test_mambair.py",
+    "vimzoo.models.MambaIRv2.forward_features ValueError": "tests/models/test_mambair.py",
+    "vimzoo.models.load_checkpoint CheckpointError": "the same as vimzoo.load_checkpoint",
+    "vimzoo.models.load_checkpoint TypeError": "the same as vimzoo.load_checkpoint",
+    "vimzoo.models.load_restoration CheckpointError": "the same as vimzoo.load_restoration",
+    "vimzoo.models.save_for_hf AttributeError": "tests/models/test_hub.py",
+    "vimzoo.models.save_for_hf ValueError": "tests/models/test_hub.py",
+}
+"""Documented errors that no call above provokes -> the tests that do, or why none can here."""
+
+
+def documented() -> Iterator[str]:
+    """``NAME TYPE`` of every error that a docstring of a public name lists."""
+    for module in MODULES:
+        room = importlib.import_module(module)
+        for name in room.__all__:
+            found = getattr(room, name)
+            if not (inspect.isclass(found) or inspect.isfunction(found)):
+                continue
+            members = {f"{module}.{name}": found}
+            if inspect.isclass(found):
+                own = {key: getattr(found, key) for key in vars(found) if key == "__call__" or key[0] != "_"}
+                members |= {f"{module}.{name}.{key}": value for key, value in own.items()}
+            for full, member in members.items():
+                if callable(member) and (raises := (inspect.getdoc(member) or "").partition("Raises:\n")[2]):
+                    section = re.split(r"\n(?=\S)", raises)[0]
+                    for types in re.findall(r"^ {4}([\w., ]+):", section, re.M):
+                        yield from (f"{full} {kind.strip().rpartition('.')[2]}" for kind in types.split(","))
+
+
+@pytest.mark.parametrize("what", CASES)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_raised(what: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception) as caught:
+        CASES[what](tmp_path)
+    assert what.split()[1] in [kind.__name__ for kind in type(caught.value).__mro__], repr(caught.value)
+
+
+def test_every_documented_error_is_provoked() -> None:
+    known = [*CASES, *ELSEWHERE]
+    assert sorted(documented()) == sorted(known)
+    assert len(known) == len(set(known))
+    for tests in ELSEWHERE.values():
+        assert not tests.startswith("tests/") or (Path(__file__).parents[2] / tests).exists(), tests
