@@ -1,9 +1,10 @@
-"""README.md and docs/ do what they say: every block and command in them is run, every link and import exists.
+"""The documents do what they say: blocks and commands are run, links, imports, options and settings exist.
 
 Python blocks run one by one, each in a namespace of its own, in a folder that holds what they name: a checkpoint in the
 authors' format and a folder of photographs, both made here. A ``print(...)  # text`` must print that text. The hub is
 answered with the file made here. Commands of bash blocks run as written; training gets a few more overrides, so that it
-is short. Commands of make are looked at rather than run. Blocks that need a library of
+is short. Commands of make, docker and SLURM are looked at rather than run. In the text, overrides of the trainer are
+composed, and options are looked up in the help of the commands. Blocks that need a library of
 tests/crossings/environments.toml are run where it is installed, for which `make test-crossings` sees.
 """
 
@@ -15,12 +16,14 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import tomllib
 from argparse import Namespace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,16 +35,28 @@ from torch import nn
 import vimzoo
 from vimzoo.compat import mambair
 from vimzoo.compat import vim as compat
+from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.models.vim import VIM_FACTS
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "configs" / "README.md",
+    *sorted((ROOT / "kernels").glob("*/README.md")),
+    ROOT / "findings" / "README.md",
+]
 CHECKPOINT = VIM_FACTS["vim_tiny_patch16_224"].hub_file
 RESTORATION = "mambairv2_lightSR_x2.pth"
 SHORT_RUN = (
     "run.epochs=1 run.limit_batches=3 data.img_size=32 data.batch_size=4 data.workers=0 ++model.depth=2"
 )
 SHORT_RESTORATION = "run.epochs=1 run.limit_batches=3 data.workers=0 data.crops=12 model.depths=[1]"
+
+
+def name_of(document: Path) -> str:
+    """A document in the names of tests: its path, without ``docs/``."""
+    return str(document.relative_to(ROOT)).removeprefix("docs/")
 
 
 def blocks(language: str) -> list:
@@ -52,7 +67,7 @@ def blocks(language: str) -> list:
         for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S):
             line = text.count("\n", 0, match.start()) + 2
             needed = libraries(match[1]) if language == "python" else []
-            found.append(pytest.param(match[1], id="-".join([f"{document.name}:{line}", *needed])))
+            found.append(pytest.param(match[1], id="-".join([f"{name_of(document)}:{line}", *needed])))
     return found
 
 
@@ -136,6 +151,16 @@ def test_every_document_has_blocks() -> None:
     assert len(blocks("python")) >= 6 and len(commands()) >= 6
     fences = sum(len(re.findall(r"^```.", document.read_text(), flags=re.M)) for document in DOCUMENTS)
     assert fences == len(blocks("python")) + len(blocks("bash")), "a block in a language that nothing runs"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_indented_blocks_are_formulas(document: Path) -> None:
+    """What can be run stands between fences, where it is."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
+    code = re.findall(
+        r"^    (?=(?:python|pip|make|docker|srun|torchrun|from|import|#SBATCH)\b).*$", text, re.M
+    )
+    assert code == []
 
 
 @pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
@@ -309,7 +334,40 @@ def check_torchrun(command: str, workplace: Path) -> None:
         check_eval(command.replace(" outputs/DATE/TIME", ""), workplace)
 
 
+def check_docker(command: str, workplace: Path) -> None:
+    """Its files exist, and what runs in the container is a command that runs here."""
+    words = shlex.split(command)
+    if words[1] == "build":
+        assert (ROOT / words[words.index("--file") + 1]).is_file() and (ROOT / words[-1]).is_dir()
+        return
+    image = next(place for place, word in enumerate(words) if word.startswith("vimzoo:"))
+    built = [value.values[0] for value in commands() if value.values[0].startswith("docker build")]
+    assert any(f"--tag {words[image]} " in line for line in built)
+    if inside := words[image + 1 :]:
+        assert shlex.join(inside) in {value.values[0] for value in commands()}
+
+
+def check_batch_script(command: str, workplace: Path) -> None:
+    """The overrides that `srun` hands to train.py compose; the status that is tested is 128 + SIGUSR1."""
+    if command.startswith("srun"):
+        assert composes(command.partition("train.py ")[2])
+    else:
+        assert f"-eq {128 + signal.SIGUSR1} " in command
+
+
+def check_script(command: str) -> None:
+    """A script of the repository exists and knows the words behind it."""
+    script, *words = shlex.split(command)[1:]
+    text = (ROOT / script).read_text()
+    for word in words:
+        assert word.isdigit() or word.isupper() or f'"{word.partition("=")[0]}"' in text, command
+
+
 CHECKS = {
+    "docker": check_docker,
+    "srun": check_batch_script,
+    "'[' '$?'": check_batch_script,
+    "[ ": check_batch_script,
     "make bench": check_make,
     "make docs": check_make,
     "make train": check_make,
@@ -341,7 +399,37 @@ def prose(document: Path) -> str:
     return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+@cache
+def composes(words: str) -> bool:
+    """Whether the trainer takes overrides, with some kind of data."""
+    for context in (
+        "",
+        "data=folder",
+        "data=shards",
+        "data=degraded_folder",
+        "task=restore data=paired model=mambair",
+        "model=timm model.model_name=x",
+    ):
+        try:
+            composed_settings([*context.split(), *shlex.split(words)])
+        except Exception as error:  # Hydra's and OmegaConf's have no base of their own
+            problem = error
+        else:
+            return True
+    print(f"{words}: {problem}")
+    return False
+
+
+@cache
+def options() -> set[str]:
+    """Long options of all commands."""
+    found = set()
+    for path in (ROOT / "vimzoo").glob("*.py"):
+        found |= set(re.findall(r'"(--[a-z][a-z-]*)"', path.read_text()))
+    return found | {f"--no-{name.removeprefix('--')}" for name in found} | {"--help"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_imports_and_inline_commands(document: Path) -> None:
     text = prose(document)
     for target in re.findall(r"\]\(([^)#]*)", text):
@@ -354,10 +442,49 @@ def test_links_imports_and_inline_commands(document: Path) -> None:
         assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.M), f"make {target}"
     for command in re.findall(r"`((?:python|pip) [^`]*)`", text):
         words = shlex.join(shlex.split(command))
-        run_by = [block for block in known if block == words or block.startswith(f"{words} ")]
-        assert run_by, f"{command}: not run by any block"
+        if words.startswith("python -m tools."):
+            assert importlib.util.find_spec(words.split()[2])
+        elif re.match(r"python (benchmarks|docs)/", words):
+            check_script(words)
+        elif document.parent.name == "configs" and words.startswith("python train.py "):
+            assert "--help" in words or composes(words.removeprefix("python train.py "))
+        else:
+            run_by = [block for block in known if block == words or block.startswith(f"{words} ")]
+            assert run_by, f"{command}: not run by any block"
     for name in re.findall(r"`(vimzoo(?:\.\w+)+)", text):
         assert resolves(name), name
+
+
+SETTINGS = re.compile(
+    r"`([+~]*(?:data|run|optim|sched|aug|model|loss|devices|experiment|deterministic|task)[\w.]*=[^`]+)`"
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_overrides_and_options_in_the_text(document: Path) -> None:
+    """Overrides compose. Options that are named alone are those of a command."""
+    if document.name.startswith("migrating"):
+        return  # their words are the authors'
+    text = prose(document)
+    for words in SETTINGS.findall(text):
+        assert composes(
+            re.sub(r"\b(RUN|FILE|IMAGENET|DF2K|NAME)\b", "x", words.replace("NAME", "test_vim"))
+        ), words
+    for option in re.findall(r"`(--[a-z][a-z-]*)[` ]", text):
+        assert option in options() | FOREIGN, option
+
+
+FOREIGN = {
+    "--device-modules",
+    "--ntasks",
+    "--max-restarts",
+    "--finetune",
+    "--pre",
+    "--build-arg",
+    "--torch",
+    "--python",
+}
+"""Options of other programs that documents name: timm's scripts, SLURM, torchrun, Vim's scripts, pip, docker."""
 
 
 def resolves(name: str) -> bool:

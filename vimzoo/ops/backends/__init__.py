@@ -143,8 +143,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Within the block every vimzoo op runs on backend ``name``, or raises.
 
     ``"cuda"`` and ``"mamba_ssm"`` do not implement every operator. On a GPU that they can run on, Triton's kernels run
-    the others, or the reference where Triton is missing; the logger ``vimzoo`` says so once. `linear` is torch's own
-    product whatever the backend, but raises where the backend could not run.
+    the others, or the reference where Triton is missing; this is logged once. `linear` is torch's own product with
+    every backend, but raises where the backend could not run.
 
     Raises:
         BackendError: ``name`` is unknown; at the call, if it is missing or cannot take the call.
