@@ -8,9 +8,8 @@ from typing import Any
 
 import timm
 import torch
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from vimzoo.ops.runtime.flops import papers_flops
+from vimzoo.models.counting import count_operations
 
 RESULT = (720, 1280)
 """Height and width of the result that published operation counts of restoration models are for."""
@@ -33,22 +32,10 @@ def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> 
         shape: Channels, height and width of the image; None is the model's own.
         options: Of the model.
     """
-    scans = []
-
-    def both(*args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        ours = flop_registry[torch.ops.vimzoo.scan_paths](*args, out_val=out_shape, **kwargs)
-        scans.append((ours, 2 * papers_flops("scan_paths", *args)))  # all other terms come out doubled, too
-        return 0
-
     with torch.device("meta"):
         model: Any = timm.create_model(name, **options).eval()
-        image = torch.empty(1, *(shape or model.pretrained_cfg["input_size"]))
-    mapping = {torch.ops.vimzoo.scan_paths: both}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-        model(image)
-    rest = counter.get_total_flops()
-    ours, papers = (sum(kind) for kind in zip(*scans, (0, 0), strict=True))
-    return Size(sum(p.numel() for p in model.parameters()), rest + ours, (rest + papers) // 2)
+    flops, paper_flops = count_operations(model, shape or model.pretrained_cfg["input_size"])
+    return Size(sum(p.numel() for p in model.parameters()), flops, paper_flops)
 
 
 @cache
