@@ -9,7 +9,7 @@ from pathlib import Path
 from vimzoo.exporting import FORMATS
 from vimzoo.models.registry import FAMILIES
 
-from . import classification, restoration, scaling, versions
+from . import classification, compat, restoration, scaling, versions
 from .markdown import machine_line, or_none, read_result, result_table, table
 from .results import Results, command, marked
 
@@ -160,6 +160,8 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "training.md": {"shards": results.compared("shards", SHARDS)},
         root / "kernels" / "selective_scan" / "README.md": {"slots": versions.slots_table(folder)},
     }
+    for guide, parts in compat.guide_sections().items():
+        sections[root / "docs" / guide] = parts
     filled = {
         path: fill_sections(path.read_text(), parts) for path, parts in sections.items() if path.is_file()
     }

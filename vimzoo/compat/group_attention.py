@@ -42,9 +42,9 @@ class DynamicPosBias(Named):
         self.pos_proj = nn.Linear(2, width, **dd)
         self.pos1, self.pos2, self.pos3 = layer(width), layer(width), layer(num_heads)
 
-    def forward(self, offsets: Tensor) -> Tensor:
+    def forward(self, biases: Tensor) -> Tensor:
         """Offsets ``(n, 2)`` -> bias ``(n, heads)``."""
-        return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets))))
+        return self.pos3(self.pos2(self.pos1(self.pos_proj(biases))))
 
 
 class GroupAttention(Named):

@@ -61,7 +61,12 @@ def official_state_dict(module: nn.Module, spelling: str | None = None) -> dict[
 
 
 def official_gradients(module: nn.Module, spelling: str | None = None) -> dict[str, Tensor]:
-    """Gradients under the authors' names; parameters without one are left out. ``spelling`` as above."""
+    """Gradients under the authors' names; parameters without one are left out.
+
+    Args:
+        module: A module of ours.
+        spelling: As `official_state_dict` takes it.
+    """
     parameters = dict(module.named_parameters())
     gradients: dict[str, Tensor] = {}
     for slot in _slots(module, spelling):

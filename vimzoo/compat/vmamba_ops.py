@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from vimzoo.layers.ss2d import SCANS
-from vimzoo.ops import selective_scan
+from vimzoo.ops import ScanPath, selective_scan, use_backend
 
 _NUMBERED = ("cross", "unidirectional", "bidirectional")
+
+
+def _paths(scans: int) -> tuple[ScanPath, ...]:
+    if scans not in range(len(_NUMBERED)):
+        raise ValueError(
+            f"scans: expected 0, 1 or 2, got {scans}; 3, for debugging in theirs, is not offered"
+        )
+    return SCANS[_NUMBERED[scans]]
 
 
 def selective_scan_fn(
@@ -39,6 +47,45 @@ def selective_scan_fn(
     """
     y: Any = selective_scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
     return y.float() if oflex and y.dtype in (torch.float16, torch.bfloat16) else y
+
+
+def selective_scan_torch(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+    oflex: bool = True,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """`selective_scan_fn` by its plain definition, the backend ``reference``; further arguments have no effect."""
+    with use_backend("reference"):
+        return selective_scan_fn(u, delta, A, B, C, D, delta_bias, delta_softplus, oflex)
+
+
+def flops_selective_scan_fn(
+    B: int = 1,
+    L: int = 256,
+    D: int = 768,
+    N: int = 16,
+    with_D: bool = True,
+    with_Z: bool = False,
+    with_complex: bool = False,
+) -> int:
+    """Operations of a scan as papers count: 9 per state, and one each for D and the gate, of every element.
+
+    Args:
+        B, L, D, N: Sizes of batch, sequence, channels and states.
+        with_D, with_Z: Whether there is a D and a gate.
+        with_complex: Must be False.
+    """
+    if with_complex:
+        raise NotImplementedError("with_complex: expected False")
+    return B * L * D * (9 * N + bool(with_D) + bool(with_Z))
 
 
 def selective_scan_chunk_fn(
@@ -120,13 +167,16 @@ def cross_scan_fn(
 
     Returns:
         ``(B, 4, C, L)`` or ``(B, L, 4, C)``.
+
+    Raises:
+        ValueError: ``scans`` is another number.
     """
     if one_by_one:
         maps = x if in_channel_first else x.permute(0, 3, 4, 1, 2)
     else:
         maps = (x if in_channel_first else x.permute(0, 3, 1, 2)).unsqueeze(1).expand(-1, 4, -1, -1, -1)
     height, width = maps.shape[-2:]
-    tokens = [path.tokens(height, width).to(x.device) for path in SCANS[_NUMBERED[scans]]]
+    tokens = [path.tokens(height, width).to(x.device) for path in _paths(scans)]
     y = torch.stack([maps[:, k].flatten(2)[..., order] for k, order in enumerate(tokens)], dim=1)
     return y if out_channel_first else y.permute(0, 3, 1, 2)
 
@@ -150,10 +200,13 @@ def cross_merge_fn(
 
     Returns:
         ``(B, C, L)`` or ``(B, L, C)``; ``one_by_one`` ``(B, 4, C, L)`` or ``(B, L, 4, C)``.
+
+    Raises:
+        ValueError: ``scans`` is another number.
     """
     y = y if out_channel_first else y.permute(0, 3, 4, 1, 2)
     height, width = y.shape[-2:]
-    places = [path.inverse(height, width).to(y.device) for path in SCANS[_NUMBERED[scans]]]
+    places = [path.inverse(height, width).to(y.device) for path in _paths(scans)]
     x = torch.stack([y[:, k].flatten(2)[..., place] for k, place in enumerate(places)], dim=1)
     if one_by_one:
         return x if in_channel_first else x.permute(0, 3, 1, 2)

@@ -35,6 +35,7 @@ class VSSBlock(nn.Module):
     """
 
     channels_last: Final[bool]
+    scan_class: type[SS2D] = SS2D
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class VSSBlock(nn.Module):
         self.mlp: nn.Module | None = None
         if ratio > 0:
             self.norm1 = map_norm(norm, dim, **dd)
-            self.ss2d = SS2D(
+            self.ss2d = self.scan_class(
                 dim, d_state, ratio, dt_rank, act, d_conv, conv_bias, gate=gate, paths=paths, out_norm=out_norm,
                 out_act=out_act, ssd=ssd, init=init, drop_rate=ssm_drop_rate, **(ssm_args or {}), **dd,
             )  # fmt: skip

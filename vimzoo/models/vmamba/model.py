@@ -78,6 +78,7 @@ class VMamba(SmallOnOneThread):
     _keep_in_fp32_modules_strict = (
         "A_log",
     )  # asked for by transformers when it loads in bfloat16 or float16
+    block_class: type[VSSBlock] = VSSBlock
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class VMamba(SmallOnOneThread):
         self.stages = nn.Sequential()
         for i, dim in enumerate(dims):
             down = MapDownsample(dims[i - 1], dim, downsample, norm, **dd) if i > 0 else nn.Identity()
-            blocks = [VSSBlock(dim, drop_path=next(rates), **block, **dd) for _ in range(depths[i])]
+            blocks = [self.block_class(dim, drop_path=next(rates), **block, **dd) for _ in range(depths[i])]
             self.stages.append(VMambaStage(down, blocks))
         self.norm = map_norm(norm, dims[-1], **dd)
         self.head = ClassifierHead(

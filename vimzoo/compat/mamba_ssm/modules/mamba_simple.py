@@ -1,10 +1,4 @@
-"""mamba_ssm's names, of the Vim authors' fork and upstream: change the import line, keep the code.
-
-`Mamba` is `vimzoo.layers.BiMamba`, `selective_scan_fn` is `vimzoo.ops.selective_scan`.
-
-Not imitated: `use_fast_path=False` and `inference_params`, which silently turn the fork's bidirectional
-mixers into forward ones; token-by-token inference is not offered.
-"""
+"""The Mamba mixer by the arguments of mamba_ssm and of the Vim authors' fork."""
 
 from typing import Any
 
@@ -12,14 +6,14 @@ import torch
 from torch import Tensor
 
 from vimzoo.layers import BiMamba
-from vimzoo.ops import selective_scan as selective_scan_fn
 
-from .official import accept_official_names
+from ...attributes import OfficialAttributes, View
+from ...official import accept_official_names
 
-__all__ = ["Mamba", "selective_scan_fn"]
+__all__ = ["Mamba", "refuse_inference"]
 
 
-class Mamba(BiMamba):
+class Mamba(OfficialAttributes, BiMamba):
     """Mamba mixer by the fork's arguments; `BiMamba` says what they mean.
 
     ``bimamba_type`` is ``bimamba``, ``if_divide_out`` (or ``if_devide_out``) is ``divide_out``,
@@ -30,6 +24,9 @@ class Mamba(BiMamba):
         TypeError: an argument is unknown.
         ValueError: an argument has no such value.
     """
+
+    A_log, D, A_b_log = View("ssm.A_log", 0), View("ssm.D", 0), View("ssm.A_log", 1)
+    D_b = View("ssm.D", 1)
 
     def __init__(
         self,
@@ -75,13 +72,25 @@ class Mamba(BiMamba):
         )
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner, self.dt_rank = self.ssm.dim, self.ssm.dt_rank
-        self.layer_idx = layer_idx
+        self.layer_idx, self.use_fast_path = layer_idx, use_fast_path
+        self.bimamba_type, self.if_divide_out = self.bimamba, if_divide_out or if_devide_out
+        self.init_layer_scale, self.activation = init_layer_scale, "silu"
         accept_official_names(self)
 
     def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
         """Tokens ``(B, L, D) -> (B, L, D)``; ``inference_params`` must be ``None``."""
         refuse_inference(inference_params)
         return super().forward(hidden_states)
+
+    def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> None:
+        """Refused: raises ``NotImplementedError``."""
+        refuse_inference("step")
+
+    def allocate_inference_cache(
+        self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> None:
+        """Refused: raises ``NotImplementedError``."""
+        refuse_inference("allocate_inference_cache")
 
 
 def refuse_inference(inference_params: Any) -> None:
