@@ -183,17 +183,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m vimzoo.convert", description=(__doc__ or "").partition(":")[0] + "."
     )
     parser.add_argument(
-        "file", metavar="FILE", type=Path, help="torch.save's or safetensors, the authors' names or ours"
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="checkpoint by torch.save or safetensors, with the authors' parameter names or ours",
     )
     parser.add_argument(
-        "--model", metavar="NAME", required=True, help="registered name, with or without a tag"
+        "--model", metavar="NAME", required=True, help="registered name of the model, with or without a tag"
     )
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder to create")
     parser.add_argument(
         "--ema", action=argparse.BooleanOptionalAction,
-        help="take the moving average of the weights, or the trained ones (default: what was evaluated)",
+        help="use the checkpoint's moving average, or its trained weights (default: those that were evaluated)",
     )  # fmt: skip
-    parser.add_argument("--num-classes", metavar="N", type=int, help="of a file that was trained for others")
+    parser.add_argument(
+        "--num-classes",
+        metavar="N",
+        type=int,
+        help="number of classes, if the file was trained for other classes than the model",
+    )
     options = parser.parse_args(arguments)
     folder = convert(
         options.file, options.model, options.output, use_ema=options.ema, num_classes=options.num_classes

@@ -259,13 +259,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m vimzoo.demo", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--model", default="vim_tiny_patch16_224", help="classifier (default: %(default)s)")
-    parser.add_argument("--checkpoint", default="", metavar="FILE", help="its weights; default: published")
     parser.add_argument(
-        "--restore-model", default="mambairv2_light_x2", help="restorer (default: %(default)s)"
+        "--checkpoint",
+        default="",
+        metavar="FILE",
+        help="weights file of the classifier (default: the published weights)",
     )
-    parser.add_argument("--restore-checkpoint", default="", metavar="FILE", help="its weights")
-    parser.add_argument("--port", type=int, default=7860, help="on this machine (default: %(default)s)")
-    parser.add_argument("--no-browser", action="store_true", help="only serve the page")
+    parser.add_argument(
+        "--restore-model", default="mambairv2_light_x2", help="restoration model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--restore-checkpoint", default="", metavar="FILE", help="weights file of the restoration model"
+    )
+    parser.add_argument(
+        "--port", type=int, default=7860, help="local port of the page (default: %(default)s)"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="serve the page without opening a browser")
     options = parser.parse_args(arguments)
     _check("--model", options.model, "--checkpoint", options.checkpoint)
     _check("--restore-model", options.restore_model, "--restore-checkpoint", options.restore_checkpoint)

@@ -171,7 +171,8 @@ def as_text(report: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; exit status 0 whatever it says."""
     parser = argparse.ArgumentParser(
-        prog="python -m vimzoo.doctor", description="What this installation can do."
+        prog="python -m vimzoo.doctor",
+        description="Report which backends and commands work in this installation.",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)

@@ -50,15 +50,19 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(
         prog="python -m vimzoo.eval",
-        description="Scores of a run's best weights, or of any model that train.py could begin with.",
+        description="Evaluate the best weights of a run, or any model that the trainer accepts.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("words", nargs="*", metavar="RUN | key=value", help="a run folder; settings")
+    command.add_argument(
+        "words", nargs="*", metavar="RUN | key=value", help="a run folder, and overrides of its settings"
+    )
     command.add_argument(
         "--model", metavar="RUN | NAME", help="a run folder, or a model with published weights"
     )
-    command.add_argument("--split", choices=("test", "val"), help="default: test where there is one")
+    command.add_argument(
+        "--split", choices=("test", "val"), help="split to evaluate (default: test if there is one)"
+    )
     command.add_argument(
         "--out", type=Path, help="folder for pictures and tables (default: RUN/eval, or eval)"
     )
@@ -67,9 +71,9 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="evaluate at each data.img_size, one folder each",
+        help="evaluate at each of these values of data.img_size, with one output folder per size",
     )
-    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    command.add_argument("--json", action="store_true", help="print the scores as JSON")
     return command
 
 

@@ -28,10 +28,12 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument(
         "model", metavar="MODEL", nargs="?", help="a name, a folder, hf-hub:OWNER/NAME, or a file"
     )
-    which.add_argument("--model", dest="model_option", metavar="MODEL", help="the same")
-    parsed.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
+    which.add_argument(
+        "--model", dest="model_option", metavar="MODEL", help="the same as the positional argument"
+    )
+    parsed.add_argument("--format", choices=FORMATS, default="onnx", help="file format (default: onnx)")
     parsed.add_argument("--checkpoint", metavar="FILE", help="weights; default: the published ones")
-    parsed.add_argument("--random", action="store_true", help="initial weights")
+    parsed.add_argument("--random", action="store_true", help="use random initial weights")
     parsed.add_argument(
         "--size", help="dynamic, PIXELS or HEIGHTxWIDTH; default: any size, if the model takes any"
     )

@@ -34,23 +34,27 @@ from .models.weights.class_names import of_model
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(
-        prog="python -m vimzoo.predict", description="The likeliest classes of images."
+        prog="python -m vimzoo.predict", description="Predict the classes of images."
     )
     command.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER", help="folders with all below them"
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE_OR_FOLDER",
+        help="image files, or folders of images at any depth",
     )
     command.add_argument(
         "--model",
         help="a name, a folder, or hf-hub:OWNER/NAME (default: the newest run below outputs/)",
     )
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights for a model's name")
-    command.add_argument("--top", type=int, default=5, help="classes for each image (default: 5)")
-    command.add_argument("--batch", type=int, default=32, help="images at once (default: 32)")
+    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights file, with --model NAME")
+    command.add_argument("--top", type=int, default=5, help="number of classes per image (default: 5)")
+    command.add_argument("--batch", type=int, default=32, help="images per batch (default: 32)")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     command.add_argument(
-        "--as-stored", action="store_true", help="do not turn photographs as their EXIF orientation says"
+        "--as-stored", action="store_true", help="ignore the EXIF orientation of photographs"
     )
-    command.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    command.add_argument("--json", action="store_true", help="print one line of JSON per image")
     return command
 
 

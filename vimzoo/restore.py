@@ -33,59 +33,75 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(
         prog="python -m vimzoo.restore",
-        description="Restore a picture, or all pictures of a folder: super-resolution, denoising, removal of JPEG "
-        "artefacts, by what the model was trained for.",
+        description="Restore a picture, or all pictures of a folder: super-resolution, denoising or removal of JPEG "
+        "artefacts, depending on the model.",
     )
     command.add_argument("input", type=Path, help="a PNG, JPEG, TIFF or WebP file, or a folder of such files")
-    command.add_argument("output", type=Path, help="a file, or a folder, which gets the tree of the input")
+    command.add_argument(
+        "output", type=Path, help="a file or a folder; a folder gets the same tree as the input"
+    )
     weights = command.add_mutually_exclusive_group(required=True)
     weights.add_argument(
-        "--model", metavar="NAME", help="registered name, with its authors' weights, or a folder"
+        "--model", metavar="NAME", help="a registered name, with its published weights, or a folder"
     )
     weights.add_argument(
-        "--checkpoint", metavar="FILE", type=Path, help="a file; the architecture is inferred from it"
+        "--checkpoint", metavar="FILE", type=Path, help="weights file; the architecture is inferred from it"
     )
     command.add_argument(
         "--ema", action=argparse.BooleanOptionalAction,
-        help="take the checkpoint's moving average, or the trained weights (default: what was evaluated)",
+        help="use the checkpoint's moving average, or its trained weights (default: those that were evaluated)",
     )  # fmt: skip
     tiles = command.add_argument_group("tiles")
     tiles.add_argument(
         "--tile", metavar="N|auto|none|official", type=_tile, default="auto",
-        help="side of the largest tile in pixels of the input; auto: what fits into memory; none: the whole picture; "
-        "official: as the papers measured (default: auto)",
+        help="side of the largest tile in input pixels; auto: as large as memory allows; none: the whole picture; "
+        "official: the papers' tiling (default: auto)",
     )  # fmt: skip
     tiles.add_argument(
-        "--overlap", metavar="N", type=_whole_number(0), help="pixels in which neighbours blend (default: 32)"
+        "--overlap",
+        metavar="N",
+        type=_whole_number(0),
+        help="overlap of neighbouring tiles in pixels (default: 32)",
     )
     tiles.add_argument(
-        "--batch", metavar="N", type=_whole_number(1), default=1, help="tiles at once (default: 1)"
+        "--batch", metavar="N", type=_whole_number(1), default=1, help="tiles per batch (default: 1)"
     )
     quality = command.add_argument_group("result")
     quality.add_argument(
-        "--self-ensemble", action="store_true", help="average over 8 flips and rotations: 8 times the work"
+        "--self-ensemble",
+        action="store_true",
+        help="average over 8 flips and rotations, for 8 times the work",
     )
     quality.add_argument(
         "--dtype", choices=DTYPES, default="fp32", metavar="fp32|bf16|fp16", help="precision (default: fp32)"
     )
     quality.add_argument(
-        "--seed", metavar="N", type=_whole_number(0), default=0, help="of MambaIRv2's routes (default: 0)"
+        "--seed",
+        metavar="N",
+        type=_whole_number(0),
+        default=0,
+        help="seed of MambaIRv2's random routes (default: 0)",
     )
     quality.add_argument(
-        "--format", choices=("png", "jpg", "tif", "webp"), help="instead of each picture's own"
+        "--format",
+        choices=("png", "jpg", "tif", "webp"),
+        help="output format (default: that of the output's name or of each input)",
     )
     quality.add_argument(
         "--quality", metavar="1..100", type=_whole_number(1, 100), default=95,
-        help="of JPEG and WebP; WebP of 100 is lossless (default: 95)",
+        help="quality of JPEG and WebP; WebP with 100 is lossless (default: 95)",
     )  # fmt: skip
     command.add_argument(
-        "--existing", choices=("skip", "overwrite"), default="skip", help="results that exist (default: skip)"
+        "--existing",
+        choices=("skip", "overwrite"),
+        default="skip",
+        help="what to do with existing results (default: skip)",
     )
     command.add_argument(
         "--max-pixels", metavar="N", type=_whole_number(1),
-        help="refuse larger inputs, as a small file may unpack to any size (default: 200 million)",
+        help="reject larger inputs, because a small file may unpack to any size (default: 200 million)",
     )  # fmt: skip
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     return command
 
