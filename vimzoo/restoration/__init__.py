@@ -1,4 +1,4 @@
-"""Restoring pictures: files of any kind in and out, tiles, whole folders. `python -m vimzoo.restore` is its command."""
+"""Restores pictures: file formats, tiles and whole folders. The command is `python -m vimzoo.restore`."""
 
 from .folders import Job, Report, find_jobs, restore_file, restore_files
 from .origin import claim_results

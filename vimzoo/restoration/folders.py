@@ -1,4 +1,4 @@
-"""Many pictures in a row: which files become which, and a run that no single file stops."""
+"""Restores many files: pairs inputs with outputs, and continues after files that fail."""
 
 import functools
 import logging
@@ -24,7 +24,7 @@ __all__ = ["Job", "Report", "find_jobs", "reason_of", "restore_file", "restore_f
 _logger = logging.getLogger(__name__)
 
 COPIES = 3
-"""How often a result is held at once at most, in bytes of its pixels: by itself and by an encoder."""
+"""Most copies of a result's pixels in memory at once: the result itself and the encoder's."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Job:
 
 @dataclass
 class Report:
-    """What became of files: restored, left alone because the result exists, failed and why."""
+    """Files restored, skipped because the result exists, and failed, with reasons."""
 
     restored: list[Job] = field(default_factory=list)
     skipped: list[Job] = field(default_factory=list)
@@ -45,14 +45,14 @@ class Report:
 
 
 def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job]:
-    """The files to restore, in order of their names, and where to.
+    """Inputs and outputs of a run, sorted by name.
 
     Args:
-        source: A picture, or a folder, whose pictures at any depth are taken; hidden ones and what links to folders
-            lead to are not. Links that lead nowhere and folders that cannot be listed are, so that they are told.
-        target: For a picture a name with a known suffix, or a folder; for a folder a folder, which gets the same tree.
-            Where it lies within the input, its pictures are never taken as input.
-        suffix: ``".png"`` and so on: the format of the results, instead of each picture's own.
+        source: A picture, or a folder with pictures at any depth. Hidden files and linked folders are skipped. Dangling
+            links and unreadable folders are included so that they are reported.
+        target: For a picture, a name with a known suffix or a folder. For a folder, a folder that gets the same tree;
+            if it is inside the input, its pictures are not used as input.
+        suffix: Format of the results, such as ``".png"``; None keeps each picture's own.
 
     Raises:
         ValueError: there is nothing to restore, a result would replace a picture that is read, or two pictures would
@@ -99,12 +99,12 @@ def _folder_jobs(source: Path, target: Path, suffix: str | None) -> list[Job]:
 
 
 def _real(path: Path) -> Path:
-    """Where links lead; links in a circle, at which Path.resolve fails, stay."""
+    """Resolve links; circular links, on which Path.resolve fails, stay as they are."""
     return Path(os.path.realpath(path))
 
 
 def _pictures(folder: Path, others: Counter[str]) -> Iterator[Path]:
-    """Files at any depth that are named as pictures, and folders that cannot be listed; counts ``others`` by suffix."""
+    """Files with a picture's suffix at any depth, and unreadable folders; counts ``others`` by suffix."""
     closed: list[Path] = []
 
     def note(error: OSError) -> None:
@@ -145,23 +145,23 @@ def restore_files(
     quiet: bool = False,
     shared: Callable[..., Iterator[str | None]] | None = None,
 ) -> Report:
-    """Restore files one after the other, with a progress bar in pixels of input and the time left.
+    """Restore files one after another, with a progress bar in input pixels.
 
-    A file that cannot be read, restored or written is noted, and the next one has its turn.
+    A file that cannot be read, restored or written is recorded, and the run continues with the next one.
 
     Args:
         jobs: From `find_jobs`.
-        restorer: What to do to the pictures.
-        existing: ``"skip"`` results that exist already, or ``"overwrite"`` them.
+        restorer: Restores each picture.
+        existing: ``"skip"`` or ``"overwrite"`` results that exist already.
         quality: As in `write_picture`.
         max_pixels: As in `read_picture`.
-        quiet: Show nothing: neither the bar nor failures as they come.
-        shared: Used like ``map`` to divide the files over processes, large ones first, as
-            `vimzoo.engine.processes.sharing.share` does. The process that gets its results has the jobs of
-            all and returns the report of all.
+        quiet: Show neither the progress bar nor failures as they occur.
+        shared: A function like ``map`` that divides the files over processes, the largest first, such as
+            `vimzoo.engine.processes.sharing.share`. The process that receives its results returns the report of
+            all processes.
 
     Raises:
-        ValueError: ``existing`` has no such value.
+        ValueError: ``existing`` is unknown.
     """
     if existing not in ("skip", "overwrite"):
         raise ValueError(f"existing: expected 'skip' or 'overwrite', got {existing!r}")
@@ -171,7 +171,7 @@ def restore_files(
     if shared is not None:  # a large one at the end would let all others wait for one process
         work.sort(key=lambda item: item[1], reverse=True)
     reasons: dict[Job, str | None] = {}
-    own: set[Job] = set()  # of this process; others have their own bars, which nobody sees
+    own: set[Job] = set()  # of this process; the other processes' progress bars are not shown
     with tqdm(total=sum(size for _, size in work), unit="px", unit_scale=True, disable=quiet) as bar:
 
         def tried(item: tuple[Job, int]) -> str | None:
@@ -182,7 +182,7 @@ def restore_files(
             try:
                 restore_file(job, restorer, quality=quality, max_pixels=max_pixels, progress=show)
                 reason = None
-            except Exception as error:  # whatever a damaged file, a full disk or a model makes of one picture
+            except Exception as error:  # a damaged file, a full disk or the model; the other files continue
                 reason = reason_of(error)
             show(1.0)
             return reason
@@ -211,7 +211,7 @@ def restore_file(
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> None:
-    """Restore one file; folders above the result are made.
+    """Restore one file; parent folders of the result are created.
 
     Raises:
         OSError, ValueError: the picture cannot be read or written.
@@ -228,7 +228,7 @@ def restore_file(
 
 
 def _check_place(target: Path) -> None:
-    """Make the folder for a result and see that files can be written there, before the work rather than after it."""
+    """Create the folder for a result and check that it is writable, before the work is done."""
     if target.is_dir():
         raise PictureError(f"{target}: there is a folder of this name")
     try:
@@ -248,7 +248,7 @@ def _check_memory(size: int, width: int, height: int) -> None:
 
 
 def _pixel_count(path: Path) -> int:
-    """Pixels of a picture by its header, at least 1; a file without one fails when its turn comes."""
+    """Number of pixels according to the header, at least 1; files without a valid header fail later."""
     try:
         width, height = picture_size(path)
     except Exception:
@@ -261,7 +261,7 @@ def _show(bar: Any, before: float, size: int, share: float) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a file failed, in a line."""
+    """The reason why a file failed, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__

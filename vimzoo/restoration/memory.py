@@ -1,4 +1,4 @@
-"""How much memory there is, how much a model takes per pixel, and hence how large a tile may be."""
+"""Chooses the tile size from the available memory and the memory that a model needs per pixel."""
 
 import copy
 import math
@@ -21,17 +21,17 @@ __all__ = ["automatic_tile", "available_bytes", "bytes_per_pixel"]
 
 TILES = (512, 384, 256, 192, 128, 96, 64, 48, 32)
 LARGEST_ON_CPU = 256
-"""Larger tiles are slower there: their maps outgrow the caches."""
+"""Larger tiles are slower, because their maps do not fit into the caches."""
 SHARE = 0.25
-"""Of the available memory, what one batch of tiles is reckoned to take: the count knows tensors only, not what
-libraries need besides, and other programs want memory too."""
+"""Share of the available memory for one batch of tiles. The estimate covers tensors only; libraries and other
+programs need memory too."""
 PROBE_SIDE = 128
 
 
 def available_bytes(device: torch.device) -> int:
-    """Bytes that can still be had on a device; on the CPU within the limits of control groups and of the process.
+    """Available bytes on a device; on the CPU within the limits of control groups and of the process.
 
-    Processes that torchrun has started on one machine have equal shares of its memory.
+    Processes that torchrun has started on one machine get equal shares of its memory.
     """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -42,7 +42,7 @@ def available_bytes(device: torch.device) -> int:
 
 
 def group_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """What Linux control groups, from this process's own upwards, leave of their limits (versions 1 and 2)."""
+    """Bytes left by the limits of this process's Linux control groups and their parents (versions 1 and 2)."""
     groups = own.read_text().splitlines() if own.is_file() else []
     for controllers, path in (line.split(":", 2)[1:] for line in groups):
         if controllers == "":
@@ -60,7 +60,7 @@ def group_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/sel
 
 
 def _room(folder: Path, limit: str, usage: str, cache: str) -> int | None:
-    """Limit less usage, not counting pages of files that the kernel drops when asked; None where there is no limit."""
+    """Limit minus usage, without page cache that the kernel can drop; None without a limit."""
     try:
         most = (folder / limit).read_text().strip()
         used = int((folder / usage).read_text())
@@ -71,7 +71,7 @@ def _room(folder: Path, limit: str, usage: str, cache: str) -> int | None:
 
 
 def _process_room() -> Iterator[int]:
-    """What limits of the address space (``ulimit -v``) and, on Linux, of data (``ulimit -d``) leave."""
+    """Bytes left by the limits of address space (``ulimit -v``) and, on Linux, of data (``ulimit -d``)."""
     try:
         import resource
     except ImportError:  # Windows
@@ -84,7 +84,7 @@ def _process_room() -> Iterator[int]:
 
 
 class _PeakBytes(TorchDispatchMode):
-    """Adds up the memory of all tensors alive at once; with tensors of the meta device nothing is computed."""
+    """Tracks the peak memory of live tensors; with tensors on the meta device nothing is computed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _PeakBytes(TorchDispatchMode):
 
 
 def bytes_per_pixel(model: RestorationModel) -> float:
-    """Bytes of tensors that a float32 forward pass holds at its highest, per pixel of its input; none is computed."""
+    """Peak bytes of tensors in a float32 forward pass, per input pixel; counted on the meta device."""
     outline = _on_meta(model)
     image = torch.empty(1, model.in_chans, PROBE_SIDE, PROBE_SIDE, device="meta")
     with torch.no_grad(), _PeakBytes() as count:
@@ -119,8 +119,8 @@ def bytes_per_pixel(model: RestorationModel) -> float:
 def _on_meta(module: nn.Module) -> Any:
     """A copy of a module whose tensors are on the meta device.
 
-    `torch.func.functional_call` would do without a copy, but puts the tensors into the module while it runs, where
-    other threads meet them.
+    `torch.func.functional_call` needs no copy, but puts the tensors into the module while it runs, where other
+    threads see them.
     """
     outline = copy.copy(module)
     for name in ("_parameters", "_buffers"):
@@ -131,7 +131,7 @@ def _on_meta(module: nn.Module) -> Any:
 
 
 def automatic_tile(model: RestorationModel, device: torch.device, batch: int = 1) -> int:
-    """The largest side of a few that fits into the memory there is, for square tiles, ``batch`` of them at once."""
+    """The largest of several sides for which ``batch`` square tiles fit into the available memory."""
     room = available_bytes(device) * SHARE
     side = math.isqrt(int(room / (bytes_per_pixel(model) * batch)))
     largest = LARGEST_ON_CPU if device.type == "cpu" else max(TILES)

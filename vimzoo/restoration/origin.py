@@ -1,4 +1,4 @@
-"""Which model the pictures of a folder of results are of, so that a folder never mixes two."""
+"""Records which model wrote the results in a folder, so that a folder never mixes two models."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NOTE = ".vimzoo-restore.json"
 
 
 def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existing: str) -> None:
-    """Note in a folder of results whose they are, unless results there that would be skipped are of another model.
+    """Record the model in a folder of results; raise if existing results to be skipped are of another model.
 
-    Folders without a note, and places where none can be written, are taken as they are.
+    Folders without a record, and those where none can be written, are accepted.
 
     Raises:
-        ValueError: results to be skipped are of other weights, or of these without (with) a self-ensemble.
+        ValueError: results to be skipped were made with other weights, or with another choice of self-ensemble.
     """
     own = {
         "model": type(restorer.model).__name__,
@@ -47,7 +47,7 @@ def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existin
 
 
 def _read(note: Path) -> dict[str, Any] | None:
-    """What a folder's note says; None where there is no such note."""
+    """The record of a folder; None if there is none."""
     try:
         return dict(json.loads(note.read_text()))
     except (OSError, ValueError, TypeError):
@@ -55,7 +55,7 @@ def _read(note: Path) -> dict[str, Any] | None:
 
 
 def _digest(restorer: Restorer) -> str:
-    """Of all weights, by name."""
+    """A digest of all weights and their names."""
     total = hashlib.sha256()
     for name, tensor in sorted(restorer.model.state_dict().items()):
         total.update(f"{name} {tuple(tensor.shape)}".encode())

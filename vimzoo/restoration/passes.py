@@ -1,4 +1,4 @@
-"""What a batch of tiles goes through around the model: channels, flips and rotations, repeatable routes."""
+"""Wraps the model for a batch of tiles: channels, flips and rotations, repeatable routes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601, as in JPEG
 def for_channels(run: Run, channels: int, model_channels: int, scale: int) -> Run:
     """A model of ``model_channels`` on images of ``channels``, each 1 (grey) or 3 (RGB).
 
-    A colour model gets grey as three equal channels and gives the luma of its answer. A grey model gets luma; how each
-    channel differs from luma, which is what JPEG stores as chroma, is kept, bicubically enlarged.
+    A colour model gets grey as three equal channels, and the luma of its output is used. A grey model gets luma; the
+    differences of the channels from luma (JPEG's chroma) are kept and enlarged bicubically.
 
     Raises:
-        ValueError: one is 1 or 3 and the other neither of them.
+        ValueError: one number is 1 or 3 and the other is not.
     """
     if channels == model_channels:
         return run
@@ -47,23 +47,23 @@ def _luma(x: Tensor) -> Tensor:
 
 
 def flipped(x: Tensor, which: int) -> Tensor:
-    """One of the 8 flips and rotations of images ``(B, C, H, W)``; 0 leaves them as they are."""
+    """One of the 8 flips and rotations of images ``(B, C, H, W)``; 0 is the identity."""
     x = x.transpose(2, 3) if which & 4 else x
     return x.flip([axis for axis, bit in ((2, 1), (3, 2)) if which & bit]).contiguous()
 
 
 def flipped_back(x: Tensor, which: int) -> Tensor:
-    """Undoes `flipped`."""
+    """Undo `flipped`."""
     x = x.flip([axis for axis, bit in ((2, 1), (3, 2)) if which & bit])
     return x.transpose(2, 3) if which & 4 else x
 
 
 class SeededRoutes:
-    """Gumbel noise for MambaIRv2's routes, from a stream of its own for every sample of a batch.
+    """Gumbel noise for MambaIRv2's routes, with a separate random stream for every sample of a batch.
 
     Args:
-        seeds: What identifies each sample.
-        device: Where the noise is drawn; other devices draw other noise.
+        seeds: Seeds, which identify each sample.
+        device: Device that draws the noise; the noise depends on it.
     """
 
     def __init__(self, seeds: Sequence[Sequence[int]], device: torch.device) -> None:
@@ -79,7 +79,7 @@ class SeededRoutes:
 
 
 def with_routes(model: nn.Module, seeds: Sequence[Sequence[int]], device: torch.device) -> Run:
-    """The model for one call: a MambaIRv2 whose routes are random draws them from `SeededRoutes` of its own.
+    """The model for one call; a MambaIRv2 with random routes draws them from its own `SeededRoutes`.
 
     The noise is an argument of the call, never an attribute of the model, which other threads may be using. Models
     without random routes, or with a ``route_noise`` set by the caller, are returned unchanged.

@@ -1,4 +1,4 @@
-"""A model made ready for pictures of any size: tiles, alpha, x8 self-ensemble, precision, memory that runs out."""
+"""Applies a model to pictures of any size: tiles, alpha, self-ensemble, precision, out-of-memory handling."""
 
 import functools
 import gc
@@ -19,12 +19,12 @@ from .tiling import Span, blended_axis, official_axis, tiled_rows
 __all__ = ["OVERLAP", "Restorer"]
 
 OVERLAP = 32
-"""Pixels that neighbouring tiles share by default."""
+"""Default overlap of neighbouring tiles in pixels."""
 SMALLEST_TILE = 16
-"""Tiles of this side are not halved any more."""
+"""Tiles of this side are not halved further."""
 WHITE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
 PARTS = {1: [(0, 1)], 2: [(0, 1), (1, 2)], 3: [(0, 3)], 4: [(0, 3), (3, 4)]}
-"""By number of channels: which pass the model together; the second is alpha."""
+"""Number of channels -> groups that pass through the model together; the second group is alpha."""
 _logger = logging.getLogger(__name__)
 
 Progress = Callable[[float], None]
@@ -37,30 +37,30 @@ class Restorer:
         restore = Restorer(vimzoo.load_restoration("mambairv2_lightSR_x2.pth"), tile=256)
         restored = restore(pixels)  # (H, W, 3) uint8 -> (2H, 2W, 3) uint8
 
-    Grey pictures pass a colour model as three equal channels. Colour pictures pass a grey model, such as JPEG artefact
-    removal, as luma; how each channel differs from luma is kept, bicubically enlarged if the model enlarges. Alpha
-    passes on its own, as a grey picture does.
+    A colour model gets a grey picture as three equal channels. A grey model, such as one for JPEG artefacts, gets the
+    luma of a colour picture; the differences of the channels from luma are kept, and enlarged bicubically if the model
+    enlarges. Alpha is restored separately, like a grey picture.
 
-    Several threads may call one restorer, or restorers of one model: each call gives what it would give alone.
+    Several threads may use one restorer, or restorers that share a model, without affecting each other's results.
 
     Args:
         model: A MambaIR model; it is moved to ``device`` and put into evaluation mode.
-        tile: Side of the largest tile in pixels of the input; ``"auto"`` for what fits into the memory there is,
-            ``"none"`` for the whole picture at once, ``"official"`` for the tiling of the papers' measurements.
-        overlap: Pixels that neighbouring tiles share and blend in, up to half a tile; by default 32, or half a tile
-            where that is less.
-        batch: Tiles to run at once.
-        self_ensemble: Average over the 8 flips and rotations of each tile, which takes 8 times as long.
+        tile: Side of the largest tile in input pixels; ``"auto"``: as large as the available memory allows, ``"none"``:
+            the whole picture at once, ``"official"``: the papers' tiling.
+        overlap: Overlap of neighbouring tiles in pixels, where they are blended; at most half a tile. None is 32, or
+            half a tile if that is less.
+        batch: Tiles per batch.
+        self_ensemble: Average over the 8 flips and rotations of each tile, for 8 times the work.
         dtype: Precision of matrix products and convolutions: float32, bfloat16 or float16 (autocast).
-        seed: Of MambaIRv2's random routes; every tile has a stream of its own, whatever runs before or beside it.
-        device: Where to; by default where the model is.
+        seed: Seed of MambaIRv2's random routes. Every tile has its own stream, which does not depend on other tiles.
+        device: Target device; None is the model's.
 
     Attributes:
         scale: Output pixels per input pixel and axis.
-        batch: As given, until memory runs out: then fewer tiles run at once, and after that smaller ones.
+        batch: Tiles per batch; lowered when memory runs out, before tiles are made smaller.
 
     Raises:
-        ValueError: an argument has no such value, or the model holds NaN or infinite weights.
+        ValueError: an argument has an invalid value, or the model holds NaN or infinite weights.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class Restorer:
         Args:
             pixels: ``(H, W)`` or ``(H, W, channels)``, channels being grey, grey and alpha, RGB, or RGB and alpha;
                 uint8, uint16, or float32 in 0..1.
-            progress: Is told the share of the work that is done, up to 1; it falls back when memory runs out.
+            progress: Called with the completed share of the work, up to 1; starts again when memory runs out.
 
         Returns:
-            The same kind of array with ``H scale`` rows and ``W scale`` columns; floats are not cut to 0..1.
+            An array of the same dtype with ``H scale`` rows and ``W scale`` columns; floats are not clipped to 0..1.
 
         Raises:
-            ValueError: the array is none of these.
-            FloatingPointError: the model answered NaN or infinity.
-            RuntimeError, MemoryError: no memory even for small tiles, or for the tiles that were prescribed.
+            ValueError: the array has another shape or dtype.
+            FloatingPointError: the model returned NaN or infinity.
+            RuntimeError, MemoryError: out of memory even with small tiles, or with tiles of a fixed size.
         """
         planes = pixels[..., None] if pixels.ndim == 2 else pixels
         _check_pixels(planes)
@@ -118,9 +118,9 @@ class Restorer:
     def _fits(
         self, planes: np.ndarray, result: np.ndarray, tile: int, batch: int, progress: Progress | None
     ) -> bool:
-        """Restore all planes; on lack of memory lower the limits and give False.
+        """Restore all planes; if memory runs out, lower the limits and return False.
 
-        The limits only ever fall, so that threads which share a restorer cannot undo each other's.
+        Limits are never raised, so that threads which share a restorer cannot undo each other's.
         """
         try:
             grid = self._grid(planes.shape[0], planes.shape[1], tile)
@@ -145,7 +145,7 @@ class Restorer:
         return automatic_tile(self.model, self.device, self.batch)
 
     def _tile_for(self, height: int, width: int) -> int:
-        """The largest side of a tile for a picture, a multiple of what the model takes."""
+        """The largest side of a tile for a picture, a multiple of ``multiple_of`` of the model."""
         multiple = self.model.multiple_of
         whole = -(-max(height, width) // multiple) * multiple
         if self.tile in ("none", "official"):
@@ -181,7 +181,7 @@ class Restorer:
             progress(1.0)
 
     def _run(self, tiles: Tensor, places: list[tuple[int, int]], *, part: int, white: float) -> Tensor:
-        """Tiles ``(B, C, h, w)`` as stored, and where they lie -> float32 ``(B, C, h scale, w scale)`` on the CPU."""
+        """Tiles ``(B, C, h, w)`` as stored, and their positions -> float32 ``(B, C, h scale, w scale)`` on the CPU."""
         x = (tiles.float() / white).to(self.device, self.weight_dtype)
         turns = FLIPS if self.self_ensemble else 1
         result = self._flip(x, places, part, 0)
@@ -194,7 +194,7 @@ class Restorer:
         return result
 
     def _flip(self, x: Tensor, places: list[tuple[int, int]], part: int, turn: int) -> Tensor:
-        """Images through the model in one of 8 positions, float32."""
+        """Apply the model to images in one of the 8 flips and rotations, float32."""
         seeds = [(self.seed, part, turn, *place) for place in places]
         model = with_routes(self.model, seeds, self.device)
         run = for_channels(model, x.shape[1], self.model.in_chans, self.scale)
@@ -208,7 +208,7 @@ def _share_of(progress: Progress, i: int, count: int) -> Progress:
 
 
 def _stored(rows: Tensor, dtype: np.dtype) -> np.ndarray:
-    """Float ``(C, rows, W)`` in 0..1 -> ``(rows, W, C)`` of ``dtype``, rounded to the nearest value it has."""
+    """Float ``(C, rows, W)`` in 0..1 -> ``(rows, W, C)`` of ``dtype``, rounded to the nearest representable value."""
     values = rows.permute(1, 2, 0)
     if dtype == np.float32:
         return values.numpy()

@@ -1,8 +1,8 @@
-"""Tiles: an image cut into overlapping parts, each run alone, and the results put together row by row.
+"""Cuts an image into overlapping tiles and assembles the results row by row.
 
-An axis is a list of `Span`; the weights of its spans sum to 1 at every pixel, so a tile's weights are the product of
-its row's and its column's, and nothing has to be divided by a sum afterwards. Finished rows leave at the top while
-tiles further down still run: memory holds one row of tiles at the result's size, however large the image.
+An axis is a list of `Span` whose weights sum to 1 at every pixel. A tile's weights are the product of its row's and
+its column's, so no division by a sum of weights is needed. Finished rows are returned while later tiles are still
+running: memory holds one row of tiles at the result's size, for images of any size.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from torch import Tensor
 __all__ = ["Span", "blended_axis", "official_axis", "padded_to", "tiled_rows"]
 
 OFFICIAL_SIDE = 200
-"""The authors cut images from this side on; see `official_axis`."""
+"""The authors tile images from this side on; see `official_axis`."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """One tile's place on one axis.
+    """The position of a tile on one axis.
 
     Attributes:
         start, stop: Pixels of the image, possibly padded.
@@ -41,20 +41,20 @@ class Span:
 
 
 def blended_axis(size: int, tile: int, overlap: int, scale: int = 1, multiple: int = 1) -> list[Span]:
-    """As few tiles of at most ``tile`` pixels as overlap enough, all of one length and evenly spread.
+    """The fewest evenly spaced tiles of equal length, at most ``tile``, that overlap enough.
 
-    Two neighbours share ``overlap`` pixels, in which one fades out as the other fades in, by a squared cosine. What
-    lies beyond the last pixel (``multiple``) is to be padded.
+    Two neighbours share ``overlap`` pixels, where they are blended by a squared cosine. Pixels beyond the last one
+    (due to ``multiple``) have to be padded.
 
     Args:
         size: Pixels of the image.
         tile: Longest tile.
         overlap: Pixels that neighbours share.
         scale: Pixels of the result per pixel of the image.
-        multiple: Tiles are as long as a multiple of this; ``tile`` is one.
+        multiple: Tile lengths are multiples of this; ``tile`` must be one.
 
     Raises:
-        ValueError: a size is not positive, or the overlap leaves nothing of a tile.
+        ValueError: a size is not positive, or the overlap covers the whole tile.
     """
     if size < 1 or tile < multiple or tile % multiple:
         raise ValueError(f"tile: expected a positive multiple of {multiple}, got {tile} for {size} pixels")
@@ -85,10 +85,10 @@ def _faded_in(x: Tensor, middle: float, width: int) -> Tensor:
 
 
 def official_axis(size: int, scale: int = 1) -> list[Span]:
-    """The tiles with which MambaIR's and MambaIRv2's published figures were measured (``MambaIRModel.test``).
+    """The tiling of MambaIR's and MambaIRv2's published figures (``MambaIRModel.test``).
 
-    ``size // 200 + 1`` parts of equal length after padding; each tile has a tenth of a part more towards its inner
-    neighbours, and its own part of the result is pasted as it is, without blending.
+    ``size // 200 + 1`` parts of equal length after padding; each tile is extended by a tenth of a part towards its
+    neighbours, and its own part of the result is pasted without blending.
     """
     if size < 1:
         raise ValueError(f"size: expected a positive number of pixels, got {size}")
@@ -106,7 +106,7 @@ def official_axis(size: int, scale: int = 1) -> list[Span]:
 
 
 def padded_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Image ``(H, W, C)`` continued below and to the right by its mirror image, border pixels not repeated."""
+    """Pad an image ``(H, W, C)`` at the bottom and the right by reflection, without repeating border pixels."""
     missing = height - image.shape[0], width - image.shape[1]
     if missing == (0, 0):
         return image
@@ -122,16 +122,16 @@ def tiled_rows(
     batch: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[Tensor]:
-    """Run a function on every tile; gives the result in rows as they are finished, from top to bottom.
+    """Run a function on every tile; yields the rows of the result from top to bottom as they are finished.
 
     Args:
-        run: From tiles ``(B, C, h, w)`` of the image's dtype and their places (row, column) in the grid, to results
+        run: Maps tiles ``(B, C, h, w)`` of the image's dtype and their positions (row, column) in the grid to results
             ``(B, C', h scale, w scale)``, float32 on the CPU.
         image: ``(H, W, C)``.
         rows, columns: From `blended_axis` or `official_axis`, for the image's height and width.
         scale: Pixels of the result per pixel of the image and axis.
-        batch: Most tiles of one shape to run at once.
-        progress: Is told the share that is done, up to 1, after each batch.
+        batch: Maximum number of tiles per batch.
+        progress: Called with the completed share, up to 1, after each batch.
 
     Yields:
         Float32 ``(C', rows, W scale)``; together they have ``H scale`` rows.
@@ -162,7 +162,7 @@ def tiled_rows(
 
 
 def _chunks(rows: Sequence[Span], columns: Sequence[Span], batch: int) -> Iterator[list[tuple[int, int]]]:
-    """Places in the grid, row after row, up to ``batch`` neighbours of one shape at a time."""
+    """Positions in the grid, row by row, in groups of up to ``batch`` neighbours of equal shape."""
     grid = ((r, c) for r in range(len(rows)) for c in range(len(columns)))
     for _, same in itertools.groupby(grid, lambda place: (rows[place[0]].length, columns[place[1]].length)):
         while chunk := list(itertools.islice(same, batch)):
@@ -170,7 +170,7 @@ def _chunks(rows: Sequence[Span], columns: Sequence[Span], batch: int) -> Iterat
 
 
 def _lengthened(band: Tensor, needed: int, like: Tensor, width: int) -> Tensor:
-    """The band with rows of zeros added below up to ``needed``."""
+    """Append rows of zeros to the band, up to ``needed``."""
     if band.dim() == 1:
         return like.new_zeros(like.shape[1], needed, width)
     return F.pad(band, (0, 0, 0, needed - band.shape[1])) if needed > band.shape[1] else band

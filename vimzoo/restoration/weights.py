@@ -13,7 +13,7 @@ __all__ = ["names_with_weights", "restoration_model"]
 
 
 def names_with_weights() -> list[str]:
-    """Restoration models for which at least one file of weights has a known address."""
+    """Restoration models with at least one downloadable file of weights."""
     return [
         name
         for name, facts in known_facts("restoration").items()
@@ -28,12 +28,12 @@ def restoration_model(
 
     Args:
         name: Registered name, with a tag (``mambair_dn.sigma25``) or without for the first one, a folder, or an address
-            on the hub; with its authors' weights, from the hub or its cache.
+            on the hub; with its published weights, from the hub or its cache.
         checkpoint: A file of weights instead. Without a name the architecture is inferred from it.
-        use_ema: Take the file's moving average of the weights, or the trained ones; None: see `read_checkpoint`.
+        use_ema: Use the file's moving average of the weights, or the trained weights; None: see `read_checkpoint`.
 
     Raises:
-        UsageError: there is no such restoration model, or its weights cannot be had.
+        UsageError: there is no such restoration model, or its weights are not available.
     """
     if name and timm.is_model(name):
         find_facts(name, "restoration", "--model ")

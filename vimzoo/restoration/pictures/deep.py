@@ -1,4 +1,4 @@
-"""What Pillow cannot do: PNG and TIFF of 16 bits, which it would cut to 8, and compressed TIFF with its tags."""
+"""Formats that Pillow cannot handle: 16-bit PNG and TIFF, which it would cut to 8 bits, and compressed TIFF with tags.
 
 import struct
 import zlib
@@ -93,7 +93,7 @@ def _page(tiff: TiffFile) -> TiffPage:
 
 
 def read_tiff(path: Path) -> Picture:
-    """A 16-bit TIFF of one page, grey or RGB, with or without alpha.
+    """Read a 16-bit TIFF of one page, grey or RGB, with or without alpha.
 
     Raises:
         ValueError: it is damaged, or of another kind.
@@ -107,7 +107,7 @@ def read_tiff(path: Path) -> Picture:
 
 
 def _tiff_pixels(page: TiffPage) -> np.ndarray:
-    """``(H, W, channels)`` with black 0 and colours not multiplied by alpha."""
+    """Pixels ``(H, W, channels)`` with black 0 and colours not premultiplied by alpha."""
     colours = _COLOURS.get(PHOTOMETRIC(page.photometric))
     if colours is None or page.samplesperpixel - colours not in (0, 1) or page.dtype != np.uint16:
         kind = f"{PHOTOMETRIC(page.photometric).name} with {page.samplesperpixel} channels of {page.dtype}"
@@ -122,7 +122,7 @@ def _tiff_pixels(page: TiffPage) -> np.ndarray:
 
 
 def _unmultiplied(pixels: np.ndarray) -> np.ndarray:
-    """Colours as they were before they were multiplied by alpha."""
+    """Undo the premultiplication by alpha."""
     colours, alpha = pixels[..., :-1], pixels[..., -1:].astype(np.float64)
     plain = np.divide(colours * 65535.0, alpha, out=np.zeros(colours.shape), where=alpha > 0)
     return np.concatenate([np.rint(plain.clip(0, 65535)).astype(np.uint16), pixels[..., -1:]], -1)

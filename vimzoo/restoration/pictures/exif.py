@@ -1,4 +1,4 @@
-"""EXIF blocks: what of them describes a picture rather than how its pixels were stored."""
+"""EXIF blocks: keeps entries that describe the picture, and drops those about storage."""
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -9,12 +9,12 @@ _LAYOUT_TAGS = {
     *range(254, 267), 273, 277, 278, 279, 280, 281, 284, 301, 317, 320, *range(322, 326), 330, 338, 339, 340, 341, 347,
     *range(512, 532), 700, 33723, 34377, 34675,
 }  # fmt: skip
-"""Tags of EXIF and TIFF that say how pixels are stored, or repeat what stands elsewhere."""
+"""Tags of EXIF and TIFF about the storage of pixels, or that repeat other data."""
 _SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
 
 
 def described(exif: Image.Exif) -> bytes | None:
-    """A block without thumbnail and storage, of a damaged one the orientation alone; ``None`` if nothing is left."""
+    """A block without thumbnail and storage tags, or if damaged only the orientation; ``None`` if nothing is left."""
     kept = Image.Exif()
     try:
         for tag in exif:
@@ -25,7 +25,7 @@ def described(exif: Image.Exif) -> bytes | None:
             elif tag not in _LAYOUT_TAGS:
                 kept[tag] = exif[tag]
         block = kept.tobytes()
-    except Exception:  # whatever a damaged block makes of itself
+    except Exception:  # a damaged block can raise anything
         kept = Image.Exif()
         orientation = exif.get(ExifTags.Base.Orientation)
         if isinstance(orientation, int):
@@ -35,14 +35,14 @@ def described(exif: Image.Exif) -> bytes | None:
 
 
 def loaded(block: bytes | None) -> Image.Exif:
-    """The entries of a block, none if there is no block."""
+    """The entries of a block; none without a block."""
     exif = Image.Exif()
     exif.load(block or b"")
     return exif
 
 
 def upright(pixels: np.ndarray, block: bytes | None) -> np.ndarray:
-    """Pixels ``(H, W, channels)`` as stored, turned and mirrored as the orientation in a block says; a view."""
+    """A view of stored pixels ``(H, W, channels)`` with the orientation of the block applied."""
     turns = {3: 2, 6: 3, 8: 1, 4: 2, 5: 3, 7: 1}  # quarter turns to the left
     orientation = loaded(block).get(ExifTags.Base.Orientation, 1)
     turned = np.rot90(pixels, turns.get(orientation, 0))
@@ -50,7 +50,7 @@ def upright(pixels: np.ndarray, block: bytes | None) -> np.ndarray:
 
 
 def resized(block: bytes | None, width: int, height: int) -> bytes | None:
-    """A block in which the size, where it is stated, is this one."""
+    """The block with its size entries, if any, set to this size."""
     if block is None:
         return None
     exif = loaded(block)
@@ -60,7 +60,7 @@ def resized(block: bytes | None, width: int, height: int) -> bytes | None:
 
 
 def shortened(block: bytes | None, most: int) -> bytes | None:
-    """A block of at most so many bytes: the longest entries are left out, such as what makers of cameras add."""
+    """A block of at most this many bytes, without the longest entries, such as maker notes."""
     while block is not None and len(block) > most:
         exif = loaded(block)
         places = [exif, *(exif.get_ifd(tag) for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo))]

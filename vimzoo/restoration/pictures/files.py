@@ -1,6 +1,6 @@
-"""Pictures from and to files: 8 and 16 bits, colour profile, orientation, resolution; written whole or not at all.
+"""Reads and writes pictures: 8 and 16 bits, colour profile, orientation, resolution; writes atomically.
 
-Pillow reads and writes all but TIFF results and 16-bit files, which it would cut to 8 bits; `deep` does those.
+Pillow handles everything except TIFF output and 16-bit files, which it would reduce to 8 bits; `deep` handles those.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ from .picture import Picture, PictureError, check_fits, format_of
 __all__ = ["MAX_PIXELS", "picture_size", "read_picture", "write_picture"]
 
 MAX_PIXELS = 200_000_000
-"""A small file may unpack to any size; more pixels than these are refused unless asked for."""
+"""A small file may unpack to any size; pictures with more pixels are rejected by default."""
 LONGEST_JPEG_EXIF = 65_533
-"""Bytes that a segment of a JPEG file holds."""
+"""Maximum size of a segment of a JPEG file, in bytes."""
 READABLE = ("PNG", "JPEG", "TIFF", "WEBP")
 MODES = {
     "1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA",
     "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "CMYK": "RGB",
 }  # fmt: skip
-"""Pillow's modes of 8 bits or less, and what they become."""
+"""Pillow's modes of 8 bits or less -> the mode that they are converted to."""
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height by a file's header.
+    """Width and height according to a file's header.
 
     Raises:
-        OSError, ValueError: it has none.
+        OSError, ValueError: there is no valid header.
     """
     if deep.is_deep_tiff(path):
         return deep.tiff_size(path)
@@ -47,15 +47,14 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a PNG, JPEG, TIFF or WebP file, whatever its name ends in.
+    """Read a PNG, JPEG, TIFF or WebP file; the suffix of its name does not matter.
 
     Palettes become RGB, bilevel pictures grey, CMYK becomes sRGB by its profile. Of a JPEG file with several pictures
     (MPO: with a depth map, or of two views) the first is read.
 
     Raises:
         OSError: the file cannot be opened.
-        PictureError: it is damaged, of another format, or its pixels are of another kind or too many; or it holds
-            several pictures.
+        PictureError: it is damaged, has another format, unsupported or too many pixels, or holds several pictures.
     """
     try:
         return _read(path, max_pixels)
@@ -110,7 +109,7 @@ _rules = threading.Lock()
 def _own_rules() -> Iterator[None]:
     """Pillow without its limit of pixels and its warnings of damaged EXIF.
 
-    Both are global to the process, so that threads take turns; only headers are read here, never pixels.
+    Both settings are global to the process, so a lock serialises threads; only headers are read here.
     """
     with _rules, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Corrupt EXIF data|Possibly corrupt EXIF")
@@ -126,7 +125,7 @@ def _too_many(max_pixels: int | None) -> PictureError:
 
 
 def _of_known_mode(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """Grey or RGB with 8 bits, with alpha where there is transparency, and the profile that then holds."""
+    """Convert to 8-bit grey or RGB, with alpha if there is transparency; returns the profile that then applies."""
     if image.mode not in MODES:
         raise PictureError(f"pixels of Pillow's mode {image.mode}; expected 8 or 16 bits, grey or colour")
     if image.mode == "CMYK" and profile:
@@ -139,7 +138,7 @@ def _of_known_mode(image: Image.Image, profile: bytes | None) -> tuple[Image.Ima
 
 
 def _from_inks(image: Image.Image, profile: bytes) -> tuple[Image.Image, bytes]:
-    """CMYK in sRGB by its own profile, and the profile of sRGB."""
+    """Convert CMYK to sRGB by its own profile; returns the profile of sRGB."""
     srgb = ImageCms.createProfile("sRGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -151,18 +150,18 @@ def _from_inks(image: Image.Image, profile: bytes) -> tuple[Image.Image, bytes]:
 
 
 def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
-    """Write a picture in the format that the name ends in; a file of that name is replaced, whole or not at all.
+    """Write a picture in the format of the name's suffix; an existing file is replaced atomically.
 
-    PNG and TIFF keep 16 bits; JPEG and WebP have 8. TIFF keeps of an EXIF block the orientation and a few texts.
+    PNG and TIFF keep 16 bits; JPEG and WebP have 8. Of an EXIF block, TIFF keeps the orientation and a few texts.
 
     Args:
-        picture: What to write.
-        path: A name ending as `vimzoo.restoration.pictures.picture.FORMATS` says.
-        quality: Of JPEG and WebP, 1 to 100; WebP of 100 is lossless.
+        picture: The picture to write.
+        path: A name with a suffix of `vimzoo.restoration.pictures.picture.FORMATS`.
+        quality: Quality of JPEG and WebP, 1 to 100; WebP with 100 is lossless.
 
     Raises:
         OSError: the file cannot be written.
-        PictureError: the format is none of ours or cannot hold the picture.
+        PictureError: the format is not supported or cannot hold the picture.
     """
     form = format_of(path)
     height, width, channels = picture.pixels.shape
@@ -182,7 +181,7 @@ def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
 
 
 def _profile_fits(profile: bytes | None, channels: int, form: str) -> bool:
-    """Whether a profile is of the colours that the file will have; WebP has no grey."""
+    """Whether a profile matches the colours of the output; WebP has no grey."""
     grey = channels < 3 and form != "WEBP"
     return profile is not None and profile[16:20] == (b"GRAY" if grey else b"RGB ")
 

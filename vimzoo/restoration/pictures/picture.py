@@ -1,4 +1,4 @@
-"""A picture in memory, and what each file format can hold."""
+"""A picture in memory, and the limits of each file format."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FORMATS = {
 }  # fmt: skip
 """Formats by file name suffix, in lower case."""
 LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500, "PNG": 1_000_000}
-"""In pixels; of WebP the format's own, of the others what libjpeg and libpng agree to."""
+"""In pixels: the format's own limit for WebP, the limits of libjpeg and libpng for the others."""
 
 
 class PictureError(ValueError):
@@ -22,7 +22,7 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels as stored, before the orientation is applied, and what belongs to them.
+    """Pixels as stored, before the orientation is applied, with their metadata.
 
     Attributes:
         pixels: ``(H, W, channels)``, uint8 or uint16; grey, grey and alpha, RGB, or RGB and alpha.
@@ -38,10 +38,10 @@ class Picture:
 
 
 def format_of(path: Path) -> str:
-    """The format that a file name ends in.
+    """The format of a file name's suffix.
 
     Raises:
-        PictureError: none of ours.
+        PictureError: the suffix is not supported.
     """
     if path.suffix.lower() not in FORMATS:
         raise PictureError(f"{path.name}: expected a name ending in {', '.join(FORMATS)}")
@@ -49,7 +49,7 @@ def format_of(path: Path) -> str:
 
 
 def check_fits(form: str, width: int, height: int, channels: int) -> None:
-    """See that a format holds so many pixels and channels.
+    """Check that a format can hold this many pixels and channels.
 
     Raises:
         PictureError: it does not.
