@@ -1,4 +1,4 @@
-"""How every command ends: its exit status and what it prints then. docs/commands.md has the table."""
+"""Exit statuses and error messages of all commands; docs/commands.md has the table."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with the status of ``main``; without a traceback after Ctrl-C, or if the reader (``| head``) has gone."""
+    """Exit with the status of ``main``; no traceback after Ctrl-C or if the reader (``| head``) has closed the pipe."""
     listen()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # for file names that are not valid text

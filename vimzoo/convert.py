@@ -1,8 +1,8 @@
 """Convert a checkpoint to a folder in the Hub's layout: ``python -m vimzoo.convert FILE --model NAME --output DIR``.
 
 The folder has ``model.safetensors``, ``config.json`` and a card, ``README.md``; ``timm.create_model("local-dir:DIR",
-pretrained=True)`` loads it, and so does ``hf-hub:`` once it is uploaded. It is loaded and compared before it gets its
-name.
+pretrained=True)`` loads it, and so does ``hf-hub:`` once it is uploaded. It is loaded and compared before it is moved
+into place.
 """
 
 from __future__ import annotations
@@ -136,19 +136,19 @@ def convert(
     """Write a checkpoint as a folder for timm and the Hub, atomically.
 
     Args:
-        file: The authors' checkpoint or one of our own, as `vimzoo.load_checkpoint` takes it.
-        name: Registered name; the tag (``mambair_dn.sigma25``) decides what the card says.
+        file: A checkpoint of the authors or of this package, as for `vimzoo.load_checkpoint`.
+        name: Registered name; the tag (``mambair_dn.sigma25``) determines the contents of the card.
         output: The new folder.
-        use_ema: Take the moving average of the weights, or the trained ones; None: see `read_checkpoint`.
-        num_classes: Classes that the file was trained for, if not the registered ones.
+        use_ema: Use the moving average of the weights, or the trained weights; None: see `read_checkpoint`.
+        num_classes: Number of classes of the file, if it is not the registered one.
 
     Returns:
         The new folder.
 
     Raises:
         CheckpointError: the file cannot be read or does not fit.
-        UsageError: there is no such model, it has no classes, or ``output`` exists or cannot be made.
-        Failure: what was written does not load as it was; nothing is kept.
+        UsageError: there is no such model, it has no classes, or ``output`` exists or cannot be created.
+        Failure: the written folder loads with other weights; it is removed.
     """
     file, output, name = Path(file), Path(output), full_name(name)
     facts = find_facts(name)[0]

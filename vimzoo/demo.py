@@ -1,7 +1,7 @@
 """A page to try the models: ``python -m vimzoo.demo`` opens it in the browser.
 
-Two tabs: what is in a picture, with the paths by which the model reads it and the places that its answer hangs on; and
-a picture restored, before and after. Everything runs on this machine.
+It has two tabs: classification, with the model's scan paths and the regions that its prediction depends on; and
+restoration, before and after. Everything runs on this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .models.opening import find_model, open_model
 from .models.weights.class_names import of_model
 from .ops import BIDIRECTIONAL, ScanPath
 
-INSTALL = "pip install 'vimzoo[demo]' brings what is missing"
+INSTALL = "pip install 'vimzoo[demo]' installs what is missing"
 
 try:
     from .restoration import PictureError, Restorer, read_picture, restoration_model
@@ -36,22 +36,22 @@ except ImportError as missing:
     sys.exit(report(ImportError(f"{missing}; {INSTALL}")))
 
 MOST_PIXELS = 50_000_000
-"""Pictures with more pixels are refused: the page is for one person who waits."""
+"""Larger pictures are rejected, because the user waits for the result."""
 FILE_LABEL = "File of weights (or empty: the published ones)"
 GRID = 8
-"""Tokens along each side of the grid on which scan paths are drawn, coarser than any model's."""
+"""Tokens per side of the grid on which scan paths are drawn; coarser than any model's."""
 
 
 class DemoError(Exception):
-    """Something the person at the page, or at the command line, can put right; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 @lru_cache(maxsize=4)
 def classifier(name: str, checkpoint: str = "") -> nn.Module:
-    """A classifier in evaluation mode by its name, with the weights of a file or, if none is named, the published ones.
+    """A classifier in evaluation mode, with the weights of a file or else the published ones.
 
     Raises:
-        DemoError: there is no such classifier, or its weights cannot be had.
+        DemoError: there is no such classifier, or its weights are not available.
     """
     try:
         return open_model(name, checkpoint or None, argument="Model", hint="name a file of weights instead")
@@ -61,10 +61,10 @@ def classifier(name: str, checkpoint: str = "") -> nn.Module:
 
 @lru_cache(maxsize=4)
 def restorer(name: str, checkpoint: str = "") -> Restorer:
-    """A restorer by the name of its model, or of a file from which the model is told.
+    """A restorer, by the name of its model or from a file from which the model is inferred.
 
     Raises:
-        DemoError: neither is given, or the weights cannot be had.
+        DemoError: neither is given, or the weights are not available.
     """
     if not name and not checkpoint:
         raise DemoError("Name a model, or a file of weights.")
@@ -75,10 +75,10 @@ def restorer(name: str, checkpoint: str = "") -> Restorer:
 
 
 def read_pixels(path: str | None) -> np.ndarray:
-    """The pixels of an uploaded file, ``(H, W, channels)``, turned upright as its EXIF data say.
+    """The pixels of an uploaded file, ``(H, W, channels)``, upright according to its EXIF data.
 
     Raises:
-        DemoError: no file, or none that can be read as a picture.
+        DemoError: there is no file, or it cannot be read as a picture.
     """
     if path is None:
         raise DemoError("Choose a picture first.")
@@ -90,7 +90,7 @@ def read_pixels(path: str | None) -> np.ndarray:
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Any picture as ``(H, W, 3)`` uint8, alpha left out."""
+    """Any picture as ``(H, W, 3)`` uint8, without alpha."""
     eight = (
         ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
     )
@@ -99,13 +99,13 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def scan_paths_of(model: nn.Module) -> Sequence[ScanPath]:
-    """The paths along which a model's first mixer reads its map; Vim's, a sequence both ways, if it says nothing."""
+    """The scan paths of a model's first mixer; forward and backward, as in Vim, if it defines none."""
     found: Any = (module.paths for module in model.modules() if hasattr(module, "paths"))
     return next(found, BIDIRECTIONAL)
 
 
 def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[str, float], Any, Any]:
-    """Probabilities of the five likeliest classes, the attribution over the picture, and the paths over the picture.
+    """Probabilities of the top five classes, and the picture with the attribution and with the paths drawn over it.
 
     Raises:
         DemoError: the picture or the model cannot be had.
@@ -142,7 +142,7 @@ def _figure_image(figure: Any) -> Any:
 
 
 def draw_heat(seen: np.ndarray, heat: np.ndarray) -> Any:
-    """What the model sees ``(H, W, 3)`` in 0..1 with the attribution ``(H, W)`` over it."""
+    """The model's input ``(H, W, 3)`` in 0..1 with the attribution ``(H, W)`` over it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4, 4), layout="constrained")
@@ -154,7 +154,7 @@ def draw_heat(seen: np.ndarray, heat: np.ndarray) -> Any:
 
 
 def draw_paths(seen: np.ndarray, paths: Sequence[ScanPath]) -> Any:
-    """Every different path on a coarse grid over what the model sees."""
+    """The distinct paths on a coarse grid over the model's input."""
     from matplotlib.figure import Figure
 
     from .plots import draw_path
@@ -171,7 +171,7 @@ def draw_paths(seen: np.ndarray, paths: Sequence[ScanPath]) -> Any:
 def restore(
     path: str | None, name: str, checkpoint: str = "", progress: Callable[[float], None] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture before, enlarged to the size of the result without any art, and after; both ``(H, W, 3)`` uint8.
+    """A picture before, enlarged to the size of the result by repeating pixels, and after; both ``(H, W, 3)`` uint8.
 
     Raises:
         DemoError: the picture or the model cannot be had, or there is too little memory.
@@ -198,7 +198,7 @@ def page(options: argparse.Namespace) -> Any:
     import gradio as gr
 
     def shown(function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` with its errors as messages on the page."""
+        """``function``, with its errors shown on the page."""
 
         def call(*arguments: Any) -> Any:
             try:
@@ -212,7 +212,7 @@ def page(options: argparse.Namespace) -> Any:
         return shown(restore)(path, name, checkpoint, lambda share: bar(share, desc="restoring"))
 
     def asked(what: str, model: str, checkpoint: str) -> tuple[list[Any], Any]:
-        """What both tabs ask for, and the button below it."""
+        """The inputs that both tabs have, and the button below them."""
         with gr.Column():
             picture = gr.File(label="Picture", type="filepath", elem_id=f"{what.lower()}-file")
             name = gr.Textbox(model, label="Model")
@@ -226,7 +226,7 @@ def page(options: argparse.Namespace) -> Any:
             with gr.Row():
                 inputs, button = asked("Classify", options.model, options.checkpoint)
                 scores = gr.Label(label="Classes", elem_id="classify-result")
-            heat = gr.Image(label="What the first of them hangs on", elem_id="classify-heat")
+            heat = gr.Image(label="Regions that drive the top prediction", elem_id="classify-heat")
             paths = gr.Image(
                 label="How the model reads it (drawn on a coarse grid)", elem_id="classify-paths"
             )
@@ -240,11 +240,11 @@ def page(options: argparse.Namespace) -> Any:
 
 
 def _check(model: str, name: str, checkpoint: str, file: str) -> None:
-    """Refuse a model or file that does not exist before the page opens; weights are loaded when they are needed.
+    """Reject a missing model or file before the page opens; weights are loaded when they are needed.
 
     Args:
         model, checkpoint: The options' names.
-        name, file: Their values; an empty one is asked for on the page.
+        name, file: Their values; an empty value is entered on the page.
     """
     if file and not Path(file).is_file():
         raise UsageError(f"{checkpoint} {file}: no such file")

@@ -1,4 +1,4 @@
-"""Reports what this installation can do, what is missing and what that costs: ``python -m vimzoo.doctor [--json]``.
+"""Reports what works in this installation, what is missing and what that costs: ``python -m vimzoo.doctor [--json]``.
 
 Always ends with exit status 0: a missing part is a finding, not a failure. Needs torch and einops alone.
 """
@@ -28,7 +28,7 @@ from .ops.runtime.threads import counted
 
 LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
 TRAINING = ("hydra", "sklearn", "matplotlib", "tqdm")
-"""Modules that the extra ``train`` brings."""
+"""Modules of the extra ``train``."""
 NEEDED = {
     "torchvision": "install torch and torchvision from the same index, one release of each made for the other",
     "timm": "pip install --force-reinstall timm",
@@ -38,7 +38,7 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one backend: whether it loads, its version or why not, and its speed."""
+    """The state of a backend: whether it loads, its version or the reason, and its speed."""
 
     name: str
     loads: bool
@@ -79,7 +79,7 @@ def ns_per_element(backend: backends.Backend, rounds: int = 5) -> float:
 
 
 def _load(backend: backends.Backend) -> tuple[bool, str]:
-    """Whether a backend has all it needs, and what that is or what it lacks."""
+    """Whether a backend is complete, and its version or what is missing."""
     loads, detail = backend.load()
     detail = backend.description.format(detail) if loads else detail
     if not loads or backend.serves("cpu"):
@@ -97,14 +97,14 @@ def examine_backends() -> list[Finding]:
         loads, detail = _load(backend)
         try:
             speed = ns_per_element(backend) if loads else None
-        except backends.BackendError as error:  # a GPU backend finds out at its first launch what it lacks
+        except backends.BackendError as error:  # a GPU backend may fail only at its first launch
             loads, detail, speed = False, str(error), None
         found.append(Finding(backend.name, loads, detail, speed))
     return found
 
 
 def examine_missing() -> list[Shortfall]:
-    """What is not installed, not built or slow, and what each costs."""
+    """What is not installed, not built or slow, with the cost of each."""
     missing = _needed_packages()
     try:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
@@ -169,7 +169,7 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report; exit status 0 whatever it says."""
+    """Print the report; the exit status is always 0."""
     parser = argparse.ArgumentParser(
         prog="python -m vimzoo.doctor",
         description="Report which backends and commands work in this installation.",

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and how errors are put into words. Imports nothing of this package."""
+"""Errors that a user can fix, and their messages. Imports nothing from this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OUT_OF_MEMORY = re.compile(
 
 
 class UsageError(ValueError):
-    """A request that cannot be met; the message names the argument, the value found and what was expected.
+    """An invalid request; the message names the argument, the value found and the value expected.
 
     A command prints it and exits with status 2. Code that does not know how its user gives an argument (`vimzoo.data`)
     writes its name in backquotes, so that a caller can put another one in its place.
@@ -32,7 +32,7 @@ class UsageError(ValueError):
 
 
 class Failure(RuntimeError):
-    """Work that began as requested and failed; a command prints the message and exits with status 1."""
+    """Work that started and failed; a command prints the message and exits with status 1."""
 
 
 def first_line(error: BaseException, *, kind: bool = False) -> str:
@@ -50,13 +50,13 @@ def first_line(error: BaseException, *, kind: bool = False) -> str:
 
 
 def similar(name: str, known: Iterable[str], otherwise: str = "none", count: int = 4) -> str:
-    """The names most like a misspelt one, for the end of a message: ``similar names: vim_tiny_patch16_224, ...``.
+    """The names most similar to a misspelt one, for the end of a message: ``similar names: vim_tiny_patch16_224, ...``.
 
     Args:
         name: What was given.
-        known: What could have been meant.
-        otherwise: What to say if nothing is alike.
-        count: How many names to give at most.
+        known: The valid names.
+        otherwise: The text if no name is similar.
+        count: Maximum number of names.
     """
 
     def likeness(other: str) -> float:

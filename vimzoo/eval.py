@@ -84,7 +84,7 @@ def by_size(
     out: Path | None = None,
     world: World | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """What `evaluation` tells at each image size, by size: how a model does away from the size that it learnt."""
+    """The scores of `evaluation` at each image size, by size."""
     world = world or World()
     words = words or [world.first(lambda: str(newest_run()))]
     folders = _folders(words)
@@ -96,17 +96,17 @@ def by_size(
 
 
 def _folders(words: Sequence[str]) -> list[str]:
-    """Words that are no settings; the name of a run folder may hold ``=``."""
+    """Words that are not settings; the name of a run folder may contain ``=``."""
     return [word for word in words if "=" not in word or (Path(word) / "config.yaml").is_file()]
 
 
 def evaluation(
     words: Sequence[str], split: str | None = None, out: Path | None = None, world: World | None = None
 ) -> dict[str, Any]:
-    """What the command does; returns the numbers that it prints and leaves in ``out/eval.json``.
+    """Run the evaluation; returns the scores that are printed and written to ``out/eval.json``.
 
     Args:
-        world: the processes that share the images. Only process 0 writes, and only what it returns is complete.
+        world: the processes that share the images. Only process 0 writes files and returns complete scores.
 
     Raises:
         UsageError: no such run, setting, model or data.
@@ -193,9 +193,9 @@ def _published(cfg: dict[str, Any], data: Splits, task: Task) -> nn.Module:
 def throughput(
     model: nn.Module, loader: DataLoader, device: torch.device, amp: torch.dtype | None, seconds: float = 1.0
 ) -> float:
-    """Images per second of the model alone, on the loader's first batch, again and again for ``seconds``.
+    """Images per second of the model alone, on the loader's first batch, repeated for ``seconds``.
 
-    0 where the loader has none, because there are fewer images than processes.
+    0 if the loader has no batch, because there are fewer images than processes.
     """
     if len(loader) == 0:
         return 0.0
@@ -216,7 +216,7 @@ def throughput(
 
 
 def model_words(given: str | None) -> list[str]:
-    """The words that stand for ``--model``: a run folder, or the settings of a model with its weights.
+    """The words equivalent to ``--model``: a run folder, or the settings of a model with its weights.
 
     Raises:
         UsageError: there is no such run or model.
@@ -230,7 +230,7 @@ def model_words(given: str | None) -> list[str]:
 
 
 def show_sizes(rows: dict[str, dict[str, Any]]) -> None:
-    """One line a size."""
+    """Print one line per size."""
     names = [name for name, value in next(iter(rows.values())).items() if isinstance(value, float)]
     print("  ".join(["  px", *names]))
     for size, numbers in rows.items():

@@ -1,7 +1,7 @@
-"""Write a model as a file that runs elsewhere: ``python -m vimzoo.export MODEL --format onnx``.
+"""Write a model as a file that runs without its Python code: ``python -m vimzoo.export MODEL --format onnx``.
 
-The file is run and compared with the model before it gets its name. The command prints the largest difference, the size
-of the file and how fast it runs.
+The file is run and compared with the model before it is moved into place. The command prints the largest difference,
+the size of the file and its speed.
 """
 
 from __future__ import annotations

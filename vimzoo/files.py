@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all. Imports nothing of this package."""
+"""Atomic writes of files and folders. Imports nothing from this package."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def unfinished(path: Path, suffix: str = ".part") -> Iterator[Path]:
-    """A free path beside ``path`` for a file or folder, which gets the name ``path`` when the block ends.
+    """A temporary path beside ``path`` for a file or folder, which is renamed to ``path`` when the block ends.
 
-    If the block raises, what was written is removed and ``path`` stays as it was.
+    If the block raises, the temporary file or folder is removed and ``path`` is unchanged.
 
     Args:
-        path: The final name. A file that has it is replaced.
-        suffix: Of the temporary name, for libraries that go by it.
+        path: The final name. An existing file is replaced.
+        suffix: Suffix of the temporary name, for libraries that depend on it.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}{suffix}")
     try:
@@ -36,7 +36,7 @@ def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]
     Args:
         path: The final name.
         mode: ``"wb"`` or ``"w"``; the file can be read too.
-        options: Of `open`.
+        options: Options of `open`.
     """
     with unfinished(path) as temporary, temporary.open(mode.replace("w", "x+"), **options) as file:
         yield file

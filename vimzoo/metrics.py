@@ -1,8 +1,8 @@
 """PSNR and SSIM of restored images, as the restoration papers compute them.
 
-Their rules (BasicSR's metrics, which MambaIR, SwinIR and most others report): both images are rounded to 8 bits
-first, super-resolution and JPEG are judged on luma only, a border as wide as the scale is cut off, the figure of a data
-set is the mean of its images' figures. SSIM has an 11 x 11 Gaussian window of deviation 1.5 and counts only
+Their rules (BasicSR's metrics, which MambaIR, SwinIR and most others report): both images are first rounded to 8 bits;
+super-resolution and JPEG are evaluated on luma only; a border as wide as the scale is removed; the score of a data set
+is the mean of its images' scores. SSIM has an 11 x 11 Gaussian window of deviation 1.5 and counts only
 windows that lie inside the image. Images are tensors ``(C, H, W)``, RGB or grey, in 0..1.
 """
 

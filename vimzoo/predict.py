@@ -1,4 +1,4 @@
-"""Name what is on images: ``python -m vimzoo.predict IMAGE_OR_FOLDER ... [--model RUN_OR_NAME]``.
+"""Predict the classes of images: ``python -m vimzoo.predict IMAGE_OR_FOLDER ... [--model RUN_OR_NAME]``.
 
 Started by torchrun, the processes share the images, and process 0 prints all results in order. The exit status is
 1 if an image could not be read.
@@ -62,7 +62,7 @@ def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
     """A classifier, as `vimzoo.models.opening.open_model` opens it; None is the newest run.
 
     Raises:
-        UsageError: there is no such model, or it is no classifier.
+        UsageError: there is no such model, or it is not a classifier.
     """
     if name is None and checkpoint is not None:
         raise UsageError(
@@ -75,10 +75,10 @@ def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, and every picture below folders, as training reads them; says what is left out there.
+    """The given files, and all images in the given folders as training reads them; reports skipped files.
 
     Raises:
-        UsageError: one does not exist, or no image is found.
+        UsageError: a path does not exist, or there are no images.
     """
     files: list[Path] = []
     for path in paths:
@@ -107,10 +107,11 @@ def predictions(
 ) -> Iterator[dict[str, Any]]:
     """For each file ``{"file", "classes": [{"class", "probability"}, ...]}``, or ``{"file", "error"}``.
 
-    Images are prepared as the model's weights want them, and turned ``upright`` as their EXIF orientation says.
+    Images are preprocessed as the model's weights require, and turned ``upright`` by their EXIF orientation.
 
     Args:
-        shared: ``map``, or what divides the batches over processes as `vimzoo.engine.processes.sharing.share` does.
+        shared: ``map``, or a function like it that divides the batches over processes, such as
+            `vimzoo.engine.processes.sharing.share`.
     """
     names, inputs = of_model(model), resolve_model_data_config(model)
     transform = create_transform(**inputs, is_training=False)

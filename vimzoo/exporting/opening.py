@@ -1,4 +1,4 @@
-"""The model that is to be written."""
+"""Opens the model to export."""
 
 from __future__ import annotations
 

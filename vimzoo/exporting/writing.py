@@ -27,7 +27,7 @@ class ExportError(Failure):
 
 @dataclass(frozen=True)
 class Written:
-    """A file and what was measured with it.
+    """A file and its measurements.
 
     Attributes:
         path: The file.
@@ -105,7 +105,7 @@ def export(
     size: tuple[int, int] | str | None = None,
     **variants: bool,
 ) -> list[Written]:
-    """Write a model and check the file against PyTorch before it gets its name.
+    """Write a model and compare the file with PyTorch before it is moved into place.
 
     Args:
         name: A model's name as timm knows it, or a folder; see `build`.

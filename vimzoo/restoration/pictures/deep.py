@@ -1,4 +1,4 @@
-"""Formats that Pillow cannot handle: 16-bit PNG and TIFF, which it would cut to 8 bits, and compressed TIFF with tags.
+"""Formats that Pillow cannot handle: 16-bit PNG and TIFF, which it cuts to 8 bits, and compressed TIFF with tags."""
 
 import struct
 import zlib
