@@ -225,7 +225,11 @@ def documented() -> Iterator[str]:
             members = {f"{module}.{name}": found}
             if inspect.isclass(found):
                 own = {key: getattr(found, key) for key in vars(found) if key == "__call__" or key[0] != "_"}
-                members |= {f"{module}.{name}.{key}": value for key, value in own.items()}
+                members |= {
+                    f"{module}.{name}.{key}": value
+                    for key, value in own.items()
+                    if not inspect.isclass(value)
+                }
             for full, member in members.items():
                 if callable(member) and (raises := (inspect.getdoc(member) or "").partition("Raises:\n")[2]):
                     section = re.split(r"\n(?=\S)", raises)[0]
