@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import ABCMeta, abstractmethod
 
 import pytest
 import torch
@@ -281,6 +282,56 @@ def test_a_detectors_backbone_says_its_shape() -> None:
     shape = backbone.output_shape()["last_feat"]
     assert (shape.channels, shape.stride, backbone.size_divisibility) == (16, 16, 0)
     assert backbone.get_num_layers() == 2 and backbone.num_tokens == 0
+
+
+class BaseModule(nn.Module, metaclass=ABCMeta):
+    """As OpenMMLab's: its ``init_weights`` takes no arguments."""
+
+    def __init__(self, init_cfg=None) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+
+    def init_weights(self) -> None:
+        self.initialised = True
+
+
+class MMBackbone(BaseModule, vmamba.Backbone_VSSM):
+    """As VMamba's detection and segmentation code makes its own."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        BaseModule.__init__(self)
+        vmamba.Backbone_VSSM.__init__(self, *args, **kwargs)
+
+
+class DetectronBackbone(nn.Module, metaclass=ABCMeta):
+    """As detectron2's, which a feature pyramid asks for."""
+
+    @abstractmethod
+    def forward(self): ...
+
+    @property
+    def size_divisibility(self) -> int:
+        return 1
+
+    def output_shape(self):
+        raise NotImplementedError
+
+
+class DetBackbone(vim.VisionMambaDet, DetectronBackbone):
+    """In the order of the authors' own bases."""
+
+
+def test_backbones_with_a_frameworks_base_class() -> None:
+    options = {name: value for name, value in SMALL_VSSM.items() if name != "num_classes"}
+    backbone = MMBackbone(out_indices=(0, 1), pretrained=None, **options)
+    backbone.init_weights()
+    assert backbone.initialised
+    state = vmamba.official_state_dict(backbone)
+    assert not backbone.load_state_dict(state).missing_keys
+    assert [tuple(y.shape) for y in backbone(torch.randn(1, 3, 32, 32))] == [(1, 16, 8, 8), (1, 32, 4, 4)]
+    detector = DetBackbone(img_size=32, embed_dim=16, depth=2)
+    assert detector.output_shape()["last_feat"].channels == 16 and detector.size_divisibility == 0
+    assert detector(torch.randn(1, 3, 32, 32))["last_feat"].shape == (1, 16, 2, 2)
 
 
 def test_backbones_are_initialised_from_a_file(tmp_path) -> None:

@@ -148,7 +148,7 @@ class VMamba(SmallOnOneThread):
             dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt="NHWC", **dd
         )
         self.head_hidden_size = self.head.num_features
-        self.init_weights(needs_reset=False)
+        VMamba.init_weights(self, needs_reset=False)  # OpenMMLab's base class has another method of this name
 
     @torch.jit.ignore
     def init_weights(self, needs_reset: bool = True) -> None:
