@@ -1,4 +1,4 @@
-"""The script behind the figures of docs/scan-paths.md draws what it says."""
+"""The scripts behind the figures of the documents draw what they say."""
 
 import runpy
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 
 from vimzoo.engine import launch
 from vimzoo.engine.configuration.words import composed_settings
@@ -29,6 +31,9 @@ def test_every_path_is_drawn(script: dict[str, Any], tmp_path: Path) -> None:
         "scan_paths.png",
         "receptive_field.png",
         "restore.png",
+        "explain_cam.png",
+        "explain_mixing.png",
+        "explain_field.png",
     }
 
 
@@ -38,6 +43,17 @@ def test_receptive_field(script: dict[str, Any]) -> None:
     assert both.argmax() == 40 and (both > 0).all() and both[4].sum() > 2 * both[:, 4].sum() - both[4, 4]
     forward = script["receptive_field"](BIDIRECTIONAL[:1], 9, rounds=1).ravel()
     assert np.array_equal(forward > 0, np.arange(81) <= 40)
+
+
+def test_explaining_figures(tmp_path: Path) -> None:
+    """Of models that are not trained, and small ones."""
+    pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+    script = runpy.run_path(str(FIGURES / "draw_explain.py"), run_name="figures")
+    model, images = timm.create_model("vim_digits").eval(), torch.rand(2, 3, 16, 16)
+    script["mixing_figure"](model, images[0], tmp_path / "mixing.png")
+    script["field_figure"].__globals__.update(UNTRAINED=("test_vim",), SIDE=64)
+    script["field_figure"](model, images, tmp_path / "field.png")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("mixing.png", "field.png"))
 
 
 @pytest.mark.slow
