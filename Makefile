@@ -11,13 +11,14 @@ DOCUMENTED := vimzoo vimzoo.errors vimzoo.ops.reference vimzoo.layers vimzoo.com
 	vimzoo.exporting vimzoo.data vimzoo.engine vimzoo.restore vimzoo.eval vimzoo.predict vimzoo.demo vimzoo.plots vimzoo.doctor
 SOURCES := $(wildcard kernels/*/*.c kernels/*/*.h)
 
-.PHONY: help .venv train test test-all test-newest bench cards docs lint clean
+.PHONY: help .venv train test test-all test-newest test-crossings bench cards docs lint clean
 
 help:
 	@echo "make train [ARGS=...]   train a small Vim on the bundled digits, or what ARGS says (Hydra overrides)"
 	@echo "make test [ARGS=...]    the test suite without slow and GPU tests; ARGS go to pytest"
 	@echo "make test-all           every test; GPU tests skip themselves where there is no GPU"
 	@echo "make test-newest        train and test in a fresh environment with the newest of everything (ARGS=--pre: pre-releases)"
+	@echo "make test-crossings     what documents and tests do with other libraries, pinned, in environments of their own"
 	@echo "make bench              measure this machine: benchmarks/results/MACHINE/*.json and tables"
 	@echo "make cards              write MODEL_CARDS.md anew"
 	@echo "make docs               the API reference in build/docs, from the docstrings"
@@ -36,6 +37,9 @@ test-all: .venv
 
 test-newest:
 	$(PYTHON) tests/packaging/any_versions.py --newest $(ARGS)
+
+test-crossings: .venv
+	$(BIN)/python tests/crossings/run.py $(ARGS)
 
 bench: .venv
 	$(BIN)/python benchmarks/cpu.py

@@ -9,7 +9,7 @@ from pathlib import Path
 from vimzoo.exporting import FORMATS
 from vimzoo.models.registry import FAMILIES
 
-from . import classification, compat, restoration, scaling, versions
+from . import classification, compat, crossings, restoration, scaling, versions
 from .markdown import machine_line, or_none, read_result, result_table, table
 from .results import Results, command, marked
 
@@ -142,6 +142,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "reliability.md": {
             "reliability": result_table(read_result(folder, "reliability"), command("reliability"))
         },
+        root / "docs" / "ecosystem.md": {"crossings": crossings.crossings_table(folder)},
         root / "docs" / "export.md": {
             "digits": results.compared("export_digits", DIGITS),
             "formats": formats_table(),

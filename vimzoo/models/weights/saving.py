@@ -15,7 +15,7 @@ __all__ = ["save_for_hf"]
 
 
 def save_for_hf(
-    model: nn.Module, folder: Path, model_config: dict[str, Any] | None = None, **options: Any
+    model: nn.Module, folder: str | Path, model_config: dict[str, Any] | None = None, **options: Any
 ) -> None:
     """Write ``config.json`` and ``model.safetensors``, for ``timm`` and for ``transformers``.
 
@@ -33,7 +33,7 @@ def save_for_hf(
         ValueError: an argument of the model cannot be written as JSON.
     """
     timm.models.save_for_hf(model, str(folder), model_config, safe_serialization=True, **options)
-    path = folder / "config.json"
+    path = Path(folder) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config.get("model_args", {}).pop("num_classes", None)
     with unfinished(path) as part:

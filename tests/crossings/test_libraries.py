@@ -1,0 +1,115 @@
+"""What the documents' blocks do not show of other libraries; `make test-crossings` runs it where they are installed."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from vimzoo.explain import cam_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSIFIERS = ("test_vim", "test_vmamba")
+
+
+def images(count: int = 1) -> torch.Tensor:
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor", "ignore:Setting forward")
+@pytest.mark.parametrize(
+    "kind", ["DeepLift", "DeepLiftShap", "LayerDeepLift", "LayerDeepLiftShap", "NeuronDeepLift"]
+)
+def test_captum_every_form_of_deep_lift_is_refused(kind: str) -> None:
+    """With an error, after which the model is as it was."""
+    method = getattr(pytest.importorskip("captum.attr"), kind)
+    model = timm.create_model("test_vim").eval()
+    layer = [model.blocks[0].mixer.in_proj] if kind.startswith(("Layer", "Neuron")) else []
+    options: dict[str, Any] = {"neuron_selector": (0, 0)} if "Neuron" in kind else {"target": 1}
+    if "Shap" in kind:
+        options["baselines"] = torch.zeros(2, 3, 64, 64)
+    with pytest.raises(ValueError, match="captum's DeepLift has no rule for the selective scan"):
+        method(model, *layer).attribute(images(), **options)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_captum_integrated_gradients_are_complete(name: str) -> None:
+    method = pytest.importorskip("captum.attr").IntegratedGradients
+    model = timm.create_model(name).eval()
+    found = method(model).attribute(images(), torch.zeros(1, 3, 64, 64), target=1)
+    with torch.no_grad():
+        expected = (model(images()) - model(torch.zeros(1, 3, 64, 64)))[0, 1]
+    torch.testing.assert_close(found.sum().float(), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["GradCAM", "GradCAMPlusPlus", "HiResCAM", "LayerCAM", "XGradCAM", "EigenCAM", "ScoreCAM"]
+)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_pytorch_grad_cam_every_method(name: str, kind: str) -> None:
+    library = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    with getattr(library, kind)(model, *cam_arguments(model)) as cam:
+        heat = cam(images(2), [ClassifierOutputTarget(3)] * 2)
+    assert heat.shape == (2, 64, 64) and heat.min() >= 0 and 0.9 < heat.max() <= 1
+
+
+def test_pytorch_grad_cam_is_grad_cam() -> None:
+    """Selvaraju et al. 2017, equations 1 and 2, of a VMamba, before the map is scaled to the image's size."""
+    library = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_vmamba").eval()
+    x = torch.randn(1, 3, 128, 128)
+    with library.GradCAM(model, *cam_arguments(model)) as cam:
+        heat = torch.from_numpy(cam(x, [ClassifierOutputTarget(7)]))[0]
+    with torch.no_grad():
+        features = model.forward_features(x)[0]
+        expected = (features @ model.get_classifier().weight[7]).relu()
+    rows, columns = (expected == expected.max()).nonzero()[0].tolist()
+    row, column = divmod(int(heat.argmax()), 128)
+    assert (row // 32, column // 32) == (rows, columns)
+
+
+def test_pytorch_grad_cam_draws_the_figure(tmp_path: Path) -> None:
+    """Of docs/explaining.md, here with a model that is not trained."""
+    pytest.importorskip("pytorch_grad_cam")
+    pytest.importorskip("matplotlib")
+    script = runpy.run_path(str(ROOT / "docs" / "figures" / "draw_explain.py"), run_name="figures")
+    model = timm.create_model("vim_digits").eval()
+    script["cam_figure"](model, torch.rand(2, 3, 16, 16), torch.arange(2), tmp_path / "cam.png")
+    assert (tmp_path / "cam.png").stat().st_size > 2_000
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "test_mambair"])
+def test_peft_adapts_x_proj_alone(name: str) -> None:
+    """The recipe of Mamba papers: one adapter for each stacked projection; merged, it gives the same model."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    side = 16 if name == "test_mambair" else 64
+    x = images()[..., :side, :side]
+    with torch.no_grad():
+        before = model(x)
+    shapes = {n: p.shape for n, p in model.named_parameters() if n.endswith("ssm.x_proj")}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_parameters=["ssm.x_proj"]))
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == sum(2 * k * (rows + dim) for k, rows, dim in shapes.values())
+    adapted(x).square().sum().backward()
+    assert all(p.grad is not None for p in trained)
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.normal_()
+        after = adapted.eval()(x)
+        merged = adapted.merge_and_unload()(x)
+    assert (after - before).abs().max() > 1e-4 * before.std()
+    torch.testing.assert_close(merged, after, rtol=1e-4, atol=3e-5 * float(before.std()))
