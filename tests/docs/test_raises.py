@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 import vimzoo
-from vimzoo import data, exporting, layers, metrics, models, ops, restoration
+from vimzoo import data, explain, exporting, layers, metrics, models, ops, restoration
 from vimzoo.ops import ScanPath
+from vimzoo.ops.scan.call import ScanCall
 
 MODULES = (
     "vimzoo",
@@ -27,6 +28,7 @@ MODULES = (
     "vimzoo.layers",
     "vimzoo.metrics",
     "vimzoo.exporting",
+    "vimzoo.explain",
     "vimzoo.restoration",
     "vimzoo.data",
     "vimzoo.models",
@@ -60,7 +62,19 @@ def in_parts(size: int) -> nn.Module:
     return timm.create_model("test_vim", img_size=size)
 
 
+def scan_call() -> ScanCall:
+    """A scan of eight channels, forward."""
+    parameters = -torch.ones(1, 8, 3), torch.zeros(1, 8, 2), torch.zeros(1, 8), None
+    return ScanCall(x, torch.zeros(1, 4, 1, 8), *parameters, None, [0], None, 1, 4, True)
+
+
 CASES: dict[str, Callable[[Path], Any]] = {
+    "vimzoo.explain.cam_arguments UsageError": lambda tmp: explain.cam_arguments(nn.Linear(1, 1)),
+    "vimzoo.explain.receptive_field UsageError": lambda tmp: explain.receptive_field(
+        nn.Identity(), image[None]
+    ),
+    "vimzoo.explain.scan_matrices UsageError": lambda tmp: explain.scan_matrices(scan_call(), [8]),
+    "vimzoo.explain.token_mixing UsageError": lambda tmp: explain.token_mixing(nn.Identity(), image[None]),
     "vimzoo.load_checkpoint CheckpointError": lambda tmp: vimzoo.load_checkpoint(in_parts(64), tmp / "none"),
     "vimzoo.load_checkpoint TypeError": lambda tmp: vimzoo.load_checkpoint(nn.Linear(1, 1), tmp / "none"),
     "vimzoo.load_restoration CheckpointError": lambda tmp: vimzoo.load_restoration(tmp / "none"),
