@@ -120,8 +120,9 @@ def main(arguments: list[str] | None = None) -> None:
         rows,
         "Medians of interleaved rounds, one process on one thread; other work may have run on the machine, so compare "
         "ratios. form: file is torch.save, parts is torch.distributed.checkpoint without other processes. save_s: "
-        "while training waits; save_best_s: after the best epoch so far, with best.pt. stall_s: how long a save beside "
-        "training holds it up; beside_s: until it is on the disk. step_ms: a step of about 20 ms alone, "
+        "while training waits; save_best_s: after the best epoch so far, with best.pt. stall_s: how long a "
+        "save in the background stalls training; beside_s: until it is on the disk. step_ms: a step of about "
+        "20 ms alone, "
         "step_beside_ms, longest_step_beside_ms: while a checkpoint is written. read_s: read whole with checksums. "
         "save_ratio: median over rounds of save_s against that of the file",
     )

@@ -74,9 +74,7 @@ def bench_memory(quick: bool) -> None:
                 {"px": size, "dtype": dtype} | row | {"deit_over_vim": row["deit_mb"] / row["vim_mb"]}
             )
     table(rows, ["px", "dtype", "vim_mb", "deit_mb", "deit_over_vim"])
-    about = (
-        "growth of resident size at its highest over the forward pass of one image, fresh process, 1 thread"
-    )
+    about = "peak growth of resident memory during the forward pass of one image, fresh process, 1 thread"
     write("cpu_memory", rows, about)
     steps = []
     for batch in (1, 8):
@@ -85,8 +83,8 @@ def bench_memory(quick: bool) -> None:
         steps.append({"batch": batch} | row | {"ratio": row["materialised_mb"] / row["fused_mb"]})
     table(steps, ["batch", "fused_mb", "materialised_mb", "ratio"])
     about = (
-        "growth of resident size at its highest over one float32 training step of vmamba_tiny_s1l8, 224 px, 1 thread; "
-        "materialised: four copies of the map, a dt product and a grouped scan on our native selective_scan"
+        "peak growth of resident memory during one float32 training step of vmamba_tiny_s1l8, 224 px, 1 thread; "
+        "materialised: four copies of the map, a dt product and a grouped scan on the native selective_scan"
     )
     write("cpu_vmamba_memory", steps, about)
 
@@ -108,8 +106,8 @@ def bench_models(quick: bool) -> None:
                 rows.append(row | {"speed_vs_deit": row["deit_ms"] / row["vim_ms"], "times": times})
     table(rows, ["px", "dtype", "threads", "vim_ms", "deit_ms", "speed_vs_deit"])
     about = (
-        "one image, whole forward pass; vim: vim_tiny_patch16_224, deit: timm's deit_tiny_patch16_224 as it comes "
-        "(F.linear, fused attention)"
+        "one image, whole forward pass; vim: vim_tiny_patch16_224, deit: timm's unmodified "
+        "deit_tiny_patch16_224 (F.linear, fused attention); speed vs deit: its time divided by vim's"
     )
     write("cpu_models", rows, about)
 
@@ -142,8 +140,9 @@ def bench_vmamba(quick: bool) -> None:
             rows.append(row | {"times": times})
     table(rows, ["batch", "threads", "vmamba_ms", "swin_ms", "convnext_ms", "speed_vs_swin", "scan_share"])
     about = (
-        "float32 forward pass at 224 px of vmamba_tiny_s1l8 and timm's swin_tiny_patch4_window7_224 and convnext_tiny "
-        "as they come; scan_share: of vmamba's time"
+        "float32 forward pass at 224 px of vmamba_tiny_s1l8 and timm's unmodified "
+        "swin_tiny_patch4_window7_224 and convnext_tiny; speed: their time divided by vmamba's; scan_share: "
+        "the scan's share of vmamba's time"
     )
     write("cpu_vmamba", rows, about)
 

@@ -112,8 +112,13 @@ def crops(quick: bool) -> None:
         )
         rows.append({"files": "reduction of a crop alone", "ms": part * 1e3, "crops_per_s": 1 / part})
     table(rows, ["files", "images", "ms", "crops_per_s"])
-    write("cpu_pairs_crops", rows, "milliseconds of one core for a training pair of 128 pixels at scale 2, and pairs a "
-          "second and core; sub-images are those of BasicSR's scripts", extra={"load": os.getloadavg()[0]})  # fmt: skip
+    write(
+        "cpu_pairs_crops",
+        rows,
+        "milliseconds of one core per training pair of 128 pixels at scale 2, and pairs per second and core; "
+        "sub-images as by BasicSR's scripts",
+        extra={"load": os.getloadavg()[0]},
+    )
 
 
 def headers(quick: bool) -> None:

@@ -151,8 +151,9 @@ def bench_models(quick: bool) -> None:
     table(rows, [key for key in rows[0] if key != "times"])
     counts = ", ".join(f"{name} {call.parameters / 1e3:.0f} K" for name, call in calls.items())  # type: ignore[attr-defined]
     about = (
-        f"{OURS} (fused), the same with materialised directions on our native selective_scan, the same on the plain "
-        f"loop, and peers with random weights; float32, one image of px x px to twice the size; x: speed-up; "
+        f"{OURS} (fused), with materialised directions on the native selective_scan (materialised), on the "
+        "reference loop (reference), and peers with random weights; float32, one image of px x px to twice "
+        "the size; x: speed-up; "
         f"parameters: {counts}"
     )
     write("cpu_restoration", rows, about)
@@ -203,7 +204,7 @@ def bench_memory(quick: bool) -> None:
             row[f"{name}_mb"] = float(done.stdout.split()[-1])
         rows.append(row | {"materialised_over_fused": row["materialised_mb"] / row["fused_mb"]})
     table(rows, list(rows[0]))
-    about = "growth of resident size at its highest over one float32 forward pass, fresh process, 1 thread"
+    about = "peak growth of resident memory during one float32 forward pass, fresh process, 1 thread"
     write("cpu_restoration_memory", rows, about)
 
 
@@ -252,8 +253,9 @@ def bench_photograph(quick: bool) -> None:
     }  # fmt: skip
     table([row], list(row))
     about = (
-        f"`python -m vimzoo.restore` with weights of {OURS}'s shapes on a JPEG photograph, all defaults, from start to "
-        "end; seconds: wall time; cpu seconds: summed over threads; peak: largest resident size of the process; "
+        f"`python -m vimzoo.restore` with weights of {OURS}'s shapes on a JPEG photograph, all defaults, "
+        "complete command; seconds: wall time; cpu seconds: summed over threads; peak: largest resident size "
+        "of the process; "
         "limit: of its data, beyond which allocations fail"
     )
     write("cpu_restoration_photograph", [row], about, extra={"commit": commit})

@@ -105,8 +105,8 @@ def bench(name: str, overrides: Sequence[str], out: Path) -> None:
     table(rows, list(rows[0]))
     about = (
         f"experiment=photos_{name}: PSNR in dB and SSIM of held-out photographs after so many seconds of training with "
-        f"{torch.get_num_threads()} threads, beside {CLASSICAL[name]}; margin: PSNR above it; what else the machine "
-        "did meanwhile is not known"
+        f"{torch.get_num_threads()} threads, beside {CLASSICAL[name]}; margin: PSNR above it; other work may "
+        "have been running"
     )
     write(f"photos_{name}", rows, about)
 

@@ -229,8 +229,12 @@ def main() -> None:
                      "other": int("DEFECT" in outcome), "outcome": outcome})  # fmt: skip
     table(rows, ["what", "tried", "accepted", "refused", "other", "outcome"])
     if not options.cases:
-        write("reliability", rows, "inputs tried and what became of them; other: neither accepted nor refused by an "
-              "error meant for bad input", timed=False)  # fmt: skip
+        write(
+            "reliability",
+            rows,
+            "inputs tried and their outcomes; other: neither accepted nor refused by the intended error",
+            timed=False,
+        )
     sys.exit(any(row["other"] for row in rows))
 
 

@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         "saving",
         rows,
         "Medians of process 0. save_s: a checkpoint while training waits. copy_s: the copy of its tensors alone. "
-        "stall_s: how long run.save_every holds training up; beside_s: until that checkpoint is on the disk. step_ms: "
+        "stall_s: how long run.save_every stalls training; beside_s: until that checkpoint is on the disk. step_ms: "
         "a step of about 20 ms alone, step_beside_ms and longest_step_beside_ms: while a checkpoint is written",
     )
 

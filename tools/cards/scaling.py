@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .markdown import machine_line, number, table
+from .results import command
 from .sizes import size_of
 
 Result = Mapping[str, Any]
@@ -42,7 +43,8 @@ INTERVAL = 600.0  # seconds, the default of run.save_every
 def measured(result: Result, titles: Mapping[str, str]) -> str:
     """Rows as they were measured, and where."""
     body = [[row[key] for key in titles] for row in result["rows"]]
-    return f"{table([*titles.values()], body)}\n\nMeasured: {machine_line(result['machine'])}."
+    where = f"Measured: {machine_line(result['machine'])}. By `{command('scaling_steps')}`."
+    return f"{table([*titles.values()], body)}\n\n{where}"
 
 
 def trained_per_second(name: str) -> float:
