@@ -163,7 +163,7 @@ def test_shards_in_memory(packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_url_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(
-        UsageError, match=r"`root`=s3://bucket/x: pip install 'vimzoo\[remote\]' brings what reads it"
+        UsageError, match=r"`root`=s3://bucket/x: pip install 'vimzoo\[remote\]' installs what reads it"
     ):
         shards("s3://bucket/x")
     with pytest.raises(UsageError, match=r"`split`=order: expected names where `root` is a URL"):
@@ -253,7 +253,7 @@ def test_what_a_killed_process_left_in_the_cache_is_read_again(tmp_path: Path) -
 
 def test_a_full_disk_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vimzoo.data.images.cache.FULL", 0.0)
-    with pytest.warns(UserWarning, match=r"takes no more \(0% of its disk is in use\); the rest is read"):
+    with pytest.warns(UserWarning, match=r"cache is full \(0% of its disk is in use\); the rest is read"):
         KeptParts(tmp_path / "a", [3]).put(0, b"abc")
     assert KeptParts(tmp_path / "a", [3]).get(0) is None
 

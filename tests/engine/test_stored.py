@@ -194,6 +194,6 @@ def test_what_a_data_base_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         degraded_folder(str(base), sigma=5)
     (base / "meta_info.txt").write_text("a.png (24,24,3) 1\nb.png (24,24,3) 1\nc.png (24,24,3) 1\n")
     with pytest.raises(
-        UsageError, match=r"GT\.lmdb is an LMDB database; pip install 'vimzoo\[lmdb\]' brings"
+        UsageError, match=r"GT\.lmdb is an LMDB database; pip install 'vimzoo\[lmdb\]' installs"
     ):
         degraded_folder(str(base), sigma=5)

@@ -194,7 +194,7 @@ def test_lack_of_memory_halves_the_tile(small, kind: str, caplog: pytest.LogCapt
     assert np.array_equal(restored, want)
     assert [side for _, side in asked[:2]] == [90, 39]  # in 54 x 90 and 39 x 36, as few equal parts as do
     assert {side for _, side in asked[2:]} == {24}
-    assert len(caplog.messages) == 2 and "going on with tiles of 24, 1 at once" in caplog.text
+    assert len(caplog.messages) == 2 and "continuing with tiles of 24, 1 at once" in caplog.text
     assert told[-1] == 1.0
     asked.clear()
     restore(picture)  # remembers

@@ -126,7 +126,7 @@ def model_for(options: dict[str, Any], names: Names, classes: Sequence[str]) -> 
         known = []
     warn(
         f"the weights know {listed(names)}; the classifier is taken over for {len(known)} of {len(classes)} classes "
-        "and begins anew for the others"
+        "and is initialised for the others"
     )
     return model
 

@@ -135,7 +135,7 @@ class Restorer:
         else:
             self._limit = min(self._limit or tile, tile // 2)
         _logger.warning(
-            "out of memory with tiles of %d pixels; going on with tiles of %d, %d at once",
+            "out of memory with tiles of %d pixels; continuing with tiles of %d, %d at once",
             tile, min(tile, self._limit or tile), self.batch,
         )  # fmt: skip
         return False
@@ -190,7 +190,7 @@ class Restorer:
         result = (result / turns).cpu()
         if not result.isfinite().all():
             hint = "; try bfloat16 or float32" if self.dtype == torch.float16 else ""
-            raise FloatingPointError(f"the model answered NaN or infinity in {self.dtype}{hint}")
+            raise FloatingPointError(f"the model returned NaN or infinity in {self.dtype}{hint}")
         return result
 
     def _flip(self, x: Tensor, places: list[tuple[int, int]], part: int, turn: int) -> Tensor:
@@ -241,7 +241,7 @@ def _check_options(
     if tile == "official" and model.multiple_of > 1:
         raise ValueError(
             f"tile: {type(model).__name__} takes sides in multiples of {model.multiple_of}; "
-            "its authors do not tile, expected a number of pixels, 'auto' or 'none'"
+            "its authors use no tiles; expected a number of pixels, 'auto' or 'none'"
         )
     if overlap is not None and (overlap < 0 or (isinstance(tile, int) and overlap > tile // 2)):
         raise ValueError(f"overlap: expected 0 to half a tile, got {overlap} with tile {tile}")

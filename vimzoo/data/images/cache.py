@@ -108,6 +108,4 @@ def _full(folder: Path) -> bool:
 
 
 def _warn(folder: Path, why: object) -> None:
-    warnings.warn(
-        f"{folder}: this cache takes no more ({why}); the rest is read from the server", stacklevel=4
-    )
+    warnings.warn(f"{folder}: the cache is full ({why}); the rest is read from the server", stacklevel=4)

@@ -65,7 +65,7 @@ class Remote:
             return fsspec.core.url_to_fs(self.url, **options)[0]
         except ImportError as error:
             raise UsageError(
-                f"`root`={self.url}: pip install 'vimzoo[remote]' brings what reads it ({error})"
+                f"`root`={self.url}: pip install 'vimzoo[remote]' installs what reads it ({error})"
             ) from error
         except ValueError as error:
             raise UsageError(f"`root`={self.url}: {error}; expected a folder or a URL of fsspec") from error
@@ -105,7 +105,7 @@ class Remote:
         path = self.path(name)
         found = retried(lambda: self._system().info(path), path)
         if found.get("size") is None:
-            raise UsageError(f"`root`: {path}: the server does not tell its size; expected byte ranges")
+            raise UsageError(f"`root`: {path}: the server does not report its size; expected byte ranges")
         return found["size"], " ".join(str(found[key]) for key in VERSION if key in found)
 
     def infos(self, names: Sequence[str]) -> list[tuple[int, str]]:

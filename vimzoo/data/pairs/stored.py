@@ -72,7 +72,7 @@ def _environment(folder: Path) -> Any:
         import lmdb
     except ImportError as error:
         raise UsageError(
-            f"`root`: {folder} is an LMDB database; pip install 'vimzoo[lmdb]' brings what reads it ({error})"
+            f"`root`: {folder} is an LMDB database; pip install 'vimzoo[lmdb]' installs what reads it ({error})"
         ) from error
     try:
         environment = lmdb.open(str(folder), readonly=True, lock=False, readahead=False, create=False)

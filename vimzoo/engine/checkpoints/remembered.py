@@ -48,7 +48,7 @@ def check_resumed(before: Record | None, now: Record, path: Path, within_epoch: 
     if moved and not everything:
         raise UsageError(
             f"resume={path}: {moved} of {len(held)} validation and test images are ones that the run has trained on, "
-            "which makes their scores worthless; expected the same data.val_fraction, data.test_fraction and folders"
+            "which makes their scores meaningless; expected the same data.val_fraction, data.test_fraction and folders"
         )
     for part, meaning in (
         ("train", "training continues with the present images"),

@@ -67,7 +67,7 @@ def open_tracker(
     try:
         return _tensorboard(out, step, begun) if name == "tensorboard" else _wandb(out, cfg, begun)
     except ImportError as error:
-        raise UsageError(f"run.tracker={name}: pip install 'vimzoo[track]' brings it ({error})") from error
+        raise UsageError(f"run.tracker={name}: pip install 'vimzoo[track]' installs it ({error})") from error
 
 
 def _tensorboard(out: Path, step: int, begun: Path | None) -> Tracker:

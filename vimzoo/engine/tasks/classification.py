@@ -104,9 +104,7 @@ def class_weights(asked: Any, data: Splits) -> Tensor:
         UsageError: neither, a name that is no class, or no labels to count.
     """
     if data.labels is None:
-        raise UsageError(
-            f"loss.class_weights={asked}: {data.name} does not tell its labels without reading images"
-        )
+        raise UsageError(f"loss.class_weights={asked}: {data.name} has no labels without reading images")
     counts = torch.from_numpy(np.bincount(data.labels, minlength=len(data.classes))).float()
     if asked == "balanced":
         weights = 1 / counts.clamp(min=1)

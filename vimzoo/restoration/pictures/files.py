@@ -121,7 +121,9 @@ def _own_rules() -> Iterator[None]:
 
 
 def _too_many(max_pixels: int | None) -> PictureError:
-    return PictureError(f"more than {max_pixels} pixels: refused, as a small file may unpack to any size")
+    return PictureError(
+        f"more than {max_pixels} pixels: rejected, because a small file may unpack to any size"
+    )
 
 
 def _of_known_mode(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bytes | None]:
