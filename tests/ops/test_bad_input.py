@@ -69,6 +69,7 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("scan_paths", "z", torch.zeros(2, 6, 6), "(2, 6, 5)"),
     ("scan_paths", "grid", (2, 4), "=grid: expected (H, W) with H * W = 6, got (2, 4)"),
     ("scan_paths", "grid", (-2, -3), "=grid: expected (H, W) with H * W = 6, got (-2, -3)"),
+    ("scan_paths", "grid", (2.0, 3.0), "=grid: expected (H, W) with H * W = 6, got (2.0, 3.0)"),
     ("scan_paths", "grid", 6, "=grid: expected (H, W) with H * W = 6, got 6"),
     ("own x", "paths", CROSS, "=x: expected (2, 6, D) or (2, 6, 4, D), got shape (2, 6, 2, 5)"),
     ("causal_conv1d", "weight", torch.zeros(2, 6, 4), "(2, 5, W)"),
@@ -90,8 +91,8 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("causal_conv1d", "x", torch.zeros(2, 7, 5, dtype=torch.int64), "a floating-point tensor"),
     ("add_norm", "x", torch.zeros(2, 7, 5, dtype=torch.int64), "a floating-point tensor"),
     # values
-    ("scan_paths", "paths", (), "=paths: expected at least one ScanPath, got ()"),
-    ("scan_paths", "paths", ("row", "row"), "=paths: expected at least one ScanPath, got ('row', 'row')"),
+    ("scan_paths", "paths", (), "=paths: expected one or more of ScanPath, got ()"),
+    ("scan_paths", "paths", ("row", "row"), "=paths: expected one or more of ScanPath, got ('row', 'row')"),
     ("scan_paths", "paths", (FORWARD, OUTSIDE), "=paths: a table names tokens outside 0..5 of a 2 x 3 grid"),
     ("scan_paths", "paths", (FORWARD, SHORT), "=paths: all need the same number of steps, got [6, 2]"),
     ("scan_paths", "merge", False, "=z: the gate multiplies the merged output; expected None with merge=False"),
@@ -129,6 +130,26 @@ def test_checks_hold_while_autocasting() -> None:
 def test_what_is_no_tensor_is_named(name: str) -> None:
     with pytest.raises(TypeError, match=rf"{name}: expected a tensor, got 3.5 of type float"):
         causal_conv1d(**conv_inputs(2, 7, 5, 1, 4) | {name: 3.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value", "expected"),
+    [
+        ("selective_scan", "delta_softplus", "yes", "True or False"),
+        ("selective_scan", "return_last_state", 1, "True or False"),
+        ("selective_scan", "backend", 3, "a name or None"),
+        ("scan_paths", "merge", "no", "True or False"),
+        ("causal_conv1d", "reverse", 5, "a sequence of True and False"),
+        ("causal_conv1d", "activation", 3, "a name or None"),
+        ("add_norm", "eps", "small", "a number"),
+        ("add_norm", "rms", "yes", "True or False"),
+    ],
+)
+def test_settings_of_other_types_are_named(name: str, argument: str, value: Any, expected: str) -> None:
+    function, make, settings = CALLS[name]
+    message = f"{argument}: expected {expected}, got {value!r} of type {type(value).__name__}"
+    with pytest.raises(TypeError, match="^" + re.escape(message)):
+        function(**{**make(), **settings, argument: value})
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])

@@ -11,6 +11,7 @@ from vimzoo.ops import scan_codes
 from vimzoo.ops.paths.path import FORWARD, path_codes
 
 from .buffers import DerivedBuffers
+from .checks import check_map, check_sizes, inner_width
 from .linear import apply_linear
 from .ssm import SelectiveSSM
 
@@ -39,7 +40,7 @@ class WindowAttention(DerivedBuffers):
             borders, tokens attend only to those of their own border.
 
     Raises:
-        ValueError: Heads do not divide the width.
+        ValueError: Heads do not divide the width, or a size is not positive.
     """
 
     def __init__(
@@ -52,8 +53,12 @@ class WindowAttention(DerivedBuffers):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, num_heads=num_heads, window=window)
+        if not 0 <= shift < window:
+            raise ValueError(f"shift: expected 0..{window - 1}, less than a window, got {shift}")
         if dim % num_heads:
             raise ValueError(f"num_heads: expected a divisor of {dim}, got {num_heads}")
+        self.dim = dim
         self.num_heads = num_heads
         self.window = window
         self.shift = shift
@@ -76,17 +81,30 @@ class WindowAttention(DerivedBuffers):
         self.index.copy_(relative_index(self.window, self.window, self.index.device))
 
     def forward(self, qkv: Tensor) -> Tensor:
-        """Queries, keys and values of a map, ``(B, H, W, 3C)`` with sides in windows -> ``(B, H, W, C)``."""
+        """Queries, keys and values of a map, ``(B, H, W, 3C)`` with sides in windows -> ``(B, H, W, C)``.
+
+        Raises:
+            ValueError: ``qkv`` is not such a map.
+        """
+        qkv = check_map(qkv, 3 * self.dim, 3, 1)
         batch, height, width, _ = qkv.shape
         window, shift = self.window, self.shift
+        if not _is_recorded() and (height % window or width % window):
+            raise ValueError(
+                f"x: expected a map of whole windows of {window}, got {height} x {width} positions"
+            )
         if shift:
             qkv = qkv.roll((-shift, -shift), (1, 2))
         rows, columns = height // window, width // window
-        qkv = qkv.reshape(batch, rows, window, columns, window, 3, self.num_heads, -1)
+        qkv = qkv.reshape(batch, rows, window, columns, window, 3, self.num_heads, self.dim // self.num_heads)
         # (B, rows, columns, heads, tokens of a window, channels of a head)
         q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).unbind(0)
         y = self._attend(q, k, v)
-        y = y.unflatten(4, (window, window)).permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, -1)
+        y = (
+            y.unflatten(4, (window, window))
+            .permute(0, 1, 4, 2, 5, 3, 6)
+            .reshape(batch, height, width, self.dim)
+        )
         y = apply_linear(self.proj, y)
         return y.roll((shift, shift), (1, 2)) if shift else y
 
@@ -111,6 +129,11 @@ class WindowAttention(DerivedBuffers):
         return column[:, None] != column[None, :], row[:, None] != row[None, :]
 
 
+def _is_recorded() -> bool:
+    """Whether a graph for maps of other sizes is being made, in which a check of this one would be a condition."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     shape = q.shape
     if 0 in shape[:3] and not torch.jit.is_tracing():  # a traced graph may see a map of more windows later
@@ -131,6 +154,9 @@ class ConvFFN(nn.Module):
         hidden: Inner width.
         kernel: Size of the convolution, odd; 5 if gated.
         gated: See above.
+
+    Raises:
+        ValueError: a size is not positive, ``kernel`` is even, or ``hidden`` is odd though the layer is gated.
     """
 
     def __init__(
@@ -144,6 +170,12 @@ class ConvFFN(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        check_sizes(dim=dim, hidden=hidden, kernel=kernel)
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel: expected an odd size, which keeps the map's, got {kernel}")
+        if gated and hidden % 2:
+            raise ValueError(f"hidden: expected an even number with a gate, got {hidden}")
+        self.dim = dim
         inner = hidden // 2 if gated else hidden
         kernel = 5 if gated else kernel
         self.fc1 = nn.Linear(dim, hidden, **dd)
@@ -152,7 +184,12 @@ class ConvFFN(nn.Module):
         self.fc2 = nn.Linear(inner, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C) -> (B, H, W, C)``."""
+        """Map ``(B, H, W, C) -> (B, H, W, C)``.
+
+        Raises:
+            ValueError: ``x`` is not such a map, or has no positions.
+        """
+        x = check_map(x, self.dim, 3, 1)
         x = F.gelu(apply_linear(self.fc1, x))
         if self.norm is None:
             x = x + F.gelu(self._mixed(x))
@@ -199,6 +236,9 @@ class AttentiveScan(nn.Module):
         ratio: Inner width in multiples of C (``mlp_ratio``).
         num_tokens: Classes, which are the prompts (``num_tokens``).
         rank: Width of a prompt before the layer turns it into N numbers (``inner_rank``).
+
+    Raises:
+        ValueError: a size is not positive, or ``dim`` is less than 3.
     """
 
     def __init__(
@@ -213,7 +253,11 @@ class AttentiveScan(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        hidden = int(dim * ratio)
+        check_sizes(dim=dim, num_tokens=num_tokens, rank=rank)
+        if dim < 3:
+            raise ValueError(f"dim: expected at least 3 channels, got {dim}")
+        hidden = inner_width("ratio", ratio, dim)
+        self.dim = dim
         self.num_tokens = num_tokens
         self.route = nn.Sequential(
             nn.Linear(dim, dim // 3, **dd), nn.GELU(), nn.Linear(dim // 3, num_tokens, **dd)
@@ -238,7 +282,11 @@ class AttentiveScan(nn.Module):
             x: The map.
             states: ``(rank, N)``, the layer's projection of prompts.
             noise: Added to the routing logits ``(B, H W, classes)``; ``None`` for none.
+
+        Raises:
+            ValueError: ``x`` is not such a map, or has no positions.
         """
+        x = check_map(x, self.dim, 3, 1)
         route, prompt = self.routed(x.flatten(1, 2), self.prompts @ states, noise)
         inner = self.in_proj(x.permute(0, 3, 1, 2))
         tokens = (inner * self.conv(inner).sigmoid()).permute(0, 2, 3, 1).flatten(1, 2)
@@ -280,6 +328,9 @@ class AttentiveLayer(nn.Module):
         gated: Gated feed-forward layers (the light model).
         qkv_bias: Bias of queries, keys and values.
         scale: Initial value of the scaled skips.
+
+    Raises:
+        ValueError: as its parts.
     """
 
     def __init__(
@@ -301,7 +352,9 @@ class AttentiveLayer(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        hidden = int(dim * ratio)
+        check_sizes(dim=dim, d_state=d_state, rank=rank)
+        hidden = inner_width("ratio", ratio, dim)
+        self.dim = dim
         self.initial_scale = scale
         self.scale1 = nn.Parameter(torch.empty(dim, **dd))
         self.scale2 = nn.Parameter(torch.empty(dim, **dd))
@@ -320,7 +373,12 @@ class AttentiveLayer(nn.Module):
         nn.init.uniform_(self.states, -1 / self.states.shape[0], 1 / self.states.shape[0])
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        """Map ``(B, H, W, C)`` with sides in windows -> the same; ``noise`` as in `AttentiveScan`."""
+        """Map ``(B, H, W, C)`` with sides in windows -> the same; ``noise`` as in `AttentiveScan`.
+
+        Raises:
+            ValueError: ``x`` is not such a map.
+        """
+        x = check_map(x, self.dim, 3, 1)
         y = self.attn(apply_linear(self.qkv, self.norm1(x))) + x
         x = x * self.scale1 + self.ffn1(self.norm2(y)) + y
         y = self.scan(self.norm3(x), self.states, noise) + x

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vimzoo.ops import causal_conv1d
 from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, path_codes
 
+from .checks import check_rates, check_sizes, check_tokens, inner_width
 from .linear import apply_linear
 from .norm import AddNorm
 from .ssm import SelectiveSSM
@@ -27,6 +28,9 @@ class CausalConv(nn.Module):
         width: Taps W.
         directions: 1, or 2 to add the backward direction.
         bias: Whether there is a bias.
+
+    Raises:
+        ValueError: a size is not positive, or ``directions`` is neither 1 nor 2.
     """
 
     def __init__(
@@ -39,6 +43,10 @@ class CausalConv(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, width=width)
+        if directions not in (1, 2):
+            raise ValueError(f"directions: expected 1 or 2, got {directions!r}")
+        self.dim = dim
         self.reverse = [False, True][:directions]
         self.weight = nn.Parameter(torch.empty(directions, dim, width, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(directions, dim, device=device, dtype=dtype)) if bias else None
@@ -52,7 +60,12 @@ class CausalConv(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, L, D) -> (B, L, K, D)`` over K-major memory."""
+        """``(B, L, D) -> (B, L, K, D)`` over K-major memory.
+
+        Raises:
+            ValueError: ``x`` is not such a sequence.
+        """
+        x = check_tokens(x, self.dim)
         return causal_conv1d(x, self.weight, self.bias, "silu", reverse=self.reverse)
 
     def extra_repr(self) -> str:
@@ -109,11 +122,11 @@ class BiMamba(nn.Module):
         super().__init__()
         if bimamba not in ("none", "v1", "v2"):
             raise ValueError(f"bimamba: expected 'none', 'v1' or 'v2', got {bimamba!r}")
-        if d_conv < 1:
-            raise ValueError(f"d_conv: expected a positive number, got {d_conv}")
+        check_sizes(dim=dim, d_conv=d_conv)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        inner = int(expand * dim)
+        inner = inner_width("expand", expand, dim)
         both = bimamba == "v2"
+        self.dim = dim
         self.bimamba = bimamba
         self.separate = both
         self.halve = both and divide_out
@@ -146,7 +159,12 @@ class BiMamba(nn.Module):
             nn.init.constant_(self.gamma, self.layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens ``(B, L, D) -> (B, L, D)``."""
+        """Tokens ``(B, L, D) -> (B, L, D)``.
+
+        Raises:
+            ValueError: ``x`` is not such a sequence.
+        """
+        x = check_tokens(x, self.dim)
         x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
         inner, z = x.chunk(2, dim=-1)
         u = self.conv(inner)
@@ -174,6 +192,9 @@ class BiMambaBlock(nn.Module):
         residual_in_fp32: Keep the stream in float32.
         drop_path: Rate at which the last block's output is dropped.
         mixer_args: Keyword arguments of `BiMamba`.
+
+    Raises:
+        ValueError: as `AddNorm` and `BiMamba`, or ``drop_path`` is not in 0..1.
     """
 
     def __init__(
@@ -188,6 +209,7 @@ class BiMambaBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_rates(drop_path=drop_path)
         self.norm = AddNorm(dim, norm, norm_eps, residual_in_fp32, device=device, dtype=dtype)
         self.mixer = BiMamba(dim, **(mixer_args or {}), device=device, dtype=dtype)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from vimzoo.ops.runtime.library import is_eager
 
+from .checks import check_floating
+
 
 @register_notrace_function  # sizes decide, which FX cannot follow
 @torch.jit.script_if_tracing  # so that a traced model checks the images that it is given, not those it was traced with
@@ -23,8 +25,11 @@ def check_image_sizes(
         exact: The only height and width, of a model made for one size.
 
     Raises:
-        ValueError: naming what came and what was expected.
+        TypeError: ``x`` is not a tensor.
+        ValueError: ``x`` has other axes, channels or sizes, or whole numbers.
     """
+    if not torch.jit.is_scripting():
+        check_floating(x)
     if x.dim() != 4:
         raise ValueError(f"x: expected a batch of images (B, {in_chans}, H, W), got {x.dim()} dimensions")
     if x.shape[1] != in_chans:

@@ -61,7 +61,11 @@ class Linear(nn.Linear):
     """`torch.nn.Linear`, same parameters and results, that uses `vimzoo.ops.linear` in TorchScript too."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """``(..., I) -> (..., O)``."""
+        """``(..., I) -> (..., O)``.
+
+        Raises:
+            ValueError: ``input`` has another width or dtype.
+        """
         return linear(input, self.weight, self.bias)
 
 

@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from .checks import check_map, check_rates, check_sizes
 from .ss2d import SS2D
 
 CAB_FORMS = ("conv", "light", "light_mar2024", "light_feb2024")
+SQUEEZE = 30
+"""Of channel attention in every model, which needs as many channels."""
 
 
 class ChannelAttention(nn.Module):
@@ -34,11 +37,17 @@ class ChannelAttention(nn.Module):
         super().__init__()
         if squeeze < 1 or dim < squeeze:
             raise ValueError(f"dim: expected at least {max(squeeze, 1)} channels to squeeze, got {dim}")
+        self.dim = dim
         self.squeeze = nn.Conv2d(dim, dim // squeeze, 1, device=device, dtype=dtype)
         self.excite = nn.Conv2d(dim // squeeze, dim, 1, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C)``, scaled."""
+        """Map ``(B, H, W, C)``, scaled.
+
+        Raises:
+            ValueError: ``x`` is not such a map.
+        """
+        x = check_map(x, self.dim)
         means = x.mean((1, 2), keepdim=True).permute(0, 3, 1, 2)
         weights = self.excite(F.relu(self.squeeze(means)))
         return x * weights.sigmoid().permute(0, 2, 3, 1)
@@ -65,11 +74,12 @@ class CAB(nn.Module):
         dim: int,
         form: str = "conv",
         compress: int = 3,
-        squeeze: int = 30,
+        squeeze: int = SQUEEZE,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, compress=compress)
         self.dim = dim
         self.compress = compress
         self.form = form
@@ -103,7 +113,12 @@ class CAB(nn.Module):
         self.form = form
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C) -> (B, H, W, C)``."""
+        """Map ``(B, H, W, C) -> (B, H, W, C)``.
+
+        Raises:
+            ValueError: ``x`` is not such a map, or has no positions.
+        """
+        x = check_map(x, self.dim, 3, 1)
         return self.attention(self.convs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def extra_repr(self) -> str:
@@ -136,6 +151,9 @@ class RestorationBlock(nn.Module):
         drop_rate: Dropout of the SS2D's output.
         drop_path: Rate at which the SS2D is left out; the CAB never is.
         ssm_args: Further keyword arguments of `SS2D`.
+
+    Raises:
+        ValueError: as `SS2D` and `CAB`, or ``drop_path`` is not in 0..1.
     """
 
     def __init__(
@@ -154,6 +172,9 @@ class RestorationBlock(nn.Module):
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         scan: dict[str, Any] = dict(conv_bias=True, gate="act", drop_rate=drop_rate)
+        check_sizes(dim=dim)
+        check_rates(drop_path=drop_path)
+        self.dim = dim
         self.norm1 = nn.LayerNorm(dim, norm1_eps, **dd)
         self.ss2d = SS2D(dim, d_state, ratio, **{**scan, **(ssm_args or {})}, **dd)
         self.skip1 = nn.Parameter(torch.empty(dim, **dd))
@@ -169,6 +190,11 @@ class RestorationBlock(nn.Module):
         nn.init.ones_(self.skip2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C) -> (B, H, W, C)``."""
+        """Map ``(B, H, W, C) -> (B, H, W, C)``.
+
+        Raises:
+            ValueError: ``x`` is not such a map, or has no positions.
+        """
+        x = check_map(x, self.dim, 3, 1)
         x = x * self.skip1 + self.drop_path(self.ss2d(self.norm1(x)))
         return x * self.skip2 + self.cab(self.norm2(x))

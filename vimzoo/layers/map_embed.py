@@ -6,9 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_choice, check_map, check_sizes
 from .images import check_image_sizes, warn_unless_finite
 from .linear import apply_linear
 from .maps import map_norm
+
+STEMS = ("patch", "conv")
+DOWNSAMPLES = ("merge", "conv2", "conv3")
 
 
 class MapStem(nn.Module):
@@ -23,7 +27,7 @@ class MapStem(nn.Module):
         norm: Norm after each convolution, as `vimzoo.layers.maps.map_norm` takes it.
 
     Raises:
-        ValueError: ``kind`` or ``norm`` is unknown, or ``patch_size`` does not suit ``kind``.
+        ValueError: ``kind`` or ``norm`` is unknown, a size is not positive, or ``patch_size`` does not suit ``kind``.
     """
 
     def __init__(
@@ -38,12 +42,14 @@ class MapStem(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        if kind not in ("patch", "conv"):
-            raise ValueError(f"stem: expected 'patch' or 'conv', got {kind!r}")
-        if patch_size < 1 or (kind == "conv" and patch_size % 2):
+        check_choice(STEMS, kind=kind)
+        check_sizes(in_chans=in_chans, dim=dim, patch_size=patch_size)
+        if kind == "conv" and patch_size % 2:
             raise ValueError(
-                f"patch_size: expected a positive number, even for stem='conv', got {patch_size}"
+                f"patch_size: expected an even number with overlapping patches, got {patch_size}"
             )
+        if kind == "conv" and dim < 2:
+            raise ValueError(f"dim: expected at least 2 channels with overlapping patches, got {dim}")
         self.in_chans = in_chans
         self.patch_size = patch_size
         if kind == "patch":
@@ -85,7 +91,7 @@ class MapDownsample(nn.Module):
         norm: As `vimzoo.layers.maps.map_norm` takes it; after a convolution, before the linear layer.
 
     Raises:
-        ValueError: ``kind`` or ``norm`` is unknown.
+        ValueError: ``kind`` or ``norm`` is unknown, or a size is not positive.
     """
 
     def __init__(
@@ -99,8 +105,10 @@ class MapDownsample(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        if kind not in ("merge", "conv2", "conv3"):
-            raise ValueError(f"downsample: expected 'merge', 'conv2' or 'conv3', got {kind!r}")
+        check_choice(DOWNSAMPLES, kind=kind)
+        check_sizes(dim=dim, out_dim=out_dim)
+        self.dim = dim
+        self.smallest = {"merge": 0, "conv2": 2, "conv3": 1}[kind]
         self.merge = kind == "merge"
         self.norm = map_norm(norm, 4 * dim if self.merge else out_dim, **dd)
         if self.merge:
@@ -110,7 +118,12 @@ class MapDownsample(nn.Module):
             self.proj = nn.Conv2d(dim, out_dim, size, 2, padding=size // 3, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H', W', D)``."""
+        """``(B, H, W, C) -> (B, H', W', D)``.
+
+        Raises:
+            ValueError: ``x`` is not such a map, or too small for the convolution.
+        """
+        x = check_map(x, self.dim, 3, self.smallest)
         if not self.merge:
             return self.norm(self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         x = self.norm(merge_neighbours(x))

@@ -7,7 +7,9 @@ channels-last memory format, so nothing is copied on the way in or out.
 from typing import Any
 
 import torch
-from torch import Tensor, _assert, nn
+from torch import Tensor, nn
+
+from .checks import check_map, check_sizes
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -29,20 +31,16 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def check_map(x: Tensor, dim: int, channel_axis: int = 3) -> None:
-    """Check that ``x`` is a map of ``dim`` channels.
+class MapBatchNorm(nn.Module):
+    """Batch norm of ``(B, H, W, C)``; the statistics are in ``bn``, which SyncBatchNorm can replace.
+
+    Args:
+        dim: Channels C.
+        eps: Added to the variance.
 
     Raises:
-        AssertionError: ``x`` does not have four axes, or ``dim`` channels on ``channel_axis``.
+        ValueError: ``dim`` is not positive.
     """
-    layout = "(B, H, W, C)" if channel_axis == 3 else "(B, C, H, W)"
-    _assert(x.dim() == 4, f"x: expected a map {layout}, got {x.dim()} dimensions")
-    channels = x.shape[channel_axis]
-    _assert(channels == dim, f"x: expected a map {layout} of {dim} channels, got {channels}")
-
-
-class MapBatchNorm(nn.Module):
-    """Batch norm of ``(B, H, W, C)``; the statistics are in ``bn``, which SyncBatchNorm can replace."""
 
     def __init__(
         self,
@@ -52,10 +50,17 @@ class MapBatchNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim)
+        self.dim = dim
         self.bn = nn.BatchNorm2d(dim, eps, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)``, normalised per channel over everything else."""
+        """``(B, H, W, C)``, normalised per channel over everything else.
+
+        Raises:
+            ValueError: ``x`` is not such a map.
+        """
+        x = check_map(x, self.dim)
         return self.bn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .checks import check_rates, check_sizes, check_tokens
 from .linear import apply_linear
 from .maps import activation
 
@@ -19,7 +20,7 @@ class Mlp(nn.Module):
         drop_rate: Dropout after the activation (not if gated) and after the last layer.
 
     Raises:
-        ValueError: ``act`` is unknown.
+        ValueError: ``act`` is unknown, a width is not positive, or ``drop_rate`` is not in 0..1.
     """
 
     def __init__(
@@ -33,6 +34,9 @@ class Mlp(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, hidden=hidden)
+        check_rates(drop_rate=drop_rate)
+        self.dim = dim
         self.gated = gated
         self.fc1 = nn.Linear(dim, 2 * hidden if gated else hidden, device=device, dtype=dtype)
         self.act = activation(act)
@@ -40,7 +44,12 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., C) -> (..., C)``."""
+        """``(..., C) -> (..., C)``.
+
+        Raises:
+            ValueError: ``x`` has another width.
+        """
+        x = check_tokens(x, self.dim, 0)
         x = self.fc1(x) if torch.jit.is_scripting() else apply_linear(self.fc1, x)
         if self.gated:
             values, gates = x.chunk(2, dim=-1)

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from vimzoo.ops import add_norm
 
+from .checks import check_sizes, check_tokens
+
 
 class AddNorm(nn.Module):
     """Adds the last layer's output to the residual stream and normalises the sum, in one pass over memory.
@@ -20,7 +22,7 @@ class AddNorm(nn.Module):
         residual_in_fp32: Keep the stream in float32 when tokens are bfloat16 or float16.
 
     Raises:
-        ValueError: ``norm`` is neither name.
+        ValueError: ``norm`` is neither name, or ``dim`` is not positive.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class AddNorm(nn.Module):
         super().__init__()
         if norm not in ("rms", "layer"):
             raise ValueError(f"norm: expected 'rms' or 'layer', got {norm!r}")
+        check_sizes(dim=dim)
+        self.dim = dim
         self.eps = eps
         self.rms = norm == "rms"
         self.residual_in_fp32 = residual_in_fp32
@@ -49,7 +53,12 @@ class AddNorm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``(B, L, D)`` tokens, and stream or ``None`` at the first block -> normalised tokens, new stream."""
+        """``(B, L, D)`` tokens, and stream or ``None`` at the first block -> normalised tokens, new stream.
+
+        Raises:
+            ValueError: ``x`` has another width, or ``residual`` another shape.
+        """
+        x = check_tokens(x, self.dim, 0)
         return add_norm(
             x,
             residual,

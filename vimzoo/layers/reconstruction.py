@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_map, check_sizes
+
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "")
 
 
@@ -59,6 +61,7 @@ class ImageHead(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        check_sizes(dim=dim, out_chans=out_chans, width=width)
         if upsampler not in UPSAMPLERS:
             raise ValueError(f"upsampler: expected one of {UPSAMPLERS}, got {upsampler!r}")
         power_of_two = scale > 0 and scale & (scale - 1) == 0
@@ -66,6 +69,7 @@ class ImageHead(nn.Module):
             raise ValueError(f"scale: expected a power of two or 3, got {scale}")
         if upsampler == "nearest+conv" and scale != 4:
             raise ValueError(f"scale: expected 4 with 'nearest+conv', got {scale}")
+        self.dim = dim
         self.kind = upsampler
         self.step = scale if upsampler == "pixelshuffledirect" or scale == 3 else 2
         self.ups = nn.ModuleList()
@@ -88,7 +92,12 @@ class ImageHead(nn.Module):
         self.conv_out = _conv(width if upsampler else dim, out_chans, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C)`` -> image ``(B, channels, H scale, W scale)``."""
+        """Map ``(B, H, W, C)`` -> image ``(B, channels, H scale, W scale)``.
+
+        Raises:
+            ValueError: ``x`` is not such a map, or has no positions.
+        """
+        x = check_map(x, self.dim, 3, 1)
         x = x.permute(0, 3, 1, 2)
         if self.kind in ("pixelshuffle", "nearest+conv"):
             x = F.leaky_relu(self.conv_in(x), 0.01)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .checks import check_sizes, check_tokens
+
 
 class GridRope(nn.Module):
     """Rotates pairs of channels by an angle that grows with a patch's row (first half of the channels) or
@@ -17,13 +19,14 @@ class GridRope(nn.Module):
         theta: Base of the geometric series of frequencies.
 
     Raises:
-        ValueError: ``dim`` is not a multiple of 4.
+        ValueError: ``dim`` is not a positive multiple of 4, or ``base_size`` is not positive.
     """
 
     def __init__(self, dim: int, base_size: int = 14, theta: float = 10000.0) -> None:
         super().__init__()
+        check_sizes(dim=dim, base_size=base_size)
         if dim % 4:
-            raise ValueError(f"embed_dim: rotary embedding needs a multiple of 4, got {dim}")
+            raise ValueError(f"dim: expected a multiple of 4, got {dim}")
         self.dim = dim
         self.base_size = base_size
         self.theta = theta
@@ -44,8 +47,15 @@ class GridRope(nn.Module):
         return angle.cos(), angle.sin()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
-        """Rotates the tokens of ``x (B, L, D)`` from ``first`` on, as many as the tables have rows."""
+        """Rotates the tokens of ``x (B, L, D)`` from ``first`` on, as many as the tables have rows.
+
+        Raises:
+            ValueError: ``x`` is not such a sequence, or has too few tokens.
+        """
+        x = check_tokens(x, self.dim)
         count = cos.shape[0]
+        if x.shape[1] < first + count:
+            raise ValueError(f"x: expected at least {first + count} tokens, got {x.shape[1]}")
         body = x[:, first : first + count]
         even, odd = body[..., 0::2], body[..., 1::2]
         turned = torch.stack((-odd, even), dim=-1).flatten(-2)

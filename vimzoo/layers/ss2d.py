@@ -8,11 +8,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from vimzoo.ops.paths.path import CROSS, ScanPath, path_arguments, path_codes
+from vimzoo.ops.paths.path import CROSS, ScanPath, checked_paths, path_arguments, path_codes
 
 from .cascade import CascadeSSM
+from .checks import check_map, check_rates, check_sizes, inner_width
 from .linear import apply_linear
-from .maps import Permute, SpatialSoftmax, activation, check_map
+from .maps import Permute, SpatialSoftmax, activation
 from .ssm import SelectiveSSM
 
 _ROW, _ROW_BACK = ScanPath("row"), ScanPath("row").reversed()
@@ -34,7 +35,8 @@ class SS2D(nn.Module):
         d_state: States N per channel.
         ratio: Inner width in multiples of ``dim`` (``ssm_ratio``).
         dt_rank: Rank of the step-size projection, by default ``ceil(dim / 16)``; with ``ssd`` the number of heads.
-        act: Activation after the convolution, and of the gate: ``"silu"``, ``"gelu"``, ``"relu"``, ``"sigmoid"``.
+        act: Activation after the convolution, and of the gate: ``"silu"``, ``"gelu"``, ``"relu"``, ``"sigmoid"``,
+            ``"none"``.
         d_conv: Size of the depthwise convolution, odd; 1 or less for none.
         conv_bias, proj_bias: Whether the convolution and the two projections have a bias.
         gate: ``"none"`` (``noz``), ``"act"``: the output is multiplied by an activated second projection of the
@@ -87,9 +89,11 @@ class SS2D(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         if gate not in GATES:
             raise ValueError(f"gate: expected one of {GATES}, got {gate!r}")
-        if d_conv > 1 and d_conv % 2 == 0:
-            raise ValueError(f"d_conv: expected an odd size, which keeps the map's, got {d_conv}")
-        inner = int(ratio * dim)
+        check_sizes(dim=dim)
+        check_rates(drop_rate=drop_rate)
+        if not isinstance(d_conv, int) or (d_conv > 1 and d_conv % 2 == 0):
+            raise ValueError(f"d_conv: expected an odd size, which keeps the map's, got {d_conv!r}")
+        inner = inner_width("ratio", ratio, dim)
         self.dim = dim
         self.gate = gate
         self.paths = _checked_paths(paths)
@@ -118,9 +122,9 @@ class SS2D(nn.Module):
         """Map ``(B, H, W, C) -> (B, H, W, C)``.
 
         Raises:
-            AssertionError: ``x`` is not such a map.
+            ValueError: ``x`` is not such a map, or has no positions.
         """
-        check_map(x, self.dim)
+        x = check_map(x, self.dim, 3, 1)
         x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
         z = x
         if self.gate != "none":
@@ -151,9 +155,7 @@ class SS2D(nn.Module):
 
     @torch.jit.ignore
     def _table(self, height: int, width: int, device: torch.device) -> Tensor:
-        table = path_arguments(self.paths, height, width, device)[1]
-        assert table is not None  # asked for only where some path has one
-        return table
+        return path_arguments(self.paths, height, width, device)[1]  # type: ignore[return-value]  # some path has one
 
     def extra_repr(self) -> str:
         names = next(
@@ -167,10 +169,7 @@ def _checked_paths(paths: str | Sequence[ScanPath]) -> tuple[ScanPath, ...]:
         if paths not in SCANS:
             raise ValueError(f"paths: expected one of {tuple(SCANS)} or scan paths, got {paths!r}")
         return SCANS[paths]
-    paths = tuple(paths)
-    if not paths or not all(isinstance(path, ScanPath) for path in paths):
-        raise ValueError(f"paths: expected one scan path or more, got {paths!r}")
-    return paths
+    return checked_paths(paths)
 
 
 def _out_norm(kind: str, dim: int, **dd: Any) -> nn.Module:

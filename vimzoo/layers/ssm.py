@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from vimzoo.errors import UsageError
 from vimzoo.ops import linear, scan_codes
 
+from .checks import check_sizes
+
 PARAMETERS = ("A_log", "D", "x_proj", "dt_proj", "dt_bias")
 
 
@@ -49,8 +51,8 @@ class SelectiveSSM(nn.Module):
         heads: Mamba-2's form, see above.
 
     Raises:
-        ValueError: a size is not positive, a name in ``shared``, ``dt_init`` or ``init`` is unknown, or heads do
-            not divide the channels.
+        ValueError: a size or ``dt_min`` is not positive, ``dt_max`` is less than ``dt_min``, a name in ``shared``,
+            ``dt_init`` or ``init`` is unknown, or heads do not divide the channels.
     """
 
     def __init__(
@@ -72,16 +74,15 @@ class SelectiveSSM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"dim": dim, "d_state": d_state, "dt_rank": dt_rank, "directions": directions}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+        check_sizes(dim=dim, d_state=d_state, dt_rank=dt_rank, directions=directions)
         if not set(shared) <= set(PARAMETERS):
             raise ValueError(f"shared: expected names among {PARAMETERS}, got {tuple(shared)}")
         if dt_init not in ("random", "constant"):
             raise ValueError(f"dt_init: expected 'random' or 'constant', got {dt_init!r}")
         if init not in ("mamba", "random", "zero"):
             raise ValueError(f"init: expected 'mamba', 'random' or 'zero', got {init!r}")
+        if not 0 < dt_min <= dt_max:
+            raise ValueError(f"dt_min: expected a positive number of at most dt_max={dt_max}, got {dt_min}")
         if heads and dim % dt_rank:
             raise ValueError(
                 f"dt_rank: expected a number of heads that divides {dim} channels, got {dt_rank}"

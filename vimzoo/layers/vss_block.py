@@ -7,7 +7,8 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .maps import check_map, map_norm
+from .checks import check_map, check_rates, check_sizes, inner_width
+from .maps import map_norm
 from .mlp import Mlp
 from .ss2d import SS2D
 
@@ -25,7 +26,7 @@ class VSSBlock(nn.Module):
         mlp_act: Its activation.
         mlp_gated: A gated MLP (``gmlp``).
         mlp_drop_rate: Its dropout.
-        norm: ``"layer"`` or ``"batch"``.
+        norm: ``"layer"``, ``"batch"`` or ``"none"``.
         post_norm: Normalise the output of a branch instead of its input.
         drop_path: Rate at which a branch is dropped.
         channels_last: Maps are ``(B, H, W, C)``; else ``(B, C, H, W)``, best in torch's channels-last format.
@@ -67,8 +68,11 @@ class VSSBlock(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        if dim < 1:
-            raise ValueError(f"dim: expected a positive number, got {dim}")
+        check_sizes(dim=dim)
+        check_rates(drop_path=drop_path)
+        for name, value in {"ratio": ratio, "mlp_ratio": mlp_ratio}.items():
+            if not value >= 0:
+                raise ValueError(f"{name}: expected 0, which leaves the branch out, or more, got {value!r}")
         self.dim = dim
         self.post_norm = post_norm
         self.channels_last = channels_last
@@ -84,16 +88,18 @@ class VSSBlock(nn.Module):
             )  # fmt: skip
         if mlp_ratio > 0:
             self.norm2 = map_norm(norm, dim, **dd)
-            self.mlp = Mlp(dim, int(dim * mlp_ratio), mlp_act, mlp_gated, mlp_drop_rate, **dd)
+            self.mlp = Mlp(
+                dim, inner_width("mlp_ratio", mlp_ratio, dim), mlp_act, mlp_gated, mlp_drop_rate, **dd
+            )
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map -> map of the same shape, ``(B, H, W, C)`` or without ``channels_last`` ``(B, C, H, W)``.
 
         Raises:
-            AssertionError: ``x`` is not such a map.
+            ValueError: ``x`` is not such a map, or has no positions.
         """
-        check_map(x, self.dim, 3 if self.channels_last else 1)
+        x = check_map(x, self.dim, 3 if self.channels_last else 1, 1)
         if not self.channels_last:
             x = x.permute(0, 2, 3, 1)
         if self.ss2d is not None and self.norm1 is not None:

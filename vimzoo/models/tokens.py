@@ -66,13 +66,14 @@ def checked_pool(pool: str | None, cls_token: str) -> str:
     """The requested pooling; by default the class token's if there is one, else the mean of the patches.
 
     Raises:
-        AssertionError: the pooling is unknown, or needs a class token that the model lacks.
+        ValueError: the pooling is unknown, or needs a class token that the model lacks.
     """
     if pool is None:
         return "token" if CLS_TOKENS[cls_token] else "avg"
-    assert pool in POOLS, f"global_pool: expected one of {POOLS}, got {pool!r}"
-    needs_token = pool == "token" and not CLS_TOKENS[cls_token]
-    assert not needs_token, "global_pool: 'token' needs a class token, got cls_token='none'"
+    if pool not in POOLS:
+        raise ValueError(f"global_pool: expected one of {POOLS}, got {pool!r}")
+    if pool == "token" and not CLS_TOKENS[cls_token]:
+        raise ValueError("global_pool: 'token' needs a class token, got cls_token='none'")
     return pool
 
 

@@ -8,7 +8,8 @@ from timm.layers import calculate_drop_path_rates
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from vimzoo.layers.mambair import RestorationBlock
+from vimzoo.layers.checks import check_choice, check_rates, check_sizes
+from vimzoo.layers.mambair import CAB_FORMS, SQUEEZE, RestorationBlock
 from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
 from ..restoration_base import RestorationModel, check_image
@@ -98,8 +99,14 @@ class MambaIR(NamedRestorationModel):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         if not depths or min(depths) < 1:
             raise ValueError(f"depths: expected a positive number of blocks per group, got {tuple(depths)}")
-        if in_chans < 1:
-            raise ValueError(f"in_chans: expected a positive number, got {in_chans}")
+        check_sizes(in_chans=in_chans, embed_dim=embed_dim)
+        if embed_dim < SQUEEZE:
+            raise ValueError(f"embed_dim: expected at least {SQUEEZE} channels, got {embed_dim}")
+        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+        if not img_range > 0:
+            raise ValueError(f"img_range: expected a positive number, got {img_range}")
+        if cab is not None:
+            check_choice(CAB_FORMS, cab=cab)
         self.in_chans = in_chans
         self.embed_dim = self.num_features = embed_dim
         self.scale = scale if upsampler else 1

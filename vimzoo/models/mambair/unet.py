@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from vimzoo.layers.mambair import RestorationBlock
+from vimzoo.layers.checks import check_rates, check_sizes
+from vimzoo.layers.mambair import SQUEEZE, RestorationBlock
 
 from ..export_options import ExportOptions
 from ..restoration_base import check_image
@@ -94,6 +95,12 @@ class MambaIRUNet(NamedRestorationModel):
             raise ValueError(f"depths: expected four positive numbers, got {tuple(depths)}")
         if len(states) != len(LEVELS):
             raise ValueError(f"d_state: expected one number or {len(LEVELS)}, got {tuple(states)}")
+        check_sizes(
+            in_chans=in_chans, out_chans=out_chans, embed_dim=embed_dim, refinement_depth=refinement_depth
+        )
+        if embed_dim < SQUEEZE:
+            raise ValueError(f"embed_dim: expected at least {SQUEEZE} channels, got {embed_dim}")
+        check_rates(drop_path_rate=drop_path_rate)
         if in_chans != out_chans:
             raise ValueError(f"out_chans: expected {in_chans}, the image is added to the result")
         self.in_chans = in_chans

@@ -46,6 +46,8 @@ class VimAblation(Vim):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
+        if rope and self.embed_dim % 4:
+            raise ValueError(f"embed_dim: expected a multiple of 4 with rope, got {self.embed_dim}")
         self.paired = paired
         self.rope = GridRope(self.embed_dim, rope_size) if rope else None
         self.rope_residual = rope_residual

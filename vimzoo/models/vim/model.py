@@ -12,6 +12,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from vimzoo.layers import Add, AddNorm, BiMambaBlock, PatchEmbed
+from vimzoo.layers.checks import check_choice, check_rates, check_sizes
 
 from .._timm import feature_take_indices, update_model_input_size
 from ..threads import SmallOnOneThread
@@ -58,7 +59,6 @@ class Vim(GridModel, SmallOnOneThread):
 
     Raises:
         ValueError: an option has no such value, or a size is not positive.
-        AssertionError: ``global_pool`` is unknown or needs a class token (timm expects this type).
     """
 
     dynamic_img_size: Final[bool]
@@ -103,8 +103,8 @@ class Vim(GridModel, SmallOnOneThread):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         if num_classes < 0:
             raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
-        if depth < 1:
-            raise ValueError(f"depth: expected a positive number, got {depth}")
+        check_sizes(depth=depth)
+        check_rates(drop_rate=drop_rate, pos_drop_rate=pos_drop_rate, drop_path_rate=drop_path_rate)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
@@ -346,9 +346,7 @@ class Vim(GridModel, SmallOnOneThread):
         Returns:
             ``(forward_features(x), list)``, the list, or the dict.
         """
-        assert output_fmt in ("NCHW", "NHWC", "NLC"), (
-            f"output_fmt: expected NCHW, NHWC or NLC, got {output_fmt}"
-        )
+        check_choice(("NCHW", "NHWC", "NLC"), output_fmt=output_fmt)
         take, last = feature_take_indices(len(self.blocks), indices)
         x, grid = self._embed(x)
         count = last + 1 if stop_early else len(self.blocks)

@@ -11,6 +11,8 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from vimzoo.layers import MapDownsample, MapStem, VSSBlock
+from vimzoo.layers.checks import check_choice, check_rates
+from vimzoo.layers.map_embed import DOWNSAMPLES, STEMS
 from vimzoo.layers.maps import map_norm
 from vimzoo.ops import ScanPath
 
@@ -120,6 +122,15 @@ class VMamba(SmallOnOneThread):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         if num_classes < 0:
             raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
+        check_choice(("", "avg", "max", "avgmax", "catavgmax"), global_pool=global_pool or "")
+        check_choice(STEMS, stem=stem)
+        check_choice(DOWNSAMPLES, downsample=downsample)
+        check_rates(
+            drop_rate=drop_rate,
+            ssm_drop_rate=ssm_drop_rate,
+            mlp_drop_rate=mlp_drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
         dims = _widths(dims, depths)
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -276,7 +287,7 @@ class VMamba(SmallOnOneThread):
         Returns:
             ``(forward_features(x), list)``, or the list.
         """
-        assert output_fmt in ("NCHW", "NHWC"), f"output_fmt: expected NCHW or NHWC, got {output_fmt}"
+        check_choice(("NCHW", "NHWC"), output_fmt=output_fmt)
         take, last = feature_take_indices(len(self.stages), indices)
         intermediates: list[Tensor] = []
         x = self._embed(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,9 +12,12 @@ from ..runtime.contract import FLOATING, Contract, Given, like
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
 from ..runtime.library import (
+    FLAG,
     LIBRARY,
+    NAME,
     autocast_activations,
     check_tensors,
+    check_types,
     fake_gradients,
     implement,
 )
@@ -50,16 +55,25 @@ def causal_conv1d(
         ``(B, L, K, D)`` in x's dtype; in memory K comes first, so each direction is a dense matrix.
 
     Raises:
-        TypeError: an argument is not a tensor.
+        TypeError: an argument is of a wrong type.
         ValueError: an argument's rank, size, dtype or value does not fit.
         vimzoo.ops.BackendError: a forced backend cannot run it.
     """
+    if not torch.jit.is_scripting():
+        _check_types(reverse, activation, backend)
     backward = [False] if reverse is None else list(reverse)
     if not torch.jit.is_scripting():
         check_tensors(("bias",), x=x, weight=weight, bias=bias)
         if torch.jit.is_tracing() and backend is None:
             return _traced_conv(x, weight, bias, [int(k) for k in backward], activation == "silu")
     return torch.ops.vimzoo.causal_conv1d(x, weight, bias, backward, activation, backend)
+
+
+def _check_types(reverse: Sequence[bool] | None, activation: str | None, backend: str | None) -> None:
+    check_types("a sequence of True and False", (Sequence, type(None)), reverse=reverse)
+    for value in reverse or ():
+        check_types(*FLAG, reverse=value)
+    check_types(*NAME, activation=activation, backend=backend)
 
 
 @torch.jit.script_if_tracing

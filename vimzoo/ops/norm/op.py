@@ -10,9 +10,13 @@ from ..runtime.contract import FLOATING, Contract, Given, exactly, like
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
 from ..runtime.library import (
+    FLAG,
     LIBRARY,
+    NAME,
+    NUMBER,
     autocast_activations,
     check_tensors,
+    check_types,
     fake_gradients,
     implement,
 )
@@ -57,13 +61,20 @@ def add_norm(
         the norm in x's dtype, and the stream.
 
     Raises:
-        TypeError: an argument is not a tensor.
+        TypeError: an argument is of a wrong type.
         ValueError: an argument's rank, size, dtype or value does not fit.
         vimzoo.ops.BackendError: a forced backend cannot run it.
     """
     if not torch.jit.is_scripting():
         check_tensors(("residual", "bias"), x=x, residual=residual, weight=weight, bias=bias)
+        _check_types(eps, rms, residual_in_fp32, backend)
     return torch.ops.vimzoo.add_norm(x, residual, weight, bias, eps, rms, residual_in_fp32, backend)
+
+
+def _check_types(eps: float, rms: bool, residual_in_fp32: bool, backend: str | None) -> None:
+    check_types(*NUMBER, eps=eps)
+    check_types(*FLAG, rms=rms, residual_in_fp32=residual_in_fp32)
+    check_types(*NAME, backend=backend)
 
 
 def _check_settings(given: Given) -> None:

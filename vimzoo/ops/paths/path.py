@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
@@ -34,10 +34,11 @@ class ScanPath:
     """One scan order over an ``H x W`` grid whose tokens are numbered row by row.
 
     Rows, columns and their reverses have closed forms, which the ops read without an index. Any other order is a
-    ``table``: token numbers for one grid, or a function ``(H, W) -> token numbers`` for all of them, such as the
-    constructors below give. In token numbers ``-1`` is a pad (its input and projections are zero, its output is
-    dropped), and tokens that are left out get zero. A sequence is a ``1 x L`` grid: ``ScanPath("row")`` reads it
-    forward, ``ScanPath("row").reversed()`` backward. Paths are values: equal ones share one index table per grid.
+    ``table``: token numbers for one grid (on a larger one it reads the tokens of these numbers alone), or a function
+    ``(H, W) -> token numbers`` for all of them, such as the constructors below give. In token numbers ``-1`` is a pad
+    (its input and projections are zero, its output is dropped), and tokens that are left out get zero. A sequence is a
+    ``1 x L`` grid: ``ScanPath("row")`` reads it forward, ``ScanPath("row").reversed()`` backward. Paths are values:
+    equal ones share one index table per grid.
 
     Raises:
         ValueError: if ``order`` is unknown, or ``table`` is given with another order than ``"table"``, missing, or
@@ -51,6 +52,8 @@ class ScanPath:
     def __post_init__(self) -> None:
         if self.order not in ("row", "column", "table"):
             raise ValueError(f"order: expected 'row', 'column' or 'table', got {self.order!r}")
+        if not isinstance(self.reverse, bool):
+            raise ValueError(f"reverse: expected True or False, got {self.reverse!r}")
         if (self.table is not None) != (self.order == "table"):
             raise ValueError(f"table: needed exactly when order is 'table', got order {self.order!r}")
         if not (self.table is None or isinstance(self.table, tuple) or callable(self.table)):
@@ -200,7 +203,8 @@ class ScanPath:
         """Token number at every step, int64 ``(T,)``, on a ``height x width`` grid.
 
         Raises:
-            ValueError: if a table names a token outside the grid, or a function gives something else than numbers.
+            ValueError: if the grid is not of whole numbers, a table names a token outside it, or a function gives
+                something else than numbers.
         """
         return torch.from_numpy(self.walk(height, width).copy())
 
@@ -238,6 +242,9 @@ def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def _walk(path: ScanPath, height: int, width: int) -> np.ndarray:
+    for name, size in {"height": height, "width": width}.items():
+        if not isinstance(size, Integral) or size < 0:
+            raise ValueError(f"{name}: expected a whole number of at least 0, got {size!r}")
     count = height * width
     if path.order == "row":
         tokens = raster(height, width).ravel()
@@ -273,11 +280,27 @@ ATROUS = (
 """EfficientVMamba's four sub-grids (Pei et al. 2024, section 3.2), in the order of its weights."""
 
 
+def checked_paths(paths: Any) -> tuple[ScanPath, ...]:
+    """An argument ``paths`` as a tuple.
+
+    Raises:
+        ValueError: it is not one scan path or more.
+    """
+    found = tuple(paths) if isinstance(paths, Iterable) else ()
+    if not found or not all(isinstance(path, ScanPath) for path in found):
+        raise ValueError(f"paths: expected one or more of ScanPath, got {paths!r}")
+    return found
+
+
 def pad_paths(paths: Sequence[ScanPath]) -> tuple[ScanPath, ...]:
     """``paths`` with pads after the ends of the shorter ones, so that on every grid all have equally many steps.
 
     Pads at the end change no other step. LocalVMamba scans rows beside windows of a padded map like this.
+
+    Raises:
+        ValueError: ``paths`` is not one scan path or more.
     """
+    paths = checked_paths(paths)
     all_paths = frozenset(paths)
     return tuple(
         path if len(all_paths) == 1 else ScanPath.from_function(Padded(path, all_paths)) for path in paths

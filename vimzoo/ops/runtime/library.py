@@ -76,6 +76,27 @@ def check_tensors(optional: Sequence[str] = (), /, **tensors: Any) -> None:
             raise TypeError(f"{name}: expected a tensor, got {tensor!r} of type {type(tensor).__name__}")
 
 
+def check_types(expected: str, types: type | tuple[type, ...], /, **given: Any) -> None:
+    """Check arguments that are not tensors.
+
+    Args:
+        expected: What they should be, for the message.
+        types: What they may be instances of.
+
+    Raises:
+        TypeError: an argument is something else.
+    """
+    for name, value in given.items():
+        if not isinstance(value, types):
+            raise TypeError(f"{name}: expected {expected}, got {value!r} of type {type(value).__name__}")
+
+
+FLAG = ("True or False", (bool, torch.SymBool))
+NUMBER = ("a number", (int, float, torch.SymInt, torch.SymFloat))
+NAME = ("a name or None", (str, type(None)))
+"""Arguments of `check_types`."""
+
+
 def is_eager(*tensors: Tensor) -> bool:
     """Whether these are plain tensors and no tracer, compiler, dispatch mode, forward-mode AD or function transform is
     active."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from .. import backends, reference
-from ..paths.path import COLUMN_REVERSED, ROW, TABLE, ScanPath, path_arguments
+from ..paths.path import COLUMN_REVERSED, ROW, TABLE, ScanPath, checked_paths, path_arguments
 from ..runtime.contract import FLOATING, WHOLE, Contract, Given, exactly, like
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
 from ..runtime.library import (
+    FLAG,
     LIBRARY,
+    NAME,
     autocast_activations,
     check_tensors,
+    check_types,
     fake_gradients,
     implement,
 )
@@ -56,7 +60,7 @@ def scan_paths(
     Args:
         x: ``(B, L, D)`` tokens, channels last, or ``(B, L, K, D)`` where each path has its own.
         x_dbl: ``(B, L, K or 1, R + 2 N)`` rows ``[dt | B | C]`` in token order.
-        A: ``(K or 1, D, N)``, real and negative.
+        A: ``(K or 1, D, N)``, real; negative, or the state grows without bound.
         dt_weight, dt_bias, D: ``(K or 1, D, R)``, ``(K or 1, D)``, ``(K or 1, D)``. An axis of 1 is shared by all.
         z: gate ``(B, L, D)``; only with ``merge``.
         paths: K scan paths; -1 in a path's table is a pad, tokens a path leaves out get nothing from it.
@@ -70,17 +74,18 @@ def scan_paths(
         ``(B, L, D)`` if ``merge``, else ``(B, K, T, D)`` with T the paths' number of steps; dtype of x.
 
     Raises:
-        TypeError: an argument is not a tensor.
+        TypeError: an argument is of a wrong type.
         ValueError: an argument's rank, size or dtype does not fit.
         vimzoo.ops.BackendError: a forced backend cannot run it.
     """
     check_tensors(("D", "z"), x=x, x_dbl=x_dbl, A=A, dt_weight=dt_weight, dt_bias=dt_bias, D=D, z=z)
-    paths = tuple(paths)
-    if not paths or not all(isinstance(path, ScanPath) for path in paths):
-        raise ValueError(f"paths: expected at least one ScanPath, got {paths!r}")
+    check_types(*FLAG, merge=merge)
+    check_types(*NAME, backend=backend)
+    paths = checked_paths(paths)
     length = x.shape[1] if x.dim() > 1 else 0
     grid = (1, length) if grid is None else grid
-    if not isinstance(grid, Sequence) or len(grid) != 2:
+    sizes = (Integral, torch.SymInt, Tensor)  # tensors while torch.jit.trace records a graph
+    if not isinstance(grid, Sequence) or len(grid) != 2 or not all(isinstance(size, sizes) for size in grid):
         raise ValueError(f"grid: expected (H, W) with H * W = {length}, got {grid!r}")
     height, width = grid
     if x.dim() > 1:

@@ -10,9 +10,12 @@ from ..runtime.contract import FLOATING, NUMBERS, Contract, Given, exactly, like
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
 from ..runtime.library import (
+    FLAG,
     LIBRARY,
+    NAME,
     autocast_activations,
     check_tensors,
+    check_types,
     fake_gradients,
     implement,
 )
@@ -63,11 +66,13 @@ def selective_scan(
         y ``(B, D, L)`` in u's dtype, and the last state ``(B, D, N)`` in float32 (float64, complex) if asked for.
 
     Raises:
-        TypeError: an argument is not a tensor.
+        TypeError: an argument is of a wrong type.
         ValueError: an argument's rank, size or dtype does not fit.
         vimzoo.ops.BackendError: a forced backend cannot run it.
     """
     check_tensors(("D", "z", "delta_bias"), u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
+    check_types(*FLAG, delta_softplus=delta_softplus, return_last_state=return_last_state)
+    check_types(*NAME, backend=backend)
     out, last_state, _ = torch.ops.vimzoo.selective_scan(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, torch.is_grad_enabled(), backend
     )

@@ -1,0 +1,137 @@
+"""Checks of what layers are given. Every message names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from timm.models import register_notrace_function
+from torch import Tensor
+
+
+@register_notrace_function  # sizes decide, which FX cannot follow
+@torch.jit.script_if_tracing  # so that a traced model checks what it is given, not what it was traced with
+def check_map(x: Tensor, dim: int, channel_axis: int = 3, smallest: int = 0) -> Tensor:
+    """Return ``x`` if it is a feature map.
+
+    Args:
+        dim: Its number of channels.
+        channel_axis: 3 for ``(B, H, W, C)``, 1 for ``(B, C, H, W)``.
+        smallest: Least height and width.
+
+    Raises:
+        TypeError: ``x`` is not a tensor.
+        ValueError: ``x`` is of whole numbers, not of four axes, of other channels, or too small.
+    """
+    if not torch.jit.is_scripting():
+        if _is_proxy(x):
+            return x
+        check_floating(x)
+    layout = "(B, H, W, C)" if channel_axis == 3 else "(B, C, H, W)"
+    if x.dim() != 4:
+        raise ValueError(f"x: expected a map {layout}, got {x.dim()} dimensions")
+    if x.shape[channel_axis] != dim:
+        raise ValueError(f"x: expected a map {layout} of {dim} channels, got {x.shape[channel_axis]}")
+    first = 1 if channel_axis == 3 else 2
+    if smallest > 0 and (x.shape[first] < smallest or x.shape[first + 1] < smallest):
+        raise ValueError(
+            f"x: expected a map of at least {smallest} x {smallest} positions, got {x.shape[first]} x"
+            f" {x.shape[first + 1]}"
+        )
+    return x
+
+
+@register_notrace_function
+@torch.jit.script_if_tracing
+def check_tokens(x: Tensor, dim: int, axes: int = 3) -> Tensor:
+    """Return ``x`` if it holds tokens of width ``dim`` on its last axis.
+
+    Args:
+        axes: 3 for sequences ``(B, L, D)``, 0 for any number.
+
+    Raises:
+        TypeError: ``x`` is not a tensor.
+        ValueError: ``x`` is of whole numbers, or has another number of axes or another width.
+    """
+    if not torch.jit.is_scripting():
+        if _is_proxy(x):
+            return x
+        check_floating(x)
+    if axes > 0 and x.dim() != axes:
+        raise ValueError(f"x: expected tokens (B, L, {dim}), got {x.dim()} dimensions")
+    if x.dim() < 1:
+        raise ValueError(f"x: expected tokens (..., {dim}), got 0 dimensions")
+    if x.shape[-1] != dim:
+        raise ValueError(f"x: expected tokens of width {dim}, got {x.shape[-1]}")
+    return x
+
+
+def _is_proxy(x: Any) -> bool:
+    """Whether ``x`` stands for a tensor in a graph that is being recorded, such as `torch.fx.Proxy`."""
+    return not isinstance(x, Tensor) and hasattr(x, "__torch_function__")
+
+
+def check_floating(x: Any) -> None:
+    """Check that ``x`` is a tensor of floating-point numbers.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if _is_proxy(x):
+        return
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {x!r} of type {type(x).__name__}")
+    if not x.is_floating_point():
+        raise ValueError(f"x: expected a floating-point tensor, got {x.dtype}")
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Check arguments of a constructor that are whole numbers of at least 1.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    for name, value in sizes.items():
+        try:
+            fits = value.__index__() >= 1
+        except (AttributeError, TypeError):  # a fraction, a string
+            fits = False
+        if not fits:
+            raise ValueError(f"{name}: expected a positive whole number, got {value!r}")
+
+
+def check_rates(**rates: Any) -> None:
+    """Check arguments of a constructor that are probabilities of dropping something.
+
+    Raises:
+        ValueError: one of them is not a number in 0..1.
+    """
+    for name, value in rates.items():
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"{name}: expected a rate in 0..1, got {value!r}")
+
+
+def check_choice(known: Collection[str], **options: Any) -> None:
+    """Check arguments of a constructor that are one of the names ``known``.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    for name, value in options.items():
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def inner_width(name: str, ratio: float, dim: int) -> int:
+    """``ratio`` times ``dim`` channels, rounded down.
+
+    Args:
+        name: Of the argument ``ratio``, for the message.
+
+    Raises:
+        ValueError: that is less than one channel.
+    """
+    if not isinstance(ratio, int | float) or not ratio * dim >= 1:
+        raise ValueError(f"{name}: expected a ratio that gives {dim} channels one or more, got {ratio!r}")
+    return int(ratio * dim)
