@@ -11,10 +11,12 @@ The libraries use neither Python's nor torch's headers (they are loaded with cty
 Python >= 3.11 and every torch. One source is compiled once per instruction set; the best one is chosen at run time.
 """
 
+import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -49,6 +51,28 @@ def packages() -> dict[str, str]:
             if name not in found and "__pycache__" not in folder.parts:
                 found[name] = folder.as_posix()
     return found
+
+
+def description(readme: str, repository: str | None) -> str:
+    """README.md as a package index can show it: links and pictures lead to the repository.
+
+    Args:
+        readme: The text, with links relative to the repository's top folder.
+        repository: Its address; without one links become plain text, and pictures are left out.
+    """
+    text, target = r"\[[^\]]*\]", r"\((?![a-z]+:)([^)\s]+)\)"
+    if repository is None:
+        readme = re.sub(rf"!{text}{target}\n*", "", readme)
+        return re.sub(rf"\[([^\]]*)\]{target}", r"\1", readme)
+    readme = re.sub(rf"(!{text}){target}", rf"\1({repository}/raw/HEAD/\2)", readme)
+    readme = readme.replace("](#", "](README.md#")
+    return re.sub(rf"({text}){target}", rf"\1({repository}/blob/HEAD/\2)", readme)
+
+
+def repository() -> str | None:
+    """The address of the repository, ``Repository`` among the URLs in pyproject.toml, if it has one."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository", "").rstrip("/") or None
 
 
 def extensions() -> list[Extension]:
@@ -127,6 +151,8 @@ class BuildNative(build_ext):
 
 
 setup(
+    long_description=description(Path("README.md").read_text(encoding="utf-8"), repository()),
+    long_description_content_type="text/markdown",
     packages=list(packages()),
     package_dir=packages(),
     ext_modules=extensions(),

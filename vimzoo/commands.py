@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -72,6 +73,12 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
         status = Exit.NO_READER
     sys.exit(status)
+
+
+def trainer() -> str:
+    """How a user starts the trainer here: the script where the current folder is the checkout, else the command."""
+    script = Path(__file__).resolve().parents[1] / "train.py"
+    return "python train.py" if script.is_file() and script == Path("train.py").resolve() else "vimzoo-train"
 
 
 def slow_half(dtype: torch.dtype | None, device: torch.device, setting: str) -> None:

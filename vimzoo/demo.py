@@ -25,7 +25,7 @@ from .models.opening import find_model, open_model
 from .models.weights.class_names import of_model
 from .ops import BIDIRECTIONAL, ScanPath
 
-INSTALL = "pip install 'vimzoo[demo]' installs what is missing"
+INSTALL = "pip install 'vimzoo[demo]'"
 
 try:
     from .restoration import PictureError, Restorer, read_picture, restoration_model
@@ -33,7 +33,7 @@ try:
 except ImportError as missing:
     if __name__ != "__main__":
         raise
-    sys.exit(report(ImportError(f"{missing}; {INSTALL}")))
+    sys.exit(report(ImportError(f"the page needs {missing.name}; {INSTALL}")))
 
 MOST_PIXELS = 50_000_000
 """Larger pictures are rejected, because the user waits for the result."""
@@ -272,10 +272,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--restore-checkpoint", default="", metavar="FILE", help="weights file of the restoration model"
     )
     parser.add_argument(
-        "--port", type=int, default=7860, help="local port of the page (default: %(default)s)"
+        "--port", type=int, default=7860, help="local port of the page, 1 to 65535 (default: %(default)s)"
     )
     parser.add_argument("--no-browser", action="store_true", help="serve the page without opening a browser")
     options = parser.parse_args(arguments)
+    if not 1 <= options.port <= 65535:
+        raise UsageError(f"--port {options.port}: expected 1 to 65535")
     _check("--model", options.model, "--checkpoint", options.checkpoint)
     _check("--restore-model", options.restore_model, "--restore-checkpoint", options.restore_checkpoint)
     try:

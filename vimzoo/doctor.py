@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
+import re
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,8 +28,13 @@ from .ops.runtime.shortfalls import Shortfall, shortfalls
 from .ops.runtime.threads import counted
 
 LENGTH, CHANNELS, STATES, RANK = 197, 384, 16, 12  # one layer of Vim-tiny on one image of 224 x 224 pixels
-TRAINING = ("hydra", "sklearn", "matplotlib", "tqdm")
-"""Modules of the extra ``train``."""
+COMMANDS = {
+    "train": "`vimzoo-train`, `python train.py` and `python -m vimzoo.eval` do not run",
+    "restore": "`python -m vimzoo.restore` does not run",
+    "export": "`python -m vimzoo.export` writes no ONNX files",
+    "demo": "`python -m vimzoo.demo` does not run",
+}
+"""Extras of this package, and what cannot be used without the packages that they install."""
 NEEDED = {
     "torchvision": "install torch and torchvision from the same index, one release of each made for the other",
     "timm": "pip install --force-reinstall timm",
@@ -111,11 +117,33 @@ def examine_missing() -> list[Shortfall]:
             missing += [new for new in shortfalls(device) if new not in missing]
     except backends.BackendError as error:
         missing.append(Shortfall(f"backend: {error}", "every op raises BackendError", "unset VIMZOO_BACKEND"))
-    absent = [module for module in TRAINING if importlib.util.find_spec(module) is None]
-    if absent:
-        cost = "`python train.py` and `vimzoo-train` do not run; models and ops do"
-        missing.append(Shortfall(", ".join(absent), cost, 'pip install "vimzoo[train]"'))
+    for extra, cost in COMMANDS.items():
+        if absent := [name for name in packages_of(extra) if _version(name) == "missing"]:
+            missing.append(Shortfall(", ".join(absent), cost, f"pip install 'vimzoo[{extra}]'"))
     return missing
+
+
+def packages_of(extra: str) -> list[str]:
+    """The packages that an extra of this package installs, by the names that pip knows, also those of extras in it."""
+    found = []
+    for text in _requirements():
+        name, condition = re.match(r"[\w.-]+", text), re.search(r"extra == [\"'](\w+)", text)
+        if name is None or condition is None or condition[1] != extra:
+            continue
+        if name[0] == "vimzoo":
+            found += [p for inner in re.findall(r"\w+", text.split("]")[0])[1:] for p in packages_of(inner)]
+        else:
+            found.append(name[0])
+    return list(dict.fromkeys(found))
+
+
+def _requirements() -> list[str]:
+    """What this package requires, as its metadata say; in a checkout that was not installed, as pyproject.toml says."""
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if not project.is_file():
+        return importlib.metadata.requires("vimzoo") or []
+    extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
+    return [f'{text}; extra == "{extra}"' for extra, texts in extras.items() for text in texts]
 
 
 def _needed_packages() -> list[Shortfall]:

@@ -70,10 +70,16 @@ def ssim(restored: Tensor, original: Tensor, crop: int = 0, y: bool = False) -> 
         restored, original, crop, y: As in `psnr`.
 
     Raises:
+        ImportError: scikit-image is missing.
         TypeError: as in `psnr`.
         ValueError: as in `psnr`; a window does not fit into what ``crop`` leaves.
     """
-    from skimage.metrics import structural_similarity
+    try:
+        from skimage.metrics import structural_similarity
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "ssim needs scikit-image; pip install 'vimzoo[train]'", name=error.name
+        ) from None
 
     a, b = _prepared(restored, original, crop, y, least=SSIM_WINDOW)
     rules = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)  # gives the window of 11

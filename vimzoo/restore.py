@@ -204,9 +204,8 @@ def command(options: argparse.Namespace, world: World) -> int:
         with logging_redirect_tqdm():
             report = run(options, world)
     except ImportError as error:
-        raise UsageError(
-            f"{error}; install what the command needs with: pip install 'vimzoo[restore]'"
-        ) from error
+        hint = "pip install 'vimzoo[restore]'"
+        raise UsageError(str(error) if hint in str(error) else f"{error}; {hint}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
     except KeyboardInterrupt:

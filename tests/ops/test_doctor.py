@@ -1,5 +1,6 @@
 """``python -m vimzoo.doctor``: what it says on a whole installation and on one that lacks parts."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -70,15 +71,47 @@ def test_gpu_backends_say_what_they_lack(
     assert re.search(r"backend mamba_ssm +does not load +mamba-ssm cannot be imported: why", text)
 
 
-def test_without_the_training_extra(
+def test_commands_that_cannot_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in doctor.TRAINING else find(name)
-    )
-    text = run(capsys)
-    assert "missing hydra, sklearn, matplotlib, tqdm" in text and 'pip install "vimzoo[train]"' in text
+    """Each with the packages that it lacks, by pip's names, and what installs them."""
+    absent = {"hydra-core", "scikit-learn", "imagecodecs", "onnxruntime", "gradio"}
+    version = importlib.metadata.version
+
+    def installed(name: str) -> str:
+        if name in absent:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    monkeypatch.setattr(doctor, "examine_backends", list)
+    found = {item["remedy"]: item for item in json.loads(run(capsys, "--json"))["missing"]}
+    packages = {
+        extra: found[f"pip install 'vimzoo[{extra}]'"]["what"]
+        for extra in ("train", "restore", "export", "demo")
+    }
+    assert packages == {
+        "train": "hydra-core, scikit-learn",
+        "restore": "imagecodecs",
+        "export": "onnxruntime",
+        "demo": "imagecodecs, gradio",
+    }
+    assert "`python -m vimzoo.restore` does not run\n    pip install 'vimzoo[restore]'" in run(capsys)
+
+
+def test_extras_exist_as_the_doctor_names_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From pyproject.toml of a checkout, and from the metadata of an installed package alike."""
+    found = {extra: doctor.packages_of(extra) for extra in doctor.COMMANDS}
+    assert all(found.values()) and {"pillow", "imagecodecs", "gradio"} <= set(found["demo"])
+    metadata = [
+        "torch>=2.8",
+        'gradio>=5; extra == "demo"',
+        "vimzoo[restore,x]; extra == 'demo'",
+        'tqdm; extra == "restore"',
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: metadata)
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "vimzoo" / "doctor.py"))
+    assert doctor.packages_of("demo") == ["gradio", "tqdm"]
 
 
 def test_environment_is_shown_and_cannot_break_it() -> None:

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -170,12 +171,46 @@ def test_libraries_name_no_folder_of_the_builder(archives: Build) -> None:
 
 @pytest.mark.slow
 def test_sdist_contents(source: Path, archives: Build) -> None:
-    """What a build needs, since the wheel of the fixture was built from it, and nothing else."""
+    """Everything that git has, also what README links to, but the settings of tools; the wheel was built from it."""
     with tarfile.open(archives.sdist) as archive:
         names = {m.name.split("/", 1)[1] for m in archive.getmembers() if m.isfile()}
     names = {name for name in names if not name.startswith("vimzoo.egg-info/")}
-    about = {"pyproject.toml", "setup.py", "setup.cfg", "LICENSE", "README.md", "PKG-INFO"}
-    assert names == {*packaged(source), *about}
+    tracked = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    assert names == {name for name in tracked if not name.startswith(".")} | {"setup.cfg", "PKG-INFO"}
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", (source / "README.md").read_text())
+    assert len(linked) > 10
+    assert [
+        to for to in linked if to not in names and not any(name.startswith(f"{to}/") for name in names)
+    ] == []
+
+
+@pytest.mark.slow
+def test_what_an_index_shows(archives: Build) -> None:
+    """Of README everything but links and pictures that lead nowhere outside the repository; author and summary."""
+    with zipfile.ZipFile(archives.wheel) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        header, _, text = wheel.read(name).decode().partition("\n\n")
+    fields = dict(line.split(": ", 1) for line in header.splitlines() if ": " in line)
+    assert fields["Author"] and fields["Description-Content-Type"] == "text/markdown"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert header.count("\nProject-URL: ") == len(project.get("urls", {}))
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", text) == []
+    code = re.findall(r"```.*?```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert text.startswith("# vimzoo\n") and len(code) > 5 and all(block in text for block in code)
+
+
+def test_links_of_the_long_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They become plain text until the project has an address, then links to its files and pictures."""
+    monkeypatch.setattr("setuptools.setup", lambda **arguments: None)
+    monkeypatch.chdir(ROOT)
+    description = runpy.run_path(str(ROOT / "setup.py"))["description"]
+    text = "[A](docs/a.md#b), [B](#b), [C](https://c.org)\n\n![D](d.png)\n\nE\n"
+    assert description(text, None) == "A, B, [C](https://c.org)\n\nE\n"
+    at = "https://host.org/us/vimzoo"
+    assert description(text, at) == (
+        f"[A]({at}/blob/HEAD/docs/a.md#b), [B]({at}/blob/HEAD/README.md#b), [C](https://c.org)\n\n"
+        f"![D]({at}/raw/HEAD/d.png)\n\nE\n"
+    )
 
 
 @pytest.mark.slow
@@ -321,6 +356,10 @@ def test_extras_are_explained() -> None:
     text = (ROOT / "docs" / "install.md").read_text()
     rows = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.M))
     assert set(project["optional-dependencies"]) <= rows
+    (told,) = re.findall(r"^\| `dev` \| (.*?) \|", text, flags=re.M)
+    wanted = [Requirement(line) for line in project["optional-dependencies"]["dev"]]
+    names = {name for item in wanted for name in (item.extras or {item.name})}
+    assert names == set(re.findall(r"[\w-]+", told))
     for name, version in re.findall(r"(torch|timm)>=([\d.]+)", " ".join(project["dependencies"])):
         assert f"{name} {version} or newer" in text
 

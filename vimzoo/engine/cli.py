@@ -17,6 +17,12 @@ def _remove_empty(folder: Path) -> None:
             folder = folder.parent
 
 
+def _script_or_command() -> str:
+    """What the user typed to start this process: the checkout's script, or the command of an installation."""
+    script = Path(sys.argv[0]).name
+    return f"python {script}" if script.endswith(".py") else "vimzoo-train"
+
+
 def main() -> None:
     """Compose the configuration from ``sys.argv`` and train; ``--help`` says how.
 
@@ -54,6 +60,7 @@ def main() -> None:
         sys.exit(report(UsageError(problem)))
 
     store_registered()
+    OmegaConf.register_new_resolver("trainer", _script_or_command, replace=True)  # for --help
     os.environ.pop("VIMZOO_JOB", None)
     if job := job_name(os.environ):
         os.environ["VIMZOO_JOB"] = job  # for hydra.run.dir

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from vimzoo.commands import trainer
 from vimzoo.data import Splits
 from vimzoo.errors import UsageError
 
@@ -27,7 +28,7 @@ def newest_run(folder: Path = Path("outputs")) -> Path:
     """
     runs = [path.parent for path in folder.glob("*/*/metrics.json")]
     if not runs:
-        raise UsageError(f"no finished run under {folder}/; name a run folder, or train one: python train.py")
+        raise UsageError(f"no finished run under {folder}/; name a run folder, or train one: {trainer()}")
     return max(runs, key=lambda run: (run / "metrics.json").stat().st_mtime)
 
 

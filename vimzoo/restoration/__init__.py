@@ -1,11 +1,16 @@
 """Restores pictures: file formats, tiles and whole folders. The command is `python -m vimzoo.restore`."""
 
-from .folders import Job, Report, find_jobs, restore_file, restore_files
-from .origin import claim_results
-from .pictures.files import MAX_PIXELS, read_picture, write_picture
-from .pictures.picture import Picture, PictureError
-from .restorer import Restorer
-from .weights import restoration_model
+try:
+    from .folders import Job, Report, find_jobs, restore_file, restore_files
+    from .origin import claim_results
+    from .pictures.files import MAX_PIXELS, read_picture, write_picture
+    from .pictures.picture import Picture, PictureError
+    from .restorer import Restorer
+    from .weights import restoration_model
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"vimzoo.restoration needs {error.name}; pip install 'vimzoo[restore]'", name=error.name
+    ) from None
 
 __all__ = [
     "MAX_PIXELS",
