@@ -73,6 +73,7 @@ def test_the_script_trains_and_ends_with_the_accuracy(tmp_path):
 def test_help_is_ours(call, tmp_path):
     status, text, _ = call("--help")
     assert status == 0 and "python train.py model=vim_tiny_patch16_224 data=folder data.root=DIR" in text
+    assert "vimzoo-train" not in text
     for group in ("model: ", "data: ", "digits, folder", "aug: ", "optim: ", "sched: "):
         assert group in text
     assert (

@@ -230,7 +230,8 @@ def test_wheel_carries_the_trainer(installed: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra", reason="the extra `train` is not installed")
     command, outside = [str(installed.parent / "vimzoo-train"), "--help"], {**os.environ, "PYTHONPATH": ""}
     done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True, check=True)
-    assert "data.root=DIR" in done.stdout
+    assert "data.root=DIR" in done.stdout and "vimzoo-train run.epochs=10" in done.stdout
+    assert "train.py" not in done.stdout
 
 
 def test_hugging_face_kernels_is_not_shadowed() -> None:

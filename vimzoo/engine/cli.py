@@ -60,7 +60,7 @@ def main() -> None:
         sys.exit(report(UsageError(problem)))
 
     store_registered()
-    OmegaConf.register_new_resolver("trainer", _script_or_command, replace=True)  # for --help
+    os.environ["VIMZOO_TRAINER"] = _script_or_command()  # for --help
     os.environ.pop("VIMZOO_JOB", None)
     if job := job_name(os.environ):
         os.environ["VIMZOO_JOB"] = job  # for hydra.run.dir
