@@ -115,8 +115,8 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.ops.selective_scan BackendError": lambda tmp: forced(lambda: selective(x.mT)),
     "vimzoo.ops.use_backend BackendError": lambda tmp: ops.use_backend("abacus").__enter__(),
     "vimzoo.layers.SS2D ValueError": lambda tmp: layers.SS2D(8, act="abacus"),
-    "vimzoo.layers.SS2D.forward AssertionError": lambda tmp: layers.SS2D(8)(torch.zeros(1, 4, 4, 7)),
-    "vimzoo.layers.VSSBlock.forward AssertionError": lambda tmp: layers.VSSBlock(8)(torch.zeros(1, 4, 4, 7)),
+    "vimzoo.layers.SS2D.forward ValueError": lambda tmp: layers.SS2D(8)(torch.zeros(1, 4, 4, 7)),
+    "vimzoo.layers.VSSBlock.forward ValueError": lambda tmp: layers.VSSBlock(8)(torch.zeros(1, 4, 4, 7)),
     "vimzoo.layers.AddNorm ValueError": lambda tmp: layers.AddNorm(8, norm="abacus"),  # type: ignore[arg-type]
     "vimzoo.layers.BiMamba ValueError": lambda tmp: layers.BiMamba(8, bimamba="v9"),  # type: ignore[arg-type]
     "vimzoo.layers.GridRope ValueError": lambda tmp: layers.GridRope(6),
@@ -130,6 +130,24 @@ CASES: dict[str, Callable[[Path], Any]] = {
     ),
     "vimzoo.layers.SelectiveSSM ValueError": lambda tmp: layers.SelectiveSSM(0, 4, 1, 1),
     "vimzoo.layers.VSSBlock ValueError": lambda tmp: layers.VSSBlock(8, norm="abacus"),
+    "vimzoo.layers.AddNorm.forward ValueError": lambda tmp: layers.AddNorm(7)(x, None),
+    "vimzoo.layers.BiMamba.forward ValueError": lambda tmp: layers.BiMamba(7)(x),
+    "vimzoo.layers.BiMambaBlock ValueError": lambda tmp: layers.BiMambaBlock(8, drop_path=2),
+    "vimzoo.layers.CausalConv ValueError": lambda tmp: layers.CausalConv(8, directions=3),
+    "vimzoo.layers.CausalConv.forward ValueError": lambda tmp: layers.CausalConv(7)(x),
+    "vimzoo.layers.GridRope.forward ValueError": lambda tmp: layers.GridRope(4)(x, x[0], x[0], 0),
+    "vimzoo.layers.Linear.forward ValueError": lambda tmp: layers.Linear(7, 8)(x),
+    "vimzoo.layers.MapBatchNorm ValueError": lambda tmp: layers.MapBatchNorm(0),
+    "vimzoo.layers.MapBatchNorm.forward ValueError": lambda tmp: layers.MapBatchNorm(8)(x),
+    "vimzoo.layers.MapDownsample.forward ValueError": lambda tmp: layers.MapDownsample(8, 8)(x),
+    "vimzoo.layers.Mlp.forward ValueError": lambda tmp: layers.Mlp(7, 8)(x),
+    "vimzoo.ops.pad_paths ValueError": lambda tmp: ops.pad_paths([]),
+    "vimzoo.metrics.broken ValueError": lambda tmp: metrics.broken(image.sum()),
+    "vimzoo.metrics.luma ValueError": lambda tmp: metrics.luma(np.zeros((4, 4))),
+    "vimzoo.metrics.psnr TypeError": lambda tmp: metrics.psnr(image.numpy(), image),  # type: ignore[arg-type]
+    "vimzoo.metrics.ssim TypeError": lambda tmp: metrics.ssim(image.numpy(), image),  # type: ignore[arg-type]
+    "vimzoo.metrics.to_8bit TypeError": lambda tmp: metrics.to_8bit(image.numpy()),  # type: ignore[arg-type]
+    "vimzoo.metrics.to_8bit ValueError": lambda tmp: metrics.to_8bit(image.int()),
     "vimzoo.metrics.psnr ValueError": lambda tmp: metrics.psnr(image, image[:, :8]),
     "vimzoo.metrics.ssim ValueError": lambda tmp: metrics.ssim(image[:, :4, :4], image[:, :4, :4]),
     "vimzoo.exporting.export UsageError": lambda tmp: exporting.export("no_such_model", "onnx", random=True),
@@ -174,7 +192,6 @@ CASES: dict[str, Callable[[Path], Any]] = {
         "test_vmamba"
     ).set_input_size(patch_size=7),
     "vimzoo.models.Vim ValueError": lambda tmp: models.Vim(embed_dim=0),
-    "vimzoo.models.Vim AssertionError": lambda tmp: models.Vim(embed_dim=8, depth=1, global_pool="abacus"),
     "vimzoo.models.read_checkpoint CheckpointError": lambda tmp: models.read_checkpoint(tmp / "none"),
 }
 
@@ -199,6 +216,9 @@ ELSEWHERE = {
     "vimzoo.ops.linear BackendError": "tests/ops/test_backends.py",
     "vimzoo.ops.scan_codes BackendError": "tests/ops/test_backends.py",
     "vimzoo.layers.SelectiveSSM.apply UsageError": "tests/explain",
+    "vimzoo.layers.VSSBlock.scan_class ValueError": "the same as vimzoo.layers.SS2D",
+    "vimzoo.models.VMamba.block_class ValueError": "the same as vimzoo.layers.VSSBlock",
+    "vimzoo.metrics.ssim ImportError": "needs a missing package",
     "vimzoo.exporting.export ExportError": "tests/cli/test_export_command.py",
     "vimzoo.exporting.quantise ImportError": "needs a missing package",
     "vimzoo.exporting.save_onnx ImportError": "needs a missing package",
