@@ -7,6 +7,7 @@ the size of the file and its speed.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint=options.checkpoint,
         random=options.random,
         size=None if options.size is None else parse_size(options.size),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
         **{name: getattr(options, name) for name in variants()},
     )
     print(*written, sep="\n")

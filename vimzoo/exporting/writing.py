@@ -18,6 +18,7 @@ from vimzoo.ops.runtime.threads import counted
 from .check import BOUND, Check, coarsest, compare, image_shapes, milliseconds
 from .formats import FORMATS
 from .opening import build
+from .progress import Say, step
 from .record import Format, Run, Source
 
 
@@ -103,6 +104,7 @@ def export(
     checkpoint: str | None = None,
     random: bool = False,
     size: tuple[int, int] | str | None = None,
+    say: Say | None = None,
     **variants: bool,
 ) -> list[Written]:
     """Write a model and compare the file with PyTorch before it is moved into place.
@@ -116,6 +118,7 @@ def export(
         random: Initial weights instead.
         size: ``"dynamic"`` for any size, or height and width in pixels. By default a model that takes any size is
             written for any, another one for its own size.
+        say: Is given a line of text now and then while a step takes long; None for silence.
         variants: Further files that the format can make, by name: ``int8=True`` also writes an ONNX file with 8-bit
             weights.
 
@@ -147,9 +150,11 @@ def export(
     source = Source(model, example, size == "dynamic", describe(architecture, model))
     with unfinished(path, form.suffix) as file:
         try:
-            form.save(source, file)
-            run = form.load(file)
-            worst = compare(run, model, shapes)
+            with step(f"writing {path.name}", say):
+                form.save(source, file)
+            with step(f"comparing {path.name} with PyTorch", say):
+                run = form.load(file)
+                worst = compare(run, model, shapes)
         except (ImportError, MemoryError):
             raise
         except Exception as error:  # exporters and runtimes raise anything
@@ -162,10 +167,12 @@ def export(
     written = [measured(path, run, model, worst, shapes[-1])]
     for variant in wanted:
         other = path.with_suffix(form.variants[variant].suffix)
-        with unfinished(other, form.variants[variant].suffix) as file:
+        with step(f"writing {other.name}", say), unfinished(other, form.variants[variant].suffix) as file:
             form.variants[variant].make(path, file)
-        run = form.load(other)
-        written.append(measured(other, run, model, compare(run, model, shapes), shapes[-1]))
+        with step(f"comparing {other.name} with PyTorch", say):
+            run = form.load(other)
+            worst = compare(run, model, shapes)
+        written.append(measured(other, run, model, worst, shapes[-1]))
     return written
 
 
