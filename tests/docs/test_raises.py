@@ -216,8 +216,6 @@ ELSEWHERE = {
     "vimzoo.ops.linear BackendError": "tests/ops/test_backends.py",
     "vimzoo.ops.scan_codes BackendError": "tests/ops/test_backends.py",
     "vimzoo.layers.SelectiveSSM.apply UsageError": "tests/explain",
-    "vimzoo.layers.VSSBlock.scan_class ValueError": "the same as vimzoo.layers.SS2D",
-    "vimzoo.models.VMamba.block_class ValueError": "the same as vimzoo.layers.VSSBlock",
     "vimzoo.metrics.ssim ImportError": "needs a missing package",
     "vimzoo.exporting.export ExportError": "tests/cli/test_export_command.py",
     "vimzoo.exporting.quantise ImportError": "needs a missing package",
