@@ -15,7 +15,14 @@ if (
 
 from vimzoo import ops
 
-__all__ = ["CheckpointError", "load_checkpoint", "load_restoration", "models", "ops"]
+__all__ = [
+    "CheckpointError",
+    "load_checkpoint",
+    "load_restoration",
+    "models",
+    "ops",
+    "restoration_from_tensors",
+]
 __version__ = "0.1.0"
 
 try:
@@ -38,4 +45,4 @@ except Exception as error:  # a torchvision made for another torch stops it with
 else:
     from vimzoo import models
 
-    from .models import CheckpointError, load_checkpoint, load_restoration
+    from .models import CheckpointError, load_checkpoint, load_restoration, restoration_from_tensors

@@ -58,14 +58,18 @@ def build(
         CheckpointError: the file cannot be read or does not fit.
     """
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    tensors = read_tensors(file, use_ema=use_ema)
     model = open_model(name, random=True, **options)
+    if tensors.routing is not None and getattr(model, "routing", None) not in (None, tensors.routing):
+        options["routing"] = tensors.routing
+        model = open_model(name, random=True, **options)
     try:
         load_checkpoint(model, file, use_ema=use_ema)
         return model, options
     except CheckpointError:
         if not isinstance(model, RestorationModel):
             raise
-    kind, options = restoration_options(read_tensors(file, use_ema=use_ema), str(file))
+    kind, options = restoration_options(tensors, str(file))
     found: Any = kind(**options)
     wanted, got = (f"{type(m).__name__} x{m.scale} of {m.in_chans} channels" for m in (model, found))
     if got != wanted:

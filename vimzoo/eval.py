@@ -36,6 +36,7 @@ from .engine.reports.drawing import drawn
 from .engine.tasks import find_task
 from .errors import UsageError
 from .models.opening import find_model
+from .models.routes import ROUTINGS
 
 EXAMPLES = """examples:
   python -m vimzoo.eval                                     the newest run below outputs/, on its test images
@@ -72,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="PIXELS",
         help="evaluate at each of these values of data.img_size, with one output folder per size",
+    )
+    command.add_argument(
+        "--routing",
+        choices=ROUTINGS,
+        help="routes of MambaIRv2: random or the likeliest (default: as the weights record)",
     )
     command.add_argument("--json", action="store_true", help="print the scores as JSON")
     return command
@@ -244,6 +250,9 @@ def command(asked: argparse.Namespace, world: World) -> int:
         UsageError: the request cannot be met.
     """
     words = [*model_words(asked.model), *asked.words]
+    if asked.routing:
+        words = words or [world.first(lambda: str(newest_run()))]
+        words.append(f"++model.routing={asked.routing}")
     # Whatever else is printed on the way must not stand in the JSON
     with contextlib.redirect_stdout(sys.stderr if asked.json else sys.stdout):
         if asked.sizes:

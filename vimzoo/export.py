@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .commands import command, run_command
 from .exporting import FORMATS, ExportError, Written, export, parse_size
+from .models.routes import ROUTINGS
 
 __all__ = ["FORMATS", "ExportError", "Written", "export", "main", "parser"]
 
@@ -38,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument(
         "--size", help="dynamic, PIXELS or HEIGHTxWIDTH; default: any size, if the model takes any"
     )
+    parsed.add_argument(
+        "--routing", choices=ROUTINGS, help="of MambaIRv2: argmax, as a file cannot draw at random"
+    )
     parsed.add_argument("--output", type=Path, metavar="FILE | FOLDER", help="default: the current folder")
     for name, variant in variants().items():
         parsed.add_argument(f"--{name}", action="store_true", help=variant)
@@ -61,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         random=options.random,
         size=None if options.size is None else parse_size(options.size),
         say=lambda line: print(line, file=sys.stderr, flush=True),
+        routing=options.routing,
         **{name: getattr(options, name) for name in variants()},
     )
     print(*written, sep="\n")

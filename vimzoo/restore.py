@@ -19,6 +19,7 @@ from .commands import Exit, run_command, slow_half
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError, first_line
+from .models.routes import ROUTINGS
 
 if TYPE_CHECKING:
     from .models.restoration_base import RestorationModel
@@ -81,6 +82,11 @@ def parser() -> argparse.ArgumentParser:
         type=_whole_number(0),
         default=0,
         help="seed of MambaIRv2's random routes (default: 0)",
+    )
+    quality.add_argument(
+        "--routing",
+        choices=ROUTINGS,
+        help="routes of MambaIRv2: random or the likeliest (default: as the weights record)",
     )
     quality.add_argument(
         "--format",
@@ -188,6 +194,7 @@ def _restorer(options: argparse.Namespace) -> Restorer:
         self_ensemble=options.self_ensemble,
         dtype=DTYPES[options.dtype],
         seed=options.seed,
+        routing=options.routing,
         device=device,
     )
 

@@ -67,18 +67,30 @@ def test_parameters_become_plain_tensors(tmp_path, weights):
 # --- wrappers
 
 
-@pytest.mark.parametrize("key", ["model", "state_dict", "params"])
+@pytest.mark.parametrize("key", ["model", "state_dict"])
 @pytest.mark.parametrize("form", FORMATS)
 def test_plain_weights_come_first(tmp_path, weights, key, form):
     ema = {name: value * 2 for name, value in weights.items()}
     optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
-    content = {"optimizer": optimizer, "params_ema": ema, key: weights, "epoch": 3, "scaler": "none"}
+    content = {"optimizer": optimizer, "model_ema": ema, key: weights, "epoch": 3, "scaler": "none"}
     path = save(tmp_path / "w.pth", content, form)
     assert equal(read_checkpoint(path), weights)
     assert equal(read_checkpoint(path, use_ema=True), ema)
 
 
-@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema_model", "params_ema", "ema"])
+@pytest.mark.parametrize("key", ["params_ema", "params-ema"])
+def test_the_average_comes_first_in_basicsrs_files(tmp_path, weights, key):
+    """BasicSR validates the average and spandrel loads it, whatever the order in the file."""
+    ema = {name: value * 2 for name, value in weights.items()}
+    for content in ({"params": weights, key: ema}, {key: ema, "params": weights}):
+        path = save(tmp_path / "w.pth", content)
+        assert equal(read_checkpoint(path), ema)
+        assert equal(read_checkpoint(path, use_ema=True), ema)
+        assert equal(read_checkpoint(path, use_ema=False), weights)
+    assert equal(read_checkpoint(save(tmp_path / "w.pth", {"params": weights, key: {}})), weights)
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema_model", "ema"])
 def test_ema_keys(tmp_path, weights, key):
     other = {"a.weight": torch.zeros(4, 3)}
     path = save(tmp_path / "w.pth", {"model": other, key: weights})

@@ -39,6 +39,8 @@ PAIRS = ("files", "images", "ms", "crops_per_s")
 SHARDS = ("read", "loader processes", "vimzoo", "webdataset", "ratio")
 PHOTOGRAPH = ("pixels", "result", "threads", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
 """Columns of docs/restoration.md's table of a large photograph."""
+ROUTES = ("trained_with", "updates", "evaluated_with", "psnr", "spread_db", "margin_db")
+"""Columns of docs/restoration.md's table of MambaIRv2's routes."""
 DIGITS = (
     "form",
     "threads",
@@ -152,6 +154,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "compilers": versions.compilers_table(folder),
         },
         root / "docs" / "restoration.md": {
+            "routing": results.compared("routing", ROUTES),
             "photograph": results.compared("cpu_restoration_photograph", PHOTOGRAPH),
             "pairs": results.compared("cpu_pairs_crops", PAIRS),
         },

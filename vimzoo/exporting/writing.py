@@ -104,6 +104,7 @@ def export(
     checkpoint: str | None = None,
     random: bool = False,
     size: tuple[int, int] | str | None = None,
+    routing: str | None = None,
     say: Say | None = None,
     **variants: bool,
 ) -> list[Written]:
@@ -118,6 +119,8 @@ def export(
         random: Initial weights instead.
         size: ``"dynamic"`` for any size, or height and width in pixels. By default a model that takes any size is
             written for any, another one for its own size.
+        routing: ``"argmax"`` for a MambaIRv2, which is written so in any case: without it, weights that were not
+            trained so get a notice on stderr.
         say: Is given a line of text now and then while a step takes long; None for silence.
         variants: Further files that the format can make, by name: ``int8=True`` also writes an ONNX file with 8-bit
             weights.
@@ -142,7 +145,7 @@ def export(
         path /= architecture + form.suffix
     if not path.parent.is_dir():
         raise UsageError(f"--output {path}: there is no folder {path.parent}")
-    model = build(name, checkpoint, random, size)
+    model = build(name, checkpoint, random, size, routing)
     if size is None:
         size = default_size(name, model)
     shapes = image_shapes(model, size)

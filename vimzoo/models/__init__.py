@@ -1,6 +1,6 @@
 """Architectures, a folder for each family; importing this registers them with timm."""
 
-from .inferred import load_restoration
+from .inferred import load_restoration, restoration_from_tensors
 from .mambair import MambaIR, MambaIRUNet, MambaIRv2
 from .matrices import fallback_list
 from .registry import FAMILIES
@@ -21,5 +21,6 @@ __all__ = [
     "load_checkpoint",
     "load_restoration",
     "read_checkpoint",
+    "restoration_from_tensors",
     "save_for_hf",
 ]

@@ -27,6 +27,7 @@ class Family:
         infer: Function that reads the constructor's arguments off a state dict: from the class that ``detect``
             returned, the tensors, and the caller's settings that cannot be inferred. It raises ValueError or KeyError
             if it fails. None if the family's models cannot be built from a file alone.
+        networks: The classes that ``detect`` returns, of a family with ``infer``.
         cam: Function from a model and the height and width of images, or None for the model's own, to where class
             activation maps are read. None if the family's models have no classes.
         authors_names: The names under which the authors register models -> our registered names with their tags.
@@ -37,6 +38,7 @@ class Family:
     dialect: Dialect
     detect: Callable[[Mapping[str, Tensor]], type[nn.Module] | None]
     infer: Callable[[Any, Tensors, Mapping[str, Any]], dict[str, Any]] | None = None
+    networks: tuple[type[nn.Module], ...] = ()
     cam: Callable[[Any, tuple[int, int] | None], CamArguments] | None = None
     authors_names: Mapping[str, str | None] = field(default_factory=dict)
 

@@ -9,11 +9,12 @@ import torch
 
 from .registry import FAMILIES
 from .restoration_base import RestorationModel
-from .weights.contents import Tensors, shared_prefixes
-from .weights.loading import CheckpointError
+from .routes import check_routing
+from .weights.contents import Tensors, select_tensors, shared_prefixes
+from .weights.loading import CheckpointError, load_tensors, under
 from .weights.reader import read_tensors
 
-__all__ = ["load_restoration", "restoration_options"]
+__all__ = ["find_network", "load_restoration", "restoration_from_tensors", "restoration_options"]
 
 _OTHERS = (
     (r"overlap_attn\.", "HAT"),
@@ -35,7 +36,7 @@ def load_restoration(
     *,
     use_ema: bool | None = None,
     prefix: str = "",
-    routing: str = "gumbel",
+    routing: str | None = None,
     img_range: float = 1.0,
     pos_embed_size: tuple[int, int] | None = None,
     device: torch.device | str | None = None,
@@ -49,7 +50,8 @@ def load_restoration(
         path: The authors' file (``{"params": ...}``, ``{"params_ema": ...}``), or one of our own, also safetensors.
         use_ema: Take the moving average of the weights where a file holds both; None: see `read_checkpoint`.
         prefix: Take only the tensors whose names begin with this; one that all names share needs no argument.
-        routing: MambaIRv2's ``"gumbel"`` or ``"argmax"``.
+        routing: MambaIRv2's ``"gumbel"`` or ``"argmax"``. By default as recorded in the file; the authors' files
+            record nothing and are for ``"gumbel"``. The other networks ignore it.
         img_range: Not in the tensors; 1 in every published model.
         pos_embed_size: Rows and columns of MambaIRv2's position embedding, which no published model has. By default
             as recorded in the file; without a record a square is assumed, with a warning.
@@ -60,16 +62,71 @@ def load_restoration(
 
     Raises:
         CheckpointError: the file cannot be read or holds another model; the message says what it looks like.
+        ValueError: there is no such routing.
     """
     source = os.fspath(path)
-    tensors = read_tensors(path, use_ema=use_ema).under(prefix)
-    given = {"routing": routing, "img_range": img_range, "pos_embed_size": pos_embed_size}
-    kind, options = restoration_options(tensors, source, **given)
+    tensors = under(read_tensors(path, use_ema=use_ema), prefix, source)
+    given: dict[str, Any] = {"routing": routing, "img_range": img_range, "pos_embed_size": pos_embed_size}
+    return restoration_from_tensors(tensors, source=source, **given, device=device)
+
+
+def restoration_from_tensors(
+    tensors: Mapping[str, Any],
+    *,
+    use_ema: bool | None = None,
+    source: str = "the state dict",
+    routing: str | None = None,
+    img_range: float = 1.0,
+    pos_embed_size: tuple[int, int] | None = None,
+    device: torch.device | str | None = None,
+) -> RestorationModel:
+    """As `load_restoration`, from tensors that another program has read.
+
+        model = vimzoo.restoration_from_tensors(torch.load("mambairv2_lightSR_x2.pth", weights_only=True))
+
+    Args:
+        tensors: A state dict under the authors' names or ours, or what a file holds around one (``{"params": ...}``).
+            The tensors are copied.
+        use_ema, routing, img_range, pos_embed_size, device: As in `load_restoration`.
+        source: Where the tensors are from, for messages.
+
+    Returns:
+        The model in evaluation mode, with ``scale`` and ``in_chans``.
+
+    Raises:
+        CheckpointError: there are no tensors inside, or they are those of another model.
+        ValueError: there is no such routing.
+    """
+    if routing is not None:
+        check_routing(routing)
+    found = tensors if isinstance(tensors, Tensors) else select_tensors(tensors, source, use_ema=use_ema)
+    given: dict[str, Any] = {"routing": routing, "img_range": img_range, "pos_embed_size": pos_embed_size}
+    found, kind, options = _described(found, source, given)
     model = kind(**options)
-    grid = options.get("pos_embed_size")
-    asked = {} if grid is None else {"pos_embed_grid": grid}
-    model.load_pretrained(source, prefix, use_ema=use_ema, **asked)
+    if (grid := options.get("pos_embed_size")) is not None:
+        found.grids["pos_embed"] = grid
+    load_tensors(model, found, source, model.filter_fn())
     return model.to(device).eval()
+
+
+def find_network(content: Mapping[Any, Any]) -> type[RestorationModel] | None:
+    """The class of restoration network with these tensors, or None.
+
+    Takes milliseconds and raises nothing, whatever the content.
+
+    Args:
+        content: A state dict, possibly of another program; what is not a named tensor is ignored.
+    """
+    tensors = Tensors(
+        {n: x for n, x in content.items() if isinstance(n, str) and isinstance(x, torch.Tensor)}
+    )
+    for prefix in shared_prefixes(tensors):
+        part = tensors.under(prefix) if prefix else tensors
+        if any(family.infer and family.detect(part) for family in FAMILIES.values()):
+            found = _inferred(part, {})
+            if not isinstance(found, Exception):
+                return found[0]
+    return None
 
 
 def restoration_options(
@@ -85,11 +142,18 @@ def restoration_options(
     Raises:
         CheckpointError: no restoration family has such tensors, or one that determines an argument is missing.
     """
-    tensors = _unwrapped(Tensors(tensors), source, given)
+    return _described(Tensors(tensors), source, given)[1:]
+
+
+def _described(
+    tensors: Tensors, source: str, given: Mapping[str, Any]
+) -> tuple[Tensors, type[RestorationModel], dict[str, Any]]:
+    """The tensors without a prefix that all share, and what `restoration_options` returns."""
+    tensors = _unwrapped(tensors, source, given)
     found = _inferred(tensors, given)
     if isinstance(found, Exception):
         raise CheckpointError(f"{source}: {found}") from found
-    return found
+    return tensors, *found
 
 
 def _inferred(
@@ -107,7 +171,7 @@ def _inferred(
         if kind is not None and family.infer is not None:
             try:
                 return kind, family.infer(kind, tensors, given)
-            except (KeyError, IndexError, ValueError, TypeError) as error:
+            except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 return ValueError(
                     f"looks like {kind.__name__}, but its arguments cannot be inferred: {error}"
                 )

@@ -13,6 +13,7 @@ from vimzoo.errors import UsageError, similar
 
 from .inferred import load_restoration
 from .registry import find_facts, known_facts
+from .routes import adopt_routing
 from .weights.class_names import file_options
 from .weights.hub import MissingWeightsError
 from .weights.loading import CheckpointError, load_checkpoint
@@ -107,9 +108,11 @@ def open_model(
     if not Path(checkpoint).is_file():
         raise UsageError(f"--checkpoint {checkpoint}: no such file")
     if use_ema is None:
-        return created(found.source, file_options(Path(checkpoint)) | options, hint).eval()
-    model = created(found.source, options, hint).eval()
-    load_checkpoint(model, checkpoint, use_ema=use_ema)
+        model = created(found.source, file_options(Path(checkpoint)) | options, hint).eval()
+    else:
+        model = created(found.source, options, hint).eval()
+        load_checkpoint(model, checkpoint, use_ema=use_ema)
+    adopt_routing(model, checkpoint, use_ema)
     return model
 
 

@@ -32,10 +32,12 @@ def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existin
         "weights": _digest(restorer),
         "self_ensemble": restorer.self_ensemble,
     }
+    if (restorer.routing or getattr(restorer.model, "routing", None)) == "argmax":
+        own["routing"] = "argmax"
     note, skipped = folder / NOTE, existing == "skip" and any(job.target.is_file() for job in jobs)
     theirs = _read(note)
     if skipped and theirs is not None and theirs != own:
-        names = ", ".join(name for name in own if theirs.get(name) != own[name])
+        names = ", ".join(name for name in own | theirs if theirs.get(name) != own.get(name))
         raise ValueError(
             f"--existing skip: the results in {folder} were made with other {names}; expected another folder, or "
             "--existing overwrite"

@@ -1,14 +1,11 @@
-"""Wraps the model for a batch of tiles: channels, flips and rotations, repeatable routes."""
+"""Wraps the model for a batch of tiles: channels, flips and rotations."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["FLIPS", "SeededRoutes", "flipped", "flipped_back", "for_channels", "with_routes"]
+__all__ = ["FLIPS", "flipped", "flipped_back", "for_channels"]
 
 Run = Callable[[Tensor], Tensor]
 FLIPS = 8
@@ -56,34 +53,3 @@ def flipped_back(x: Tensor, which: int) -> Tensor:
     """Undo `flipped`."""
     x = x.flip([axis for axis, bit in ((2, 1), (3, 2)) if which & bit])
     return x.transpose(2, 3) if which & 4 else x
-
-
-class SeededRoutes:
-    """Gumbel noise for MambaIRv2's routes, with a separate random stream for every sample of a batch.
-
-    Args:
-        seeds: Seeds, which identify each sample.
-        device: Device that draws the noise; the noise depends on it.
-    """
-
-    def __init__(self, seeds: Sequence[Sequence[int]], device: torch.device) -> None:
-        states = (int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) for seed in seeds)
-        self.streams = [torch.Generator(device).manual_seed(state) for state in states]
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Routing logits ``(B, tokens, classes)`` -> noise of their shape, float32."""
-        noise = torch.empty(logits.shape, device=logits.device)
-        for sample, stream in zip(noise, self.streams, strict=True):
-            sample.exponential_(generator=stream)
-        return noise.log_().neg_()
-
-
-def with_routes(model: nn.Module, seeds: Sequence[Sequence[int]], device: torch.device) -> Run:
-    """The model for one call; a MambaIRv2 with random routes draws them from its own `SeededRoutes`.
-
-    The noise is an argument of the call, never an attribute of the model, which other threads may be using. Models
-    without random routes, or with a ``route_noise`` set by the caller, are returned unchanged.
-    """
-    if getattr(model, "routing", None) != "gumbel" or getattr(model, "route_noise", None) is not None:
-        return model
-    return functools.partial(model, noise=SeededRoutes(seeds, device))

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from vimzoo.errors import is_out_of_memory
 from vimzoo.models.restoration_base import RestorationModel
+from vimzoo.models.routes import routable, with_routes
 
 from .memory import automatic_tile
-from .passes import FLIPS, flipped, flipped_back, for_channels, with_routes
+from .passes import FLIPS, flipped, flipped_back, for_channels
 from .tiling import Span, blended_axis, official_axis, tiled_rows
 
 __all__ = ["OVERLAP", "Restorer"]
@@ -53,6 +54,7 @@ class Restorer:
         self_ensemble: Average over the 8 flips and rotations of each tile, for 8 times the work.
         dtype: Precision of matrix products and convolutions: float32, bfloat16 or float16 (autocast).
         seed: Seed of MambaIRv2's random routes. Every tile has its own stream, which does not depend on other tiles.
+        routing: MambaIRv2's ``"gumbel"`` (random) or ``"argmax"`` (the likeliest routes); None is the model's own.
         device: Target device; None is the model's.
 
     Attributes:
@@ -73,9 +75,12 @@ class Restorer:
         self_ensemble: bool = False,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        routing: str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         _check_options(model, tile, overlap, batch, dtype)
+        if routing is not None:
+            routable(model, routing)
         weights = next(model.parameters())
         self.device = weights.device if device is None else torch.device(device)
         self.model = model.to(self.device).eval()
@@ -86,6 +91,7 @@ class Restorer:
         self.self_ensemble = self_ensemble
         self.dtype = dtype
         self.seed = seed
+        self.routing = routing
         self._limit: int | None = None  # larger tiles ran out of memory
 
     @torch.inference_mode()
@@ -196,7 +202,7 @@ class Restorer:
     def _flip(self, x: Tensor, places: list[tuple[int, int]], part: int, turn: int) -> Tensor:
         """Apply the model to images in one of the 8 flips and rotations, float32."""
         seeds = [(self.seed, part, turn, *place) for place in places]
-        model = with_routes(self.model, seeds, self.device)
+        model = with_routes(self.model, seeds, self.device, self.routing)
         run = for_channels(model, x.shape[1], self.model.in_chans, self.scale)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             y = run(flipped(x, turn))

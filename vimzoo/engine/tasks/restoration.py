@@ -20,6 +20,7 @@ from vimzoo.errors import UsageError
 from vimzoo.metrics import broken, psnr, ssim, to_8bit
 from vimzoo.models import CheckpointError
 from vimzoo.models.restoration_base import Fitting
+from vimzoo.models.routes import adopt_routing
 
 from ..create import create_model
 from ..losses import CharbonnierLoss, PairMixup
@@ -64,6 +65,8 @@ def build_model(cfg: dict[str, Any], data: Splits, whole: bool = False) -> nn.Mo
         try:
             if whole:
                 model.load_pretrained(start)
+                if "routing" not in options:
+                    adopt_routing(model, start)
             else:
                 print(f"start  from {start}{_left_out(model.load_fitting(start))}")
         except (OSError, CheckpointError) as error:

@@ -24,7 +24,7 @@ from .v2 import MambaIRv2
 
 __all__ = ["FAMILY", "MAMBAIR_FACTS", "MambaIR", "MambaIRUNet", "MambaIRv2", "checkpoint_filter_fn"]
 
-FAMILY = Family("MambaIR", MAMBAIR_FACTS, MAMBAIR, detect, infer)
+FAMILY = Family("MambaIR", MAMBAIR_FACTS, MAMBAIR, detect, infer, networks=(MambaIR, MambaIRv2, MambaIRUNet))
 
 default_cfgs = generate_default_cfgs(
     {

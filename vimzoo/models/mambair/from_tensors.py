@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vimzoo.layers.mambair import cab_form
 
+from ..routes import check_routing
 from ..weights.contents import Tensors
 from ..weights.grids import recorded_or_square
 from .model import MambaIR
@@ -36,8 +37,8 @@ def infer(kind: type[nn.Module], tensors: Tensors, given: Mapping[str, Any]) -> 
     Args:
         kind: What `detect` returns.
         tensors: Under the authors' names or ours.
-        given: Settings that cannot be inferred: ``img_range``, ``routing``, ``pos_embed_size``; those that the class
-            does not have are ignored.
+        given: Settings that cannot be inferred: ``img_range``, ``routing`` (by default as recorded in the file),
+            ``pos_embed_size``; those that the class does not have are ignored.
 
     Raises:
         KeyError: a tensor that determines an argument is missing.
@@ -48,8 +49,8 @@ def infer(kind: type[nn.Module], tensors: Tensors, given: Mapping[str, Any]) -> 
     options = read(_Shapes(state))
     if kind is not MambaIRUNet and "img_range" in given:
         options["img_range"] = given["img_range"]
-    if kind is MambaIRv2 and "routing" in given:
-        options["routing"] = given["routing"]
+    if kind is MambaIRv2 and (routing := given.get("routing") or tensors.routing):
+        options["routing"] = check_routing(routing)
     if "absolute_pos_embed" in state:
         rows = state["absolute_pos_embed"].shape[1]
         options["pos_embed_size"] = recorded_or_square(tensors, rows, given.get("pos_embed_size"))

@@ -17,6 +17,8 @@ from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
 from ..export_options import ExportOptions
 from ..restoration_base import check_image
+from ..routes import check_routing
+from ..weights.contents import ROUTING
 from ..weights.grids import GridModel
 from ..weights.loading import load_into
 from .model import NamedRestorationModel, ResidualGroup
@@ -69,7 +71,8 @@ class MambaIRv2(GridModel, NamedRestorationModel):
         pos_embed_size: Sides of the map that a learned position embedding is for (``ape``, ``img_size``), after
             padding; ``None`` for none, as in all published models.
         routing: ``"gumbel"``: classes are drawn at random, also in evaluation, as published; ``"argmax"``: the
-            likeliest class, always the same.
+            likeliest class, always the same. Weights learn for one of them: train with ``"argmax"`` what is to be
+            evaluated with it. The state dict records it beside the weights (in ``_metadata``).
 
     Attributes:
         generator: Source of the random routes, ``None`` for torch's own; ``model.generator =
@@ -130,7 +133,7 @@ class MambaIRv2(GridModel, NamedRestorationModel):
         self.scale = scale if upsampler else 1
         self.upsampler = upsampler
         self.img_range = img_range
-        self.routing = routing
+        self.routing = check_routing(routing)
         self.feature_info = [
             dict(num_chs=embed_dim, reduction=1, module=f"groups.{i}") for i in range(len(depths))
         ]
@@ -179,6 +182,11 @@ class MambaIRv2(GridModel, NamedRestorationModel):
         """Load a file of ours or the authors', as `vimzoo.load_checkpoint` does, with its arguments and errors."""
         filter_fn = partial(checkpoint_filter_fn, pos_embed_grid=pos_embed_grid)
         load_into(self, checkpoint_path, filter_fn, use_ema=use_ema, prefix=prefix)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if (metadata := getattr(destination, "_metadata", None)) is not None:
+            metadata.setdefault(prefix[:-1], {})[ROUTING] = self.routing
 
     def init_weights(self, needs_reset: bool = True) -> None:
         """As `RestorationModel.init_weights`; the position embedding is normal with deviation 0.02 too."""

@@ -14,8 +14,10 @@ PLAIN_KEYS = (
     "model", "state_dict", "params", "model_state_dict", "model_state", "model_weights", "net", "net_state_dict",
     "network", "network_state_dict", "weights", "module",
 )  # fmt: skip
+BASICSR_EMA_KEYS = ("params_ema", "params-ema")
+"""Taken before the trained weights: BasicSR validates the average where it keeps one, and spandrel loads it."""
 EMA_KEYS = (
-    "model_ema", "state_dict_ema", "ema_model", "params_ema", "ema", "ema_state_dict", "model_ema_state_dict",
+    "model_ema", "state_dict_ema", "ema_model", *BASICSR_EMA_KEYS, "ema", "ema_state_dict", "model_ema_state_dict",
     "net_ema", "ema_weights",
 )  # fmt: skip
 # All of them are only in checkpoints of our trainer, which evaluates the average and chooses best.pt by it
@@ -23,6 +25,8 @@ TRAINER_KEYS = {"model_ema", "best", "history", "sums"}
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 GRID = "pos_embed_grid"
 """Key in a state dict's metadata under which `vimzoo.models.weights.grids.GridModel` records rows and columns."""
+ROUTING = "routing"
+"""Key there, and argument in a ``config.json``, for how a `MambaIRv2` was told to choose its routes."""
 _OF_TRAINING = re.compile(r"optim|sched|scaler|criterion", re.IGNORECASE)
 
 
@@ -36,6 +40,7 @@ class Tensors(dict[str, Tensor]):
     Attributes:
         grids: Rows and columns of flat position embeddings, by name.
         img_size: Height and width of the model's images, from a ``config.json`` beside the file.
+        routing: How a `MambaIRv2` chose its routes; None if the file does not say.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -43,12 +48,13 @@ class Tensors(dict[str, Tensor]):
         given = args[0] if args and isinstance(args[0], Tensors) else None
         self.grids: dict[str, tuple[int, int]] = dict(given.grids) if given else {}
         self.img_size: tuple[int, int] | None = given.img_size if given else None
+        self.routing: str | None = given.routing if given else None
 
     def under(self, prefix: str) -> "Tensors":
         """Those whose names begin with ``prefix``, without it."""
         found = Tensors({n[len(prefix) :]: tensor for n, tensor in self.items() if n.startswith(prefix)})
         found.grids = {n[len(prefix) :]: grid for n, grid in self.grids.items() if n.startswith(prefix)}
-        found.img_size = self.img_size
+        found.img_size, found.routing = self.img_size, self.routing
         return found
 
 
@@ -72,7 +78,8 @@ def select_tensors(content: object, source: str, *, use_ema: bool | None = None)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{source}: no named tensors inside, it holds one {type(content).__name__}")
     if use_ema is None:
-        use_ema = set(content) >= TRAINER_KEYS
+        evaluated = any(_tensors_in(content.get(key)) for key in BASICSR_EMA_KEYS)
+        use_ema = evaluated or set(content) >= TRAINER_KEYS
     plain = [key for key in PLAIN_KEYS if _tensors_in(content.get(key))]
     ema = [key for key in EMA_KEYS if _tensors_in(content.get(key))]
     loose, others = _tensors_in(content, nested=False), {}
@@ -94,6 +101,7 @@ def select_tensors(content: object, source: str, *, use_ema: bool | None = None)
     else:
         raise CheckpointError(f"{source}: no tensors inside, it has {_some(content)}")
     chosen.img_size = getattr(content, "img_size", None)
+    chosen.routing = chosen.routing or getattr(content, "routing", None)
     return _strip_prefixes(chosen)
 
 
@@ -136,9 +144,10 @@ def _tensors_in(value: object, nested: bool = True) -> Tensors:
     if isinstance(value, Tensors):
         return Tensors(value)
     for module, metadata in (getattr(value, "_metadata", None) or {}).items():
-        grid = metadata.get(GRID) if isinstance(metadata, Mapping) else None
-        if grid is not None:
+        recorded = metadata if isinstance(metadata, Mapping) else {}
+        if (grid := recorded.get(GRID)) is not None:
             found.grids[f"{module}.pos_embed" if module else "pos_embed"] = (int(grid[0]), int(grid[1]))
+        found.routing = recorded.get(ROUTING, found.routing)
     return found
 
 

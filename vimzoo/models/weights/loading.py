@@ -103,14 +103,34 @@ def load_into(
         CheckpointError: The file cannot be read or does not fit; the model is as it was.
     """
     source = os.fspath(path)
-    tensors = read_tensors(path, use_ema=use_ema)
-    if prefix:
-        found, tensors = tensors, tensors.under(prefix)
-        if not tensors:
-            first = ", ".join(list(dict.fromkeys(name.partition(".")[0] for name in found))[:8])
-            raise CheckpointError(
-                f"{source}: no tensor's name begins with {prefix!r}; they begin with {first}"
-            )
+    load_tensors(model, under(read_tensors(path, use_ema=use_ema), prefix, source), source, filter_fn, prefix)
+
+
+def under(tensors: Tensors, prefix: str, source: str) -> Tensors:
+    """Those whose names begin with ``prefix``, without it.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    found = tensors.under(prefix) if prefix else tensors
+    if not found and tensors:
+        first = ", ".join(list(dict.fromkeys(name.partition(".")[0] for name in tensors))[:8])
+        raise CheckpointError(f"{source}: no tensor's name begins with {prefix!r}; they begin with {first}")
+    return found
+
+
+def load_tensors(
+    model: nn.Module, tensors: Tensors, source: str, filter_fn: FilterFn | None = None, prefix: str = ""
+) -> None:
+    """As `load_into`, with tensors instead of a file.
+
+    Args:
+        model: As there.
+        tensors: By name; what they share and the model does not have before its own names is ignored.
+        source: Where they are from, for messages.
+        filter_fn: As there.
+        prefix: What has been removed from the names, for messages.
+    """
     fitted = _adapted(model, unwrapped(model, tensors, filter_fn, source), source)
     _check(model, fitted, source, lambda: _inside(model, tensors, filter_fn, prefix))
     model.load_state_dict(fitted, strict=True)

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .contents import CheckpointError, Tensors, select_tensors
+from .contents import ROUTING, CheckpointError, Tensors, select_tensors
 
 __all__ = ["CheckpointError", "read_checkpoint", "read_tensors", "select_tensors"]
 
@@ -111,7 +111,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool | None = None
         use_ema: Take the moving average (`model_ema`, `state_dict_ema`, `params_ema`, `ema` and others), or the
             trained weights (`model`, `state_dict`, `params`, `model_state_dict`, `net`, ..., or the bare state dict).
             None takes those that the file's authors evaluated: the trained ones, but the average of a checkpoint of
-            our trainer. From a file with only an average, such as BasicSR's `params_ema`, the average is always taken.
+            our trainer and of a file of BasicSR's (`params_ema` before `params`). From a file with only an average it
+            is always taken.
 
     Returns:
         Name to tensor, on the CPU; the tensors own their memory and do not depend on the file.
@@ -168,21 +169,24 @@ def _is_safetensors(file: Path, head: bytes) -> bool:
 def _read_safetensors(file: Path) -> Tensors:
     try:
         tensors = Tensors(safetensors.torch.load_file(file, device="cpu"))
-        tensors.img_size = _configured_size(file.with_name("config.json"))
+        tensors.img_size, tensors.routing = _configured(file.with_name("config.json"))
         return tensors
     except Exception as error:
         raise CheckpointError(f"{file}: a truncated or damaged safetensors file ({error})") from error
 
 
-def _configured_size(config: Path) -> tuple[int, int] | None:
-    """Height and width of the images of the model that timm has described in this file, if it has."""
+def _configured(config: Path) -> tuple[tuple[int, int] | None, str | None]:
+    """Height and width of the images of the model that timm has described in this file, and its routing, if any."""
+    routing = None
     try:
         content = json.loads(config.read_bytes())
-        size = content.get("model_args", {}).get("img_size") or content["pretrained_cfg"]["input_size"][1:]
+        args = content.get("model_args", {})
+        routing = args.get(ROUTING)
+        size = args.get("img_size") or content["pretrained_cfg"]["input_size"][1:]
         height, width = (size, size) if isinstance(size, int) else size
-        return int(height), int(width)
+        return (int(height), int(width)), routing
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
+        return None, routing
 
 
 def _check_zip(file: Path) -> bool:
