@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 DOCUMENTED := vimzoo vimzoo.errors vimzoo.ops.reference vimzoo.layers vimzoo.compat.vim vimzoo.compat.vmamba \
 	vimzoo.compat.vmamba_single_file vimzoo.compat.mambair vimzoo.compat.mambair_unet vimzoo.compat.mamba_ssm \
 	vimzoo.restoration vimzoo.explain vimzoo.metrics vimzoo.convert vimzoo.export \
-	vimzoo.exporting vimzoo.data vimzoo.engine vimzoo.restore vimzoo.eval vimzoo.predict vimzoo.demo vimzoo.plots vimzoo.doctor
+	vimzoo.exporting vimzoo.data vimzoo.engine vimzoo.spandrel vimzoo.comfyui vimzoo.restore vimzoo.eval vimzoo.predict vimzoo.demo vimzoo.plots vimzoo.doctor
 SOURCES := $(wildcard kernels/*/*.c kernels/*/*.h)
 
 .PHONY: help .venv train test test-all test-newest test-crossings bench cards docs lint clean

@@ -38,7 +38,11 @@ X86_64 = {
 }
 PORTABLE = {"base": ["-DVIMZOO_VL=4"]}
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
-SHIPPED_INSIDE = {"configs": "vimzoo.configs", "kernels": "vimzoo.kernels"}
+SHIPPED_INSIDE = {
+    "configs": "vimzoo.configs",
+    "integrations": "vimzoo.integrations",
+    "kernels": "vimzoo.kernels",
+}
 """Folders of the checkout that the wheel carries as packages of these names, with every folder below them."""
 
 

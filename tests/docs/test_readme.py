@@ -48,6 +48,8 @@ DOCUMENTS = [
 ]
 CHECKPOINT = VIM_FACTS["vim_tiny_patch16_224"].hub_file
 RESTORATION = "mambairv2_lightSR_x2.pth"
+IN_EXTRAS = {"spandrel"}
+"""Libraries in extras of their own; an older test environment may lack them."""
 SHORT_RUN = (
     "run.epochs=1 run.limit_batches=3 data.img_size=32 data.batch_size=4 data.workers=0 ++model.depth=2"
 )
@@ -72,7 +74,7 @@ def blocks(language: str) -> list:
 
 
 def libraries(block: str) -> list[str]:
-    """The libraries of the environments of tests/crossings that a block imports."""
+    """The libraries that a block imports and that may be missing: those of tests/crossings and `IN_EXTRAS`."""
     tables = tomllib.loads((ROOT / "tests/crossings/environments.toml").read_text()).values()
     imported = set()
     for node in ast.walk(ast.parse(block)):
@@ -80,7 +82,7 @@ def libraries(block: str) -> list[str]:
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").partition(".")[0])
-    return [name for table in tables for name in table if name in imported]
+    return [name for table in (*tables, IN_EXTRAS) for name in table if name in imported]
 
 
 def commands() -> list:
@@ -173,7 +175,7 @@ def test_python_block(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in libraries(block):
-        pytest.importorskip(name, reason=f"needs {name}; make test-crossings installs it")
+        pytest.importorskip(name, reason=f"needs {name}")
     monkeypatch.chdir(workplace)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
     expected = re.findall(r"^\s*print\(.*\)  # (.*)$", block, flags=re.M)
@@ -363,7 +365,16 @@ def check_script(command: str) -> None:
         assert word.isdigit() or word.isupper() or f'"{word.partition("=")[0]}"' in text, command
 
 
+def check_copy(command: str, workplace: Path) -> None:
+    """A folder of the checkout goes to where another program looks for it."""
+    source, target = (Path(word) for word in shlex.split(command)[-2:])
+    (workplace / target).parent.mkdir(parents=True)
+    run(command.replace(str(source), str(ROOT / source)), workplace)
+    assert (workplace / target / "__init__.py").is_file()
+
+
 CHECKS = {
+    "cp -r integrations": check_copy,
     "docker": check_docker,
     "srun": check_batch_script,
     "'[' '$?'": check_batch_script,

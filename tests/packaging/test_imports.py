@@ -16,8 +16,8 @@ grimp = pytest.importorskip("grimp", reason="needs the extra vimzoo[dev]")
 networkx = pytest.importorskip("networkx", reason="torch installs it")
 
 FLOORS = (
-    {"convert", "demo", "doctor", "eval", "export", "exporters", "predict", "restore"},
-    {"engine"},
+    {"comfyui", "convert", "demo", "doctor", "eval", "export", "exporters", "predict", "restore"},
+    {"engine", "spandrel"},
     {"restoration", "exporting", "explain", "compat", "plots"},
     {"data", "models"},
     {"layers"},

@@ -118,6 +118,7 @@ def packaged(source: Path) -> dict[str, str]:
     kinds = {
         "vimzoo": (".py", ".typed"),
         "configs": (".py", ".yaml"),
+        "integrations": (".py", ".txt"),
         "kernels": (".py", ".c", ".h", ".cu", ".cuh", ".md"),
     }
     found = {}
