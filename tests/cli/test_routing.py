@@ -84,7 +84,7 @@ def test_a_file_records_what_it_is_for(routing: str, place: Path) -> None:
 
 def test_the_authors_files_are_for_random_routes(place: Path) -> None:
     assert vimzoo.load_restoration("authors.pth").routing == "gumbel"
-    with pytest.raises(ValueError, match="routing: expected 'gumbel' or 'argmax', got 'best'"):
+    with pytest.raises(ValueError, match="routing: expected one of 'gumbel', 'argmax', got 'best'"):
         vimzoo.load_restoration("authors.pth", routing="best")
 
 
@@ -207,5 +207,5 @@ def test_training(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert eval_main(["run", "--routing", "argmax", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["psnr"] == numbers["psnr"]
-    with pytest.raises(ValueError, match="routing: expected 'gumbel' or 'argmax', got 'best'"):
+    with pytest.raises(ValueError, match="routing: expected one of 'gumbel', 'argmax', got 'best'"):
         timm.create_model(NAME, routing="best", **SMALL)

@@ -87,7 +87,7 @@ def test_installing_again_changes_the_settings() -> None:
     assert loader.load_from_state_dict(state).tags[-1] == "argmax"
     assert vimzoo.spandrel.install(registry) == first and len(registry) == 3
     assert loader.load_from_state_dict(state).tags[-1] == "gumbel"
-    with pytest.raises(ValueError, match="routing: expected 'gumbel' or 'argmax', got 'best'"):
+    with pytest.raises(ValueError, match="routing: expected one of 'gumbel', 'argmax', got 'best'"):
         vimzoo.spandrel.install(registry, routing="best")
 
 

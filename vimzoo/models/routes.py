@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vimzoo.layers.checks import check_choice
+
 from .weights.reader import CheckpointError, read_tensors
 
 __all__ = ["ROUTINGS", "SeededRoutes", "adopt_routing", "check_routing", "routable", "with_routes"]
@@ -25,8 +27,7 @@ def check_routing(routing: str, argument: str = "routing") -> str:
     Raises:
         ValueError: it is not.
     """
-    if routing not in ROUTINGS:
-        raise ValueError(f"{argument}: expected {' or '.join(map(repr, ROUTINGS))}, got {routing!r}")
+    check_choice(ROUTINGS, **{argument: routing})
     return routing
 
 

@@ -12,7 +12,7 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from vimzoo.layers.attentive import AttentiveLayer, Noise
-from vimzoo.layers.checks import check_choice, check_sizes
+from vimzoo.layers.checks import check_sizes
 from vimzoo.layers.reconstruction import ImageHead, residual_conv
 
 from ..export_options import ExportOptions
@@ -123,7 +123,6 @@ class MambaIRv2(GridModel, NamedRestorationModel):
             raise ValueError(f"depths: expected a positive number of layers per group, got {tuple(depths)}")
         if len(heads) != len(depths):
             raise ValueError(f"num_heads: expected {len(depths)} numbers, or one, got {tuple(heads)}")
-        check_choice(("gumbel", "argmax"), routing=routing)
         if not img_range > 0:
             raise ValueError(f"img_range: expected a positive number, got {img_range}")
         check_sizes(in_chans=in_chans, embed_dim=embed_dim, window=window)
