@@ -2,6 +2,8 @@
 
 import io
 import tarfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,15 @@ import pytest
 import torch
 from trainer_helpers import composed, make_images
 
-from vimzoo.data import hub_dataset, image_folder, shards, train_loader
+from vimzoo.data import (
+    Splits,
+    degraded_folder,
+    hub_dataset,
+    image_folder,
+    paired_folder,
+    shards,
+    train_loader,
+)
 from vimzoo.data.images.reading import TRIES
 from vimzoo.engine import launch
 from vimzoo.engine.reports import report
@@ -165,3 +175,14 @@ def test_nothing_readable_stops_at_once(folder: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(OSError, match=f"{TRIES} images in a row cannot be read, from cat/3.jpg on"):
         data.val[3]
+
+
+@pytest.mark.parametrize("load", [image_folder, shards, paired_folder, partial(degraded_folder, sigma=25.0)])
+def test_a_root_may_be_a_path(load: Callable[..., Splits], tmp_path: Path) -> None:
+    """As well as text; what is missing is named either way."""
+    for root in (tmp_path / "missing", str(tmp_path / "missing")):
+        with pytest.raises(UsageError, match="missing: no such folder"):
+            load(root)
+    if load is image_folder:
+        make_images(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+        assert len(load(tmp_path).train) == len(load(str(tmp_path)).train) == 4

@@ -1,5 +1,6 @@
 """Folders and LMDB databases of images to learn restoration from, and how they are divided."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def paired_files(low: Path, high: Path) -> tuple[list[Path], list[Path], int]:
     return [small for small, _ in ordered], [large for _, large in ordered], scale
 
 
-def only_listed(files: Files, folder: Path, meta_info: str | None) -> Files:
+def only_listed(files: Files, folder: Path, meta_info: str | os.PathLike[str] | None) -> Files:
     """The files named in a list; all if there is no list.
 
     Raises:
@@ -101,7 +102,9 @@ def left_out(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple(f"{folder}: {line}" for folder, line in said if line)
 
 
-def split_folders_of(root: str | None, layout: str) -> tuple[dict[str, Path], tuple[str, ...]]:
+def split_folders_of(
+    root: str | os.PathLike[str] | None, layout: str
+) -> tuple[dict[str, Path], tuple[str, ...]]:
     """The folders for train, val and test with notes on the layout; only DIR, as train, if it is not divided.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
@@ -119,7 +120,7 @@ def kind_folder(folder: Path, names: Sequence[str], layout: str) -> Path:
     raise UsageError(f"`root`: {' and '.join(map(str, found))} could both be meant; expected one of them")
 
 
-def listed_names(path: str, named: str | None = None) -> list[str]:
+def listed_names(path: str | os.PathLike[str], named: str | None = None) -> list[str]:
     """Names of images in a list as BasicSR writes them: one a line, with or without ``(height,width,channels)``.
 
     Args:

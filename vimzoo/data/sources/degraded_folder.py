@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..splits import Splits, check_split
 
 
 def degraded_folder(
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     scale: int = 1,
     sigma: float = 0.0,
     quality: int | None = None,
@@ -30,7 +31,7 @@ def degraded_folder(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     split: str = "names",
-    meta_info: str | None = None,
+    meta_info: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Splits:
     """Clean images in DIR, or in DIR/{train,val[,test]}, degraded as they are read; folders may be databases.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -190,7 +191,12 @@ def _open_found(
 
 
 def _open_remote(
-    remote: Remote, labels: Path | None, val: float, test: float, class_folders: str | None, cache: str | None
+    remote: Remote,
+    labels: Path | None,
+    val: float,
+    test: float,
+    class_folders: str | None,
+    cache: str | os.PathLike[str] | None,
 ) -> tuple[Path, tuple[list[ReadImages], list[str]]]:
     """As `_open_found`, below a URL; also returns the path that represents the URL."""
     root = cast(Path, PurePosixPath(remote.url))  # has fewer slashes than the URL
@@ -212,13 +218,13 @@ def _whole_file(root: str, path: str) -> Range:
 
 
 def image_folder(
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     split: str = "names",
     class_folders: str | None = None,
-    labels: str | None = None,
-    cache: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Splits:
     """An image folder: DIR/{train,val[,test]}/CLASS/*.jpg, or DIR/CLASS/*.jpg with a fixed stratified split.
@@ -243,6 +249,7 @@ def image_folder(
     """
     if root is None:
         raise UsageError(f"`root` is not set; expected `root`=DIR with {LAYOUT}")
+    root = os.fspath(root)
     if class_folders not in (None, "top", "leaf"):
         raise UsageError(f"`class_folders`={class_folders}: expected `None`, top or leaf")
     check_split(split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from ..splits import Splits, check_split
 
 
 def paired_folder(
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     split: str = "names",
-    meta_info: str | None = None,
+    meta_info: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Splits:
     """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}; folders may be databases.

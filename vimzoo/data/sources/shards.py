@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,11 +25,11 @@ Patterns = str | Sequence[str] | None
 
 
 def shards(
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     train: Patterns = None,
     val: Patterns = None,
     test: Patterns = None,
-    cache: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Splits:
     """WebDataset shards: DIR/train-*.tar, DIR/val-*.tar [, DIR/test-*.tar] or DIR/train/*.tar, ...
@@ -48,6 +49,7 @@ def shards(
     settings = ImageSettings(**options)
     if root is None:
         raise UsageError(f"`root` is not set; expected `root`=DIR with {LAYOUT}")
+    root = os.fspath(root)
     if is_remote(root):
         try:
             return _remote(Remote(root.rstrip("/")), given, cache, settings)
@@ -68,7 +70,10 @@ def shards(
 
 
 def _remote(
-    remote: Remote, given: Mapping[str, Patterns], cache: str | None, settings: ImageSettings
+    remote: Remote,
+    given: Mapping[str, Patterns],
+    cache: str | os.PathLike[str] | None,
+    settings: ImageSettings,
 ) -> Splits:
     kept = None if cache is None else Path(cache).expanduser()
     try:
