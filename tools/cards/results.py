@@ -33,6 +33,7 @@ COMMANDS = {
     "photos_denoise": "benchmarks/photos.py denoise",
     "photos_sr_x2": "benchmarks/photos.py sr_x2",
     "reliability": "benchmarks/reliability.py",
+    "routing": "benchmarks/routing.py",
     "saving": "benchmarks/saving.py",
     "scaling_models": "benchmarks/scaling.py",
     "scaling_steps": "benchmarks/scaling.py",
