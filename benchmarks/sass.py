@@ -139,7 +139,7 @@ def compiling(target: str) -> Iterator[list[Compiled]]:
     try:
         with (
             mock.patch.object(triton_backend, "launch", compile_only),
-            mock.patch.object(triton_backend, "_require_device", lambda device: None),
+            mock.patch.object(triton_backend, "check_device_type", lambda device: None),
         ):
             yield found
     finally:

@@ -70,7 +70,7 @@ def compiling(target: str) -> Iterator[list[Compiled]]:
 
     with (
         mock.patch.object(cuda_backend, "launch", compile_only),
-        mock.patch.object(cuda_backend, "_require_device", lambda device: None),
+        mock.patch.object(cuda_backend, "require_device", lambda device: None),
         mock.patch.object(cuda_backend, "shared_limit", lambda device: SHARED[target]),
     ):
         yield kernels

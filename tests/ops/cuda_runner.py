@@ -87,7 +87,7 @@ def on_cpu(folder: Path) -> Iterator[Runner]:
     runner = Runner(folder)
     with (
         mock.patch.object(cuda_backend, "launch", runner),
-        mock.patch.object(cuda_backend, "_require_device", lambda device: None),
+        mock.patch.object(cuda_backend, "require_device", lambda device: None),
         mock.patch.object(cuda_backend, "shared_limit", lambda device: SHARED),
     ):
         yield runner

@@ -62,7 +62,7 @@ def require(*tensors: Tensor | None) -> dict[str, ModuleType]:
     for tensor in given:
         if tensor.dtype not in DTYPES:
             raise Unsupported(f"{tensor.dtype} on {tensor.device.type}")
-        _check_type(tensor.device)
+        check_device_type(tensor.device)
     modules, reason = load()
     if modules is None:
         raise Unsupported(reason)
@@ -75,11 +75,12 @@ def require_device(device: torch.device) -> None:
     Raises:
         Unsupported: as in `require`.
     """
-    _check_type(device)
+    check_device_type(device)
     require()
 
 
-def _check_type(device: torch.device) -> None:
+def check_device_type(device: torch.device) -> None:
+    """As `require_device`, without loading the kernels."""
     if device.type == "cpu":
         if not interpreted():
             raise Unsupported("CPU tensors need TRITON_INTERPRET=1")
