@@ -85,6 +85,10 @@ def libraries(block: str) -> list[str]:
     return [name for table in (*tables, IN_EXTRAS) for name in table if name in imported]
 
 
+SLOW = ("torchrun ", "+model.routing=", "--sizes ", "s3://", "gs://", "--format onnx", "sched.epochs=")
+"""Parts of commands that take long and differ from quicker ones in an option that other tests cover."""
+
+
 def commands() -> list:
     """Lines of all bash blocks, continued ones joined, without their comments, each once."""
     places: dict[str, str] = {}
@@ -92,7 +96,10 @@ def commands() -> list:
         for line in block.values[0].replace("\\\n", "").splitlines():
             if command := shlex.join(shlex.split(line, comments=True)):
                 places.setdefault(command, f"{block.id}: {command}")
-    return [pytest.param(command, id=place) for command, place in places.items()]
+    return [
+        pytest.param(command, id=place, marks=[pytest.mark.slow] if any(p in command for p in SLOW) else [])
+        for command, place in places.items()
+    ]
 
 
 def official_file(path: Path) -> None:

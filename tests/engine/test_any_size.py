@@ -213,6 +213,7 @@ def test_a_stopped_run_goes_on_bitwise(
         assert same_tensors(whole[part], on[part]), part
 
 
+@pytest.mark.slow
 def test_compiling_ends(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: Any
 ) -> None:

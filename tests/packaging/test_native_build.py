@@ -94,9 +94,11 @@ def test_libraries_by_system(
 
 def test_every_folder_is_a_package(script: dict[str, Any]) -> None:
     """Setuptools warns of folders with data that are none, and will leave them out."""
-    folders = {
+    shipped: dict[str, str] = script["SHIPPED_INSIDE"]
+    tops = {top for top, package in shipped.items() if not (ROOT / package.replace(".", "/")).is_dir()}
+    folders = tops | {
         path.parent.relative_to(ROOT).as_posix()
-        for top in ("vimzoo", "configs", "kernels")
+        for top in ("vimzoo", *shipped)
         for path in (ROOT / top).rglob("*.*")
         if path.is_file() and "__pycache__" not in path.parts
     }
