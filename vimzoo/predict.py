@@ -154,7 +154,7 @@ def command(asked: argparse.Namespace, world: World) -> int:
         raise UsageError(f"--top={asked.top} --batch={asked.batch}: expected at least 1")
     files: list[Path] = []  # of process 0; the others get their parts from it
     world.first(lambda: files.extend(image_files(asked.images)))
-    device = in_turn(lambda: pick_device(asked.device, world.local_rank), world)
+    device = in_turn(lambda: pick_device(asked.device, world.local_rank, "--device "), world)
     if asked.model is None and not asked.checkpoint:
         asked.model = world.first(lambda: str(newest_run()))
     model = in_turn(lambda: load_model(asked.model, asked.checkpoint), world)

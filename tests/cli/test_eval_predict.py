@@ -144,6 +144,7 @@ def test_predict_with_names_of_imagenet():
             "--model .: no config.json that names a model; expected the folder",
         ),
         ([__file__, "--checkpoint", "a.pth"], "--checkpoint a.pth: expected with --model NAME"),
+        ([__file__, "--model", "test_vim", "--device", "gpu"], "--device gpu: "),
         ([__file__, "--model", "test_mambair"], "test_mambair: no published weights of this model are known"),
     ],
 )

@@ -37,6 +37,7 @@ from vimzoo.compat import mambair
 from vimzoo.compat import vim as compat
 from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.models.vim import VIM_FACTS
+from vimzoo.ops import backends
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -184,6 +185,8 @@ def test_python_block(
     for name in libraries(block):
         pytest.importorskip(name, reason=f"needs {name}")
     monkeypatch.chdir(workplace)
+    for known in ("_REGISTRY", "_ORDERS"):  # a block registers a backend
+        monkeypatch.setattr(backends, known, getattr(backends, known).copy())
     exec(compile(block, "block", "exec"), {"__name__": "block"})
     expected = re.findall(r"^\s*print\(.*\)  # (.*)$", block, flags=re.M)
     assert capsys.readouterr().out.splitlines() == expected

@@ -32,8 +32,13 @@ from .tasks import find_task
 LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens", "balanced")
 
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
+def pick_device(name: str, local_rank: int = 0, argument: str = "run.device=") -> torch.device:
     """A device by its name in torch; ``auto`` is this process's GPU, or the CPU if there is none.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or another that torch knows.
+        local_rank: This process's number on its machine.
+        argument: What errors call the name, with the sign that stands before it.
 
     Raises:
         UsageError: the device is unknown or not available.
@@ -47,7 +52,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
-        raise UsageError(f"run.device={name}: {reason}; expected auto, cpu, cuda or cuda:N") from error
+        raise UsageError(f"{argument}{name}: {reason}; expected auto, cpu, cuda or cuda:N") from error
     return device
 
 

@@ -2,9 +2,9 @@
 
 Training scripts save far more than weights: `{model, model_ema, optimizer, epoch, args: Namespace,
 config: CfgNode, max_accuracy: numpy scalar, ...}`. `torch.load(weights_only=True)` refuses such files, and
-`weights_only=False` runs whatever they hold. Here the foreign classes that are known to be mere records are
-read as inert stand-ins through torch's own allow-list, so no foreign package is imported or needed, and every
-other class or function is refused by name.
+`weights_only=False` runs any code they hold. Here known classes that only hold data are replaced by placeholders
+through torch's own allow-list, so no foreign package is imported or needed. Every other class or function is
+refused by name.
 """
 
 import json
