@@ -1,14 +1,12 @@
-"""The documents do what they say: blocks and commands are run, links, imports, options and settings exist.
+"""The documents do what they say: their blocks and commands are run.
 
 Python blocks run one by one, each in a namespace of its own, in a folder that holds what they name: a checkpoint in the
 authors' format and a folder of photographs, both made here. A ``print(...)  # text`` must print that text. The hub is
 answered with the file made here. Commands of bash blocks run as written; training gets a few more overrides, so that it
-is short. Commands of make, docker and SLURM are looked at rather than run. In the text, overrides of the trainer are
-composed, and options are looked up in the help of the commands. Blocks that need a library of
+is short. Commands of make, docker and SLURM are looked at rather than run. Blocks that need a library of
 tests/crossings/environments.toml are run where it is installed, for which `make test-crossings` sees.
 """
 
-import ast
 import importlib
 import importlib.util
 import json
@@ -21,86 +19,28 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 from argparse import Namespace
-from functools import cache
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.distributed.checkpoint as dcp
+from documents import DOCUMENTS, ROOT, blocks, commands, composes, libraries, name_of
 from torch import nn
 
 import vimzoo
 from vimzoo.compat import mambair
 from vimzoo.compat import vim as compat
-from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.models.vim import VIM_FACTS
 from vimzoo.ops import backends
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "configs" / "README.md",
-    *sorted((ROOT / "kernels").glob("*/README.md")),
-    ROOT / "findings" / "README.md",
-]
 CHECKPOINT = VIM_FACTS["vim_tiny_patch16_224"].hub_file
 RESTORATION = "mambairv2_lightSR_x2.pth"
-IN_EXTRAS = {"spandrel"}
-"""Libraries in extras of their own; an older test environment may lack them."""
 SHORT_RUN = (
     "run.epochs=1 run.limit_batches=3 data.img_size=32 data.batch_size=4 data.workers=0 ++model.depth=2"
 )
 SHORT_RESTORATION = "run.epochs=1 run.limit_batches=3 data.workers=0 data.crops=12 model.depths=[1]"
-
-
-def name_of(document: Path) -> str:
-    """A document in the names of tests: its path, without ``docs/``."""
-    return str(document.relative_to(ROOT)).removeprefix("docs/")
-
-
-def blocks(language: str) -> list:
-    """Fenced blocks of ``language`` in all documents, named by file and line."""
-    found = []
-    for document in DOCUMENTS:
-        text = document.read_text()
-        for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S):
-            line = text.count("\n", 0, match.start()) + 2
-            needed = libraries(match[1]) if language == "python" else []
-            found.append(pytest.param(match[1], id="-".join([f"{name_of(document)}:{line}", *needed])))
-    return found
-
-
-def libraries(block: str) -> list[str]:
-    """The libraries that a block imports and that may be missing: those of tests/crossings and `IN_EXTRAS`."""
-    tables = tomllib.loads((ROOT / "tests/crossings/environments.toml").read_text()).values()
-    imported = set()
-    for node in ast.walk(ast.parse(block)):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add((node.module or "").partition(".")[0])
-    return [name for table in (*tables, IN_EXTRAS) for name in table if name in imported]
-
-
-SLOW = ("torchrun ", "+model.routing=", "--sizes ", "s3://", "gs://", "--format onnx", "sched.epochs=")
-"""Parts of commands that take long and differ from quicker ones in an option that other tests cover."""
-
-
-def commands() -> list:
-    """Lines of all bash blocks, continued ones joined, without their comments, each once."""
-    places: dict[str, str] = {}
-    for block in blocks("bash"):
-        for line in block.values[0].replace("\\\n", "").splitlines():
-            if command := shlex.join(shlex.split(line, comments=True)):
-                places.setdefault(command, f"{block.id}: {command}")
-    return [
-        pytest.param(command, id=place, marks=[pytest.mark.slow] if any(p in command for p in SLOW) else [])
-        for command, place in places.items()
-    ]
 
 
 def official_file(path: Path) -> None:
@@ -367,14 +307,6 @@ def check_batch_script(command: str, workplace: Path) -> None:
         assert f"-eq {128 + signal.SIGUSR1} " in command
 
 
-def check_script(command: str) -> None:
-    """A script of the repository exists and knows the words behind it."""
-    script, *words = shlex.split(command)[1:]
-    text = (ROOT / script).read_text()
-    for word in words:
-        assert word.isdigit() or word.isupper() or f'"{word.partition("=")[0]}"' in text, command
-
-
 def check_copy(command: str, workplace: Path) -> None:
     """A folder of the checkout goes to where another program looks for it."""
     source, target = (Path(word) for word in shlex.split(command)[-2:])
@@ -413,119 +345,6 @@ def test_command(command: str, workplace: Path) -> None:
     check = next((check for start, check in CHECKS.items() if command.startswith(start)), None)
     assert check is not None, f"no way to run: {command}"
     check(command, workplace)
-
-
-def prose(document: Path) -> str:
-    """A document without its blocks."""
-    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
-
-
-@cache
-def composes(words: str) -> bool:
-    """Whether the trainer takes overrides, with some kind of data."""
-    for context in (
-        "",
-        "data=folder",
-        "data=shards",
-        "data=degraded_folder",
-        "task=restore data=paired model=mambair",
-        "model=timm model.model_name=x",
-    ):
-        try:
-            composed_settings([*context.split(), *re.split(r" (?=[\w.+~]+=)", words)])
-        except Exception as error:  # Hydra's and OmegaConf's have no base of their own
-            problem = error
-        else:
-            return True
-    print(f"{words}: {problem}")
-    return False
-
-
-@cache
-def options() -> set[str]:
-    """Long options of all commands."""
-    found = set()
-    for path in (ROOT / "vimzoo").glob("*.py"):
-        found |= set(re.findall(r'"(--[a-z][a-z-]*)"', path.read_text()))
-    return found | {f"--no-{name.removeprefix('--')}" for name in found} | {"--help"}
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_links_imports_and_inline_commands(document: Path) -> None:
-    text = prose(document)
-    for target in re.findall(r"\]\(([^)#]*)", text):
-        if target and "://" not in target:
-            assert (document.parent / target).exists(), target
-    for statement in re.findall(r"`(from vimzoo[^`]*|import vimzoo[^`]*)`", text):
-        exec(statement, {})
-    known = {command.values[0] for command in commands()}
-    for target in re.findall(r"`make ([\w.-]+)", text):
-        assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.M), f"make {target}"
-    for command in re.findall(r"`((?:python|pip) [^`]*)`", text):
-        words = shlex.join(shlex.split(command))
-        if words.startswith("python -m tools."):
-            assert importlib.util.find_spec(words.split()[2])
-        elif re.match(r"python (benchmarks|docs)/", words):
-            check_script(words)
-        elif document.parent.name == "configs" and words.startswith("python train.py "):
-            assert "--help" in words or composes(words.removeprefix("python train.py "))
-        else:
-            run_by = [block for block in known if block == words or block.startswith(f"{words} ")]
-            assert run_by, f"{command}: not run by any block"
-    for name in re.findall(r"`(vimzoo(?:\.\w+)+)", text):
-        assert resolves(name), name
-
-
-SETTINGS = re.compile(
-    r"`([+~]*(?:data|run|optim|sched|aug|model|loss|devices|experiment|deterministic|task)[\w.]*=[^`]+)`"
-)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_overrides_and_options_in_the_text(document: Path) -> None:
-    """Overrides compose. Options that are named alone are those of a command."""
-    if document.name.startswith("migrating"):
-        return  # their words are the authors'
-    text = prose(document)
-    for words in SETTINGS.findall(re.sub(r"`\w+=NAME`", "", text)):
-        assert composes(re.sub(r"\b(RUN|FILE|IMAGENET|DF2K)\b", "x", words)), words
-    for option in re.findall(r"`(--[a-z][a-z-]*)[` ]", text):
-        assert option in options() | FOREIGN, option
-
-
-FOREIGN = {
-    "--device-modules",
-    "--ntasks",
-    "--max-restarts",
-    "--finetune",
-    "--pre",
-    "--build-arg",
-    "--torch",
-    "--python",
-}
-"""Options of other programs that documents name: timm's scripts, SLURM, torchrun, Vim's scripts, pip, docker."""
-
-
-def resolves(name: str) -> bool:
-    """Whether a dotted name is a module or something in one."""
-    module, *rest = name.split(".")
-    found: object = importlib.import_module(module)
-    for part in rest:
-        if not hasattr(found, part):
-            module = f"{module}.{part}"
-            found = importlib.import_module(module)
-        else:
-            found = getattr(found, part)
-            module = f"{module}.{part}"
-    return True
-
-
-def test_the_compat_table_is_complete() -> None:
-    """What the two modules export stands in README.md, but for the registered functions and state helpers."""
-    text = (ROOT / "README.md").read_text()
-    helpers = ("official_gradients", "official_state_dict", *compat.VIM_LONG_NAMES)
-    for name in {*compat.__all__, *vimzoo.compat.mamba_ssm.__all__} - set(helpers):
-        assert name in text, name
 
 
 def test_made_file_is_of_the_authors_kind(workplace: Path) -> None:
