@@ -34,19 +34,21 @@ def make_model(name: str, size: int | None, dtype: torch.dtype) -> torch.nn.Modu
     return timm.create_model(name, **({"img_size": size} if size else {})).eval().to(dtype)
 
 
+def resident(field: str = "VmRSS") -> float:
+    """MB of this process in memory, on Linux; what was freed counts no more."""
+    if field == "VmRSS":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
 def peak_growth(call: Callable[[], Any]) -> float:
     """MB by which ``call`` raises this process's resident size at its highest, on Linux."""
-
-    def kilobytes(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(field)).split()[1])
-
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not serve the call unseen
+    before = resident()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = kilobytes("VmRSS")
     call()
-    return (kilobytes("VmHWM") - before) / 1024
+    return resident("VmHWM") - before
 
 
 def in_fresh_process(*arguments: str) -> float:
