@@ -11,7 +11,7 @@ DOCUMENTED := vimzoo vimzoo.errors vimzoo.ops.reference vimzoo.layers vimzoo.com
 	vimzoo.exporting vimzoo.data vimzoo.engine vimzoo.spandrel vimzoo.comfyui vimzoo.restore vimzoo.eval vimzoo.predict vimzoo.demo vimzoo.plots vimzoo.doctor
 SOURCES := $(wildcard kernels/*/*.c kernels/*/*.h)
 
-.PHONY: help .venv train test test-all test-newest test-crossings bench cards docs lint clean
+.PHONY: help .venv train test test-all test-newest test-crossings test-arm bench cards docs wheels lint clean
 
 help:
 	@echo "make train [ARGS=...]   train a small Vim on the bundled digits, or what ARGS says (Hydra overrides)"
@@ -19,9 +19,11 @@ help:
 	@echo "make test-all           every test; GPU tests skip themselves where there is no GPU"
 	@echo "make test-newest        train and test in a fresh environment with the newest of everything (ARGS=--pre: pre-releases)"
 	@echo "make test-crossings     what documents and tests do with other libraries, pinned, in environments of their own"
+	@echo "make test-arm           operators and models on 64-bit ARM, emulated by qemu (Debian)"
 	@echo "make bench              measure this machine: benchmarks/results/MACHINE/*.json and tables"
 	@echo "make cards              write MODEL_CARDS.md anew"
 	@echo "make docs               the API reference in build/docs, from the docstrings"
+	@echo "make wheels             the wheels of Linux, x86-64 and ARM, in dist/"
 	@echo "make lint               ruff, mypy, and the sources of figures and the terms in the documents"
 	@echo "make .venv              only the environment that all of these use (PYTHON=python3.12 picks another Python)"
 	@echo "make clean              remove build products; the environment stays (rm -r .venv removes it)"
@@ -41,7 +43,12 @@ test-newest:
 test-crossings: .venv
 	$(BIN)/python tests/crossings/run.py $(ARGS)
 
+test-arm: .venv
+	$(BIN)/python tests/arm/run.py $(ARGS)
+
 bench: .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python benchmarks/cpu_runtimes.py
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/cpu_models.py
 	$(BIN)/python benchmarks/each_model.py
@@ -51,6 +58,9 @@ cards: .venv
 
 docs: .venv
 	$(BIN)/python -m pdoc --docformat google --output-directory build/docs $(DOCUMENTED)
+
+wheels: .venv
+	$(BIN)/python -m tools.wheels $(ARGS)
 
 lint: .venv
 	$(BIN)/ruff check .
