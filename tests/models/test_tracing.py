@@ -1,4 +1,4 @@
-"""``torch.jit.trace`` with its defaults: a traced model is right for images of another size, or refuses them."""
+"""TorchScript: a model traced by default is right at other sizes, or refuses them; a scripted one can be saved."""
 
 from __future__ import annotations
 
@@ -110,6 +110,16 @@ def test_a_traced_model_can_be_trained() -> None:
     found = torch.autograd.grad(graph(images).square().mean(), list(graph.parameters()))
     for gradient, truth in zip(found, wanted, strict=True):
         torch.testing.assert_close(gradient, truth, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["test_vim", "test_vmamba", "test_mambair"])
+def test_a_scripted_model_can_be_saved(name: str, tmp_path: Path) -> None:
+    """So nothing that it runs may be Python that TorchScript ignores."""
+    model = timm.create_model(name).eval()
+    torch.jit.save(torch.jit.script(model), tmp_path / "model.ts")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.load(tmp_path / "model.ts")(images), model(images))
 
 
 def test_a_file_needs_the_operators_alone(tmp_path: Path) -> None:

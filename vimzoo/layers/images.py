@@ -48,7 +48,6 @@ def check_image_sizes(
 
 
 @register_notrace_function  # values decide, which FX cannot follow
-@torch.jit.ignore
 def warn_unless_finite(x: Tensor) -> None:
     """Warn that the outputs for images with a NaN or infinite pixel are NaN.
 
@@ -56,12 +55,18 @@ def warn_unless_finite(x: Tensor) -> None:
     batch with what they would get without it. It is a warning and not an error because tools that count operations or
     look for shapes call models with uninitialised memory. `vimzoo.restoration.Restorer` refuses such pictures.
 
-    On a GPU the answer would have to be waited for, so the pixels are looked at on the CPU only; tracers, compiled and
-    exported graphs and dispatch modes skip it as well.
+    On a GPU the answer would have to be waited for, so the pixels are looked at on the CPU only; tracers, TorchScript,
+    compiled and exported graphs and dispatch modes skip it as well.
 
     Args:
         x: Images ``(B, C, H, W)``.
     """
+    if not torch.jit.is_scripting():  # a scripted call of what TorchScript ignores could not be saved
+        _warn_unless_finite(x)
+
+
+@torch.jit.ignore
+def _warn_unless_finite(x: Tensor) -> None:
     if (
         not x.is_cpu
         or not is_eager(x)
@@ -73,5 +78,5 @@ def warn_unless_finite(x: Tensor) -> None:
     if bad:
         found = f"images {bad[:8]} of {len(x)}"
         warnings.warn(
-            f"x: NaN or infinite pixels in {found}; their outputs are NaN", RuntimeWarning, stacklevel=3
+            f"x: NaN or infinite pixels in {found}; their outputs are NaN", RuntimeWarning, stacklevel=4
         )

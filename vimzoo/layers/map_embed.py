@@ -71,8 +71,7 @@ class MapStem(nn.Module):
             ValueError: the images have not four axes, other channels, or no whole patch.
         """
         x = check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
-        if not torch.jit.is_scripting():
-            warn_unless_finite(x)
+        warn_unless_finite(x)
         x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, in words that vmap knows
         x = self.norm1(self.conv1(x).permute(0, 2, 3, 1))
         if self.conv2 is not None and self.norm2 is not None:

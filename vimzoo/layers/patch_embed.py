@@ -116,8 +116,7 @@ class PatchEmbed(nn.Module):
         x = check_image_sizes(
             x, self.in_chans, self.patch_size, self.img_size if self.strict_img_size else None
         )
-        if not torch.jit.is_scripting():
-            warn_unless_finite(x)
+        warn_unless_finite(x)
         if self.dynamic_img_pad:
             height, width = x.shape[2], x.shape[3]
             bottom = (self.patch_size[0] - height) % self.stride[0]
