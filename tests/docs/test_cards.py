@@ -19,6 +19,7 @@ CLASSIFIERS: dict[str, ModelFacts] = known_facts("classification")  # type: igno
 RESTORERS: dict[str, RestorationFacts] = known_facts("restoration")  # type: ignore[assignment]
 DOCS = sorted(f"docs/{path.name}" for path in (documents.ROOT / "docs").glob("*.md"))
 RESULTS = documents.ROOT / "benchmarks" / "results"
+SPEEDS = ("px", "speed_vs_deit")
 
 
 @pytest.fixture
@@ -59,9 +60,9 @@ def tables(text: str) -> list[list[dict[str, str]]]:
     return found
 
 
-def generated(path: str, name: str) -> str:
+def generated(path: str, name: str, root: Path = documents.ROOT) -> str:
     """What stands between the markers of a generated part of a document."""
-    text = (documents.ROOT / path).read_text()
+    text = (root / path).read_text()
     return text.partition(f"<!-- generated:{name} -->")[2].partition("<!-- end -->")[0]
 
 
@@ -95,13 +96,22 @@ def test_every_recorded_row_is_in_its_document(path: str, section: str, result: 
     assert all(found["machine"]["date"] in text for found in recorded)
 
 
-def test_readme_has_every_measurement_with_one_thread() -> None:
-    shown = tables(generated("README.md", "speed"))
-    assert len(shown) == len(documents.README_RESULTS)
-    for rows, name in zip(shown, documents.README_RESULTS, strict=True):
-        recorded = [json.loads(file.read_text()) for file in RESULTS.rglob(f"{name}.json")]
-        made = [row for row in rows if markdown.NOT_MEASURED not in row.values()]
-        assert len(made) == sum(row["threads"] == 1 for found in recorded for row in found["rows"]) > 0
+def runtime_rows(ms: dict[str, float], **what: object) -> list[dict]:
+    """Rows of cpu_runtimes.json: one of our models, which takes 10 ms, and its peer by runtime."""
+    same = {"pair": "ours, peer", "px": 224, "dtype": "float32", "batch": 1, "threads": 1} | what
+    times = {("ours", "PyTorch"): 10.0, **{("peer", runtime): value for runtime, value in ms.items()}}
+    return [{"model": m, "runtime": r, "ms": value, **same} for (m, r), value in times.items()]
+
+
+def test_speed_in_the_readme_is_relative_to_each_runtime(checkout: Path) -> None:
+    rows = runtime_rows({"PyTorch": 12.0, "OpenVINO": 5.0, "onnxruntime": 6.0})
+    rows += runtime_rows({"PyTorch": 20.0, "OpenVINO": 4.0}, dtype="bfloat16")
+    rows += runtime_rows({"PyTorch": 1.0}, threads=2) + runtime_rows({"PyTorch": 1.0}, batch=8)
+    store(checkout, "cpu_runtimes", rows, "Fast")
+    assert main([], checkout) == 0
+    (shown,) = tables(generated("README.md", "speed", checkout))
+    cells = [[row[f"x {runtime}"] for runtime in ("PyTorch", "OpenVINO", "onnxruntime")] for row in shown]
+    assert cells == [["1.20", "0.500", "0.600"], ["2.00", "0.400", "-"]]
 
 
 @pytest.mark.parametrize("path", ["README.md", "MODEL_CARDS.md", *DOCS])
@@ -211,9 +221,10 @@ def test_measured_figures_come_with_machine_and_threads(checkout: Path) -> None:
     store(checkout, "cpu_models", rows, "Z80")
     main([], checkout)
     readme, text = (checkout / "README.md").read_text(), (checkout / "MODEL_CARDS.md").read_text()
-    assert "| 10.0 / 5.00 |" in readme and "1 thread / 2 threads" in readme
-    assert "| 224 | - | 0.143 |" in readme and "| 0.286 |" not in readme and "`z80`, Z80, base" in readme
-    assert "Measured 1976-07-01 (`z80`). By `python benchmarks/cpu_models.py models`." in readme
+    compared = Results(checkout / "benchmarks" / "results").compared("cpu_models", SPEEDS, threads=1)
+    assert "| 10.0 / 5.00 |" in readme and "1 thread / 2 threads" in readme and "`z80`, Z80, base" in readme
+    assert "| 224 | 0.143 |" in compared and "| 0.286 |" not in compared
+    assert "Measured 1976-07-01 (`z80`). By `python benchmarks/cpu_models.py models`." in compared
     assert "| 224 | 1 | 0.143 |" in text and "| 224 | 2 | 0.286 |" in text and "1976-07-01" in text
     assert "| vim ms |" not in text, "a second figure for the time of a model"
 
@@ -227,11 +238,12 @@ def test_every_machine_is_shown_the_latest_first(checkout: Path) -> None:
         ]
         store(checkout, "cpu_models", rows, processor, date)
     main([], checkout)
-    text, readme = (checkout / "MODEL_CARDS.md").read_text(), (checkout / "README.md").read_text()
+    text = (checkout / "MODEL_CARDS.md").read_text()
+    compared = Results(checkout / "benchmarks" / "results").compared("cpu_models", SPEEDS, threads=1)
     assert "CPU: 11.0 ms per image (1 thread, `z80`)" in text and "CPU: 99.0" not in text
-    assert "| `z80` | 512 | - | not measured |" in readme
+    assert "| `z80` | 512 | not measured |" in compared
     assert text.index("### cpu_models, z80") < text.index("### cpu_models, i8080")
-    assert readme.index("| `z80` | 224 | - | 11.0 |") < readme.index("| `i8080` | 224 | - | 99.0 |")
+    assert compared.index("| `z80` | 224 | 11.0 |") < compared.index("| `i8080` | 224 | 99.0 |")
 
 
 def test_a_missing_marker_is_named() -> None:

@@ -9,27 +9,13 @@ from pathlib import Path
 from vimzoo.exporting import FORMATS
 from vimzoo.models.registry import FAMILIES
 
-from . import classification, compat, crossings, restoration, scaling, versions
+from . import classification, compat, crossings, restoration, scaling, speed, versions
 from .markdown import machine_line, or_none, read_result, result_table, table
 from .results import Results, command, marked
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {"classification": classification, "restoration": restoration}
 """What writes the cards of a family, by the family's task."""
-README_RESULTS = {
-    "cpu_models": ("px", "dtype", "speed_vs_deit"),
-    "cpu_vmamba": ("batch", "speed_vs_swin", "speed_vs_convnext"),
-    "cpu_selective_scan": ("shape", "pass", "native_ns", "x_formula", "x_eager"),
-    "cpu_restoration": (
-        "px",
-        "fused_ms",
-        "materialised_ms",
-        "swinir_light_ms",
-        "x_materialised",
-        "x_swinir_light",
-    ),
-}
-"""Result files that README.md shows, and the columns of each; everything else is in MODEL_CARDS.md."""
 RATIOS = {
     "cpu_models": ("vim_ms", "deit_ms"),
     "cpu_vmamba": ("vmamba_ms", "swin_ms", "convnext_ms"),
@@ -107,12 +93,7 @@ def readme_sections(results: Results) -> dict[str, str]:
         module.readme_table([family for family in FAMILIES.values() if family.task == task], results)
         for task, module in TASKS.items()
     ]
-    speed = [
-        results.compared(name, columns, threads=1)
-        for name, columns in README_RESULTS.items()
-        if results.by_machine(name)
-    ]
-    return {"models": "\n\n".join(models), "speed": "\n\n".join(speed)}
+    return {"models": "\n\n".join(models), "speed": speed.readme_table(results)}
 
 
 def fill_sections(text: str, sections: Mapping[str, str]) -> str:
