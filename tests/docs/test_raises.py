@@ -119,6 +119,8 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.ops.selective_scan ValueError": lambda tmp: selective(torch.zeros(1, 7, 4)),
     "vimzoo.ops.selective_scan BackendError": lambda tmp: forced(lambda: selective(x.mT)),
     "vimzoo.ops.use_backend BackendError": lambda tmp: ops.use_backend("abacus").__enter__(),
+    "vimzoo.layers.S4D ValueError": lambda tmp: layers.S4D(8, 7),
+    "vimzoo.layers.S4D.forward ValueError": lambda tmp: layers.S4D(8)(torch.zeros(1, 4, 7)),
     "vimzoo.layers.SS2D ValueError": lambda tmp: layers.SS2D(8, act="abacus"),
     "vimzoo.layers.SS2D.forward ValueError": lambda tmp: layers.SS2D(8)(torch.zeros(1, 4, 4, 7)),
     "vimzoo.layers.VSSBlock.forward ValueError": lambda tmp: layers.VSSBlock(8)(torch.zeros(1, 4, 4, 7)),

@@ -27,6 +27,16 @@ PHOTOGRAPH = ("pixels", "result", "threads", "seconds", "cpu_seconds", "peak_gb"
 """Columns of docs/restoration.md's table of a large photograph."""
 ROUTES = ("trained_with", "updates", "evaluated_with", "psnr", "spread_db", "margin_db")
 """Columns of docs/restoration.md's table of MambaIRv2's routes."""
+S4D = (
+    "init",
+    "states",
+    "tokens",
+    "convolution_ms",
+    "recurrence_ms",
+    "convolution_backward_ms",
+    "recurrence_backward_ms",
+)
+"""Columns of docs/kernels.md's table of S4D's two forms."""
 DIGITS = (
     "form",
     "threads",
@@ -134,6 +144,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "versions": versions.versions_table(folder),
             "compilers": versions.compilers_table(folder),
         },
+        root / "docs" / "kernels.md": {"s4d": results.compared("cpu_s4d", S4D)},
         root / "docs" / "restoration.md": {
             "routing": results.compared("routing", ROUTES),
             "photograph": results.compared("cpu_restoration_photograph", PHOTOGRAPH),

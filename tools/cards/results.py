@@ -23,6 +23,7 @@ COMMANDS = {
     "cpu_restoration_memory": "benchmarks/cpu_restoration.py memory",
     "cpu_restoration_photograph": "benchmarks/cpu_restoration.py photograph",
     "cpu_runtimes": "benchmarks/cpu_runtimes.py",
+    "cpu_s4d": "benchmarks/s4d.py",
     "cpu_scan_paths": "benchmarks/cpu.py paths",
     "cpu_selective_scan": "benchmarks/cpu.py scan",
     "cpu_threads_grain": "benchmarks/cpu_threads.py grain",

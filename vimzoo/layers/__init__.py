@@ -8,11 +8,13 @@ from .mlp import Mlp
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
 from .rope import GridRope
+from .s4d import S4D
 from .ss2d import SS2D
 from .ssm import SelectiveSSM
 from .vss_block import VSSBlock, VSSBlock2d
 
 __all__ = [
+    "S4D",
     "SS2D",
     "Add",
     "AddNorm",
