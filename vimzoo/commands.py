@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import io
 import os
@@ -36,6 +37,14 @@ def report(error: BaseException) -> int:
     """Print an error for the user; returns the status to exit with."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     return Exit.USAGE if isinstance(error, UsageError | ImportError) else Exit.FAILED
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong argument as commands report other errors: in one line, without the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the status of a usage error."""
+        self.exit(Exit.USAGE, f"error: {message}; {self.prog} --help lists the arguments\n")
 
 
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:

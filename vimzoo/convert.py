@@ -20,7 +20,7 @@ from torch import nn
 
 from vimzoo import __version__
 
-from .commands import command, run_command
+from .commands import Parser, command, run_command
 from .errors import Failure, UsageError
 from .files import unfinished
 from .models import CheckpointError, load_checkpoint
@@ -183,9 +183,7 @@ def convert(
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vimzoo.convert", description=(__doc__ or "").partition(":")[0] + "."
-    )
+    parser = Parser(prog="python -m vimzoo.convert", description=(__doc__ or "").partition(":")[0] + ".")
     parser.add_argument(
         "file",
         metavar="FILE",

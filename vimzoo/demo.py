@@ -18,7 +18,7 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from .commands import command, report, run_command
+from .commands import Parser, command, report, run_command
 from .data.images.decode import DAMAGED, MODES, read_image
 from .errors import UsageError, first_line
 from .models.opening import find_model, open_model
@@ -27,12 +27,37 @@ from .ops import BIDIRECTIONAL, ScanPath
 
 INSTALL = "pip install 'vimzoo[demo]'"
 
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
+    parsed = Parser(prog="python -m vimzoo.demo", description=(__doc__ or "").splitlines()[0])
+    parsed.add_argument("--model", default="vim_tiny_patch16_224", help="classifier (default: %(default)s)")
+    parsed.add_argument(
+        "--checkpoint",
+        default="",
+        metavar="FILE",
+        help="weights file of the classifier (default: the published weights)",
+    )
+    parsed.add_argument(
+        "--restore-model", default="mambairv2_light_x2", help="restoration model (default: %(default)s)"
+    )
+    parsed.add_argument(
+        "--restore-checkpoint", default="", metavar="FILE", help="weights file of the restoration model"
+    )
+    parsed.add_argument(
+        "--port", type=int, default=7860, help="local port of the page, 1 to 65535 (default: %(default)s)"
+    )
+    parsed.add_argument("--no-browser", action="store_true", help="serve the page without opening a browser")
+    return parsed
+
+
 try:
     from .restoration import PictureError, Restorer, read_picture, restoration_model
     from .restoration.pictures.exif import upright
 except ImportError as missing:
     if __name__ != "__main__":
         raise
+    parser().parse_args()  # --help works without the packages
     sys.exit(report(ImportError(f"the page needs {missing.name}; {INSTALL}")))
 
 MOST_PIXELS = 50_000_000
@@ -255,27 +280,7 @@ def _check(model: str, name: str, checkpoint: str, file: str) -> None:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; serves until it is interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vimzoo.demo", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", default="vim_tiny_patch16_224", help="classifier (default: %(default)s)")
-    parser.add_argument(
-        "--checkpoint",
-        default="",
-        metavar="FILE",
-        help="weights file of the classifier (default: the published weights)",
-    )
-    parser.add_argument(
-        "--restore-model", default="mambairv2_light_x2", help="restoration model (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--restore-checkpoint", default="", metavar="FILE", help="weights file of the restoration model"
-    )
-    parser.add_argument(
-        "--port", type=int, default=7860, help="local port of the page, 1 to 65535 (default: %(default)s)"
-    )
-    parser.add_argument("--no-browser", action="store_true", help="serve the page without opening a browser")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     if not 1 <= options.port <= 65535:
         raise UsageError(f"--port {options.port}: expected 1 to 65535")
     _check("--model", options.model, "--checkpoint", options.checkpoint)

@@ -5,7 +5,6 @@ Always ends with exit status 0: a missing part is a finding, not a failure. Need
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -22,7 +21,7 @@ import torch
 
 from vimzoo import __version__
 
-from .commands import run_command
+from .commands import Parser, run_command
 from .ops import BIDIRECTIONAL, backends, scan_paths
 from .ops.runtime.shortfalls import Shortfall, shortfalls
 from .ops.runtime.threads import counted
@@ -198,7 +197,7 @@ def as_text(report: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; the exit status is always 0."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vimzoo.doctor",
         description="Report which backends and commands work in this installation.",
     )

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .commands import run_command, slow_half
+from .commands import Parser, run_command, slow_half
 from .data import Splits, closing, eval_loader, sample
 from .engine import classes, evaluate
 from .engine.build import build_data, pick_device
@@ -49,7 +49,7 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    command = argparse.ArgumentParser(
+    command = Parser(
         prog="python -m vimzoo.eval",
         description="Evaluate the best weights of a run, or any model that the trainer accepts.",
         epilog=EXAMPLES,

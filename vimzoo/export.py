@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .commands import command, run_command
+from .commands import Parser, command, run_command
 from .exporting import FORMATS, ExportError, Written, export, parse_size
 from .models.routes import ROUTINGS
 
@@ -20,7 +20,7 @@ __all__ = ["FORMATS", "ExportError", "Written", "export", "main", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parsed = argparse.ArgumentParser(
+    parsed = Parser(
         prog="python -m vimzoo.export",
         description=(__doc__ or "").splitlines()[0],
         epilog="formats:\n" + "\n".join(f"  {form.name:12s} {form.runs_with}" for form in FORMATS.values()),

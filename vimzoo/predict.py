@@ -19,7 +19,7 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from .commands import Exit, run_command
+from .commands import Exit, Parser, run_command
 from .data.images.decode import DAMAGED, MODES, read_image
 from .data.images.files import find_pictures
 from .engine.build import pick_device
@@ -33,9 +33,7 @@ from .models.weights.class_names import of_model
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    command = argparse.ArgumentParser(
-        prog="python -m vimzoo.predict", description="Predict the classes of images."
-    )
+    command = Parser(prog="python -m vimzoo.predict", description="Predict the classes of images.")
     command.add_argument(
         "images",
         nargs="+",

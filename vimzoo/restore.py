@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .commands import Exit, run_command, slow_half
+from .commands import Exit, Parser, run_command, slow_half
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError, first_line
@@ -32,7 +32,7 @@ TILES = ("auto", "none", "official")
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    command = argparse.ArgumentParser(
+    command = Parser(
         prog="python -m vimzoo.restore",
         description="Restore a picture, or all pictures of a folder: super-resolution, denoising or removal of JPEG "
         "artefacts, depending on the model.",

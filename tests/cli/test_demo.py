@@ -1,5 +1,6 @@
 """The page to try the models: its functions, and the page itself in a real browser."""
 
+import runpy
 import shutil
 import socket
 import subprocess
@@ -51,6 +52,31 @@ def test_classify_any_picture(name: str, files: Path) -> None:
     assert len(scores) == 5 and 0 < sum(scores.values()) <= 1
     assert list(scores.values()) == sorted(scores.values(), reverse=True)
     assert heat.std() > 0 and paths.shape[1] > 3 * paths.shape[0]  # four paths side by side
+
+
+@pytest.mark.filterwarnings("ignore:'vimzoo.demo' found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--help"], 0, "--restore-model"),
+        (["--port", "x"], 2, "error: argument --port: invalid int value: 'x'; "),
+        ([], 2, "error: the page needs vimzoo.restoration; pip install 'vimzoo[demo]'"),
+    ],
+)
+def test_its_options_need_no_other_packages(
+    words: list[str],
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "vimzoo.restoration", None)
+    monkeypatch.setattr(sys, "argv", ["demo", *words])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("vimzoo.demo", run_name="__main__")
+    shown = capsys.readouterr()
+    assert stop.value.code == status and said in shown.out + shown.err
+    assert "usage:" not in shown.err
 
 
 def test_restore(files: Path) -> None:
