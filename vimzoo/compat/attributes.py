@@ -15,7 +15,7 @@ __all__ = [
 
 
 class Alias:
-    """An attribute of theirs that is one of ours: it is read and assigned there.
+    """An attribute of the authors' that reads and assigns one of ours.
 
     Args:
         path: Our name, with dots.
@@ -33,7 +33,7 @@ class Alias:
 
 
 class Computed:
-    """A property to be read; one of Python's own would be compiled by ``torch.jit.script``."""
+    """A read-only property that ``torch.jit.script`` does not compile, as it would Python's own."""
 
     def __init__(self, read: Callable[[Any], Any]) -> None:
         self.read, self.__doc__ = read, read.__doc__
@@ -49,11 +49,11 @@ class Computed:
 
 
 class View:
-    """A tensor of theirs that is a part of one of ours; to be read, or changed in place.
+    """A part of one of our tensors under the authors' name; it can be read, or changed in place.
 
     Args:
         path: Our name, with dots.
-        index: The direction; ``None``: all of them and the channels in one axis.
+        index: The direction; ``None`` joins the axes of directions and channels.
     """
 
     def __init__(self, path: str, index: int | None = None) -> None:
@@ -92,7 +92,8 @@ class Fixed:
 class OfficialAttributes(nn.Module):
     """Base of modules with the descriptors above.
 
-    `torch.nn.Module` registers an assigned module whatever the class says of that name; here the class decides.
+    `torch.nn.Module` registers an assigned module even if the class has a descriptor of that name; here the descriptor
+    is called.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -136,7 +137,7 @@ def refuse_unknown(kind: str, names: Iterable[str], known: Iterable[str] = ()) -
 
     Args:
         kind: The constructor's name.
-        names: What it was given beyond its parameters.
+        names: Keyword arguments beyond its parameters.
         known: Those that are accepted.
 
     Raises:

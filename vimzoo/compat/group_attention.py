@@ -1,4 +1,4 @@
-"""Attention in groups of tokens, which MambaIR's repository holds and none of its networks uses."""
+"""Attention in groups of tokens, which is in MambaIR's repository but is used by none of its networks."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ class DynamicPosBias(Named):
 
 
 class GroupAttention(Named):
-    """Self-attention within groups of ``H x W`` tokens, with a `DynamicPosBias`; used by no MambaIR, shipped with it.
+    """Self-attention within groups of ``H x W`` tokens, with a `DynamicPosBias`.
 
     Args:
         dim: Width C.

@@ -1,4 +1,4 @@
-"""The MambaIR authors' layers: their arguments, positions and defaults on ours."""
+"""The MambaIR authors' layers: ours, with their arguments, positions and defaults."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -70,7 +70,7 @@ class CAB(restoration.CAB):
 
 
 class Attention(GroupAttention):
-    """Attention in groups, by the authors' arguments.
+    """Attention in groups, with the authors' arguments.
 
     Raises:
         ValueError: Heads do not divide ``dim``.
@@ -94,7 +94,7 @@ class Attention(GroupAttention):
 
 
 class SS2D(ScanNames, layers.SS2D):
-    """SS2D on maps ``(B, H, W, C)`` by the authors' arguments; ``input_resolution`` has no effect, as in theirs.
+    """SS2D on maps ``(B, H, W, C)`` with the authors' arguments; ``input_resolution`` has no effect, as in theirs.
 
     Raises:
         TypeError: an argument is unknown.
@@ -129,7 +129,7 @@ class SS2D(ScanNames, layers.SS2D):
 
 
 class VSSBlock(OfficialAttributes, restoration.RestorationBlock):
-    """The residual state-space block on tokens, by the authors' arguments; further ones are `SS2D`'s.
+    """The residual state-space block on tokens, with the authors' arguments; further ones are `SS2D`'s.
 
     Raises:
         TypeError: an argument is unknown.

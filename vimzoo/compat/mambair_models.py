@@ -1,4 +1,4 @@
-"""The MambaIR authors' networks: their arguments and attributes on our models."""
+"""The MambaIR authors' networks: our models, with their arguments and attributes."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -91,7 +91,7 @@ class _Network(OfficialModel):
 
 
 class MambaIR(_Network, mambair_model.MambaIR):
-    """MambaIR by the authors' arguments, positions and defaults.
+    """MambaIR with the authors' arguments, positions and defaults.
 
     ``window_size``, ``num_heads`` and ``interval``, which are in their option files, have no effect, as in theirs.
 
@@ -138,7 +138,7 @@ class MambaIR(_Network, mambair_model.MambaIR):
 
 
 class MambaIRUNet(OfficialModel, mambair_unet.MambaIRUNet):
-    """The U-Net by the authors' arguments; its state sizes are today's until older tensors are loaded.
+    """The U-Net with the authors' arguments; its state sizes are today's until older tensors are loaded.
 
     Raises:
         ValueError: an argument has no such value, or ``dual_pixel_task`` is asked for.
@@ -186,7 +186,7 @@ class MambaIRUNet(OfficialModel, mambair_unet.MambaIRUNet):
 
 
 class MambaIRv2(_Network, mambair_v2_model.MambaIRv2):
-    """MambaIRv2 by the authors' arguments, positions and defaults.
+    """MambaIRv2 with the authors' arguments, positions and defaults.
 
     ``routing``, ``route_noise`` and ``generator`` are ours, see `vimzoo.models.MambaIRv2`.
 
@@ -247,7 +247,7 @@ class MambaIRv2(_Network, mambair_v2_model.MambaIRv2):
 
 
 class MambaIRv2Light(MambaIRv2):
-    """The light MambaIRv2, with gated feed-forward layers, by the authors' arguments.
+    """The light MambaIRv2, with gated feed-forward layers, with the authors' arguments.
 
     Raises:
         ValueError: an argument has no such value.

@@ -1,4 +1,4 @@
-"""MambaIR's U-Net and its layers (csguoh/MambaIR: realDenoising), where their positions are others.
+"""MambaIR's U-Net and its layers (csguoh/MambaIR: realDenoising), where arguments have other positions.
 
 `vimzoo.compat.mambair` has those of the networks in ``basicsr/archs``, and `MambaIRUNet` too.
 """

@@ -13,7 +13,7 @@ __all__ = ["accept_official_names", "official_gradients", "official_state_dict"]
 
 
 class Named(nn.Module):
-    """A module that no family holds, with the dialect that has the authors' names of its parameters."""
+    """A module that belongs to no family, with the dialect that knows the authors' names of its parameters."""
 
     dialect: Dialect
 

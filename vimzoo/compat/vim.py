@@ -6,7 +6,7 @@ meaning, and ``load_state_dict`` takes their keys. `create_model` builds what th
 `official_state_dict` and `official_gradients` write state and gradients back under their names.
 `vimzoo.models.vim.Vim` documents each option; this module only maps the names.
 
-Upstream bugs that are not imitated: classes as the axis of the ``"max"`` pooling with a class token,
+Upstream bugs that are not imitated: ``"max"`` pooling over classes instead of tokens with a class token,
 segmentation arguments passed into the wrong positions, square-only feature maps, prints, and the dense
 backbones' initialisation, which resets all step sizes to softplus(0).
 """
@@ -79,7 +79,7 @@ def create_block(
     init_layer_scale: float | None = None,
     if_devide_out: bool = False,
 ) -> BiMambaBlock:
-    """One block by the authors' arguments: ``(hidden_states, residual) -> (hidden_states, residual)``.
+    """One block with the authors' arguments: ``(hidden_states, residual) -> (hidden_states, residual)``.
 
     ``fused_add_norm`` has no effect: addition and norm are always fused.
     """
@@ -97,14 +97,14 @@ def create_block(
 
 
 def interpolate_pos_embed(model: Any, state_dict: dict[str, Tensor]) -> None:
-    """The authors' resize of ``state_dict["pos_embed"]`` to the model's grid, in place, shift and all.
+    """Resize ``state_dict["pos_embed"]`` to the model's grid, in place, as the authors do.
 
-    They take both grids for square; here the model's may be oblong.
+    They assume that both grids are square; here the model's may be any rectangle.
 
     `vimzoo.models.tokens.resize_pos_embed` says what is wrong with it for a middle class token.
 
     Raises:
-        ValueError: the patches of ``state_dict`` are no square grid.
+        ValueError: the patches of ``state_dict`` do not form a square grid.
     """
     rows, patches = state_dict["pos_embed"].shape[1], model.patch_embed.num_patches
     extra = model.pos_embed.shape[1] - patches
@@ -157,7 +157,7 @@ vim_base_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_middle_cls_tok
 
 
 def create_model(model_name: str, pretrained: bool = False, **options: Any) -> Any:
-    """In place of timm's function in their ``main.py``: their names build a `VisionMamba`, others what timm has.
+    """Replaces timm's function in their ``main.py``: their names build a `VisionMamba`, others timm's models.
 
     `timm.create_model` takes their names too, but builds timm's model, whose ``forward`` and options are others.
     """

@@ -70,7 +70,7 @@ class _Backbone(OfficialModel, VimDense):
 
 
 class VisionMambaSeg(_Backbone):
-    """The authors' mmseg backbone. As with theirs there is no class token, whatever ``if_cls_token``.
+    """The authors' mmseg backbone. Like theirs, it has no class token, whatever ``if_cls_token`` says.
 
     Raises:
         TypeError: an argument is unknown.

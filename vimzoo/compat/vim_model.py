@@ -1,4 +1,4 @@
-"""The Vim authors' classifier: their arguments and attributes on our model."""
+"""The Vim authors' classifier: our model, with their arguments and attributes."""
 
 import math
 from collections.abc import Mapping
@@ -58,10 +58,10 @@ def model_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class VisionMamba(OfficialModel, VimAblation):
-    """Vim by the authors' arguments, positions and defaults.
+    """Vim with the authors' arguments, positions and defaults.
 
     ``fused_add_norm`` and ``ft_seq_len`` change no result: addition and norm are always fused, and theirs computes the
-    grid from ``img_size``. So do the arguments that timm's ``create_model`` passes on.
+    grid from ``img_size``. Neither do the arguments that timm's ``create_model`` passes on.
 
     Raises:
         TypeError: an argument is unknown.

@@ -1,4 +1,4 @@
-"""The VMamba authors' layers: their arguments, positions and defaults on ours."""
+"""The VMamba authors' layers: ours, with their arguments, positions and defaults."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ class _Scan(ScanNames, layers.SS2D):
 
 
 class SS2D(ScanNames, layers.SS2D):
-    """SS2D by the authors' arguments.
+    """SS2D with the authors' arguments.
 
     Raises:
         TypeError: an argument is unknown.
@@ -136,7 +136,7 @@ class OfficialBlock(OfficialAttributes, layers.VSSBlock):
 
 
 class VSSBlock(OfficialBlock):
-    """A block by the authors' arguments.
+    """A block with the authors' arguments.
 
     ``norm_layer`` is ``nn.LayerNorm``, a ``LayerNorm2d``, or ``nn.BatchNorm2d``.
 

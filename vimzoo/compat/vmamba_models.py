@@ -1,4 +1,4 @@
-"""The VMamba authors' classifier and backbone: their arguments and attributes on our models."""
+"""The VMamba authors' classifier and backbone: our models, with their arguments and attributes."""
 
 import os
 from collections import OrderedDict
@@ -23,7 +23,7 @@ _OURS = ("device", "dtype")
 
 
 class Classifier(nn.Sequential):
-    """The authors' ``classifier``, as a view: its norm and its head are the model's, also where one is assigned."""
+    """The authors' ``classifier``: its norm and head are the model's, also when one of them is assigned."""
 
     def __init__(self, model: VMamba) -> None:
         parts = OrderedDict[str, nn.Module](
@@ -56,7 +56,7 @@ class _Stages(OfficialModel):
 
     @Computed
     def layers(self) -> nn.ModuleList:
-        """The stages, each with the downsampling after it where ours have the one before; maps are ``(B, H, W, C)``."""
+        """The stages on maps ``(B, H, W, C)``, each with the downsampling after it; ours begin with it."""
         stages = list(self.stages)  # type: ignore[arg-type]
         after = [*(stage.downsample for stage in stages[1:]), nn.Identity()]
         return nn.ModuleList(
@@ -82,7 +82,7 @@ class _Stages(OfficialModel):
 
 
 class VSSM(_Stages, VMamba):
-    """VMamba by the authors' arguments, positions and defaults.
+    """VMamba with the authors' arguments, positions and defaults.
 
     ``ssm_rank_ratio`` has no effect, as in theirs; ``device`` and ``dtype`` are ours.
 

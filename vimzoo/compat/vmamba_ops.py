@@ -31,7 +31,7 @@ def selective_scan_fn(
     oflex: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Their selective scan: no gate, and softplus unless told otherwise.
+    """The authors' selective scan, without a gate; softplus is on by default.
 
     Args:
         u, delta: ``(B, K * C, L)``.
@@ -40,7 +40,7 @@ def selective_scan_fn(
         D, delta_bias: ``(K * C,)``.
         delta_softplus: Apply it to the step sizes.
         oflex: Return float32 whatever ``u`` is.
-        backend: Of no effect; it names their kernels.
+        backend: Has no effect; it names their kernels.
 
     Returns:
         ``(B, K * C, L)``.
@@ -62,7 +62,7 @@ def selective_scan_torch(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
-    """`selective_scan_fn` by its plain definition, the backend ``reference``; further arguments have no effect."""
+    """`selective_scan_fn` computed by its definition, the backend ``reference``; further arguments have no effect."""
     with use_backend("reference"):
         return selective_scan_fn(u, delta, A, B, C, D, delta_bias, delta_softplus, oflex)
 
@@ -105,7 +105,7 @@ def selective_scan_chunk_fn(
     return_final_states: bool = False,
     backend: str | None = None,
 ) -> Any:
-    """Mamba-2's scan (Dao & Gu 2024) as the selective scan that it is: a head's numbers repeated for its channels.
+    """Mamba-2's scan (Dao & Gu 2024), run as a selective scan: a head's numbers are repeated for its channels.
 
     Args:
         x: ``(B, L, H, P)``; head h reads group ``h // (H / G)`` of B and C.
@@ -116,7 +116,7 @@ def selective_scan_chunk_fn(
         z: Gate ``(B, L, H, P)``.
         dt_softplus: Apply softplus to the step sizes.
         return_final_states: Return the last states too, ``(B, H, P, N)``.
-        chunk_size, backend: Of no effect on the result.
+        chunk_size, backend: Has no effect on the result.
 
     Returns:
         ``(B, L, H, P)``, or a pair with the states.
@@ -159,11 +159,11 @@ def cross_scan_fn(
     """Copies a map in the order of each of four paths. Our own layers need no such copies.
 
     Args:
-        x: ``(B, C, H, W)`` or ``(B, H, W, C)``; ``one_by_one`` a map per path, ``(B, 4, C, H, W)`` or
+        x: ``(B, C, H, W)`` or ``(B, H, W, C)``; with ``one_by_one`` one map per path, ``(B, 4, C, H, W)`` or
             ``(B, H, W, 4, C)``.
-        in_channel_first, out_channel_first: Which of the two layouts go in and out.
+        in_channel_first, out_channel_first: Whether the channels of input and output come before the positions.
         scans: 0: rows, columns and their reverses; 1: rows four times; 2: rows and their reverse, each twice.
-        force_torch: Of no effect.
+        force_torch: Has no effect.
 
     Returns:
         ``(B, 4, C, L)`` or ``(B, L, 4, C)``.
@@ -189,14 +189,14 @@ def cross_merge_fn(
     scans: int = 0,
     force_torch: bool = False,
 ) -> Tensor:
-    """The transpose of `cross_scan_fn`: brings what four paths give back to where it belongs, and adds it up.
+    """The transpose of `cross_scan_fn`: puts the outputs of four paths into the map's order and adds them up.
 
     Args:
         y: ``(B, 4, C, H, W)``, or ``(B, H, W, 4, C)`` without ``out_channel_first``, in each path's order.
         in_channel_first, out_channel_first: As for `cross_scan_fn`, whose input this returns.
         one_by_one: Do not add up.
         scans: As for `cross_scan_fn`.
-        force_torch: Of no effect.
+        force_torch: Has no effect.
 
     Returns:
         ``(B, C, L)`` or ``(B, L, C)``; ``one_by_one`` ``(B, 4, C, L)`` or ``(B, L, 4, C)``.

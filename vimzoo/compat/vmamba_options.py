@@ -31,7 +31,7 @@ ACTIVATIONS = {nn.SiLU: "silu", nn.GELU: "gelu", nn.ReLU: "relu", nn.Sigmoid: "s
 
 
 def one_of(name: str, value: str, table: dict[str, str]) -> str:
-    """Our word for ``value``.
+    """Our name for ``value``.
 
     Raises:
         ValueError: the table does not have it.
@@ -46,7 +46,7 @@ def one_of(name: str, value: str, table: dict[str, str]) -> str:
 
 
 def activation(name: str, act: Any) -> str:
-    """A class, as their layers take, or a name, as their models do."""
+    """The activation's name, from a class, as their layers take, or from a name, as their models do."""
     found = ACTIVATIONS.get(act, act)
     if found not in ACTIVATIONS.values():
         raise ValueError(f"{name}: expected SiLU, GELU, ReLU or Sigmoid, got {act!r}")

@@ -1,4 +1,4 @@
-"""The VMamba authors' single file (MzeroMiko/VMamba: vmamba.py at the top), where its positions are others.
+"""The VMamba authors' single file (MzeroMiko/VMamba: vmamba.py at the top), whose arguments have other positions.
 
 `vimzoo.compat.vmamba` has the positions of their classification code; everything else is the same and is here, too.
 """
@@ -48,7 +48,7 @@ __all__ = [
 
 
 class VSSBlock(vmamba.VSSBlock):
-    """A block by the single file's arguments: ``channel_first`` is the third, and LayerNorm the only norm.
+    """A block with the single file's arguments: ``channel_first`` is the third, and LayerNorm the only norm.
 
     Raises:
         TypeError: an argument is unknown.

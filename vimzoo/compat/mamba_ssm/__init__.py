@@ -1,7 +1,7 @@
 """mamba_ssm's names, of state-spaces/mamba and of the Vim authors' fork: change the import line, keep the code.
 
 The modules have the same places: ``from mamba_ssm.ops.selective_scan_interface import ...`` becomes
-``from vimzoo.compat.mamba_ssm.ops.selective_scan_interface import ...``. This package has all names, too.
+``from vimzoo.compat.mamba_ssm.ops.selective_scan_interface import ...``. This package itself exports all names, too.
 `Mamba` is `vimzoo.layers.BiMamba`, `selective_scan_fn` is `vimzoo.ops.selective_scan`, the fused functions are calls of
 `vimzoo.ops.causal_conv1d`, `vimzoo.ops.selective_scan` and `vimzoo.ops.add_norm`.
 

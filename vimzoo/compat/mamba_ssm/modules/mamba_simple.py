@@ -1,4 +1,4 @@
-"""The Mamba mixer by the arguments of mamba_ssm and of the Vim authors' fork."""
+"""The Mamba mixer with the arguments of mamba_ssm and of the Vim authors' fork."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = ["Mamba", "refuse_inference"]
 
 
 class Mamba(OfficialAttributes, BiMamba):
-    """Mamba mixer by the fork's arguments; `BiMamba` says what they mean.
+    """Mamba mixer with the fork's arguments, whose meanings `BiMamba` documents.
 
     ``bimamba_type`` is ``bimamba``, ``if_divide_out`` (or ``if_devide_out``) is ``divide_out``,
     ``init_layer_scale`` is ``layer_scale``, ``bias`` is ``proj_bias``, ``dt_init_floor`` is ``dt_floor``;

@@ -28,7 +28,7 @@ def selective_scan_ref(
     delta_softplus: bool = False,
     return_last_state: bool = False,
 ) -> Any:
-    """`vimzoo.ops.selective_scan` by its plain definition, the backend ``reference``."""
+    """`vimzoo.ops.selective_scan` computed by its definition, the backend ``reference``."""
     return selective_scan_fn(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, backend="reference"
     )
@@ -126,10 +126,10 @@ def mamba_inner_fn(
 
     Args:
         out_proj_weight, out_proj_bias: ``(out, D)``, ``(out,)``.
-        checkpoint_lvl: Of no effect; our kernels decide what they recompute.
+        checkpoint_lvl: Has no effect; our kernels decide what they recompute.
         b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps: Must be left out.
 
-    The others are as there.
+    The others are those of `mamba_inner_fn_no_out_proj`.
 
     Raises:
         NotImplementedError: norms of B, C or the step sizes are asked for.

@@ -81,7 +81,7 @@ def rms_norm_fn(
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm (Zhang & Sennrich 2019) by mamba_ssm's arguments.
+    """RMSNorm (Zhang & Sennrich 2019) with mamba_ssm's arguments.
 
     Args:
         hidden_size: Width D.
