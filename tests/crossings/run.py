@@ -78,9 +78,16 @@ def run(name: str, libraries: dict[str, str]) -> list[dict[str, Any]]:
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
         )  # fmt: skip
         rows = list(outcomes(report, libraries))
-    place = {"environment": name, "python": platform.python_version(), "torch": version("torch")}
-    date = datetime.date.today().isoformat()
-    return [{**row, **place, "timm": version("timm"), "date": date} for row in rows]
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    place = {
+        "environment": name,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "timm": version("timm"),
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+    }
+    return [{**row, **place} for row in rows]
 
 
 def main() -> int:

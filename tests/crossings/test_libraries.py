@@ -62,6 +62,24 @@ def test_pytorch_grad_cam_every_method(name: str, kind: str) -> None:
     assert heat.shape == (2, 64, 64) and heat.min() >= 0 and 0.9 < heat.max() <= 1
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_pytorch_grad_cam_ablation(name: str) -> None:
+    """It needs to be told that channels are on the last axis; the model is as it was afterwards."""
+    library = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.ablation_layer import AblationLayerVit
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    with torch.no_grad():
+        before = model(images(2))
+    with library.AblationCAM(model, *cam_arguments(model), ablation_layer=AblationLayerVit()) as cam:
+        heat = cam(images(2), [ClassifierOutputTarget(3)] * 2)
+    assert heat.shape == (2, 64, 64) and heat.min() >= 0 and 0.9 < heat.max() <= 1
+    with torch.no_grad():
+        assert torch.equal(model(images(2)), before)
+
+
 def test_pytorch_grad_cam_is_grad_cam() -> None:
     """Selvaraju et al. 2017, equations 1 and 2, of a VMamba, before the map is scaled to the image's size."""
     library = pytest.importorskip("pytorch_grad_cam")

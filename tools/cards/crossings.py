@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .markdown import table
 
-COLUMNS = ("library", "version", "torch", "timm", "passed", "failed", "date")
+COLUMNS = ("library", "version", "torch", "timm", "passed", "failed", "commit", "date")
 
 
 def crossings_table(results: Path) -> str:
@@ -16,4 +16,4 @@ def crossings_table(results: Path) -> str:
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     if not rows:
         return "Not run yet."
-    return table(list(COLUMNS), [[row[name] for name in COLUMNS] for row in rows])
+    return table(list(COLUMNS), [[row.get(name, "not recorded") for name in COLUMNS] for row in rows])

@@ -49,6 +49,8 @@ DIGITS = (
     "images_per_s_batch_64",
 )
 """Columns of docs/export.md's table of the digits' model as a file."""
+QUANTISERS = ("model", "form", *DIGITS[3:])
+"""Columns of docs/ecosystem.md's table of torchao's quantisers."""
 
 INTRODUCTION = """\
 # Model cards
@@ -136,7 +138,10 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "reliability.md": {
             "reliability": result_table(read_result(folder, "reliability"), command("reliability"))
         },
-        root / "docs" / "ecosystem.md": {"crossings": crossings.crossings_table(folder)},
+        root / "docs" / "ecosystem.md": {
+            "crossings": crossings.crossings_table(folder),
+            "quantisers": results.compared("quantisers", QUANTISERS),
+        },
         root / "docs" / "export.md": {
             "digits": results.compared("export_digits", DIGITS),
             "formats": formats_table(),

@@ -34,6 +34,7 @@ COMMANDS = {
     "parity": "benchmarks/parity.py",
     "photos_denoise": "benchmarks/photos.py denoise",
     "photos_sr_x2": "benchmarks/photos.py sr_x2",
+    "quantisers": "benchmarks/quantisers.py",
     "reliability": "benchmarks/reliability.py",
     "routing": "benchmarks/routing.py",
     "saving": "benchmarks/saving.py",
