@@ -168,8 +168,8 @@ READERS: dict[str, tuple[Callable[[], Iterator[tuple[str, bytes]]], Callable[[Pa
     "picture": (picture_files, lambda path: read_picture(path, max_pixels=10_000_000)),
 }
 GUIDES = (
-    "vimzoo.models.weights.reader", "vimzoo.restoration.pictures.files", "vimzoo.restoration.pictures.deep",
-    "vimzoo.restoration.pictures.exif", "torch._weights_only_unpickler", "PIL.PngImagePlugin", "PIL.JpegImagePlugin",
+    "vimzoo.models.weights.reader", "vimzoo.pictures.reading", "vimzoo.pictures.formats.tiff", "vimzoo.pictures.exif",
+    "vimzoo.pictures.through_pillow", "torch._weights_only_unpickler", "PIL.PngImagePlugin", "PIL.JpegImagePlugin",
     "PIL.TiffImagePlugin", "PIL.Image",
 )  # fmt: skip
 """Modules whose branches guide atheris."""

@@ -24,6 +24,8 @@ from .errors import UsageError, first_line
 from .models.opening import find_model, open_model
 from .models.weights.class_names import of_model
 from .ops import BIDIRECTIONAL, ScanPath
+from .pictures import exif
+from .pictures.orientation import upright
 
 INSTALL = "pip install 'vimzoo[demo]'"
 
@@ -53,7 +55,6 @@ def parser() -> argparse.ArgumentParser:
 
 try:
     from .restoration import PictureError, Restorer, read_picture, restoration_model
-    from .restoration.pictures.exif import upright
 except ImportError as missing:
     if __name__ != "__main__":
         raise
@@ -111,7 +112,7 @@ def read_pixels(path: str | None) -> np.ndarray:
         picture = read_picture(Path(path), max_pixels=MOST_PIXELS)
     except (PictureError, OSError) as error:
         raise DemoError(f"This file cannot be read as a picture: {first_line(error)}") from error
-    return upright(picture.pixels, picture.exif)
+    return upright(picture.pixels, exif.orientation(picture.exif))
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:

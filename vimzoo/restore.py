@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         description="Restore a picture, or all pictures of a folder: super-resolution, denoising or removal of JPEG "
         "artefacts, depending on the model.",
     )
-    command.add_argument("input", type=Path, help="a PNG, JPEG, TIFF or WebP file, or a folder of such files")
+    command.add_argument("input", type=Path, help="a picture, or a folder of pictures")
     command.add_argument(
         "output", type=Path, help="a file or a folder; a folder gets the same tree as the input"
     )
@@ -90,12 +90,20 @@ def parser() -> argparse.ArgumentParser:
     )
     quality.add_argument(
         "--format",
-        choices=("png", "jpg", "tif", "webp"),
+        choices=("png", "jpg", "tif", "webp", "avif", "jxl", "exr"),
         help="output format (default: that of the output's name or of each input)",
     )
     quality.add_argument(
         "--quality", metavar="1..100", type=_whole_number(1, 100), default=95,
-        help="quality of JPEG and WebP; WebP with 100 is lossless (default: 95)",
+        help="quality of JPEG, WebP, AVIF and JPEG XL; 100 is lossless, except for JPEG (default: 95)",
+    )  # fmt: skip
+    command.add_argument(
+        "--pages", choices=("refuse", "first", "all"), default="refuse",
+        help="what to do with files of several pages or frames; all: a TIFF file of as many (default: refuse)",
+    )  # fmt: skip
+    command.add_argument(
+        "--extra-bands", choices=("restore", "copy", "refuse"), default="restore",
+        help="what to do with bands besides grey, colour and alpha (default: restore each like a grey picture)",
     )  # fmt: skip
     command.add_argument(
         "--existing",
@@ -173,6 +181,8 @@ def run(options: argparse.Namespace, world: World | None = None) -> Report:
         existing=options.existing,
         quality=options.quality,
         max_pixels=options.max_pixels or MAX_PIXELS,
+        extra_bands=options.extra_bands,
+        pages=options.pages,
         quiet=options.quiet or not world.main,
         shared=partial(share, world=world) if world.size > 1 else None,
     )

@@ -20,7 +20,7 @@ FLOORS = (
     {"engine", "spandrel"},
     {"restoration", "exporting", "explain", "compat", "plots"},
     {"data", "models"},
-    {"layers"},
+    {"layers", "pictures"},
     {"ops"},
     {"kernels", "configs", "metrics"},
     {"commands"},

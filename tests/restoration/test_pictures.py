@@ -12,8 +12,8 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from vimzoo.files import whole_file
+from vimzoo.pictures.orientation import upright
 from vimzoo.restoration import Picture, PictureError, read_picture, write_picture
-from vimzoo.restoration.pictures.exif import upright
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY = SRGB[:16] + b"GRAY" + SRGB[20:]
@@ -70,7 +70,7 @@ def test_other_readers_see_16_bits(channels: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", (np.uint8, np.uint16))
-@pytest.mark.parametrize("suffix", ("jpg", "png", "tif", "webp"))
+@pytest.mark.parametrize("suffix", ("jpg", "png", "tif", "webp", "avif"))
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_it_is_shown_as_before(suffix: str, dtype: type, orientation: int, tmp_path: Path) -> None:
     """A viewer that obeys the orientation shows the written picture as it showed the first one."""
@@ -202,12 +202,7 @@ def test_16_bit_files_of_others(form: str, tmp_path: Path) -> None:
 
 def strange_files(folder: Path) -> dict[str, Path]:
     frames = [Image.fromarray(noise(3, height=8 + i)) for i in range(2)]
-    tifffile.imwrite(folder / "float.tif", np.zeros((4, 4), np.float32))
-    tifffile.imwrite(folder / "double.tif", np.zeros((4, 4), np.float64))
-    tifffile.imwrite(folder / "signed.tif", np.zeros((4, 4), np.int16))
-    tifffile.imwrite(
-        folder / "five.tif", np.zeros((4, 4, 5), np.uint16), photometric="rgb", planarconfig="contig"
-    )
+    tifffile.imwrite(folder / "complex.tif", np.zeros((4, 4), np.complex64))
     tifffile.imwrite(folder / "deep_pages.tif", np.zeros((3, 4, 4), np.uint16), photometric="minisblack")
     saved(folder / "pages.tif", frames[0], save_all=True, append_images=frames[1:])
     saved(folder / "moving.webp", frames[0], save_all=True, append_images=[frames[0].transpose(0)])
@@ -224,8 +219,8 @@ def strange_files(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     "name",
     (
-        "float.tif", "double.tif", "signed.tif", "five.tif", "deep_pages.tif", "pages.tif", "moving.webp", "cut.png",
-        "cut.jpg", "cut16.png", "text.png", "empty.jpg",
+        "complex.tif", "deep_pages.tif", "pages.tif", "moving.webp", "cut.png", "cut.jpg", "cut16.png", "text.png",
+        "empty.jpg",
     ),
 )  # fmt: skip
 def test_what_cannot_be_read_raises(name: str, tmp_path: Path) -> None:
@@ -240,10 +235,10 @@ def test_a_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
     Image.new("1", (30_000, 20_000)).save(bomb, "PNG")
     path.write_bytes(bomb.getvalue())
     assert path.stat().st_size < 200_000
-    with pytest.raises(PictureError, match="more than 200000000 pixels"):
+    with pytest.raises(PictureError, match="30000 x 20000 pixels; expected at most 200000000"):
         read_picture(path)
     small = saved(tmp_path / "small.png", Image.new("L", (40, 30)))
-    with pytest.raises(PictureError, match="more than 1199 pixels"):
+    with pytest.raises(PictureError, match="expected at most 1199"):
         read_picture(small, max_pixels=1199)
     limit = Image.MAX_IMAGE_PIXELS
     assert read_picture(small, max_pixels=1200).pixels.shape == (30, 40, 1)
@@ -331,7 +326,4 @@ def test_chunks_of_16_bit_png_are_valid(tmp_path: Path) -> None:
 def test_pixels_are_turned_upright(orientation: int, corners: str) -> None:
     """The stored corners a b / c d end where EXIF's definition of each orientation puts them."""
     pixels = np.array([ord(letter) for letter in "abcd"], np.uint16).reshape(2, 2, 1)
-    block = Image.Exif()
-    block[ExifTags.Base.Orientation] = orientation
-    assert "".join(map(chr, upright(pixels, block.tobytes()).ravel())) == corners
-    assert np.array_equal(upright(pixels, None), pixels)
+    assert "".join(map(chr, upright(pixels, orientation).ravel())) == corners

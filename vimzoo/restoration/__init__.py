@@ -1,10 +1,12 @@
 """Restores pictures: file formats, tiles and whole folders. The command is `python -m vimzoo.restore`."""
 
 try:
+    from vimzoo.pictures.picture import MAX_PIXELS, Picture, PictureError
+    from vimzoo.pictures.reading import read_picture
+    from vimzoo.pictures.writing import write_picture
+
     from .folders import Job, Report, find_jobs, restore_file, restore_files
     from .origin import claim_results
-    from .pictures.files import MAX_PIXELS, read_picture, write_picture
-    from .pictures.picture import Picture, PictureError
     from .restorer import Restorer
     from .weights import restoration_model
 except ModuleNotFoundError as error:

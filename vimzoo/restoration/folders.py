@@ -7,17 +7,21 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from vimzoo.pictures.formats import SUFFIXES, WRITTEN
+from vimzoo.pictures.picture import MAX_PIXELS, PictureError
+from vimzoo.pictures.reading import PAGES, picture_header, read_picture
+from vimzoo.pictures.writing import check_fits, format_of, write_picture
+
 from .memory import available_bytes
-from .pictures.files import MAX_PIXELS, picture_size, read_picture, write_picture
-from .pictures.picture import FORMATS, PictureError, check_fits, format_of
 from .restorer import Progress, Restorer
+from .whole import EXTRA_BANDS, restored
 
 __all__ = ["Job", "Report", "find_jobs", "reason_of", "restore_file", "restore_files"]
 
@@ -52,14 +56,15 @@ def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job
             links and unreadable folders are included so that they are reported.
         target: For a picture, a name with a known suffix or a folder. For a folder, a folder that gets the same tree;
             if it is inside the input, its pictures are not used as input.
-        suffix: Format of the results, such as ``".png"``; None keeps each picture's own.
+        suffix: Format of the results, such as ``".png"``; None keeps each picture's own, and writes those that are only
+            read, such as ``a.bmp``, as ``a.bmp.png``.
 
     Raises:
         ValueError: there is nothing to restore, a result would replace a picture that is read, or two pictures would
             become one file.
     """
-    if suffix is not None and suffix.lower() not in FORMATS:
-        raise ValueError(f"suffix: expected one of {', '.join(FORMATS)}, got {suffix}")
+    if suffix is not None and suffix.lower() not in WRITTEN:
+        raise ValueError(f"suffix: expected one of {', '.join(WRITTEN)}, got {suffix}")
     if source.is_dir():
         jobs = _folder_jobs(source, target, suffix)
     elif source.is_file():
@@ -87,15 +92,23 @@ def _folder_jobs(source: Path, target: Path, suffix: str | None) -> list[Job]:
     for path in sorted(_pictures(source, others)):
         if not (own.is_relative_to(whole) and _real(path).is_relative_to(own)):
             place = path.relative_to(source)
-            jobs.append(Job(path, target / (place.with_suffix(suffix) if suffix else place)))
+            jobs.append(Job(path, target / place.parent / _result_name(path, suffix)))
     if not jobs:
-        raise ValueError(f"{source}: no pictures in it; expected files ending in {', '.join(FORMATS)}")
+        raise ValueError(f"{source}: no pictures in it; expected files ending in {', '.join(SUFFIXES)}")
     if others:
         _logger.warning(
-            "%s: left out: %d files that do not end in %s (%s)", source, others.total(), ", ".join(FORMATS),
+            "%s: left out: %d files that do not end in %s (%s)", source, others.total(), ", ".join(SUFFIXES),
             ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(6)),
         )  # fmt: skip
     return jobs
+
+
+def _result_name(source: Path, suffix: str | None) -> str:
+    """The name of a picture's result; formats that are only read become another one, after their full name."""
+    if suffix is not None:
+        return source.with_suffix(suffix).name
+    form = SUFFIXES.get(source.suffix.lower())
+    return source.name if form is None or form.write is not None else source.name + form.instead
 
 
 def _real(path: Path) -> Path:
@@ -116,7 +129,7 @@ def _pictures(folder: Path, others: Counter[str]) -> Iterator[Path]:
         below[:] = [name for name in below if not name.startswith(".")]
         for path in (Path(place, name) for name in files if not name.startswith(".")):
             usable = path.is_file() or not path.exists()  # no pipes, which would be waited for
-            if usable and path.suffix.lower() in FORMATS:
+            if usable and path.suffix.lower() in SUFFIXES:
                 yield path
             elif usable:
                 others[path.suffix.lower() or "without suffix"] += 1
@@ -124,13 +137,13 @@ def _pictures(folder: Path, others: Counter[str]) -> Iterator[Path]:
 
 
 def _single_job(source: Path, target: Path, suffix: str | None) -> Job:
-    if source.suffix.lower() not in FORMATS and target.suffix.lower() not in FORMATS and suffix is None:
-        raise ValueError(f"{source}: expected a file ending in {', '.join(FORMATS)}")
+    if source.suffix.lower() not in SUFFIXES and target.suffix.lower() not in WRITTEN and suffix is None:
+        raise ValueError(f"{source}: expected a file ending in {', '.join(SUFFIXES)}")
     if target.is_dir() or not target.suffix:
-        return Job(source, target / (source.with_suffix(suffix) if suffix else source).name)
-    if target.suffix.lower() not in FORMATS:
-        raise ValueError(f"{target}: expected a folder, or a file ending in {', '.join(FORMATS)}")
-    if suffix is not None and FORMATS[target.suffix.lower()] != FORMATS[suffix.lower()]:
+        return Job(source, target / _result_name(source, suffix))
+    if target.suffix.lower() not in WRITTEN:
+        raise ValueError(f"{target}: expected a folder, or a file ending in {', '.join(WRITTEN)}")
+    if suffix is not None and WRITTEN[target.suffix.lower()] != WRITTEN[suffix.lower()]:
         raise ValueError(f"{target}: is of another format than {suffix}")
     return Job(source, target)
 
@@ -142,6 +155,8 @@ def restore_files(
     existing: str = "skip",
     quality: int = 95,
     max_pixels: int = MAX_PIXELS,
+    extra_bands: str = "restore",
+    pages: str = "refuse",
     quiet: bool = False,
     shared: Callable[..., Iterator[str | None]] | None = None,
 ) -> Report:
@@ -155,16 +170,23 @@ def restore_files(
         existing: ``"skip"`` or ``"overwrite"`` results that exist already.
         quality: As in `write_picture`.
         max_pixels: As in `read_picture`.
+        extra_bands: As in `restore_file`.
+        pages: As in `read_picture`.
         quiet: Show neither the progress bar nor failures as they occur.
         shared: A function like ``map`` that divides the files over processes, the largest first, such as
             `vimzoo.engine.processes.sharing.share`. The process that receives its results returns the report of
             all processes.
 
     Raises:
-        ValueError: ``existing`` is unknown.
+        ValueError: ``existing``, ``extra_bands`` or ``pages`` is unknown.
     """
+    if extra_bands not in EXTRA_BANDS:
+        raise ValueError(f"extra_bands: expected one of {', '.join(EXTRA_BANDS)}, got {extra_bands!r}")
+    if pages not in PAGES:
+        raise ValueError(f"pages: expected one of {', '.join(PAGES)}, got {pages!r}")
     if existing not in ("skip", "overwrite"):
         raise ValueError(f"existing: expected 'skip' or 'overwrite', got {existing!r}")
+    options: Any = {"quality": quality, "max_pixels": max_pixels, "extra_bands": extra_bands, "pages": pages}
     report = Report(skipped=[job for job in jobs if existing == "skip" and job.target.is_file()])
     skipped = set(report.skipped)
     work = [(job, _pixel_count(job.source)) for job in jobs if job not in skipped]
@@ -180,7 +202,7 @@ def restore_files(
             bar.set_postfix_str(job.source.name, refresh=False)
             show = functools.partial(_show, bar, bar.n, size)
             try:
-                restore_file(job, restorer, quality=quality, max_pixels=max_pixels, progress=show)
+                restore_file(job, restorer, **options, progress=show)
                 reason = None
             except Exception as error:  # a damaged file, a full disk or the model; the other files continue
                 reason = reason_of(error)
@@ -209,22 +231,37 @@ def restore_file(
     *,
     quality: int = 95,
     max_pixels: int = MAX_PIXELS,
+    extra_bands: str = "restore",
+    pages: str = "refuse",
     progress: Progress | None = None,
 ) -> None:
     """Restore one file; parent folders of the result are created.
+
+    Args:
+        job: The file to read and the one to write.
+        restorer: Restores the picture.
+        quality, max_pixels, pages: As in `write_picture` and `read_picture`.
+        extra_bands: What to do with bands besides grey, colour and alpha: ``"restore"`` each like a grey picture,
+            ``"copy"`` them, repeating pixels where the model enlarges, or ``"refuse"`` the picture.
+        progress: As in `Restorer`.
 
     Raises:
         OSError, ValueError: the picture cannot be read or written.
         FloatingPointError, RuntimeError, MemoryError: as in `Restorer`.
     """
-    picture = read_picture(job.source, max_pixels=max_pixels)
-    height, width, channels = picture.pixels.shape
+    picture = read_picture(job.source, max_pixels=max_pixels, pages=pages)
+    height, width = picture.pixels.shape[:2]
     scale = restorer.scale
-    check_fits(format_of(job.target), width * scale, height * scale, channels)
-    _check_memory(picture.pixels.nbytes * scale**2, width * scale, height * scale)
+    if extra_bands == "refuse" and picture.bands is not None:
+        raise PictureError(
+            f"{picture.bands.shape[2]} bands besides grey or colour; --extra-bands restore or copy"
+        )
+    check_fits(format_of(job.target), width * scale, height * scale, picture)
+    _check_memory(picture.pixels.nbytes * scale**2 * (1 + len(picture.more)), width * scale, height * scale)
     _check_place(job.target)
-    restored = replace(picture, pixels=restorer(picture.pixels, progress))
-    write_picture(restored, job.target, quality=quality)
+    for said in picture.lost:
+        _logger.warning("%s: %s", job.source, said)
+    write_picture(restored(picture, restorer, extra_bands, progress), job.target, quality=quality)
 
 
 def _check_place(target: Path) -> None:
@@ -250,7 +287,7 @@ def _check_memory(size: int, width: int, height: int) -> None:
 def _pixel_count(path: Path) -> int:
     """Number of pixels according to the header, at least 1; files without a valid header fail later."""
     try:
-        width, height = picture_size(path)
+        width, height, _ = picture_header(path)
     except Exception:
         return 1
     return max(width * height, 1)

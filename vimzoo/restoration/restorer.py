@@ -3,6 +3,7 @@
 import functools
 import gc
 import logging
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from vimzoo.errors import is_out_of_memory
 from vimzoo.models.restoration_base import RestorationModel
 from vimzoo.models.routes import routable, with_routes
 
+from .edges import continued, settle
 from .memory import automatic_tile
 from .passes import FLIPS, flipped, flipped_back, for_channels
 from .tiling import Span, blended_axis, official_axis, tiled_rows
@@ -40,7 +42,8 @@ class Restorer:
 
     A colour model gets a grey picture as three equal channels. A grey model, such as one for JPEG artefacts, gets the
     luma of a colour picture; the differences of the channels from luma are kept, and enlarged bicubically if the model
-    enlarges. Alpha is restored separately, like a grey picture.
+    enlarges. Alpha is restored separately, like a grey picture. What is fully transparent or opaque stays so, and the
+    colours of fully transparent pixels are replaced by those of visible pixels nearby before the model sees them.
 
     Several threads may use one restorer, or restorers that share a model, without affecting each other's results.
 
@@ -113,6 +116,8 @@ class Restorer:
         """
         planes = pixels[..., None] if pixels.ndim == 2 else pixels
         _check_pixels(planes)
+        if self.dtype != torch.float32 and planes.dtype != np.uint8:
+            _few_bits(self.dtype)
         height, width, channels = planes.shape
         result = np.empty((height * self.scale, width * self.scale, channels), planes.dtype)
         while not self._fits(planes, result, self._tile_for(height, width), self.batch, progress):
@@ -174,6 +179,8 @@ class Restorer:
         parts = PARTS[planes.shape[2]]
         for i, (first, stop) in enumerate(parts):
             plane, target = planes[..., first:stop], result[..., first:stop]
+            if i == 0 and len(parts) > 1:  # invisible colours must not bleed into visible ones
+                plane = continued(plane, planes[..., -1] > 0)
             if i > 0 and (plane == plane[0, 0]).all():
                 target[...] = plane[0, 0]  # opaque stays opaque
                 continue
@@ -183,6 +190,8 @@ class Restorer:
             for rows in tiled_rows(run, plane, *grid, self.scale, batch, told):
                 target[top : top + rows.shape[1]] = _stored(rows, planes.dtype)
                 top += rows.shape[1]
+            if i > 0:
+                settle(target, plane, self.scale)
         if progress is not None:
             progress(1.0)
 
@@ -207,6 +216,12 @@ class Restorer:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             y = run(flipped(x, turn))
         return flipped_back(y.float(), turn)
+
+
+@functools.cache  # says it once
+def _few_bits(dtype: torch.dtype) -> None:
+    bits = 1 - round(math.log2(torch.finfo(dtype).eps))
+    _logger.warning("%s keeps about %d bits of a picture that has more; float32 keeps all", dtype, bits)
 
 
 def _share_of(progress: Progress, i: int, count: int) -> Progress:

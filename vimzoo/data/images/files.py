@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vimzoo.errors import UsageError
+from vimzoo.pictures.formats import SUFFIXES as FORMATS
 
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
-    ".tga", ".jp2", ".j2k",
-)  # fmt: skip
+SUFFIXES = tuple(FORMATS)
 """Suffixes of image files, in any case."""
 UNSEEN = {
     "__MACOSX",

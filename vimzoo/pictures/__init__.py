@@ -1,0 +1,1 @@
+"""Picture files in and out, for every command: one reader, one writer."""

@@ -1,0 +1,62 @@
+"""What is known of a file format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from .picture import MAX_PIXELS, Picture
+
+__all__ = ["Format", "Header", "Request"]
+
+Header = tuple[int, int, int]
+"""Width and height as stored, and EXIF's orientation."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a file.
+
+    Attributes:
+        max_pixels: Refuse larger pictures.
+        pages: What to do with several pages or frames: ``"refuse"``, or read the ``"first"`` or ``"all"``.
+        whole: Every bit and all metadata; otherwise 8 bits and the orientation are enough.
+    """
+
+    max_pixels: float = MAX_PIXELS
+    pages: str = "refuse"
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format. Functions get an open file at any position.
+
+    Attributes:
+        name: Its usual name.
+        suffixes: Of file names, in lower case, the usual one first.
+        starts: Whether a file of this format can begin with these 32 bytes.
+        header: Width, height and orientation, without decoding pixels where that is possible.
+        read: Reads a picture; may raise anything on damaged files.
+        write: Writes a picture with a quality of 1 to 100; None if the format is not written.
+        longest: Longest side in pixels that can be written.
+        alpha, deep, numbers: Whether it can hold transparency, 16 bits, and further bands and other types of numbers.
+        pages: Whether it can hold several pages.
+        colours: Whether it can state colours by code points (cICP).
+        instead: Suffix of results for pictures in a format that is not written.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    starts: Callable[[bytes], bool]
+    header: Callable[[IO[bytes]], Header]
+    read: Callable[[IO[bytes], Request], Picture]
+    write: Callable[[IO[bytes], Picture, int], None] | None = None
+    longest: int | None = None
+    alpha: bool = True
+    deep: bool = False
+    numbers: bool = False
+    pages: bool = False
+    colours: bool = False
+    instead: str = ".png"

@@ -1,0 +1,191 @@
+"""Reads and writes pictures of 8 bits through Pillow."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from . import exif, xmp
+from .inks import from_inks
+from .numbers import eight_bits
+from .picture import Picture, PictureError, check_size, sound_dpi
+from .record import Header, Request
+
+__all__ = ["header", "header_reader", "load", "opened", "pixels_of", "read", "reader", "save"]
+
+_MODES = {
+    "1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA",
+    "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "RGB",
+}  # fmt: skip
+"""Pillow's modes of 8 bits or less -> the mode that they are converted to."""
+_IPTC = 0x0404
+"""Photoshop's number of the resource that holds IPTC's record."""
+_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1"
+"""How the segment begins that says that a file holds a gain map."""
+_rules = threading.Lock()
+
+
+def opened(file: IO[bytes], name: str) -> Image.Image:
+    """An image of a known format whose header has been read.
+
+    Unlike ``Image.open`` this has no limit of pixels that is global to the process; see `check_size`.
+
+    Raises:
+        PictureError: there is no valid header.
+    """
+    if name not in Image.OPEN:
+        Image.init()
+    if name not in Image.OPEN:
+        raise PictureError(f"this Pillow cannot read {name}")
+    file.seek(0)
+    try:
+        return Image.OPEN[name][0](file, "")
+    except (SyntaxError, IndexError, TypeError, KeyError) as error:
+        raise PictureError(f"damaged header, or of an unusual kind: {error}") from error
+
+
+def header(file: IO[bytes], name: str) -> Header:
+    """Width, height and orientation according to the header."""
+    with opened(file, name) as image:
+        return (*image.size, exif.header_orientation(image.getexif))
+
+
+def read(file: IO[bytes], request: Request, name: str) -> Picture:
+    """Read a picture of 8 bits: grey or RGB, with alpha if there is transparency."""
+    with quiet(request), opened(file, name) as image:
+        check_size(*image.size, request.max_pixels)
+        return load(image, request)
+
+
+def header_reader(name: str) -> Callable[[IO[bytes]], Header]:
+    """`header` of one of Pillow's formats."""
+    return partial(header, name=name)
+
+
+def reader(name: str) -> Callable[[IO[bytes], Request], Picture]:
+    """`read` of one of Pillow's formats."""
+    return partial(read, name=name)
+
+
+@contextlib.contextmanager
+def quiet(request: Request) -> Iterator[None]:
+    """Pillow without its warnings of damaged EXIF, where all metadata are read.
+
+    The setting is global to the process, so a lock serialises threads.
+    """
+    if not request.whole:
+        yield
+        return
+    with _rules, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Corrupt EXIF data|Possibly corrupt EXIF")
+        yield
+
+
+def load(image: Image.Image, request: Request, pixels: np.ndarray | None = None) -> Picture:
+    """An opened image with its metadata; ``pixels`` if another library has decoded them."""
+    if request.pages == "refuse" and image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
+        raise PictureError(f"holds {count} pages or frames; expected one, or --pages first or all")
+    profile = image.info.get("icc_profile")
+    if pixels is None:
+        pixels, profile = pixels_of(image, profile)
+    more = tuple(_frames(image)) if request.pages == "all" and image.format != "MPO" else ()
+    shown = exif.header_orientation(image.getexif)
+    if not request.whole:
+        return Picture(np.atleast_3d(pixels), profile, exif.with_orientation(None, shown))
+    packet, block = image.info.get("xmp"), exif.Block.of(_stored_exif(image))
+    return Picture(
+        np.atleast_3d(pixels),
+        profile,
+        exif.with_orientation(exif.described(block), shown),
+        sound_dpi(_dpi(image) or exif.dpi(block)),
+        xmp=xmp.described(packet),
+        iptc=_iptc(image),
+        more=more,
+        lost=_lost(image, packet),
+    )
+
+
+def _frames(image: Image.Image) -> Iterator[Picture]:
+    """The frames after the first one."""
+    for place in range(1, getattr(image, "n_frames", 1)):
+        image.seek(place)
+        yield Picture(np.atleast_3d(pixels_of(image)[0]))
+
+
+def _dpi(image: Image.Image) -> Any:
+    """The resolution that is stated outside EXIF; of JPEG, Pillow's own value is 72 where none is stated."""
+    if image.format not in ("JPEG", "MPO"):
+        return image.info.get("dpi")
+    per_inch = {1: 1.0, 2: 2.54}.get(image.info.get("jfif_unit", 0))
+    return per_inch and [per_inch * value for value in image.info["jfif_density"]]
+
+
+def _stored_exif(image: Image.Image) -> bytes | None:
+    block = image.info.get("exif")
+    profile = image.info.get("Raw profile type exif")  # a text of PNG: three lines, then hexadecimal
+    if block is None and isinstance(profile, str):
+        with contextlib.suppress(ValueError):
+            block = bytes.fromhex("".join(profile.split("\n")[3:]))
+    return block
+
+
+def _iptc(image: Image.Image) -> bytes | None:
+    resources = image.info.get("photoshop")
+    found = resources.get(_IPTC) if isinstance(resources, dict) else None
+    return found if isinstance(found, bytes) else None
+
+
+def _lost(image: Image.Image, packet: bytes | str | None) -> tuple[str, ...]:
+    """Warnings of what follows the first picture of a JPEG file."""
+    said = []
+    gain = image.format in ("JPEG", "MPO") and (
+        xmp.mentions(packet, b"hdrgm:", b"HDRGainMap")
+        or any(name == "APP2" and data.startswith(_GAIN_MAP) for name, data in getattr(image, "applist", ()))
+    )
+    if gain:
+        said.append("the gain map is left out; the result has standard dynamic range")
+    elif image.format == "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
+        said.append(f"{count - 1} further pictures, such as a depth map or a second view, are left out")
+    if xmp.mentions(packet, b"GCamera:MotionPhoto", b"GCamera:MicroVideo"):
+        said.append("the film of a motion photo is left out")
+    return tuple(said)
+
+
+def pixels_of(image: Image.Image, profile: bytes | None = None) -> tuple[np.ndarray, bytes | None]:
+    """Pixels of grey or RGB, with alpha if there is transparency, and the profile that applies to them.
+
+    Integers of 16 bits stay as they are.
+
+    Raises:
+        PictureError: the pixels have another meaning.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return np.asarray(image).astype(np.uint16), profile
+    if image.mode == "F":
+        return np.asarray(image), profile
+    if image.mode not in _MODES:
+        raise PictureError(f"pixels of Pillow's mode {image.mode}; expected grey or colour")
+    if image.mode == "CMYK" and profile:
+        return from_inks(np.asarray(image), profile)
+    mode = _MODES[image.mode]
+    if image.has_transparency_data and not mode.endswith("A"):
+        mode += "A"
+    image.load()
+    return np.asarray(image if image.mode == mode else image.convert(mode)), profile
+
+
+def save(file: IO[bytes], name: str, picture: Picture, **options: Any) -> None:
+    """Write pixels with 8 bits, colour profile and EXIF block."""
+    pixels = eight_bits(picture.pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    if name == "WEBP":
+        image = image.convert("RGBA" if pixels.shape[2] in (2, 4) else "RGB")
+    options = {"icc_profile": picture.profile, "exif": picture.exif} | options
+    image.save(file, name, **{key: value for key, value in options.items() if value is not None})

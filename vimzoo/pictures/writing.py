@@ -1,0 +1,83 @@
+"""The writer of picture files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vimzoo.files import whole_file
+
+from . import exif
+from .formats import SUFFIXES, WRITTEN
+from .picture import Picture, PictureError
+from .record import Format
+
+__all__ = ["check_fits", "format_of", "write_picture"]
+
+
+def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
+    """Write a picture in the format of the name's suffix; an existing file is replaced atomically.
+
+    Args:
+        picture: The picture to write. Where the format has 8 bits, 16 are rounded.
+        path: A name with a suffix of `vimzoo.pictures.formats.WRITTEN`.
+        quality: Quality of lossy formats, 1 to 100; 100 is lossless, except for JPEG.
+
+    Raises:
+        OSError: the file cannot be written.
+        PictureError: the format is not supported or cannot hold the picture.
+    """
+    form = format_of(path)
+    height, width, channels = picture.pixels.shape
+    check_fits(form, width, height, picture)
+    wanted = b"RGB " if channels > 2 else b"GRAY"
+    profile = picture.profile if picture.profile is not None and picture.profile[16:20] == wanted else None
+    picture = replace(picture, profile=profile, exif=exif.resized(picture.exif, width, height))
+    assert form.write is not None
+    with whole_file(path) as file:
+        form.write(file, picture, quality)
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file name's suffix.
+
+    Raises:
+        PictureError: no pictures are written under this suffix.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN:
+        more = f" ({SUFFIXES[suffix].name} is only read)" if suffix in SUFFIXES else ""
+        raise PictureError(f"{path.name}: expected a name ending in {', '.join(WRITTEN)}{more}")
+    return WRITTEN[suffix]
+
+
+def check_fits(form: Format, width: int, height: int, picture: Picture) -> None:
+    """Check that a format can hold a picture of this size with the channels and numbers of ``picture``.
+
+    Raises:
+        PictureError: it cannot.
+    """
+    if form.longest and max(width, height) > form.longest:
+        larger = " or ".join(
+            name
+            for name in ("PNG", "TIFF")
+            if max(width, height) <= (WRITTEN[f".{name[:4].lower()}"].longest or math.inf)
+        )
+        raise PictureError(
+            f"{width} x {height} pixels do not fit into {form.name}, which ends at {form.longest}; choose {larger}"
+        )
+    if picture.pixels.shape[2] in (2, 4) and not form.alpha:
+        raise PictureError(f"{form.name} has no alpha; choose PNG, TIFF or WebP")
+    floats = picture.pixels.dtype.kind == "f" and form.numbers  # linear light, as ever in TIFF
+    if picture.cicp is not None and picture.profile is None and not form.colours and not floats:
+        codes = "/".join(map(str, picture.cicp[:2]))
+        raise PictureError(f"{form.name} cannot state the colours (cICP {codes}); choose PNG or AVIF")
+    if picture.more and not form.pages:
+        raise PictureError(f"{form.name} holds one page, and there are {len(picture.more) + 1}; choose TIFF")
+    if picture.bands is not None and not form.numbers:
+        raise PictureError(f"{form.name} has no room for {picture.bands.shape[2]} further bands; choose TIFF")
+    if picture.pixels.dtype not in (np.uint8, np.uint16) and not form.numbers:
+        raise PictureError(f"{form.name} has no pixels of {picture.pixels.dtype}; choose TIFF")
