@@ -312,7 +312,7 @@ def test_a_missing_plugin_is_named_with_its_extra(word, extra, monkeypatch):
 
 
 def test_the_demo_page_names_what_it_lacks():
-    code = "import runpy, sys; sys.modules['imagecodecs'] = None; runpy.run_module('vimzoo.demo', run_name='__main__')"
+    code = "import runpy, sys; sys.modules['psutil'] = None; runpy.run_module('vimzoo.demo', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "vimzoo[demo]" in done.stderr
     assert len(done.stderr.splitlines()) == 1

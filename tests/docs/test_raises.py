@@ -172,7 +172,9 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.restoration.find_jobs ValueError": lambda tmp: restoration.find_jobs(tmp, tmp / "out"),
     "vimzoo.restoration.read_picture OSError": lambda tmp: restoration.read_picture(tmp / "none.png"),
     "vimzoo.restoration.read_picture PictureError": lambda tmp: restoration.read_picture(damaged(tmp)),
-    "vimzoo.restoration.read_picture ValueError": lambda tmp: restoration.read_picture(damaged(tmp), pages="some"),
+    "vimzoo.restoration.read_picture ValueError": lambda tmp: restoration.read_picture(
+        damaged(tmp), pages="some"
+    ),
     "vimzoo.restoration.restoration_model UsageError": lambda tmp: restoration.restoration_model(
         "no_such_model"
     ),

@@ -3,6 +3,7 @@
 import io
 import logging
 import struct
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -328,6 +329,14 @@ def test_the_printed_size_stays(suffix: str, tmp_path: Path) -> None:
     write_picture(Picture(noise(3), dpi=(1e6, 1e6)), tmp_path / f"a.{suffix}")
 
 
+def test_what_a_format_has_no_room_for_is_told(tmp_path: Path, caplog: Any) -> None:
+    full = Picture(noise(3), iptc=b"\x1c\2\x5a\0\1Z")
+    write_picture(full, tmp_path / "a.jpg")
+    assert not restore(tmp_path / "a.jpg", tmp_path / "b.jpg").failed and not caplog.text
+    assert not restore(tmp_path / "a.jpg", tmp_path / "b.webp").failed
+    assert "a.jpg: WebP has no room for IPTC data" in caplog.text
+
+
 def test_texts_and_colour_chunks_of_png(tmp_path: Path) -> None:
     """HDR by cICP among them, at 16 bits."""
     cicp, light = bytes((9, 16, 0, 1)), struct.pack(">II", 10_000_000, 4_000_000)
@@ -545,3 +554,45 @@ def test_half_precision_says_how_many_bits_survive(small: Any, caplog: Any) -> N
         run(np.zeros((16, 16, 1), np.uint16))
         assert f"about {bits} bits" in caplog.text
         caplog.clear()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "head", "package", "extra"),
+    (("heic", b"\0\0\0\x18ftypheic", "pillow_heif", "heic"), ("exr", b"\x76\x2f\x31\x01", "OpenEXR", "exr")),
+)
+def test_a_missing_package_is_named_with_its_extra(
+    suffix: str, head: bytes, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / f"a.{suffix}").write_bytes(head.ljust(64, b"\0"))
+    for read in (read_picture, read_image):
+        with pytest.raises(PictureError, match=rf"vimzoo\[{extra}\]"):
+            read(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("bits", (8, 10))
+def test_heic(bits: int, tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra vimzoo[heic]")
+    top, kind = (255, np.uint8) if bits == 8 else (65535, np.uint16)
+    pixels = np.rint(COLOUR.repeat(2, 0).repeat(2, 1) * top).astype(kind)
+    mode = "RGB" if bits == 8 else "RGB;16"
+    heif.from_bytes(mode=mode, size=(64, 48), data=pixels.tobytes()).save(tmp_path / "a.heic", quality=-1)
+    found = read_picture(tmp_path / "a.heic")
+    assert found.pixels.dtype == kind and found.bits == bits
+    assert np.abs(found.pixels.astype(float) - pixels).max() <= 0.03 * top
+    assert np.asarray(read_image(tmp_path / "a.heic")).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("dtype", (np.float16, np.float32))
+@pytest.mark.parametrize("channels", (1, 2, 3, 4))
+def test_exr(channels: int, dtype: Any, tmp_path: Path) -> None:
+    """Linear light brighter than white comes back, and as PNG it is refused."""
+    pytest.importorskip("OpenEXR", reason="needs the extra vimzoo[exr]")
+    light = np.concatenate([COLOUR * 10, np.full((24, 32, 1), 0.5)], -1).astype(dtype)
+    light = light[..., {1: [0], 2: [0, 3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[channels]]
+    write_picture(Picture(light, cicp=(1, 8, 0, 1)), tmp_path / "a.exr")
+    assert not restore(tmp_path / "a.exr", tmp_path / "b.exr", 2).failed
+    back = read_picture(tmp_path / "b.exr")
+    assert back.cicp == (1, 8, 0, 1) and back.pixels.dtype == dtype
+    assert np.abs(back.pixels.astype(float) - light.repeat(2, 0).repeat(2, 1)).max() <= 0.01
+    assert "no pixels of" in restore(tmp_path / "a.exr", tmp_path / "b.png").failed[0][1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from vimzoo.exporting import FORMATS
 from vimzoo.models.registry import FAMILIES
 
-from . import classification, compat, crossings, restoration, scaling, speed, versions
+from . import classification, compat, crossings, pictures, restoration, scaling, speed, versions
 from .markdown import machine_line, or_none, read_result, result_table, table
 from .results import Results, command, marked
 
@@ -152,6 +152,9 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         },
         root / "docs" / "kernels.md": {"s4d": results.compared("cpu_s4d", S4D)},
         root / "docs" / "restoration.md": {
+            "kept": pictures.kept_table(),
+            "peers": pictures.peers_table(),
+            "libraries": pictures.libraries_table(),
             "routing": results.compared("routing", ROUTES),
             "photograph": results.compared("cpu_restoration_photograph", PHOTOGRAPH),
             "pairs": results.compared("cpu_pairs_crops", PAIRS),

@@ -123,7 +123,7 @@ class Block:
     def directories(self, start: int, name: str) -> bytes:
         """A directory and those below it, with offsets for a place ``start`` bytes after the header's begin."""
         entries = dict(self.places[name])
-        below = [other for other, parent in _PARENTS.items() if parent == name and self._used(other)]
+        below = [other for other, parent in _PARENTS.items() if parent == name and self.used(other)]
         length = 2 + 12 * (len(entries) + len(below)) + 4
         rest = b""
         for other in below:
@@ -140,8 +140,9 @@ class Block:
                 rest += entry.data + b"\0" * (len(entry.data) % 2)
         return rows + bytes(4) + rest
 
-    def _used(self, name: str) -> bool:
-        return bool(self.places[name]) or any(self._used(b) for b, p in _PARENTS.items() if p == name)
+    def used(self, name: str) -> bool:
+        """Whether a directory has entries, or one below it."""
+        return bool(self.places[name]) or any(self.used(b) for b, p in _PARENTS.items() if p == name)
 
     def _number(self, value: int) -> bytes:
         return struct.pack(self.order + "I", value)
@@ -186,7 +187,7 @@ def header_orientation(read: Callable[[], Image.Exif]) -> int:
 
 
 def with_orientation(data: bytes | None, value: int) -> bytes | None:
-    """A block that states this orientation, unless it says so already."""
+    """A block that states this orientation, unless it does already."""
     if orientation(data) == value:
         return data
     block = Block.of(data)

@@ -38,7 +38,7 @@ class Picture:
         geo: GeoTIFF's tags, by number.
         cicp: Code points of colour primaries, transfer and matrix (ITU-T H.273), and whether the range is full.
         more: The other pages or frames, of the same size and kind, without metadata.
-        bits: Bits per channel in the file, if it says so; AVIF of 10 bits stays so.
+        bits: Bits per channel in the file, if known; AVIF of 10 bits stays so.
         lost: What the file holds besides and a result will not, in words.
     """
 

@@ -43,6 +43,7 @@ class Format:
         longest: Longest side in pixels that can be written.
         alpha, deep, numbers: Whether it can hold transparency, 16 bits, and further bands and other types of numbers.
         pages: Whether it can hold several pages.
+        keeps: Which of ``iptc``, ``texts`` and ``geo`` of a `Picture` it has room for.
         colours: Whether it can state colours by code points (cICP).
         instead: Suffix of results for pictures in a format that is not written.
     """
@@ -58,5 +59,6 @@ class Format:
     deep: bool = False
     numbers: bool = False
     pages: bool = False
+    keeps: tuple[str, ...] = ()
     colours: bool = False
     instead: str = ".png"

@@ -15,7 +15,10 @@ from .formats import SUFFIXES, WRITTEN
 from .picture import Picture, PictureError
 from .record import Format
 
-__all__ = ["check_fits", "format_of", "write_picture"]
+__all__ = ["check_fits", "format_of", "left_out", "write_picture"]
+
+_OPTIONAL = {"iptc": "IPTC data", "texts": "texts", "geo": "GeoTIFF's position"}
+"""What a picture is left without where a format has no room for it."""
 
 
 def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
@@ -39,6 +42,12 @@ def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
     assert form.write is not None
     with whole_file(path) as file:
         form.write(file, picture, quality)
+
+
+def left_out(picture: Picture, form: Format) -> str | None:
+    """What a format has no room for and is left out, in words."""
+    names = [words for name, words in _OPTIONAL.items() if getattr(picture, name) and name not in form.keeps]
+    return f"{form.name} has no room for {', '.join(names)}" if names else None
 
 
 def format_of(path: Path) -> Format:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from vimzoo.pictures.formats import SUFFIXES, WRITTEN
 from vimzoo.pictures.picture import MAX_PIXELS, PictureError
 from vimzoo.pictures.reading import PAGES, picture_header, read_picture
-from vimzoo.pictures.writing import check_fits, format_of, write_picture
+from vimzoo.pictures.writing import check_fits, format_of, left_out, write_picture
 
 from .memory import available_bytes
 from .restorer import Progress, Restorer
@@ -256,11 +256,13 @@ def restore_file(
         raise PictureError(
             f"{picture.bands.shape[2]} bands besides grey or colour; --extra-bands restore or copy"
         )
-    check_fits(format_of(job.target), width * scale, height * scale, picture)
+    form = format_of(job.target)
+    check_fits(form, width * scale, height * scale, picture)
     _check_memory(picture.pixels.nbytes * scale**2 * (1 + len(picture.more)), width * scale, height * scale)
     _check_place(job.target)
-    for said in picture.lost:
-        _logger.warning("%s: %s", job.source, said)
+    for said in (*picture.lost, left_out(picture, form)):
+        if said:
+            _logger.warning("%s: %s", job.source, said)
     write_picture(restored(picture, restorer, extra_bands, progress), job.target, quality=quality)
 
 

@@ -22,7 +22,8 @@ def _opened(file: IO[bytes]) -> Any:
 
 def _read(file: IO[bytes], request: Request) -> Picture:
     found = _opened(file)
-    check_size(*found.size, request.max_pixels)
+    width, height = found.size
+    check_size(width, height, request.max_pixels)
     if request.pages != "first" and len(found) > 1:
         raise PictureError(f"holds {len(found)} pictures; expected one, or --pages first")
     info = found.info
@@ -48,7 +49,8 @@ def _read(file: IO[bytes], request: Request) -> Picture:
 
 
 def _header(file: IO[bytes]) -> Header:
-    return (*_opened(file).size, 1)
+    width, height = _opened(file).size
+    return width, height, 1
 
 
 FORMAT = Format(

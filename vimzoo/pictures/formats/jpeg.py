@@ -110,4 +110,5 @@ FORMAT = Format(
     write=_write,
     longest=65_500,
     alpha=False,
+    keeps=("iptc",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
     pixels, lossless = picture.pixels, quality == 100
     if pixels.dtype == np.uint16 and not lossless:
         pixels = _linear(pixels)
-    data = imagecodecs.jpegxl_encode(
+    data: Any = imagecodecs.jpegxl_encode(
         np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels),
         lossless=lossless,
         distance=None if lossless else _distance(quality),

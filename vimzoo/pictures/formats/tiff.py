@@ -234,4 +234,5 @@ FORMAT = Format(
     deep=True,
     numbers=True,
     pages=True,
+    keeps=("iptc", "geo"),
 )

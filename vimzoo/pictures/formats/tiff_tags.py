@@ -87,7 +87,7 @@ def extra_tags(picture: Picture) -> list[tuple[Any, ...]]:
     tags: list[tuple[Any, ...]] = [
         (code, entry.kind, entry.count, entry.data, True) for code, entry in block.places["image"].items()
     ]
-    tags += [(PLACES[name] - _ANNOUNCED, _LONG, 1, 0, True) for name in ("exif", "gps") if block.places[name]]
+    tags += [(PLACES[name] - _ANNOUNCED, _LONG, 1, 0, True) for name in ("exif", "gps") if block.used(name)]
     if picture.xmp is not None:
         tags.append((_XMP, _BYTE, len(picture.xmp), picture.xmp, True))
     if picture.iptc is not None:
