@@ -218,8 +218,8 @@ def test_what_is_left_out_is_said(tree: Path, caplog: pytest.LogCaptureFixture) 
     (tree / "notes.txt").unlink()
     find_jobs(tree, tree.with_name("out"))
     assert not caplog.messages
-    for name in ("a.xcf", "b.xcf", "c.ORF", "d", ".e"):
+    for name in ("a.xcf", "b.xcf", "c.ORF", "d", ".x.psd"):
         (tree / name).write_bytes(b"x")
     find_jobs(tree, tree.with_name("out"))
     (said,) = caplog.messages
-    assert "left out: " in said and ".xcf 2, .orf 1, without suffix 1" in said and ".e" not in said
+    assert "left out: " in said and ".xcf 2, .orf 1, without suffix 1" in said and ".psd" not in said
