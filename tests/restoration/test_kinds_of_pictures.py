@@ -191,6 +191,43 @@ def test_inks(dtype: Any, tmp_path: Path) -> None:
             read(path)
 
 
+def grey_inks() -> bytes:
+    """A profile of four inks, each of which alone gives a grey of lightness 50, and together black."""
+    table = (
+        b"mft1"
+        + bytes(4)
+        + bytes((4, 3, 2, 0))
+        + struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    )
+    curve = bytes(range(256))
+    lightness = [{0: 255, 1: 128}.get(bin(inks).count("1"), 0) for inks in range(16)]
+    table += curve * 4 + b"".join(bytes((value, 128, 128)) for value in lightness) + curve * 3
+    white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)
+    tags = struct.pack(">I", 2)
+    for place, (name, data) in enumerate(((b"wtpt", white), (b"A2B0", table))):
+        tags += name + struct.pack(">II", 128 + 4 + 24 + place * len(white), len(data))
+    header = bytearray(SRGB[:128])
+    body = tags + white + table
+    header[:4], header[8:12], header[12:24] = (
+        struct.pack(">I", 128 + len(body)),
+        b"\x02\x10\0\0",
+        b"prtrCMYKLab ",
+    )
+    return bytes(header) + body
+
+
+@pytest.mark.parametrize("dtype", (np.uint8, np.uint16))
+def test_inks_become_colours_by_their_profile(dtype: Any, tmp_path: Path) -> None:
+    top = np.iinfo(dtype).max
+    inks = np.zeros((2, 3, 4), dtype)
+    inks[0, 0, 0] = inks[0, 1, 3] = inks[0, 2, :2] = top
+    path = tiff(tmp_path / "a.tif", inks, photometric="separated", iccprofile=grey_inks())
+    picture = read_picture(path)
+    expected = np.array([[119, 119, 0], [255, 255, 255]])[..., None]  # sRGB's grey of lightness 50
+    assert np.abs(picture.pixels / (top / 255) - expected).max() <= 2 and is_srgb(picture.profile)
+    assert np.abs(np.asarray(read_image(path)).astype(float) - expected).max() <= 2
+
+
 def test_a_stack_in_one_directory_is_not_one_picture(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 8, 9), np.uint8), truncate=True)
     assert len(tifffile.TiffFile(tmp_path / "a.tif").pages) == 1
@@ -505,14 +542,21 @@ def test_modern_formats(suffix: str, channels: int, dtype: Any, quality: int, tm
 
 
 def test_10_bits_and_hdr_of_avif(tmp_path: Path) -> None:
-    picture = Picture(DEEP, cicp=(9, 16, 9, 1), bits=10)
+    """Light levels change between the units and orders of PNG and AVIF, and back."""
+    display = struct.pack(">8HII", 35400, 14600, 8500, 39850, 6550, 2300, 15635, 16450, 10_000_000, 50)
+    light = {b"mDCV": display, b"cLLI": struct.pack(">II", 10_000_000, 4_000_000)}
+    picture = Picture(DEEP, cicp=(9, 16, 9, 1), bits=10, chunks=light)
     write_picture(picture, tmp_path / "a.avif", quality=100)
     assert not restore(tmp_path / "a.avif", tmp_path / "b.avif", 2, quality=100).failed
     back = read_picture(tmp_path / "b.avif")
     assert back.bits == 10 and back.cicp is not None and back.cicp[:2] == (9, 16)
     assert np.abs(back.pixels.astype(int) - DEEP.repeat(2, 0).repeat(2, 1)).max() <= 33
     assert not restore(tmp_path / "a.avif", tmp_path / "b.png").failed
-    assert read_picture(tmp_path / "b.png").cicp == (9, 16, 0, 1)
+    png = read_picture(tmp_path / "b.png")
+    assert png.cicp == (9, 16, 0, 1) and {name: png.chunks[name] for name in light} == light
+    stored = (tmp_path / "b.avif").read_bytes()
+    assert b"clli" + struct.pack(">HH", 1000, 400) in stored
+    assert b"mdcv" + struct.pack(">3H", 8500, 39850, 6550) in stored  # green first
     for suffix in ("jpg", "webp", "tif", "jxl"):
         (reason,) = [reason for _, reason in restore(tmp_path / "a.avif", tmp_path / f"c.{suffix}").failed]
         assert "colours" in reason and not (tmp_path / f"c.{suffix}").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 __all__ = ["box", "boxes", "find", "with_metadata"]
 
@@ -47,15 +47,15 @@ def find(data: bytes, *path: bytes) -> list[bytes]:
 
 
 def with_metadata(
-    data: bytes, exif: bytes | None, xmp: bytes | None, profile: bytes | None, orientation: int = 1
+    data: bytes, exif: bytes | None, xmp: bytes | None, properties: Sequence[bytes] = (), orientation: int = 1
 ) -> bytes:
-    """An AVIF file of one item, as libavif writes it, with metadata and a colour profile added.
+    """An AVIF file of one item, as libavif writes it, with metadata and properties added.
 
     Args:
         data: The file: ``ftyp``, ``meta`` and ``mdat``.
         exif: A block that begins with TIFF's header.
         xmp: A packet.
-        profile: An ICC profile of the main item.
+        properties: Boxes that describe the main item, such as a colour profile's.
         orientation: EXIF's, which readers of AVIF take from properties alone.
     """
     parts = list(boxes(data))
@@ -78,7 +78,7 @@ def with_metadata(
             elif kind == b"iloc":
                 body = _more_places(body, extra, growth, len(data))
             elif kind == b"iprp":
-                body = _with_properties(body, primary, profile, orientation)
+                body = _with_properties(body, primary, properties, orientation)
             if kind != b"iref":
                 changed.append(box(kind, body))
         references = dict(inner).get(b"iref", bytes(4))
@@ -125,8 +125,8 @@ def _more_places(iloc: bytes, extra: list[tuple[int, bytes, bytes]], growth: int
     return iloc[:6] + result
 
 
-def _with_properties(iprp: bytes, item: int, profile: bytes | None, orientation: int) -> bytes:
-    """The properties of all items, with the colour profile of one, and the orientation of all."""
+def _with_properties(iprp: bytes, item: int, properties: Sequence[bytes], orientation: int) -> bytes:
+    """The properties of all items, with those of one, and the orientation of all."""
     ipco, ipma = dict(boxes(iprp))[b"ipco"], dict(boxes(iprp))[b"ipma"]
     first = len(list(boxes(ipco))) + 1
     if ipma[0] != 0 or ipma[3] & 1 or first > 120:
@@ -134,14 +134,13 @@ def _with_properties(iprp: bytes, item: int, profile: bytes | None, orientation:
     turns = [box(b"irot", bytes((_TURNS[orientation],)))] if orientation in _TURNS else []
     turns += [box(b"imir", bytes((_MIRRORS[orientation],)))] if orientation in _MIRRORS else []
     shared = bytes(_ESSENTIAL | (first + place) for place in range(len(turns)))
-    colour = [] if profile is None else [box(b"colr", b"prof" + profile)]
     entries, place = ipma[:8], 8
     for _ in range(int.from_bytes(ipma[4:8], "big")):
         number, count = struct.unpack(">HB", ipma[place : place + 3])
         own = ipma[place + 3 : place + 3 + count]
-        if number == item and colour:
-            own += bytes((first + len(turns),))
+        if number == item:
+            own += bytes(first + len(turns) + place for place in range(len(properties)))
         own += shared
         entries += struct.pack(">HB", number, len(own)) + own
         place += 3 + count
-    return box(b"ipco", ipco + b"".join(turns + colour)) + box(b"ipma", entries)
+    return box(b"ipco", ipco + b"".join((*turns, *properties))) + box(b"ipma", entries)

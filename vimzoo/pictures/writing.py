@@ -47,6 +47,7 @@ def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
 def left_out(picture: Picture, form: Format) -> str | None:
     """What a format has no room for and is left out, in words."""
     names = [words for name, words in _OPTIONAL.items() if getattr(picture, name) and name not in form.keeps]
+    names += ["HDR's light levels"] if {b"mDCV", b"cLLI"} & set(picture.chunks) and not form.colours else []
     return f"{form.name} has no room for {', '.join(names)}" if names else None
 
 

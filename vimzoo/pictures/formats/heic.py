@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -45,7 +46,17 @@ def _read(file: IO[bytes], request: Request) -> Picture:
         xmp=xmp.described(info.get("xmp")),
         cicp=codes if codes is not None and codes[:2] not in ((1, 13), (2, 2)) else None,
         bits=info.get("bit_depth"),
+        lost=_lost(info),
     )
+
+
+def _lost(info: Mapping[str, Any]) -> tuple[str, ...]:
+    said = []
+    if any("gainmap" in str(name).lower() for name in info.get("aux") or ()):
+        said.append("the gain map is left out")
+    if info.get("depth_images"):
+        said.append("the depth map is left out")
+    return tuple(said)
 
 
 def _header(file: IO[bytes]) -> Header:
