@@ -157,6 +157,9 @@ def picture_files() -> Iterator[tuple[str, bytes]]:
         image.convert(mode).save(file, form)
         yield "." + form.lower(), file.getvalue()
     deep = pixels.astype(np.uint16) * 257
+    for array in (pixels, deep):
+        yield ".jxl", imagecodecs.jpegxl_encode(array, lossless=True, usecontainer=True)
+    yield ".avif", imagecodecs.avif_encode(deep // 64, bitspersample=10)
     yield ".png", imagecodecs.png_encode(deep)
     file = io.BytesIO()
     tifffile.imwrite(file, deep, photometric="rgb", extrasamples=["unassalpha"])

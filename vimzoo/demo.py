@@ -25,6 +25,7 @@ from .models.opening import find_model, open_model
 from .models.weights.class_names import of_model
 from .ops import BIDIRECTIONAL, ScanPath
 from .pictures import exif
+from .pictures.eight_bits import any_as_8_bits
 from .pictures.orientation import upright
 
 INSTALL = "pip install 'vimzoo[demo]'"
@@ -112,14 +113,14 @@ def read_pixels(path: str | None) -> np.ndarray:
         picture = read_picture(Path(path), max_pixels=MOST_PIXELS)
     except (PictureError, OSError) as error:
         raise DemoError(f"This file cannot be read as a picture: {first_line(error)}") from error
+    if picture.bands is not None:
+        raise DemoError(f"This picture has {picture.bands.shape[2]} bands besides grey or colour.")
     return upright(picture.pixels, exif.orientation(picture.exif))
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """Any picture as ``(H, W, 3)`` uint8, without alpha."""
-    eight = (
-        ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
-    )
+    eight = any_as_8_bits(pixels)
     colour = eight[..., :1] if eight.shape[2] < 3 else eight[..., :3]
     return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 
@@ -204,7 +205,10 @@ def restore(
     """
     from PIL import Image
 
-    pixels = as_rgb(read_pixels(path))
+    try:
+        pixels = as_rgb(read_pixels(path))
+    except PictureError as error:
+        raise DemoError(f"This file cannot be shown: {first_line(error)}") from error
     run = restorer(name.strip(), checkpoint.strip())
     try:
         after = run(pixels, progress)

@@ -19,6 +19,7 @@ from vimzoo.data.images.decode import read_image
 from vimzoo.pictures import exif
 from vimzoo.pictures.formats import SUFFIXES, WRITTEN
 from vimzoo.pictures.inks import is_srgb
+from vimzoo.pictures.picture import sound_dpi
 from vimzoo.restoration import (
     Picture,
     PictureError,
@@ -364,6 +365,8 @@ def test_the_printed_size_stays(suffix: str, tmp_path: Path) -> None:
     write_picture(picture.enlarged(noise(3).repeat(2, 0).repeat(2, 1), None, 2), tmp_path / f"a.{suffix}")
     assert read_picture(tmp_path / f"a.{suffix}").dpi == pytest.approx((600, 300), rel=1e-3)
     write_picture(Picture(noise(3), dpi=(1e6, 1e6)), tmp_path / f"a.{suffix}")
+    for value in (4e9, 0.0, float("nan")):
+        assert sound_dpi((value, 300.0)) is None
 
 
 def test_what_a_format_has_no_room_for_is_told(tmp_path: Path, caplog: Any) -> None:

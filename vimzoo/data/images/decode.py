@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vimzoo.pictures import exif
-from vimzoo.pictures.numbers import eight_bits
+from vimzoo.pictures.eight_bits import any_as_8_bits
 from vimzoo.pictures.orientation import swaps_sides
 from vimzoo.pictures.orientation import upright as turned_upright
 from vimzoo.pictures.picture import PictureError
@@ -46,7 +46,7 @@ def read_image(
         colours, bands = picture.pixels.shape[2] // 2 * 2 + 1, picture.bands.shape[2]
         raise UnreadablePicture(f"{bands} bands besides {min(colours, 3)} of grey or colour; expected none")
     pixels = picture.pixels[..., : 3 if picture.pixels.shape[2] > 2 else 1]
-    pixels = _of_8_bits(pixels)
+    pixels = any_as_8_bits(pixels)
     if upright:
         pixels = turned_upright(pixels, exif.orientation(picture.exif))
     pixels = np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
@@ -62,21 +62,3 @@ def size_of(source: Path | str | IO[bytes], upright: bool = True) -> tuple[int, 
     """
     width, height, orientation = picture_header(source)
     return (width, height) if upright and swaps_sides(orientation) else (height, width)
-
-
-def _of_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Any numbers as uint8, by the range of their type."""
-    if pixels.dtype.kind == "f":
-        low, high = float(pixels.min()), float(pixels.max())
-        if not (low >= 0 and high <= 1):
-            raise UnreadablePicture(f"floating point pixels from {low:g} to {high:g}; expected 0 to 1")
-        top = 1.0
-    elif pixels.dtype in (np.uint8, np.uint16):
-        return eight_bits(pixels)
-    else:
-        top = float(np.iinfo(pixels.dtype).max)
-        if pixels.min() < 0:
-            raise UnreadablePicture(
-                f"negative pixels, from {pixels.min()} to {pixels.max()}; expected 0 to {top:.0f}"
-            )
-    return np.rint(pixels.astype(np.float64) * (255 / top)).astype(np.uint8)
