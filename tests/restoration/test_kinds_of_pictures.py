@@ -1,11 +1,7 @@
-"""Files as cameras, scanners, satellites and microscopes write them: nothing is lost or changed without a word."""
+"""Pixels of every kind of file: all of them are restored in their own type, or the file is refused."""
 
-import io
-import logging
 import struct
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import imagecodecs
@@ -13,60 +9,21 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import ExifTags, Image, ImageCms
+from picture_files import COLOUR, DEEP, SRGB, Same, noise, restore, tiff
+from PIL import Image
 
 from vimzoo.data.images.decode import read_image
-from vimzoo.pictures import exif
 from vimzoo.pictures.formats import SUFFIXES, WRITTEN
 from vimzoo.pictures.inks import is_srgb
-from vimzoo.pictures.picture import sound_dpi
 from vimzoo.restoration import (
     Picture,
     PictureError,
     Restorer,
-    find_jobs,
     read_picture,
     restore_files,
-    write_picture,
 )
 from vimzoo.restoration.restorer import _few_bits
 from vimzoo.restoration.whole import restored
-
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-RAMP = np.linspace(0, 1, 32)[None] * np.ones((24, 1))
-COLOUR = np.stack([RAMP, RAMP[:, ::-1], RAMP**2], -1)
-DEEP = np.rint(COLOUR * 65535).astype(np.uint16)
-
-
-def noise(channels: int, dtype: Any = np.uint8) -> np.ndarray:
-    limits = np.iinfo(dtype)
-    return np.random.default_rng(channels).integers(
-        limits.min, limits.max, (9, 14, channels), dtype=dtype, endpoint=True
-    )
-
-
-def tiff(path: Path, pixels: np.ndarray, **options: Any) -> Path:
-    tifffile.imwrite(path, pixels, **{"metadata": None, "photometric": "minisblack"} | options)
-    return path
-
-
-class Same(Restorer):
-    """Restores nothing: what comes out is what a model would have been given, enlarged by repeating pixels."""
-
-    def __init__(self, scale: int = 1) -> None:
-        self.model: Any = SimpleNamespace(scale=scale, multiple_of=1, in_chans=3)
-        self.device, self.dtype = torch.device("cpu"), torch.float32
-        self.scale, self.tile, self.overlap, self.batch, self._limit = scale, 16, 4, 1, None
-        self.model_input: list[np.ndarray] = []
-
-    def _run(self, tiles: Any, places: Any, *, part: int, white: float) -> Any:
-        self.model_input.append(tiles.numpy())
-        x = tiles.float() / white
-        return x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
-
-
-def restore(source: Path, target: Path, scale: int = 1, **options: Any) -> Any:
-    return restore_files(find_jobs(source, target), Same(scale), quiet=True, **options)
 
 
 @pytest.mark.parametrize("dtype", (np.uint8, np.uint16))
@@ -301,188 +258,6 @@ def test_transparent_and_opaque_stay_so(scale: int) -> None:
     assert (alpha[:, :9] == 0).all() and (alpha[:, 11:19] == 128).all() and (alpha[:, 21:] == 255).all()
 
 
-def camera_block(order: str) -> bytes:
-    """A block as cameras write it: text beyond ASCII, Adobe RGB by the Interop entries, a thumbnail, 0/0 dpi."""
-    block = exif.Block(order)
-    number = block._number
-    block.places["image"] = {
-        282: exif.Entry(5, bytes(8)), 283: exif.Entry(5, bytes(8)), 296: exif.Entry(3, struct.pack(order + "H", 2)),
-        315: exif.Entry(2, "Zoë Ångström\0".encode()), 513: exif.Entry(4, number(500)),
-    }  # fmt: skip
-    block.places["exif"] = {
-        34855: exif.Entry(3, struct.pack(order + "H", 400)), 37500: exif.Entry(7, bytes(range(100))),
-        40962: exif.Entry(4, number(14)), 33434: exif.Entry(5, number(1) + number(250)),
-    }  # fmt: skip
-    block.places["interop"] = {1: exif.Entry(2, b"R03\0")}
-    block.places["gps"] = {1: exif.Entry(2, b"N\0"), 2: exif.Entry(5, (number(47) + number(1)) * 3)}
-    block.set_whole("image", exif.ORIENTATION, 6)
-    data = block.tobytes()
-    assert data is not None
-    return data
-
-
-PACKET = (
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6" tiff:Make="Brand">'
-    "<exif:PixelXDimension>14</exif:PixelXDimension><dc:title>Zoë</dc:title></rdf:Description></rdf:RDF></x:xmpmeta>"
-).encode()
-
-
-@pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("suffix", ("jpg", "png", "webp", "tif"))
-def test_metadata_survive_and_sizes_are_rewritten(suffix: str, order: str, tmp_path: Path) -> None:
-    iptc = b"\x1c\x02\x5a\x00\x07Z\xc3\xbcrich"
-    Image.fromarray(noise(3)).save(tmp_path / "a.jpg", exif=camera_block(order), xmp=PACKET)
-    data = (tmp_path / "a.jpg").read_bytes()
-    resource = (
-        b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
-    )
-    segment = b"\xff\xed" + struct.pack(">H", len(resource) + 2) + resource
-    (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
-    picture = read_picture(tmp_path / "a.jpg")
-    write_picture(
-        picture.enlarged(picture.pixels.repeat(2, 0).repeat(2, 1), None, 2), tmp_path / f"b.{suffix}"
-    )
-    back = read_picture(tmp_path / f"b.{suffix}")
-    block = exif.Block.of(back.exif)
-    image, camera = block.places["image"], block.places["exif"]
-    upright = suffix == "tif"  # which Pillow turns as it reads
-    assert exif.orientation(back.exif) == (1 if upright else 6)
-    assert image[315].data == "Zoë Ångström\0".encode() and 513 not in image
-    assert block.places["interop"][1].data == b"R03\0" and block.places["gps"][1].data == b"N\0"
-    assert camera[37500].data == bytes(range(100)) and block.whole("exif", 34855) == 400
-    assert block.whole("exif", 40962) == 28
-    assert struct.unpack(block.order + "II", camera[33434].data) == (1, 250)
-    assert back.xmp is not None and b"Orientation" not in back.xmp and b"PixelX" not in back.xmp
-    assert "<dc:title>Zoë</dc:title>".encode() in back.xmp and b'tiff:Make="Brand"' in back.xmp
-    assert back.iptc == (iptc if suffix in ("jpg", "tif") else None)
-    assert back.dpi is None
-
-
-@pytest.mark.parametrize("suffix", ("jpg", "png", "webp", "tif"))
-def test_the_printed_size_stays(suffix: str, tmp_path: Path) -> None:
-    picture = Picture(noise(3), dpi=(300.0, 150.0))
-    write_picture(picture.enlarged(noise(3).repeat(2, 0).repeat(2, 1), None, 2), tmp_path / f"a.{suffix}")
-    assert read_picture(tmp_path / f"a.{suffix}").dpi == pytest.approx((600, 300), rel=1e-3)
-    write_picture(Picture(noise(3), dpi=(1e6, 1e6)), tmp_path / f"a.{suffix}")
-    for value in (4e9, 0.0, float("nan")):
-        assert sound_dpi((value, 300.0)) is None
-
-
-def test_what_a_format_has_no_room_for_is_told(tmp_path: Path, caplog: Any) -> None:
-    full = Picture(noise(3), iptc=b"\x1c\2\x5a\0\1Z")
-    write_picture(full, tmp_path / "a.jpg")
-    assert not restore(tmp_path / "a.jpg", tmp_path / "b.jpg").failed and not caplog.text
-    assert not restore(tmp_path / "a.jpg", tmp_path / "b.webp").failed
-    assert "a.jpg: WebP has no room for IPTC data" in caplog.text
-
-
-def test_texts_and_colour_chunks_of_png(tmp_path: Path) -> None:
-    """HDR by cICP among them, at 16 bits."""
-    cicp, light = bytes((9, 16, 0, 1)), struct.pack(">II", 10_000_000, 4_000_000)
-    picture = Picture(
-        noise(3, np.uint16),
-        texts={"Title": "Zoë", "Comment": "plain"},
-        chunks={b"cICP": cicp, b"cLLI": light},
-    )
-    write_picture(picture, tmp_path / "a.png")
-    back = read_picture(tmp_path / "a.png")
-    assert dict(back.texts) == {"Title": "Zoë", "Comment": "plain"} and back.cicp == (9, 16, 0, 1)
-    assert dict(back.chunks) == {b"cICP": cicp, b"cLLI": light}
-    assert np.array_equal(back.pixels, picture.pixels)
-
-
-def test_geography_is_that_of_the_same_ground(tmp_path: Path) -> None:
-    tags = [
-        (33550, "d", 3, (10.0, 20.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 5e5, 5.4e6, 0.0), True),
-        (34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 32632), True), (42113, "s", 0, "7", True),
-    ]  # fmt: skip
-    path = tiff(tmp_path / "a.tif", DEEP, photometric="rgb", extratags=tags)
-    assert not restore(path, tmp_path / "b.tif", 2).failed
-    found = tifffile.TiffFile(tmp_path / "b.tif").pages[0].tags
-    assert found[33550].value == (5.0, 10.0, 0.0) and found[33922].value == (0.0, 0.0, 0.0, 5e5, 5.4e6, 0.0)
-    assert found[34735].value[-1] == 32632 and found[42113].value == "7"
-    points = (1, 1, 0, 2, 1025, 0, 1, 2, 3072, 0, 1, 32632)
-    matrix = (10.0, 0.0, 0.0, 5e5, 0.0, -20.0, 0.0, 5.4e6, *[0.0] * 4, 0.0, 0.0, 0.0, 1.0)
-    tags = [(34264, "d", 16, matrix, True), (34735, "H", 12, points, True)]
-    tiff(path, DEEP, photometric="rgb", extratags=tags)
-    assert not restore(path, tmp_path / "b.tif", 2, existing="overwrite").failed
-    found = tifffile.TiffFile(tmp_path / "b.tif").pages[0].tags[34264].value
-    assert found[:8] == (
-        5.0,
-        0.0,
-        0.0,
-        5e5 - 2.5,
-        0.0,
-        -10.0,
-        0.0,
-        5.4e6 + 5,
-    )  # the first centre moves by a quarter
-
-
-def test_descriptions_with_sizes_are_left_out(tmp_path: Path, caplog: Any) -> None:
-    for name, options in (("ome", {"ome": True}), ("imagej", {"imagej": True}), ("shaped", {})):
-        tifffile.imwrite(tmp_path / f"{name}.tif", DEEP[..., 0], photometric="minisblack", **options)
-        assert not restore(tmp_path / f"{name}.tif", tmp_path / f"{name}2.tif", 2).failed
-        assert "ImageDescription" not in tifffile.TiffFile(tmp_path / f"{name}2.tif").pages[0].tags
-        assert f"the description ({name})" in caplog.text
-
-
-def test_a_grey_profile_is_not_lost_to_webp(tmp_path: Path) -> None:
-    """Which has only colour: grey is converted by its profile."""
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, 256)  # linear light
-    white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)
-    body = struct.pack(">I", 2)
-    for place, (name, data) in enumerate(((b"wtpt", white), (b"kTRC", curve))):
-        body += name + struct.pack(">II", 128 + 4 + 24 + place * len(white), len(data))
-    body += white + curve
-    header = bytearray(SRGB[:128])
-    header[:4], header[12:24] = struct.pack(">I", 128 + len(body)), b"mntrGRAYXYZ "
-    picture = Picture(np.full((8, 8, 1), 55, np.uint8), bytes(header) + body)
-    write_picture(picture, tmp_path / "a.webp", quality=100)
-    back = read_picture(tmp_path / "a.webp")
-    assert is_srgb(back.profile) and back.profile and np.abs(back.pixels.astype(int) - 128).max() <= 1
-
-
-def test_what_follows_the_first_picture_is_told(tmp_path: Path, caplog: Any) -> None:
-    caplog.set_level(logging.WARNING)
-    first, second = Image.fromarray(noise(3)), Image.fromarray(noise(3)[:4])
-    first.save(tmp_path / "two.jpg", "MPO", save_all=True, append_images=[second])
-    gain = b'<rdf:Description xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"/>'
-    first.save(tmp_path / "gain.jpg", xmp=gain)
-    first.save(tmp_path / "motion.jpg", xmp=b'<rdf:Description GCamera:MotionPhoto="1"/>')
-    for name, says in (
-        ("two", "1 further pictures"),
-        ("gain", "gain map"),
-        ("motion", "film of a motion photo"),
-    ):
-        assert not restore(tmp_path / f"{name}.jpg", tmp_path / f"{name}2.jpg").failed
-        assert f"{name}.jpg: " in caplog.text and says in caplog.text
-        assert read_picture(tmp_path / f"{name}2.jpg").lost == ()
-
-
-def test_a_damaged_block_costs_only_its_damaged_entries() -> None:
-    block = exif.Block.of(camera_block("<"))
-    data = block.tobytes()
-    assert data is not None
-    for end in range(0, len(data), 7):
-        found = exif.Block.of(data[:end])
-        for name, entries in found.places.items():
-            assert all(entry == block.places[name][tag] for tag, entry in entries.items())
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        damaged = np.frombuffer(data, np.uint8).copy()
-        damaged[rng.integers(len(data), size=5)] = rng.integers(256, size=5)
-        exif.described(exif.Block.of(damaged.tobytes()))
-
-
-def test_pillow_reads_our_blocks(tmp_path: Path) -> None:
-    write_picture(Picture(noise(3), exif=camera_block(">")), tmp_path / "a.jpg")
-    with Image.open(io.BytesIO((tmp_path / "a.jpg").read_bytes())) as image:
-        entries = image.getexif().get_ifd(ExifTags.IFD.Exif)
-    assert entries[ExifTags.Base.ISOSpeedRatings] == 400 and entries[ExifTags.Base.ExposureTime] == 0.004
-
-
 @pytest.mark.parametrize("form", ("pages", "imagej", "truncate", "gif"))
 def test_stacks_come_back_as_stacks(form: str, tmp_path: Path) -> None:
     pages = np.random.default_rng(0).integers(0, 256, (5, 8, 9), dtype=np.uint8)
@@ -511,58 +286,6 @@ def test_pages_that_differ_are_refused(tmp_path: Path) -> None:
             file.write(np.zeros((side, 8), np.uint8), photometric="minisblack")
     with pytest.raises(PictureError, match="differ in size"):
         read_picture(tmp_path / "a.tif", pages="all")
-
-
-@pytest.mark.parametrize("quality", (95, 100))
-@pytest.mark.parametrize("dtype", (np.uint8, np.uint16))
-@pytest.mark.parametrize("channels", (1, 2, 3, 4))
-@pytest.mark.parametrize("suffix", ("avif", "jxl"))
-def test_modern_formats(suffix: str, channels: int, dtype: Any, quality: int, tmp_path: Path) -> None:
-    """Exact at 100, with all metadata; AVIF has 12 of 16 bits."""
-    top = np.iinfo(dtype).max
-    ramp = np.concatenate([COLOUR, 1 - RAMP[..., None] / 2], -1)
-    pixels = np.rint(ramp[..., {1: [0], 2: [0, 3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[channels]] * top).astype(
-        dtype
-    )
-    profile = SRGB if channels > 2 else None
-    path = tmp_path / f"a.{suffix}"
-    written = Picture(pixels, profile, camera_block("<"), (300.0, 300.0), xmp=PACKET)
-    write_picture(written, path, quality=quality)
-    back = read_picture(path)
-    assert back.pixels.dtype == dtype and back.pixels.shape == pixels.shape
-    error = np.abs(back.pixels.astype(float) - pixels) / top
-    exact = 1 / 8190 if suffix == "avif" and dtype == np.uint16 else 0.0
-    assert error.max() <= exact * 1.001 if quality == 100 else error.mean() < 0.01
-    assert back.xmp is not None and "Zoë".encode() in back.xmp
-    block = exif.Block.of(back.exif)
-    assert block.places["interop"][1].data == b"R03\0" and back.dpi == pytest.approx((300, 300))
-    assert exif.orientation(back.exif) == (1 if suffix == "jxl" else 6)
-    assert back.profile == (profile if suffix == "avif" else None) and back.cicp is None
-    other = np.asarray(read_image(path, "L" if channels < 3 else "RGB")).astype(float) / 255
-    if suffix == "avif":
-        other = np.rot90(other)  # read_image turns it upright
-    assert np.abs(other.reshape(24, 32, -1) - ramp[..., : 1 if channels < 3 else 3]).mean() < 0.01
-
-
-def test_10_bits_and_hdr_of_avif(tmp_path: Path) -> None:
-    """Light levels change between the units and orders of PNG and AVIF, and back."""
-    display = struct.pack(">8HII", 35400, 14600, 8500, 39850, 6550, 2300, 15635, 16450, 10_000_000, 50)
-    light = {b"mDCV": display, b"cLLI": struct.pack(">II", 10_000_000, 4_000_000)}
-    picture = Picture(DEEP, cicp=(9, 16, 9, 1), bits=10, chunks=light)
-    write_picture(picture, tmp_path / "a.avif", quality=100)
-    assert not restore(tmp_path / "a.avif", tmp_path / "b.avif", 2, quality=100).failed
-    back = read_picture(tmp_path / "b.avif")
-    assert back.bits == 10 and back.cicp is not None and back.cicp[:2] == (9, 16)
-    assert np.abs(back.pixels.astype(int) - DEEP.repeat(2, 0).repeat(2, 1)).max() <= 33
-    assert not restore(tmp_path / "a.avif", tmp_path / "b.png").failed
-    png = read_picture(tmp_path / "b.png")
-    assert png.cicp == (9, 16, 0, 1) and {name: png.chunks[name] for name in light} == light
-    stored = (tmp_path / "b.avif").read_bytes()
-    assert b"clli" + struct.pack(">HH", 1000, 400) in stored
-    assert b"mdcv" + struct.pack(">3H", 8500, 39850, 6550) in stored  # green first
-    for suffix in ("jpg", "webp", "tif", "jxl"):
-        (reason,) = [reason for _, reason in restore(tmp_path / "a.avif", tmp_path / f"c.{suffix}").failed]
-        assert "colours" in reason and not (tmp_path / f"c.{suffix}").exists()
 
 
 def test_linear_light_reaches_the_model_by_a_perceptual_curve() -> None:
@@ -601,45 +324,3 @@ def test_half_precision_says_how_many_bits_survive(small: Any, caplog: Any) -> N
         run(np.zeros((16, 16, 1), np.uint16))
         assert f"about {bits} bits" in caplog.text
         caplog.clear()
-
-
-@pytest.mark.parametrize(
-    ("suffix", "head", "package", "extra"),
-    (("heic", b"\0\0\0\x18ftypheic", "pillow_heif", "heic"), ("exr", b"\x76\x2f\x31\x01", "OpenEXR", "exr")),
-)
-def test_a_missing_package_is_named_with_its_extra(
-    suffix: str, head: bytes, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    (tmp_path / f"a.{suffix}").write_bytes(head.ljust(64, b"\0"))
-    for read in (read_picture, read_image):
-        with pytest.raises(PictureError, match=rf"vimzoo\[{extra}\]"):
-            read(tmp_path / f"a.{suffix}")
-
-
-@pytest.mark.parametrize("bits", (8, 10))
-def test_heic(bits: int, tmp_path: Path) -> None:
-    heif = pytest.importorskip("pillow_heif", reason="needs the extra vimzoo[heic]")
-    top, kind = (255, np.uint8) if bits == 8 else (65535, np.uint16)
-    pixels = np.rint(COLOUR.repeat(2, 0).repeat(2, 1) * top).astype(kind)
-    mode = "RGB" if bits == 8 else "RGB;16"
-    heif.from_bytes(mode=mode, size=(64, 48), data=pixels.tobytes()).save(tmp_path / "a.heic", quality=-1)
-    found = read_picture(tmp_path / "a.heic")
-    assert found.pixels.dtype == kind and found.bits == bits
-    assert np.abs(found.pixels.astype(float) - pixels).max() <= 0.03 * top
-    assert np.asarray(read_image(tmp_path / "a.heic")).shape == (48, 64, 3)
-
-
-@pytest.mark.parametrize("dtype", (np.float16, np.float32))
-@pytest.mark.parametrize("channels", (1, 2, 3, 4))
-def test_exr(channels: int, dtype: Any, tmp_path: Path) -> None:
-    """Linear light brighter than white comes back, and as PNG it is refused."""
-    pytest.importorskip("OpenEXR", reason="needs the extra vimzoo[exr]")
-    light = np.concatenate([COLOUR * 10, np.full((24, 32, 1), 0.5)], -1).astype(dtype)
-    light = light[..., {1: [0], 2: [0, 3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[channels]]
-    write_picture(Picture(light, cicp=(1, 8, 0, 1)), tmp_path / "a.exr")
-    assert not restore(tmp_path / "a.exr", tmp_path / "b.exr", 2).failed
-    back = read_picture(tmp_path / "b.exr")
-    assert back.cicp == (1, 8, 0, 1) and back.pixels.dtype == dtype
-    assert np.abs(back.pixels.astype(float) - light.repeat(2, 0).repeat(2, 1)).max() <= 0.01
-    assert "no pixels of" in restore(tmp_path / "a.exr", tmp_path / "b.png").failed[0][1]
