@@ -338,7 +338,15 @@ def test_everything_public_has_a_docstring() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["vimzoo/ops", "vimzoo/restoration", "vimzoo/restore.py", "vimzoo/doctor.py", "setup.py"]
+    "folder",
+    [
+        "vimzoo/ops",
+        "vimzoo/pictures",
+        "vimzoo/restoration",
+        "vimzoo/restore.py",
+        "vimzoo/doctor.py",
+        "setup.py",
+    ],
 )
 def test_public_functions_of_the_ops_are_documented_and_typed(folder: str) -> None:
     """By source, so that helpers outside ``__all__`` count too."""
