@@ -95,9 +95,9 @@ def test_floating_point_from_0_to_1_is_taken_as_it_is(tmp_path: Path, caplog: An
     assert np.abs(tifffile.imread(tmp_path / "b.tif") - pixels).max() < 1e-6 and not caplog.text
 
 
-def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
-    pixels = np.full((4, 4), np.nan, np.float32)
-    assert "NaN" in restore(tiff(tmp_path / "a.tif", pixels), tmp_path / "b.tif").failed[0][1]
+def test_infinite_numbers_are_refused(tmp_path: Path) -> None:
+    pixels = np.full((4, 4), np.inf, np.float32)
+    assert "infinite" in restore(tiff(tmp_path / "a.tif", pixels), tmp_path / "b.tif").failed[0][1]
 
 
 @pytest.mark.parametrize("compression", ("jpeg2000", "lerc", "jpegxl", "lzw"))
@@ -308,6 +308,7 @@ def test_missing_values_stay_missing_and_do_not_spread(tmp_path: Path) -> None:
     back = restored(Picture(values[..., None]), run).pixels[..., 0]
     assert np.isnan(back[:, :20]).all() and (back[:, 20:] == 5).all()
     assert all((tile == tile.flat[0]).all() for tile in run.model_input)
+    assert np.isnan(restored(Picture(np.full((4, 4, 1), np.nan, np.float32)), run).pixels).all()
     whole = np.where(np.isnan(values), -9999, 7).astype(np.int16)
     path = tiff(tmp_path / "a.tif", whole, extratags=[(42113, "s", 0, "-9999", True)])
     assert not restore(path, tmp_path / "b.tif", 2).failed

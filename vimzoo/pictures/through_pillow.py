@@ -25,6 +25,8 @@ _MODES = {
     "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "RGB",
 }  # fmt: skip
 """Pillow's modes of 8 bits or less -> the mode that they are converted to."""
+HEADER = Request(whole=False)
+"""What is asked of a file whose header alone is wanted."""
 _IPTC = 0x0404
 """Photoshop's number of the resource that holds IPTC's record."""
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1"
@@ -32,7 +34,7 @@ _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1"
 _rules = threading.Lock()
 
 
-def opened(file: IO[bytes], name: str) -> Image.Image:
+def opened(file: IO[bytes], name: str, request: Request = HEADER) -> Image.Image:
     """An image of a known format whose header has been read.
 
     Unlike ``Image.open`` this has no limit of pixels that is global to the process; see `check_size`.
@@ -46,7 +48,8 @@ def opened(file: IO[bytes], name: str) -> Image.Image:
         raise PictureError(f"this Pillow cannot read {name}")
     file.seek(0)
     try:
-        return Image.OPEN[name][0](file, "")
+        with _quiet(request):
+            return Image.OPEN[name][0](file, "")
     except (SyntaxError, IndexError, TypeError, KeyError) as error:
         raise PictureError(f"damaged header, or of an unusual kind: {error}") from error
 
@@ -59,7 +62,7 @@ def header(file: IO[bytes], name: str) -> Header:
 
 def read(file: IO[bytes], request: Request, name: str) -> Picture:
     """Read a picture of 8 bits: grey or RGB, with alpha if there is transparency."""
-    with quiet(request), opened(file, name) as image:
+    with opened(file, name, request) as image:
         check_size(*image.size, request.max_pixels)
         return load(image, request)
 
@@ -75,10 +78,10 @@ def reader(name: str) -> Callable[[IO[bytes], Request], Picture]:
 
 
 @contextlib.contextmanager
-def quiet(request: Request) -> Iterator[None]:
+def _quiet(request: Request) -> Iterator[None]:
     """Pillow without its warnings of damaged EXIF, where all metadata are read.
 
-    The setting is global to the process, so a lock serialises threads.
+    The setting is global to the process, so a lock serialises threads; pixels are decoded outside of it.
     """
     if not request.whole:
         yield
@@ -90,13 +93,18 @@ def quiet(request: Request) -> Iterator[None]:
 
 def load(image: Image.Image, request: Request, pixels: np.ndarray | None = None) -> Picture:
     """An opened image with its metadata; ``pixels`` if another library has decoded them."""
-    if request.pages == "refuse" and image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
+    with _quiet(request):
+        count = 1 if request.pages != "refuse" or image.format == "MPO" else getattr(image, "n_frames", 1)
+    if count > 1:
         raise PictureError(f"holds {count} pages or frames; expected one, or --pages first or all")
     profile = image.info.get("icc_profile")
     if pixels is None:
         pixels, profile = pixels_of(image, profile)
     more = tuple(_frames(image)) if request.pages == "all" and image.format != "MPO" else ()
-    shown = exif.header_orientation(image.getexif)
+    if image.format == "PNG":
+        image.load()  # some metadata follow the pixels
+    with _quiet(request):
+        shown = exif.header_orientation(image.getexif)
     if not request.whole:
         return Picture(np.atleast_3d(pixels), profile, exif.with_orientation(None, shown))
     packet, block = image.info.get("xmp"), exif.Block.of(_stored_exif(image))

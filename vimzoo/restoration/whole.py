@@ -41,7 +41,7 @@ def restored(
         progress: As in `Restorer`, for the pixels.
 
     Raises:
-        PictureError: pixels are infinite, or all are missing.
+        PictureError: pixels are infinite.
         FloatingPointError, RuntimeError, MemoryError: as in `Restorer`.
     """
     linear, missing = picture.cicp is not None and picture.cicp[1] == LINEAR, _nodata(picture)
@@ -82,7 +82,7 @@ def _with_gaps(
     if not gaps.any():
         return _of_any_numbers(pixels, linear, restorer, progress)
     if gaps.all():
-        raise PictureError("all pixels are NaN or missing; expected numbers")
+        return _repeated(pixels, restorer.scale)
     filled = np.concatenate([continued(colours, ~gaps, whole=True), pixels[..., count:]], -1)
     result = _of_any_numbers(filled, linear, restorer, progress)
     own = result[..., :count]

@@ -15,7 +15,7 @@ from ..boxes import box, find, with_metadata
 from ..numbers import to_16_bits
 from ..picture import Picture, check_size, needs
 from ..record import Format, Request
-from ..through_pillow import header_reader, load, opened, quiet
+from ..through_pillow import header_reader, load, opened
 
 _PROPERTIES = (b"meta", b"iprp", b"ipco")
 _UNITS = 10_000
@@ -30,7 +30,7 @@ _IDENTITY = 0
 def _read(file: IO[bytes], request: Request) -> Picture:
     file.seek(0)
     data = file.read()
-    with quiet(request), opened(io.BytesIO(data), "AVIF") as image:
+    with opened(io.BytesIO(data), "AVIF", request) as image:
         check_size(*image.size, request.max_pixels)
         if not request.whole:
             return load(image, request)

@@ -9,7 +9,7 @@ import numpy as np
 from ..numbers import to_16_bits
 from ..picture import Picture, PictureError, check_size, needs
 from ..record import Format, Request
-from ..through_pillow import header_reader, load, opened, quiet
+from ..through_pillow import header_reader, load, opened
 
 
 def _depth(file: IO[bytes]) -> tuple[int, bool]:
@@ -29,7 +29,7 @@ def _read(file: IO[bytes], request: Request) -> Picture:
         raise PictureError(
             f"JPEG 2000 of {bits} bits{', signed' if signed else ''}; expected up to 16, unsigned"
         )
-    with quiet(request), opened(file, "JPEG2000") as image:
+    with opened(file, "JPEG2000", request) as image:
         check_size(*image.size, request.max_pixels)
         deep = bits > 8 and (request.whole or len(image.getbands()) > 1)
         return load(image, request, _decoded(file, bits) if deep else None)

@@ -16,7 +16,7 @@ from PIL import Image
 from .. import exif
 from ..picture import Picture, check_size, needs
 from ..record import Format, Header, Request
-from ..through_pillow import load, opened, quiet, save
+from ..through_pillow import load, opened, save
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BEFORE = 8 + 25
@@ -60,7 +60,7 @@ def _describes_late(image: Image.Image) -> bool:
 
 
 def _read(file: IO[bytes], request: Request) -> Picture:
-    with quiet(request), opened(file, "PNG") as image:
+    with opened(file, "PNG", request) as image:
         check_size(*image.size, request.max_pixels)
         picture = load(image, request, _deep(file) if request.whole else None)
         if not request.whole:

@@ -15,7 +15,7 @@ from ..inks import from_inks
 from ..numbers import to_16_bits, unmultiplied
 from ..picture import Picture, PictureError, check_size, needs
 from ..record import Format, Header, Request
-from ..through_pillow import load, opened, quiet
+from ..through_pillow import HEADER, load, opened
 from .tiff_tags import append_directories, extra_tags, metadata
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _KIND = 258, 259, 262, 277, 284, 338, 339
@@ -23,16 +23,17 @@ _COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED":
 """Channels of colour by photometric interpretation; the others are alpha or further bands."""
 _PLAIN = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 """The same for what Pillow reads, palettes included, by number."""
+_JPEG = (6, 7)  # of Compression
 _ALPHA = (1, 2)  # of ExtraSamples: premultiplied or not
 _LARGEST = 2**32 - 2**25
 """Bytes of pixels above which offsets of 4 bytes may not suffice."""
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 
 
-def _plain(file: IO[bytes]) -> Image.Image | None:
+def _plain(file: IO[bytes], request: Request = HEADER) -> Image.Image | None:
     """An opened image if Pillow reads it rightly: at most 8 bits, unsigned, channels interleaved, no further bands."""
     try:
-        image = opened(file, "TIFF")
+        image = opened(file, "TIFF", request)
     except (PictureError, OSError, ValueError):
         return None
     tags: Any = getattr(image, "tag_v2", {})
@@ -59,11 +60,10 @@ def _opened(file: IO[bytes]) -> Any:
 
 
 def _read(file: IO[bytes], request: Request) -> Picture:
-    with quiet(request):
-        image = _plain(file)
-        if image is not None and not request.whole:
-            check_size(*image.size, request.max_pixels)
-            return load(image, request)
+    image = _plain(file, request)
+    if image is not None and not request.whole:
+        check_size(*image.size, request.max_pixels)
+        return load(image, request)
     with _opened(file) as tiff:
         page = tiff.pages[0]
         check_size(page.imagewidth, page.imagelength, request.max_pixels)
@@ -79,7 +79,7 @@ def _read(file: IO[bytes], request: Request) -> Picture:
             return replace(first, more=rest)
         if image is None:
             return _numbers(page, about, _decoded(page))
-    with opened(file, "TIFF") as image:
+    with opened(file, "TIFF", request) as image:
         picture = load(image, Request(request.max_pixels, "first", whole=False))  # Pillow turns it upright
     return replace(
         about, pixels=picture.pixels, profile=picture.profile, exif=exif.with_orientation(about.exif, 1)
@@ -123,7 +123,9 @@ def _stack(tiff: Any, count: int) -> Iterator[np.ndarray]:
 def _numbers(page: Any, about: Picture, raw: Any) -> Picture:
     """``about`` with a page's pixels: black 0, colours first and not premultiplied; further bands apart."""
     kind, samples = getattr(page.photometric, "name", str(page.photometric)), page.samplesperpixel
-    colours, extra = _COLOURS.get(kind), [int(sample) for sample in page.extrasamples]
+    converted = page.compression in _JPEG  # to RGB, by the decoder
+    colours = _COLOURS.get(kind) if converted or kind != "YCBCR" else None
+    extra = [int(sample) for sample in page.extrasamples]
     if colours is None or page.dtype is None or page.dtype.kind not in "uif" or samples < colours:
         raise PictureError(
             f"TIFF of kind {kind} with {samples} channels of {page.dtype}; expected grey or colour (RGB, CMYK)"
@@ -175,11 +177,8 @@ def _header(file: IO[bytes]) -> Header:
     image = _plain(file)
     if image is not None:
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
-        return (
-            int(tags[256]),
-            int(tags[257]),
-            int(tags.get(274, 1)),
-        )  # Pillow's own size is that of the upright picture
+        # Pillow's own size is that of the upright picture
+        return int(tags[256]), int(tags[257]), int(tags.get(274, 1))
     with _opened(file) as tiff:
         page = tiff.pages[0]
         return page.imagewidth, page.imagelength, int(page.tags.valueof(274, 1))

@@ -18,6 +18,7 @@ _DIALECTS = {
     "philips", "ndpi", "lsm", "stk", "nih", "mdgel",
 }  # fmt: skip
 """Kinds of TIFF, as tifffile calls them, whose description states sizes and the order of pages."""
+_MASK = 4  # of NewSubfileType
 _BYTE, _LONG = 1, 4
 _ANNOUNCED = 1
 """How far the tags that announce a directory are below its own, which tifffile does not write."""
@@ -39,6 +40,8 @@ def metadata(tiff: Any, page: Any) -> dict[str, Any]:
     if dialects := sorted(_DIALECTS & {name.lower() for name in tiff.flags}):
         block.places["image"].pop(DESCRIPTION, None)
         lost = (f"the description ({', '.join(dialects)}) with its sizes and order of pages is left out",)
+    if any(series.keyframe.subfiletype & _MASK for series in tiff.series):
+        lost += ("the mask is left out",)
     for tag in geo.TAGS:
         block.places["image"].pop(tag, None)
     tags = {tag.code: tag for tag in page.tags}
