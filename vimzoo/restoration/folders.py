@@ -258,7 +258,8 @@ def restore_file(
         )
     form = format_of(job.target)
     check_fits(form, width * scale, height * scale, picture)
-    _check_memory(picture.pixels.nbytes * scale**2 * (1 + len(picture.more)), width * scale, height * scale)
+    size = picture.pixels.nbytes + (0 if picture.bands is None else picture.bands.nbytes)
+    _check_memory(size * scale**2 * (1 + len(picture.more)), width * scale, height * scale)
     _check_place(job.target)
     for said in (*picture.lost, left_out(picture, form)):
         if said:
