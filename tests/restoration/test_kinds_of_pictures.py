@@ -85,7 +85,7 @@ def test_other_numbers_come_back(dtype: Any, tmp_path: Path, caplog: Any) -> Non
     span = float(pixels.max()) - float(pixels.min())
     assert back.dtype == dtype
     assert np.abs(back.astype(float) - pixels.repeat(2, 0).repeat(2, 1).astype(float)).max() <= span * 2e-7
-    assert f"from {pixels.min():g} to {pixels.max():g}" in caplog.text
+    assert f"a.tif: pixels of {np.dtype(dtype)} from {pixels.min():g} to {pixels.max():g}" in caplog.text
     assert "no pixels of" in restore(path, tmp_path / "b.png").failed[0][1]
 
 
@@ -218,10 +218,11 @@ def test_formats_that_are_only_read_become_png(tmp_path: Path) -> None:
     image = Image.fromarray(noise(3))
     for suffix in ("bmp", "gif", "png", "jp2", "ppm", "tga"):
         image.save(tmp_path / "in" / f"a.{suffix}")
+    (tmp_path / "in" / "a.pfm").write_bytes(b"Pf\n32 24\n-1.0\n" + COLOUR[..., 0].astype("<f4").tobytes())
     report = restore(tmp_path / "in", tmp_path / "out")
     assert not report.failed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a.bmp.png", "a.gif.png", "a.jp2.png", "a.png", "a.ppm.png", "a.tga.png",
+        "a.bmp.png", "a.gif.png", "a.jp2.png", "a.pfm.tif", "a.png", "a.ppm.png", "a.tga.png",
     ]  # fmt: skip
     assert np.array_equal(read_picture(tmp_path / "out" / "a.bmp.png").pixels, noise(3))
     assert set(WRITTEN) < set(SUFFIXES)
@@ -325,3 +326,20 @@ def test_half_precision_says_how_many_bits_survive(small: Any, caplog: Any) -> N
         run(np.zeros((16, 16, 1), np.uint16))
         assert f"about {bits} bits" in caplog.text
         caplog.clear()
+
+
+def test_linear_light_of_16_bits(caplog: Any) -> None:
+    run = Same()
+    back = restored(Picture(DEEP, cicp=(1, 8, 0, 1)), run)
+    assert back.pixels.dtype == np.uint16 and np.abs(back.pixels.astype(int) - DEEP).max() <= 1
+    assert max(tile.max() for tile in run.model_input) == pytest.approx(0.5806, abs=1e-3) and not caplog.text
+
+
+def test_missing_values_of_all_pages(tmp_path: Path) -> None:
+    pages = np.full((2, 8, 9), 7, np.uint8)
+    pages[1, :, :4] = 0
+    path = tiff(tmp_path / "a.tif", pages, extratags=[(42113, "s", 0, "0", False)])
+    run = Same()
+    back = restored(read_picture(path, pages="all"), run)
+    assert np.array_equal(back.more[0].pixels[..., 0], pages[1])
+    assert all((tile == 7).all() for tile in run.model_input)

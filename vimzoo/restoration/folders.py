@@ -264,7 +264,8 @@ def restore_file(
     for said in (*picture.lost, left_out(picture, form)):
         if said:
             _logger.warning("%s: %s", job.source, said)
-    write_picture(restored(picture, restorer, extra_bands, progress), job.target, quality=quality)
+    result = restored(picture, restorer, extra_bands, progress, str(job.source))
+    write_picture(result, job.target, quality=quality)
 
 
 def _check_place(target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -27,7 +28,11 @@ Curve = Callable[[np.ndarray], np.ndarray]
 
 
 def restored(
-    picture: Picture, restorer: Restorer, extra_bands: str = "restore", progress: Progress | None = None
+    picture: Picture,
+    restorer: Restorer,
+    extra_bands: str = "restore",
+    progress: Progress | None = None,
+    name: str = "a picture",
 ) -> Picture:
     """A picture with its pixels and bands restored.
 
@@ -39,23 +44,25 @@ def restored(
         restorer: Restores its parts, each 1 to 4 channels.
         extra_bands: ``"restore"`` or ``"copy"`` bands that are neither colour nor alpha.
         progress: As in `Restorer`, for the pixels.
+        name: What warnings call it.
 
     Raises:
         PictureError: pixels are infinite.
         FloatingPointError, RuntimeError, MemoryError: as in `Restorer`.
     """
-    linear, missing = picture.cicp is not None and picture.cicp[1] == LINEAR, _nodata(picture)
+    linear = picture.cicp is not None and picture.cicp[1] == LINEAR
+    run = partial(_with_gaps, missing=_nodata(picture), linear=linear, restorer=restorer, name=name)
 
-    def run(pixels: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        return _with_gaps(pixels, missing, linear, restorer, progress)
+    def both(page: Picture, progress: Progress | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        pixels, bands = run(page.pixels, progress=progress), page.bands
+        if bands is not None and extra_bands == "copy":
+            bands = _repeated(bands, restorer.scale)
+        elif bands is not None:
+            bands = np.concatenate([run(bands[..., i : i + 1]) for i in range(bands.shape[2])], -1)
+        return pixels, bands
 
-    pixels, bands = run(picture.pixels, progress), picture.bands
-    if bands is not None and extra_bands == "copy":
-        bands = _repeated(bands, restorer.scale)
-    elif bands is not None:
-        bands = np.concatenate([run(bands[..., i : i + 1]) for i in range(bands.shape[2])], -1)
-    more = tuple(restored(page, restorer, extra_bands) for page in picture.more)
-    return replace(picture.enlarged(pixels, bands, restorer.scale), more=more)
+    result = picture.enlarged(*both(picture, progress), restorer.scale)
+    return replace(result, more=tuple(page.enlarged(*both(page), restorer.scale) for page in picture.more))
 
 
 def _nodata(picture: Picture) -> float | None:
@@ -71,7 +78,12 @@ def _repeated(values: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _with_gaps(
-    pixels: np.ndarray, missing: float | None, linear: bool, restorer: Restorer, progress: Progress | None
+    pixels: np.ndarray,
+    missing: float | None,
+    linear: bool,
+    restorer: Restorer,
+    name: str,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Restored pixels, with missing ones as they were."""
     count = 3 if pixels.shape[2] > 2 else 1
@@ -80,11 +92,11 @@ def _with_gaps(
     if missing is not None:
         gaps |= (colours == missing).all(-1)
     if not gaps.any():
-        return _of_any_numbers(pixels, linear, restorer, progress)
+        return _of_any_numbers(pixels, linear, restorer, name, progress)
     if gaps.all():
         return _repeated(pixels, restorer.scale)
     filled = np.concatenate([continued(colours, ~gaps, whole=True), pixels[..., count:]], -1)
-    result = _of_any_numbers(filled, linear, restorer, progress)
+    result = _of_any_numbers(filled, linear, restorer, name, progress)
     own = result[..., :count]
     if missing is not None:
         same = (own == missing).all(-1)  # a pixel that is there must not become a missing one
@@ -99,23 +111,25 @@ def _next(values: np.ndarray) -> np.ndarray:
 
 
 def _of_any_numbers(
-    pixels: np.ndarray, linear: bool, restorer: Restorer, progress: Progress | None
+    pixels: np.ndarray, linear: bool, restorer: Restorer, name: str, progress: Progress | None
 ) -> np.ndarray:
     """Integers of 8 and 16 bits as they are; others as float32 from 0 to 1, the range that the model knows.
 
     Floating point within 0..1 is taken as it is, linear light by the curve of PQ; otherwise the smallest and the
     largest number are black and white.
     """
-    if pixels.dtype in (np.uint8, np.uint16):
+    if pixels.dtype in (np.uint8, np.uint16) and not linear:
         return restorer(pixels, progress)
     count = 3 if pixels.shape[2] > 2 else 1
     colours, alpha = pixels[..., :count].astype(np.float64), pixels[..., count:].astype(np.float64)
     if not np.isfinite(colours).all():
         raise PictureError("pixels are infinite; expected finite numbers")
     floats = pixels.dtype.kind == "f"
-    low, high = float(colours.min()), float(colours.max())
-    encode, decode = _linear_light(high) if linear else _range(low, high, pixels.dtype)
     top = 1.0 if floats else float(np.iinfo(pixels.dtype).max)
+    if linear:
+        encode, decode = _linear_light(float(colours.max()) / top, top)
+    else:
+        encode, decode = _range(colours, floats, f"{name}: pixels of {pixels.dtype}")
     unit = np.concatenate([encode(colours), alpha / top], -1).astype(np.float32)
     values = restorer(unit, progress).astype(np.float64)
     values = np.concatenate([decode(values[..., :count]), values[..., count:] * top], -1)
@@ -125,27 +139,28 @@ def _of_any_numbers(
     return values.astype(pixels.dtype)
 
 
-def _range(low: float, high: float, dtype: np.dtype) -> tuple[Curve, Curve]:
-    """Numbers to 0..1 and back."""
-    if dtype.kind == "f" and low >= 0 and high <= 1:
+def _range(numbers: np.ndarray, floats: bool, what: str) -> tuple[Curve, Curve]:
+    """Numbers to 0..1 and back; their range is stated unless it is that."""
+    low, high = float(numbers.min()), float(numbers.max())
+    if floats and low >= 0 and high <= 1:
         return (lambda x: x), (lambda x: x)
-    _logger.warning("pixels of %s from %g to %g: the model gets them as black to white", dtype, low, high)
+    _logger.warning("%s from %g to %g: the model gets these as black to white", what, low, high)
     span = (high - low) or 1.0
     return (lambda x: (x - low) / span), (lambda x: x * span + low)
 
 
-def _linear_light(high: float) -> tuple[Curve, Curve]:
-    """Linear light to PQ's code values (ITU-R BT.2100) and back; negative numbers by the mirrored curve."""
+def _linear_light(high: float, white: float) -> tuple[Curve, Curve]:
+    """Linear light in units of ``white`` to PQ's code values (ITU-R BT.2100) and back; negative light is mirrored."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     peak = 10_000 / min(WHITE, 10_000 / max(high, 1e-6))
 
     def encode(x: np.ndarray) -> np.ndarray:
-        y = (np.abs(x) / peak) ** m1
+        y = (np.abs(x) / (peak * white)) ** m1
         return np.copysign(((c1 + c2 * y) / (1 + c3 * y)) ** m2 - _BLACK, x)
 
     def decode(x: np.ndarray) -> np.ndarray:
         y = (np.abs(x).clip(0, 1 - _BLACK) + _BLACK) ** (1 / m2)
-        return np.copysign((np.maximum(y - c1, 0) / (c2 - c3 * y)) ** (1 / m1) * peak, x)
+        return np.copysign((np.maximum(y - c1, 0) / (c2 - c3 * y)) ** (1 / m1) * peak * white, x)
 
     return encode, decode
 

@@ -1,4 +1,4 @@
-"""PBM, PGM, PPM and PFM, read only."""
+"""PBM, PGM and PPM, read only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..through_pillow import header, read
 _HEADER = re.compile(rb"(P[56Ff])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+([-+.\deE]+)\s")
 
 
-def _read(file: IO[bytes], request: Request) -> Picture:
-    """Binary files of more than 8 bits here, because Pillow cuts colours to 8; the others through Pillow."""
+def read_map(file: IO[bytes], request: Request) -> Picture:
+    """Read binary files of more than 8 bits here, because Pillow cuts colours to 8; the others through Pillow."""
     file.seek(0)
     head = _HEADER.match(file.read(4096))
     if head is None or (head[1] in (b"P5", b"P6") and float(head[4]) < 256):
@@ -35,7 +35,8 @@ def _read(file: IO[bytes], request: Request) -> Picture:
     return Picture(_scaled(pixels, int(top)))
 
 
-def _header(file: IO[bytes]) -> Header:
+def header_of_map(file: IO[bytes]) -> Header:
+    """Width and height, from the header."""
     file.seek(0)
     head = _HEADER.match(file.read(4096))
     return header(file, "PPM") if head is None else (int(head[2]), int(head[3]), 1)
@@ -52,8 +53,8 @@ def _scaled(pixels: np.ndarray, top: int) -> np.ndarray:
 
 FORMAT = Format(
     name="PNM",
-    suffixes=(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    starts=lambda head: head[:1] == b"P" and head[1:2] in b"123456Ff" and head[2:3] in b" \t\r\n#",
-    header=_header,
-    read=_read,
+    suffixes=(".ppm", ".pgm", ".pbm", ".pnm"),
+    starts=lambda head: head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n#",
+    header=header_of_map,
+    read=read_map,
 )
