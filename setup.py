@@ -2,9 +2,9 @@
 
 | system | compiler | what is built |
 | --- | --- | --- |
-| Linux, x86-64 | GCC or Clang | SSE2, AVX2 and AVX-512 libraries; OpenMP where its header and library are found |
+| Linux, x86-64 | GCC or Clang | SSE2, AVX2, AVX-512 and AVX-512 BF16; OpenMP where its header and library are found |
 | Linux, other | GCC or Clang | one library of portable vectors; OpenMP likewise |
-| macOS | Clang | the same without OpenMP, so one thread |
+| macOS | Clang | the same without AVX-512 BF16, which no Mac has, and without OpenMP, so one thread |
 | Windows | any | nothing: the sources need GCC's vector extensions and POSIX |
 
 The libraries use neither Python's nor torch's headers (they are loaded with ctypes), so one wheel serves every
@@ -31,11 +31,13 @@ FLAGS = [
     "-fvisibility=hidden",
     "-g0",  # Python asks for debug information: most of a library, and it names the builder's folders
 ]
+AVX512 = ["-DVIMZOO_VL=16", "-march=x86-64-v4", "-mprefer-vector-width=512"]
 X86_64 = {
     "base": ["-DVIMZOO_VL=4", "-msse2"],
     "avx2": ["-DVIMZOO_VL=8", "-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-DVIMZOO_VL=16", "-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "avx512": AVX512,
 }
+LINUX_X86_64 = {**X86_64, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
 PORTABLE = {"base": ["-DVIMZOO_VL=4"]}
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 SHIPPED_INSIDE = {
@@ -83,7 +85,8 @@ def extensions() -> list[Extension]:
     """One optional extension per instruction set that the machine built for, which may be another one, may have."""
     sources = sorted(str(path) for path in Path("kernels").glob("*/*.c"))
     depends = sorted(str(path) for path in Path("kernels").glob("*/*.h"))
-    levels = X86_64 if sysconfig.get_platform().endswith("x86_64") else PORTABLE
+    system = sysconfig.get_platform()
+    levels = LINUX_X86_64 if system == "linux-x86_64" else X86_64 if system.endswith("x86_64") else PORTABLE
     return [
         Extension(
             f"vimzoo.kernels._cpu_{level}",

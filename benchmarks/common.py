@@ -36,7 +36,8 @@ def processor() -> str:
 
 def folder_name(machine: dict[str, Any]) -> str:
     """Under which name results of ``machine`` are kept: its accelerator if it used one, else its processor."""
-    words = machine.get("accelerator") or f"{machine['processor']} {machine['instruction_set'] or ''}"
+    level = (machine["instruction_set"] or "").removesuffix("_bf16")  # the same machine as before it was used
+    words = machine.get("accelerator") or f"{machine['processor']} {level}"
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 

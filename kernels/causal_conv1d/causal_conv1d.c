@@ -28,7 +28,7 @@ INLINE void convolve_token(const causal_conv1d_args *a, int64_t k, int64_t b, in
     EACH_VECTOR(a->channels, {
         vf sum = load_floats(bias ? bias + c : NULL, lanes);
         for (int j = from; j < to; j++) sum += w[j] * load_row(x + j * step + c * size, dtype, lanes);
-        if (a->silu) sum *= sigmoid_vf(sum);
+        if (a->silu) sum = silu_vf(sum, dtype != F32);
         store_row(out + c * size, dtype, lanes, sum);
         w += taps;
     });

@@ -94,6 +94,10 @@ INLINE void store_row(char *p, int dtype, int lanes, vf value) {
     __mmask16 mask = (__mmask16)((1u << lanes) - 1u);
     if (dtype == F32) _mm512_mask_storeu_ps(p, mask, (__m512)value);
     else if (dtype == BF16) {
+#if defined(__AVX512BF16__)
+        _mm256_mask_storeu_epi16(p, mask, (__m256i)_mm512_cvtneps_pbh((__m512)value));
+        return;
+#endif
         __m512i bits = (__m512i)value;
         __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
         bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));

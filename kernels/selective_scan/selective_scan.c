@@ -40,7 +40,7 @@ static void read_block(const selective_scan_args *a, block *k, vf skip) {
     const vf bias = load_floats(a->delta_bias ? a->delta_bias + k->channel : NULL, k->lanes);
     for (int t = 0; t < k->steps; t++) {
         k->pre[t] += bias;
-        k->dt[t] = a->softplus ? softplus_vf(k->pre[t]) : k->pre[t];
+        k->dt[t] = a->softplus ? softplus_vf(k->pre[t], 0) : k->pre[t];
         k->dtu[t] = k->dt[t] * k->u[t];
         k->y[t] = skip * k->u[t];
     }
@@ -67,7 +67,7 @@ static void forward_task(const selective_scan_args *a, int64_t b, int64_t g, int
     float *rows = arena_take(&scratch, min_of(SEGMENT, a->length) * 2 * N * sizeof(float));
     memset(h, 0, blocks * N * sizeof(vf));
     for (int64_t i = 0; i < blocks; i++)
-        load_columns(A2 + i * N, a->A + (first + i * VL) * N, N, (int)min_of(VL, last - first - i * VL), LOG2E);
+        load_rates(A2 + i * N, a->A + (first + i * VL) * N, N, (int)min_of(VL, last - first - i * VL));
     for (int64_t segment = 0; segment < a->length; segment += SEGMENT) {
         const int64_t end = min_of(segment + SEGMENT, a->length);
         read_rows(a, b, g, segment, end - segment, rows);
@@ -81,7 +81,8 @@ static void forward_task(const selective_scan_args *a, int64_t b, int64_t g, int
                         store_row((char *)(kept_at(a, &k) + n * a->channels), F32, k.lanes, h[i * N + n]);
                 read_block(a, &k, skip);
                 const float *row = rows + (k.begin - segment) * 2 * N;
-                tile_forward((int)N, k.steps, h + i * N, A2 + i * N, k.dt, k.dtu, row, row + N, 2 * N, k.y);
+                tile_forward((int)N, k.steps, h + i * N, A2 + i * N, k.dt, k.dtu, row, row + N, 2 * N, k.y,
+                             a->dtype != F32);
                 if (a->z) {
                     vf z[CHUNK];
                     read_z(a, &k, z);
@@ -198,7 +199,7 @@ static void backward_task(const selective_scan_args *a, int64_t group, int64_t g
     memset(s.dbias, 0, blocks * sizeof(vf));
     memset(s.dD, 0, blocks * sizeof(vf));
     for (int64_t i = 0; i < blocks; i++)
-        load_columns(s.A2 + i * N, a->A + (first + i * VL) * N, N, (int)min_of(VL, last - first - i * VL), LOG2E);
+        load_rates(s.A2 + i * N, a->A + (first + i * VL) * N, N, (int)min_of(VL, last - first - i * VL));
     for (int64_t b = a->batch * group / a->batch_groups; b < a->batch * (group + 1) / a->batch_groups; b++)
         backward_image(a, b, g, part, first, last, &s);
     for (int64_t i = 0; i < blocks; i++) {

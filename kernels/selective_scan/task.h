@@ -13,9 +13,9 @@
 
 /* The struct of an operator's arguments, and the names of its fields as a symbol that Python reads when it loads this. */
 #define FIELD_NAME(type, name) #name " "
-#define ARGUMENTS(op, FIELDS)                              \
-    typedef struct { FIELDS(STRUCT_FIELD) } op##_args;     \
-    EXPORT const char vimzoo_##op##_fields[] = FIELDS(FIELD_NAME)
+#define ARGUMENT_STRUCT(op, FIELDS) typedef struct { FIELDS(STRUCT_FIELD) } op##_args
+#define ARGUMENT_NAMES(op, FIELDS) EXPORT const char vimzoo_##op##_fields[] = FIELDS(FIELD_NAME)
+#define ARGUMENTS(op, FIELDS) ARGUMENT_STRUCT(op, FIELDS); ARGUMENT_NAMES(op, FIELDS)
 
 #ifdef _OPENMP
 #define PARALLEL_FOR(threads) _Pragma("omp parallel for num_threads(threads) schedule(static)")
@@ -61,6 +61,11 @@ HELPER void load_columns(vf *out, const float *rows, int64_t columns, int lanes,
         transpose_vf(block);
         for (int i = 0; i < width; i++) out[c + i] = block[i] * scale;
     }
+}
+/* Decay rates as factors of exponents of 2, bounded so that the exponents are; see `bounded`. */
+HELPER void load_rates(vf *A2, const float *A, int64_t states, int lanes) {
+    load_columns(A2, A, states, lanes, LOG2E);
+    for (int64_t n = 0; n < states; n++) A2[n] = at_most(splat(1e11f), at_least(splat(-1e11f), A2[n]));
 }
 /* The reverse, adding: rows[lane][column] += in[column]. */
 HELPER void add_columns(float *rows, const vf *in, int64_t columns, int lanes, float scale) {

@@ -1,8 +1,8 @@
 /* The recurrence on one tile: up to CHUNK steps of VL channels, states in registers.
  *
  * Every layout (channels-last paths, mamba_ssm's (B, D, L)) loads its tile into float32 vectors and calls these two
- * functions, so the mathematics stands here once. States are worked off in groups of 16, 8, 4, 2 and 1, so any N is
- * exact work: N = 10 is a group of 8 and one of 2.
+ * functions, so the mathematics stands here once. States are worked off in groups of 16, 10, 8, 4, 2 and 1, so any N is
+ * exact work.
  */
 #ifndef VIMZOO_TILE_H
 #define VIMZOO_TILE_H
@@ -10,54 +10,92 @@
 #include "arguments.h"
 #include "io.h"
 
-#if VL == 16
-#define LARGEST_GROUP 16
-#else
-#define LARGEST_GROUP 8
-#endif
 #define BACKWARD_GROUP 8
 
-INLINE int group_of(int left) {
-    int group = LARGEST_GROUP;
-    while (group > left) group /= 2;
-    return group;
+#if VL == 16
+/* 2^(i/16): one register, in which a shuffle looks up 16 values beside the multiply-adds. */
+static const float SIXTEENTHS[16] = {1.0f,         1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
+                                     1.296839555f, 1.354255547f, 1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
+                                     1.681792831f, 1.756252160f, 1.834008086f, 1.915206561f};
+#endif
+
+/* A step size whose product with any rate is below 1e20, as `decays` needs on AVX-512; see load_rates. */
+INLINE vf bounded(vf dt) { return VL == 16 ? at_most(splat(1e9f), dt) : dt; }
+
+/* x = 2^x for `count` vectors, operation by operation on AVX-512, so that their latencies overlap. float32 there: x = n + r
+ * with n a multiple of 1/16, 2^r as a cubic, relative error 1.1e-7. Beyond 2e20, r^3 would overflow: r is what rounding left. */
+INLINE void decays(vf *x, const int count, const int narrow) {
+#if VL == 16
+#define EACH _Pragma("GCC unroll 4") for (int i = 0; i < count; i++)
+    const float c2 = narrow ? NARROW_C2 : 2.40226507e-1f, c3 = narrow ? NARROW_C3 : 5.5504109e-2f;
+    const vf magic = splat(786432.0f); /* 1.5 * 2^19: the mantissa of x + magic ends in sixteenths */
+    vf whole[4], r[4], base[4], p[4];
+    if (narrow) {
+        EACH whole[i] = (vf)_mm512_roundscale_ps((__m512)x[i], 0x08);
+        EACH base[i] = splat(1.0f);
+    } else {
+        EACH base[i] = x[i] + magic;
+        EACH whole[i] = base[i] - magic;
+        EACH base[i] = (vf)_mm512_permutexvar_ps((__m512i)base[i], *(const __m512_u *)SIXTEENTHS);
+    }
+    EACH r[i] = x[i] - whole[i];
+    EACH p[i] = c3 * r[i] + c2;
+    EACH p[i] = p[i] * r[i] + LN2;
+    if (!narrow) EACH r[i] *= base[i];
+    EACH p[i] = p[i] * r[i] + base[i];
+    EACH x[i] = (vf)_mm512_scalef_ps((__m512)p[i], (__m512)whole[i]); /* rounds n down */
+#undef EACH
+#else
+    for (int i = 0; i < count; i++) x[i] = exp2_vf(x[i], narrow);
+#endif
 }
 
+/* Of a group of states, those whose decays are computed side by side. */
+#define SIDE_BY_SIDE(group) (VL < 16 || (group) % 2 ? 1 : (group) % 4 ? 2 : 4)
+
 /* h: states of this group; A2 = A * log2(e). B, C: rows of ld floats, one a step. Adds <C, h> to y. */
-INLINE void forward_group(const int group, int steps, vf *restrict h, const vf *restrict A2, const vf *restrict dt,
-                          const vf *restrict dtu, const float *restrict B, const float *restrict C, int64_t ld,
-                          vf *restrict y) {
-    vf s[LARGEST_GROUP];
+INLINE void forward_group(const int group, const int narrow, int steps, vf *restrict h, const vf *restrict A2,
+                          const vf *restrict dt, const vf *restrict dtu, const float *restrict B,
+                          const float *restrict C, int64_t ld, vf *restrict y) {
+    const int side = SIDE_BY_SIDE(group);
+    vf s[16];
 #pragma GCC unroll 16
     for (int n = 0; n < group; n++) s[n] = h[n];
     for (int t = 0; t < steps; t++) {
-        const vf d = dt[t], w = dtu[t];
-        vf even = y[t], odd = {0};
+        const vf d = bounded(dt[t]), w = dtu[t];
+        vf sum[2] = {y[t], {0}};
 #pragma GCC unroll 16
-        for (int n = 0; n < group; n++) {
-            s[n] = exp2_vf(d * A2[n]) * s[n] + w * B[t * ld + n];
-            if (n & 1) odd += s[n] * C[t * ld + n];
-            else even += s[n] * C[t * ld + n];
+        for (int n = 0; n < group; n += side) {
+            vf decay[4];
+#pragma GCC unroll 4
+            for (int i = 0; i < side; i++) decay[i] = d * A2[n + i];
+            decays(decay, side, narrow);
+#pragma GCC unroll 4
+            for (int i = n; i < n + side; i++) {
+                s[i] = decay[i - n] * s[i] + w * B[t * ld + i];
+                sum[i & 1] += s[i] * C[t * ld + i];
+            }
         }
-        y[t] = even + odd;
+        y[t] = sum[0] + sum[1];
     }
 #pragma GCC unroll 16
     for (int n = 0; n < group; n++) h[n] = s[n];
 }
 
+/* narrow: activations have 8 or 11 bits, and so much precision is enough for the decays. */
 HELPER void tile_forward(int states, int steps, vf *h, const vf *A2, const vf *dt, const vf *dtu, const float *B,
-                         const float *C, int64_t ld, vf *y) {
-    for (int n = 0, group; n < states; n += group) {
-        group = group_of(states - n);
-#define FORWARD(size) case size: forward_group(size, steps, h + n, A2 + n, dt, dtu, B + n, C + n, ld, y); break;
-        switch (group) {
-#if LARGEST_GROUP == 16
-            FORWARD(16)
-#endif
-            FORWARD(8) FORWARD(4) FORWARD(2) FORWARD(1)
-        }
-#undef FORWARD
+                         const float *C, int64_t ld, vf *y, int narrow) {
+    int n = 0;
+#define FORWARD(size)                                                                                \
+    for (; states - n >= size; n += size) {                                                          \
+        if (narrow) forward_group(size, 1, steps, h + n, A2 + n, dt, dtu, B + n, C + n, ld, y);      \
+        else forward_group(size, 0, steps, h + n, A2 + n, dt, dtu, B + n, C + n, ld, y);             \
     }
+#if VL == 16
+    FORWARD(16) FORWARD(10)
+#endif
+    FORWARD(8) FORWARD(4) FORWARD(2) FORWARD(1)
+#undef FORWARD
 }
 
 /* What the reverse sweep reads and adds to; all arrays hold one entry a step unless said otherwise. */
@@ -85,7 +123,7 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
         vf y = {0};
 #pragma GCC unroll 8
         for (int n = 0; n < group; n++) {
-            decay[t][n] = exp2_vf(d * A2[n]);
+            decay[t][n] = exp2_vf(d * A2[n], 0);
             carry[n] = decay[t][n] * carry[n] + w * B[n];
             kept[t + 1][n] = carry[n];
             y += carry[n] * C[n];
@@ -128,13 +166,11 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
 }
 
 HELPER void tile_backward(int states, int steps, const vf *h, const vf *A2, const sweep *s, vf *dh, vf *dA) {
-    for (int n = 0, group; n < states; n += group) {
-        group = group_of(states - n);
-        if (group > BACKWARD_GROUP) group = BACKWARD_GROUP;
-#define BACKWARD(size) case size: backward_group(size, steps, h + n, A2 + n, s, n, dh + n, dA + n); break;
-        switch (group) { BACKWARD(8) BACKWARD(4) BACKWARD(2) BACKWARD(1) }
+    int n = 0;
+#define BACKWARD(size) \
+    for (; states - n >= size; n += size) backward_group(size, steps, h + n, A2 + n, s, n, dh + n, dA + n);
+    BACKWARD(8) BACKWARD(4) BACKWARD(2) BACKWARD(1)
 #undef BACKWARD
-    }
 }
 
 #endif

@@ -29,6 +29,7 @@ def scan(
         dict(delta=-50.0),  # softplus is almost 0
         dict(delta=-200.0),
         dict(rate=-1e4),  # the state forgets at once
+        dict(rate=-math.inf),
         dict(rate=-1e-6),  # the state never forgets
         dict(rate=0.5),  # an unstable system grows
         dict(bias=20.0),

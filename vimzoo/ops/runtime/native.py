@@ -2,7 +2,7 @@
 
 They use neither Python's nor torch's headers, so one build serves every version of both. The library for the best
 instruction set that both the machine and the build have is loaded at first use; ``VIMZOO_ISA`` (``base``, ``avx2``,
-``avx512``) picks another.
+``avx512``, ``avx512_bf16``) picks another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..backends import Unsupported
 from .abi import DTYPES, Arguments
 from .call import OPERATORS
 
-LEVELS = ("base", "avx2", "avx512")
+LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
 ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs = STRUCTS = tuple(

@@ -1,0 +1,178 @@
+"""C kernels of several commits side by side: ``python benchmarks/cpu_kernels.py COMMIT... [--parts PART...]``.
+
+The libraries of every commit are built and called in turns in one process, so that all meet the same machine. Ratios
+are to the first commit. ``models`` times whole models, ``ops`` one operator on the best instruction set, ``levels``
+the operators on the others. Writes ``benchmarks/results/MACHINE/cpu_kernels_PART.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import timm
+import torch
+from common import run_parts, table, write
+
+import vimzoo  # noqa: F401  registers the models
+from vimzoo.ops import scan_paths
+from vimzoo.ops.paths.path import BIDIRECTIONAL, CROSS
+from vimzoo.ops.runtime import native
+
+ROOT = Path(__file__).resolve().parents[1]
+SCANS = {
+    "Vim-T layer, 224 px": (BIDIRECTIONAL, 384, 16, 12, (1, 197)),
+    "VMamba-T stage 1": (CROSS, 192, 1, 6, (56, 56)),
+    "VMamba-T stage 3": (CROSS, 768, 1, 24, (14, 14)),
+    "MambaIR light, 128 px": (CROSS, 72, 10, 4, (128, 128)),
+}
+"""Paths, channels, states, rank and map."""
+MODELS = {"vim_tiny_patch16_224": 224, "vmamba_tiny_s1l8": 224, "mambair_light_x2": 128}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Libraries = dict[str, SimpleNamespace]
+
+
+def built(commit: str, folder: Path) -> dict[str, Path]:
+    """The libraries of a commit by instruction set, built in ``folder``."""
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=folder, check=True)
+    found = {level: next(folder.glob(f"vimzoo/kernels/_cpu_{level}.*"), None) for level in native.LEVELS}
+    return {level: path for level, path in found.items() if path is not None}
+
+
+def chosen(libraries: dict[str, dict[str, Path]], best: str) -> Libraries:
+    """Entry points of every commit's library for the best instruction set up to ``best``."""
+    allowed = native.LEVELS[: native.LEVELS.index(best) + 1]
+    paths = {
+        commit: [by_level[level] for level in allowed if level in by_level][-1]
+        for commit, by_level in libraries.items()
+    }
+    return {commit: native._entry_points(ctypes.CDLL(str(path))) for commit, path in paths.items()}
+
+
+def compare(call: Callable[[], Any], libraries: Libraries, seconds: float) -> dict[str, Any]:
+    """Milliseconds of ``call`` with every library and the ratios to the first: the least of many turns.
+
+    Processor time, of which other work on the machine can only add: the least is what the call needs.
+    """
+    least = dict.fromkeys(libraries, float("inf"))
+    load, end = native.load, time.perf_counter() + seconds
+    rounds = 0
+    while rounds < 6 or time.perf_counter() < end:
+        for name, library in libraries.items():
+            native.load = partial(tuple, (library, ""))  # type: ignore[assignment]
+            start = time.thread_time()
+            call()
+            least[name] = min(least[name], time.thread_time() - start)
+        rounds += 1
+    native.load = load
+    first = next(iter(least.values()))
+    return {
+        **{f"{name}_ms": value * 1e3 for name, value in least.items()},
+        **{f"x_{name}": value / first for name, value in list(least.items())[1:]},
+    }
+
+
+def scan(shape: str, dtype: torch.dtype, backward: bool) -> Callable[[], Any]:
+    """A call of ``scan_paths`` on one layer's shapes, with gradients of everything if ``backward``."""
+    paths, channels, states, rank, (height, width) = SCANS[shape]
+    K, length = len(paths), height * width
+    grid = (height, width) if height > 1 else None
+    torch.manual_seed(0)
+    z = torch.randn(1, length, channels).to(dtype) if height == 1 else None
+    leaves = [torch.randn(1, length, channels).to(dtype), torch.randn(1, length, K, rank + 2 * states).to(dtype),
+              -torch.rand(K, channels, states), (0.1 * torch.randn(K, channels, rank)).bfloat16().float(),
+              torch.full((K, channels), -4.0), torch.ones(K, channels)]  # fmt: skip
+    if not backward:
+        return lambda: scan_paths(*leaves, z, paths=paths, grid=grid)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+
+    def step() -> None:
+        out = scan_paths(*leaves, z, paths=paths, grid=grid)
+        torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    return step
+
+
+def op_rows(libraries: Libraries, level: str, seconds: float) -> list[dict[str, Any]]:
+    rows = []
+    for shape in SCANS:
+        for dtype, passes in (
+            ("float32", "forward"),
+            ("bfloat16", "forward"),
+            ("float32", "forward+backward"),
+        ):
+            backward = passes != "forward"
+            with torch.inference_mode(not backward):
+                found = compare(scan(shape, DTYPES[dtype], backward), libraries, seconds)
+            rows.append({"instruction_set": level, "shape": shape, "dtype": dtype, "pass": passes, **found})
+    return rows
+
+
+def model_rows(libraries: Libraries, level: str, seconds: float) -> list[dict[str, Any]]:
+    rows = []
+    for name, px in MODELS.items():
+        for dtype, value in DTYPES.items():
+            model = timm.create_model(name).eval().to(value)
+            image = torch.rand(1, 3, px, px, dtype=value)
+            with torch.inference_mode():
+                found = compare(lambda: model(image), libraries, seconds)  # noqa: B023  called at once
+            rows.append({"instruction_set": level, "model": name, "px": px, "dtype": dtype, **found})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "commits", nargs="+", help="what git calls them; the first is what others are compared with"
+    )
+    parser.add_argument("--parts", nargs="*", choices=["models", "ops", "levels"], default=[])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    best = native.load()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        libraries = {}
+        for number, commit in enumerate(options.commits):
+            where = Path(folder, str(number))
+            where.mkdir()
+            libraries[commit] = built(commit, where)
+        about = (
+            "one thread, milliseconds with the C kernels of each commit, the least processor time of many turns in one "
+            f"process; x: ratio to the time with those of {options.commits[0]}"
+        )
+
+        def part(name: str, rows: list[dict[str, Any]]) -> None:
+            table(rows, list(rows[0]))
+            write(f"cpu_kernels_{name}", rows, about)
+
+        def models(quick: bool) -> None:
+            """Whole models."""
+            part("models", model_rows(chosen(libraries, best), best, 2 if quick else 15))
+
+        def ops(quick: bool) -> None:
+            """The scans of their layers."""
+            part("ops", op_rows(chosen(libraries, best), best, 0.5 if quick else 3))
+
+        def levels(quick: bool) -> None:
+            """The same scans on the instruction sets of older processors."""
+            rows = []
+            for level in ("avx2", "base"):
+                rows += op_rows(chosen(libraries, level), level, 0.3 if quick else 2)
+            part("levels", rows)
+
+        run_parts({"models": models, "ops": ops, "levels": levels}, options.parts, options.quick)
+
+
+if __name__ == "__main__":
+    main()
