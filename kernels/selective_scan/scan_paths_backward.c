@@ -12,13 +12,49 @@ typedef struct {
     parameters params;
     vf *dh, *dA, *dw, *dbias, *dD;
     int64_t width;            /* channels of this task */
-    float *rows, *acc, *sums; /* inputs and gradients of the chunk's rows [dt | B | C]; scratch for lane sums */
+    float *rows, *acc, *d_dt; /* the chunk's rows [dt | B | C]; gradients of B and C in them; those of dt by column */
 } backward_scratch;
 
 static void read_tokens(const chunk *c, vf *tile, const char *base, int64_t stride, int dtype, int lanes) {
     SPECIALISE(dtype, lanes, {
         for (int64_t t = 0; t < c->steps; t++) tile[t] = read_token(c, t, base, stride, dtype_, lanes_);
     });
+}
+
+/* dw += <gradient before softplus, dt columns>, over the steps; several columns at once, as each is a chain of sums. */
+static void weight_gradients(const chunk *c, const vf *pre, vf *dw, int64_t rank) {
+    int64_t r = 0;
+#define COLUMNS(count)                                                                                  \
+    for (; r + count <= rank; r += count) {                                                             \
+        vf sum[count];                                                                                  \
+        for (int j = 0; j < count; j++) sum[j] = dw[r + j];                                             \
+        for (int64_t t = 0; t < c->steps; t++)                                                          \
+            for (int j = 0; j < count; j++) sum[j] += pre[t] * c->rows[t * c->columns + r + j];         \
+        for (int j = 0; j < count; j++) dw[r + j] = sum[j];                                             \
+    }
+    COLUMNS(6) COLUMNS(1)
+#undef COLUMNS
+}
+
+/* d_dt += <gradient before softplus, weights>, over the channels of a block: with steps as lanes after a transposition,
+ * sums over channels stay in a lane. weight: `lanes` rows of `rank`; d_dt: CHUNK steps for each dt column. */
+static void rank_gradients(const vf *pre, const float *weight, int64_t rank, int lanes, float *d_dt) {
+    for (int t = 0; t < CHUNK; t += VL) {
+        vf by_channel[VL];
+        for (int i = 0; i < VL; i++) by_channel[i] = pre[t + i];
+        transpose_vf(by_channel);
+        int64_t r = 0;
+#define COLUMNS(count)                                                                                  \
+    for (; r + count <= rank; r += count) {                                                             \
+        vf sum[count];                                                                                  \
+        for (int j = 0; j < count; j++) sum[j] = load_floats(d_dt + (r + j) * CHUNK + t, VL);           \
+        for (int i = 0; i < lanes; i++)                                                                 \
+            for (int j = 0; j < count; j++) sum[j] += by_channel[i] * weight[i * rank + r + j];         \
+        for (int j = 0; j < count; j++) store_row((char *)(d_dt + (r + j) * CHUNK + t), F32, VL, sum[j]); \
+    }
+        COLUMNS(6) COLUMNS(1)
+#undef COLUMNS
+    }
 }
 
 static void backward_block(const scan_paths_args *a, const chunk *c, const backward_scratch *s, int64_t i,
@@ -68,20 +104,14 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
     }
     s->dbias[i] = dbias;
     s->dD[i] = dD;
-    for (int64_t r = 0; r < a->rank; r++) {
-        vf dw = s->dw[i * a->rank + r];
-        for (int64_t t = 0; t < c->steps; t++) dw += pre[t] * c->rows[t * columns + r];
-        s->dw[i * a->rank + r] = dw;
-    }
-    lane_sums narrow = {.out = s->sums};
-    for (int64_t t = 0; t < c->steps; t++)
-        for (int64_t r = 0; r < a->rank; r++) push_sum(&narrow, pre[t] * s->params.w[i * a->rank + r]);
-    flush_sums(&narrow);
-    for (int64_t t = 0; t < c->steps; t++)
-        for (int64_t r = 0; r < a->rank; r += VL) {
-            const int width = (int)min_of(VL, a->rank - r);
-            add_floats(s->acc + t * columns + r, load_floats(s->sums + t * a->rank + r, width), width);
-        }
+    for (int64_t t = c->steps; t < CHUNK; t++) pre[t] = splat(0.0f);
+    weight_gradients(c, pre, s->dw + i * a->rank, a->rank);
+    const float *weight = a->dt_weight + c->k * a->w_k + channel * a->rank;
+    rank_gradients(pre, weight, a->rank, lanes, s->d_dt);
+}
+
+static void add_row(float *to, const float *from, int64_t columns) {
+    EACH_VECTOR(columns, add_floats(to + c, load_floats(from + c, lanes), lanes));
 }
 
 static void backward_image(const scan_paths_args *a, chunk *c, const backward_scratch *s, int64_t first, int64_t last,
@@ -91,15 +121,23 @@ static void backward_image(const scan_paths_args *a, chunk *c, const backward_sc
         c->steps = min_of(CHUNK, a->steps - c->begin);
         read_chunk(a, c);
         memset(s->acc, 0, c->steps * c->columns * sizeof(float));
+        memset(s->d_dt, 0, CHUNK * a->rank * sizeof(float));
         for (int64_t i = 0; i < blocks; i++) {
             const int64_t channel = first + i * VL;
             backward_block(a, c, s, i, channel, (int)min_of(VL, last - channel), sum_y);
+        }
+        for (int64_t r = 0; r < a->rank; r += VL) { /* back to a row for each step, beside those of B and C */
+            const int width = (int)min_of(VL, a->rank - r);
+            vf steps[CHUNK];
+            load_columns(steps, s->d_dt + r * CHUNK, CHUNK, width, 1.0f);
+            for (int64_t t = 0; t < c->steps; t++)
+                store_row((char *)(s->acc + t * c->columns + r), F32, width, steps[t]);
         }
         for (int64_t t = 0; t < c->steps; t++) {
             if (c->token[t] < 0) continue;
             const int64_t at = (part * a->batch + c->b) * a->length + c->token[t];
             float *row = a->dx_dbl + (at * a->row_directions + (a->row_directions > 1 ? c->k : 0)) * c->columns;
-            for (int64_t j = 0; j < c->columns; j++) row[j] += s->acc[t * c->columns + j];
+            add_row(row, s->acc + t * c->columns, c->columns);
         }
     }
 }
@@ -134,7 +172,7 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
     s.dD = arena_take(&scratch, blocks * sizeof(vf));
     s.rows = arena_take(&scratch, CHUNK * columns * sizeof(float));
     s.acc = arena_take(&scratch, CHUNK * columns * sizeof(float));
-    s.sums = arena_take(&scratch, (CHUNK * R + VL) * sizeof(float));
+    s.d_dt = arena_take(&scratch, CHUNK * R * sizeof(float));
     chunk c = {.rows = s.rows, .columns = columns};
     float *sum_y = a->z ? arena_take(&scratch, a->length * width * sizeof(float)) : NULL;
 

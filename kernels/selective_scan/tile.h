@@ -115,20 +115,23 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
                            int at, vf *restrict dh, vf *restrict dA) {
     vf kept[CHUNK + 1][BACKWARD_GROUP], decay[CHUNK][BACKWARD_GROUP], carry[BACKWARD_GROUP], sum_dA[BACKWARD_GROUP];
     float sums[CHUNK * 2 * BACKWARD_GROUP + VL];
+    const int side = SIDE_BY_SIDE(group);
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) kept[0][n] = carry[n] = h[n];
     for (int t = 0; t < steps; t++) {
-        const vf d = s->dt[t], w = s->dtu[t];
+        const vf d = bounded(s->dt[t]), w = s->dtu[t];
         const float *B = s->B + t * s->ld + at, *C = s->C + t * s->ld + at;
-        vf y = {0};
 #pragma GCC unroll 8
-        for (int n = 0; n < group; n++) {
-            decay[t][n] = exp2_vf(d * A2[n], 0);
-            carry[n] = decay[t][n] * carry[n] + w * B[n];
-            kept[t + 1][n] = carry[n];
-            y += carry[n] * C[n];
-        }
-        if (s->y) s->y[t] += y;
+        for (int n = 0; n < group; n++) decay[t][n] = d * A2[n];
+#pragma GCC unroll 8
+        for (int n = 0; n < group; n += side) decays(decay[t] + n, side, 0);
+#pragma GCC unroll 8
+        for (int n = 0; n < group; n++) kept[t + 1][n] = carry[n] = decay[t][n] * carry[n] + w * B[n];
+        if (!s->y) continue;
+        vf y = s->y[t];
+#pragma GCC unroll 8
+        for (int n = 0; n < group; n++) y += carry[n] * C[n];
+        s->y[t] = y;
     }
     lane_sums narrow = {.out = sums};
 #pragma GCC unroll 8
@@ -136,19 +139,19 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
     for (int t = steps - 1; t >= 0; t--) {
         const vf d = s->dt[t], w = s->dtu[t], g = s->g[t];
         const float *B = s->B + t * s->ld + at, *C = s->C + t * s->ld + at;
-        vf d_dtu = s->d_dtu[t], d_decay = s->d_decay[t];
+        vf d_dtu = s->d_dtu[t], d_decay = s->d_decay[t], over_lanes[2 * BACKWARD_GROUP];
 #pragma GCC unroll 8
         for (int n = 0; n < group; n++) {
             const vf full = carry[n] + g * C[n];
-            push_sum(&narrow, full * w);
+            over_lanes[n] = full * w;
+            over_lanes[group + n] = g * kept[t + 1][n];
             d_dtu += full * B[n];
             carry[n] = full * decay[t][n];
             const vf through = carry[n] * kept[t][n];
             d_decay += through * A2[n];
             sum_dA[n] += through * d;
         }
-#pragma GCC unroll 8
-        for (int n = 0; n < group; n++) push_sum(&narrow, g * kept[t + 1][n]);
+        push_sums(&narrow, over_lanes, 2 * group);
         s->d_dtu[t] = d_dtu;
         s->d_decay[t] = d_decay;
     }

@@ -166,6 +166,13 @@ INLINE void push_sum(lane_sums *s, vf v) {
         s->count = 0;
     }
 }
+/* Several, which are whole vectors of sums or not: the compiler knows. */
+INLINE void push_sums(lane_sums *s, vf *v, const int count) {
+    if (count % VL)
+        for (int i = 0; i < count; i++) push_sum(s, v[i]);
+    else
+        for (int i = 0; i < count; i += VL, s->out += VL) *(vf_unaligned *)s->out = sums_vf(v + i);
+}
 INLINE void flush_sums(lane_sums *s) {
     for (int i = 0; i < s->count; i++) *s->out++ = sum_vf(s->pending[i]);
     s->count = 0;
