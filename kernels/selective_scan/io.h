@@ -77,9 +77,12 @@ INLINE vf load_row(const char *p, int dtype, int lanes) {
 #else
     if (lanes == VL) {
         if (dtype == F32) return *(const vf_unaligned *)p;
+        if (dtype == BF16) {
+            vs half;
+            memcpy(&half, p, sizeof half);
+            return (vf)(__builtin_convertvector(half, vu) << 16);
+        }
 #if VL == 8
-        if (dtype == BF16)
-            return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
         return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 #endif
     }
@@ -112,6 +115,19 @@ INLINE void store_row(char *p, int dtype, int lanes, vf value) {
         *(vf_unaligned *)p = value;
         return;
     }
+    if (lanes == VL && dtype == BF16) {
+        const vu bits = (vu)value, nan = (vu)(value != value);
+        const vu upper = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        const vs half = __builtin_convertvector((upper & ~nan) | (nan & 0x7fc0), vs);
+        memcpy(p, &half, sizeof half);
+        return;
+    }
+#if VL == 8
+    if (lanes == VL) {
+        _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+        return;
+    }
+#endif
     for (int i = 0; i < lanes; i++) store_one(p + i * item_size(dtype), dtype, value[i]);
 #endif
 }

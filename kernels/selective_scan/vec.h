@@ -24,6 +24,7 @@ typedef float vf __attribute__((vector_size(VL * 4)));
 typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef uint16_t vs __attribute__((vector_size(VL * 2)));
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };
 static const float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
