@@ -189,11 +189,11 @@ def bench_reference(quick: bool) -> None:
         batch, channels, states, rank, grid = PATHS[name]
         inputs = list(layer_inputs(batch, channels, states, rank, grid))
         paths = BIDIRECTIONAL if grid[0] == 1 else CROSS
-        for passes in ("forward", "forward+backward", "forward, bfloat16"):
+        for passes in ("forward", "forward+backward"):
             row: dict[str, Any] = {"shape": name, "pass": passes}
             for variant, backend in (("native", "cpu"), ("reference", "reference")):
                 call = partial(scan_paths, paths=paths, grid=grid, backend=backend)
-                if passes != "forward+backward":
+                if passes == "forward":
                     with torch.inference_mode():
                         seconds = cpu_seconds(partial(call, *inputs), 3 if quick else 7)
                 else:
@@ -243,15 +243,13 @@ def report_instruction_set(passes: str) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     batch, channels, states, rank, (_, length) = PATHS["Vim-T 224 px, B 8"]
-    dtype = torch.bfloat16 if passes.endswith("bfloat16") else torch.float32
-    leaves = [torch.randn(2, batch, length, channels).permute(1, 2, 0, 3).to(dtype),
-              torch.randn(2, batch, length, rank + 2 * states).permute(1, 2, 0, 3).to(dtype),
-              -torch.rand(2, channels, states), (0.3 * torch.randn(2, channels, rank)).to(dtype).float(),
-              torch.full((2, channels), -4.0), torch.ones(2, channels),
-              torch.randn(batch, length, channels).to(dtype)]  # fmt: skip
+    leaves = [torch.randn(2, batch, length, channels).permute(1, 2, 0, 3),
+              torch.randn(2, batch, length, rank + 2 * states).permute(1, 2, 0, 3), -torch.rand(2, channels, states),
+              0.3 * torch.randn(2, channels, rank), torch.full((2, channels), -4.0), torch.ones(2, channels),
+              torch.randn(batch, length, channels)]  # fmt: skip
 
     def call() -> Any:
-        if passes != "forward+backward":
+        if passes == "forward":
             with torch.inference_mode():
                 return scan_paths(*leaves, paths=BIDIRECTIONAL, backend="cpu")
         inputs = [t.detach().requires_grad_() for t in leaves]
@@ -266,17 +264,13 @@ def bench_isa(quick: bool) -> None:
     """The fused Vim-T layer (B 8, 224 px, one thread) on each instruction set that this processor has."""
     best = native.LEVELS.index(native.load()[1])
     rows = []
-    for passes in ("forward", "forward+backward", "forward, bfloat16"):
+    for passes in ("forward", "forward+backward"):
         for level in native.LEVELS[: best + 1]:
             rows.append(
                 {"instruction_set": level, "pass": passes, "ns": time_one_instruction_set(level, passes)}
             )
     table(rows, ["instruction_set", "pass", "ns"])
-    write(
-        "cpu_isa",
-        rows,
-        "scan_paths, float32 unless said otherwise, ns per (batch, token, channel, direction), one thread",
-    )
+    write("cpu_isa", rows, "float32 scan_paths, ns per (batch, token, channel, direction), one thread")
 
 
 PARTS = {

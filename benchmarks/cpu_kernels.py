@@ -1,8 +1,8 @@
-"""C kernels of several commits side by side: ``python benchmarks/cpu_kernels.py COMMIT... [--parts PART...]``.
+"""C kernels of several commits side by side: ``python benchmarks/cpu_kernels.py NAME=COMMIT... [--parts PART...]``.
 
-The libraries of every commit are built and called in turns in one process, so that all meet the same machine. Ratios
-are to the first commit. ``models`` times whole models, ``ops`` one operator on the best instruction set, ``levels``
-the operators on the others. Writes ``benchmarks/results/MACHINE/cpu_kernels_PART.json``.
+The libraries of every commit are built and called interleaved in one process. Ratios are to the first. ``models``
+times whole models, ``ops`` their scans on the best instruction set, ``levels`` the same on the others. Writes
+``benchmarks/results/MACHINE/cpu_kernels_PART.json``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import ctypes
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import timm
 import torch
-from common import run_parts, table, write
+from common import least, run_parts, table, write
 
 import vimzoo  # noqa: F401  registers the models
 from vimzoo.ops import scan_paths
@@ -61,25 +60,22 @@ def chosen(libraries: dict[str, dict[str, Path]], best: str) -> Libraries:
 
 
 def compare(call: Callable[[], Any], libraries: Libraries, seconds: float) -> dict[str, Any]:
-    """Milliseconds of ``call`` with every library and the ratios to the first: the least of many turns.
+    """Milliseconds of ``call`` with every library, interleaved, and the ratios to the first."""
 
-    Processor time, of which other work on the machine can only add: the least is what the call needs.
-    """
-    least = dict.fromkeys(libraries, float("inf"))
-    load, end = native.load, time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 6 or time.perf_counter() < end:
-        for name, library in libraries.items():
-            native.load = partial(tuple, (library, ""))  # type: ignore[assignment]
-            start = time.thread_time()
+    def using(library: SimpleNamespace) -> Callable[[], Any]:
+        def run() -> None:
+            native.load = lambda: (library, "")  # type: ignore[assignment]
             call()
-            least[name] = min(least[name], time.thread_time() - start)
-        rounds += 1
+
+        return run
+
+    load = native.load
+    times = least({name: using(library) for name, library in libraries.items()}, seconds)
     native.load = load
-    first = next(iter(least.values()))
+    first = next(iter(times.values()))
     return {
-        **{f"{name}_ms": value * 1e3 for name, value in least.items()},
-        **{f"x_{name}": value / first for name, value in list(least.items())[1:]},
+        **{f"{name}_ms": value * 1e3 for name, value in times.items()},
+        **{f"x_{name}": value / first for name, value in list(times.items())[1:]},
     }
 
 
@@ -90,15 +86,21 @@ def scan(shape: str, dtype: torch.dtype, backward: bool) -> Callable[[], Any]:
     grid = (height, width) if height > 1 else None
     torch.manual_seed(0)
     z = torch.randn(1, length, channels).to(dtype) if height == 1 else None
-    leaves = [torch.randn(1, length, channels).to(dtype), torch.randn(1, length, K, rank + 2 * states).to(dtype),
-              -torch.rand(K, channels, states), (0.1 * torch.randn(K, channels, rank)).bfloat16().float(),
-              torch.full((K, channels), -4.0), torch.ones(K, channels)]  # fmt: skip
+    inputs: dict[str, Any] = dict(
+        x=torch.randn(1, length, channels).to(dtype),
+        x_dbl=torch.randn(1, length, K, rank + 2 * states).to(dtype),
+        A=-torch.rand(K, channels, states),
+        dt_weight=(0.1 * torch.randn(K, channels, rank)).bfloat16().float(),
+        dt_bias=torch.full((K, channels), -4.0),
+        D=torch.ones(K, channels),
+    )
+    call = partial(scan_paths, **inputs, z=z, paths=paths, grid=grid)
     if not backward:
-        return lambda: scan_paths(*leaves, z, paths=paths, grid=grid)
-    leaves = [leaf.requires_grad_() for leaf in leaves]
+        return call
+    leaves = [leaf.requires_grad_() for leaf in inputs.values()]
 
     def step() -> None:
-        out = scan_paths(*leaves, z, paths=paths, grid=grid)
+        out = call()
         torch.autograd.grad(out, leaves, torch.ones_like(out))
 
     return step
@@ -143,13 +145,13 @@ def main() -> None:
     best = native.load()[1]
     with tempfile.TemporaryDirectory() as folder:
         libraries = {}
-        for number, commit in enumerate(options.commits):
-            where = Path(folder, str(number))
+        for name, commit in (words.split("=") for words in options.commits):
+            where = Path(folder, name)
             where.mkdir()
-            libraries[commit] = built(commit, where)
+            libraries[name] = built(commit, where)
         about = (
-            "one thread, milliseconds with the C kernels of each commit, the least processor time of many turns in one "
-            f"process; x: ratio to the time with those of {options.commits[0]}"
+            f"one thread, with the C kernels of {', '.join(options.commits)}, interleaved in one process; ms: least "
+            f"processor time of many calls, in milliseconds; x: ratio to that of {next(iter(libraries))}"
         )
 
         def part(name: str, rows: list[dict[str, Any]]) -> None:

@@ -23,7 +23,8 @@ static const float SIXTEENTHS[16] = {1.0f,         1.044273782f, 1.090507733f, 1
 INLINE vf bounded(vf dt) { return VL == 16 ? at_most(splat(1e9f), dt) : dt; }
 
 /* x = 2^x for `count` vectors, operation by operation on AVX-512, so that their latencies overlap. float32 there: x = n + r
- * with n a multiple of 1/16, 2^r as a cubic, relative error 1.1e-7. Beyond 2e20, r^3 would overflow: r is what rounding left. */
+ * with n a multiple of 1/16, 2^r as a cubic, relative error 1.1e-7. The rounding of x stays in r: beyond 2e20 the cube of
+ * that would overflow. */
 INLINE void decays(vf *x, const int count, const int narrow) {
 #if VL == 16
 #define EACH _Pragma("GCC unroll 4") for (int i = 0; i < count; i++)

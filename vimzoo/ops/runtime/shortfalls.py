@@ -14,7 +14,7 @@ from .. import backends
 from . import native, triton_backend
 
 TIMES_AS_LONG = {"reference": (16, 39), "base": (4.1, 9.0), "avx2": (1.5, 3.0)}
-"""How many times as long a scan takes, at least and at most, as with the fastest kernels on one thread.
+"""How many times as long a scan takes, at least and at most, as with AVX-512 kernels on one thread.
 
 From ``cpu_reference.json`` and the machines' ``cpu_isa.json`` in ``benchmarks/results``.
 """
@@ -41,8 +41,10 @@ def chosen_backend(device: str) -> tuple[str, str]:
 
 def price(slow: str) -> str:
     """How much slower a backend or instruction set is, as a sentence."""
+    if slow == "avx512":
+        return "bfloat16 scans do without the processor's BF16 instructions"
     low, high = TIMES_AS_LONG[slow]
-    return f"scans take {low:g} to {high:g} times as long as with the fastest kernels on one thread"
+    return f"scans take {low:g} to {high:g} times as long as with AVX-512 kernels on one thread"
 
 
 def shortfalls(device: str) -> list[Shortfall]:
