@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import os
 import re
 import subprocess
@@ -83,6 +84,27 @@ def test_maps(name: str) -> None:
     refused(layer, torch.rand(2, 32, 4, 5), "x: expected a map (B, H, W, C) of 32 channels, got 5")
     refused(layer, torch.ones(2, 4, 4, 32).int(), "x: expected a floating-point tensor, got torch.int32")
     refused(layer, None, "x: expected a tensor, got None of type NoneType", TypeError)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        VSSBlock(8),
+        VSSBlock2d(8, channels_last=True),
+        RestorationBlock(32),
+        AttentiveLayer(32, 2, 4),
+        MapDownsample(8, 8, "merge"),
+    ],
+)
+def test_float64_before_a_norm_of_float32(layer: nn.Module) -> None:
+    x = torch.rand(1, 4, 4, layer.dim)
+    refused(layer, x.double(), "x: expected the dtype of the weights, torch.float32, got torch.float64")
+    refused(
+        copy.deepcopy(layer).double(),
+        x,
+        "x: expected the dtype of the weights, torch.float64, got torch.float32",
+    )
+    assert copy.deepcopy(layer).double()(x.double()).dtype is torch.float64
 
 
 @pytest.mark.parametrize("name", TOKENS)

@@ -11,7 +11,7 @@ from vimzoo.ops import scan_codes
 from vimzoo.ops.paths.path import FORWARD, path_codes
 
 from .buffers import DerivedBuffers
-from .checks import check_map, check_sizes, inner_width
+from .checks import check_double, check_map, check_sizes, inner_width
 from .linear import apply_linear
 from .ssm import SelectiveSSM
 
@@ -379,6 +379,7 @@ class AttentiveLayer(nn.Module):
             ValueError: ``x`` is not such a map.
         """
         x = check_map(x, self.dim, 3, 1)
+        check_double(x, self.norm1.weight)
         y = self.attn(apply_linear(self.qkv, self.norm1(x))) + x
         x = x * self.scale1 + self.ffn1(self.norm2(y)) + y
         y = self.scan(self.norm3(x), self.states, noise) + x

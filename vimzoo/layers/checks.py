@@ -86,6 +86,17 @@ def check_floating(x: Any) -> None:
         raise ValueError(f"x: expected a floating-point tensor, got {x.dtype}")
 
 
+@register_notrace_function  # the dtype decides
+def check_double(x: Tensor, weight: Tensor) -> None:
+    """Check that ``x`` is of float64 if and only if a norm's weight is; torch's norms refuse a mixture of the two.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not torch.jit.is_scripting() and (x.dtype == torch.float64) != (weight.dtype == torch.float64):
+        raise ValueError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
+
+
 def check_sizes(**sizes: Any) -> None:
     """Check arguments of a constructor that are whole numbers of at least 1.
 

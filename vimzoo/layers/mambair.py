@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .checks import check_map, check_rates, check_sizes
+from .checks import check_double, check_map, check_rates, check_sizes
 from .ss2d import SS2D
 
 CAB_FORMS = ("conv", "light", "light_mar2024", "light_feb2024")
@@ -196,5 +196,6 @@ class RestorationBlock(nn.Module):
             ValueError: ``x`` is not such a map, or has no positions.
         """
         x = check_map(x, self.dim, 3, 1)
+        check_double(x, self.norm1.weight)
         x = x * self.skip1 + self.drop_path(self.ss2d(self.norm1(x)))
         return x * self.skip2 + self.cab(self.norm2(x))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice, check_map, check_sizes
+from .checks import check_choice, check_double, check_map, check_sizes
 from .images import check_image_sizes, warn_unless_finite
 from .linear import apply_linear
 from .maps import map_norm
@@ -125,6 +125,7 @@ class MapDownsample(nn.Module):
         x = check_map(x, self.dim, 3, self.smallest)
         if not self.merge:
             return self.norm(self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        check_double(x, self.norm.weight)
         x = self.norm(merge_neighbours(x))
         return self.proj(x) if torch.jit.is_scripting() else apply_linear(self.proj, x)
 

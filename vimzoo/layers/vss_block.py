@@ -7,7 +7,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .checks import check_map, check_rates, check_sizes, inner_width
+from .checks import check_double, check_map, check_rates, check_sizes, inner_width
 from .maps import map_norm
 from .mlp import Mlp
 from .ss2d import SS2D
@@ -97,15 +97,17 @@ class VSSBlock(nn.Module):
         """Map -> map of the same shape, ``(B, H, W, C)`` or without ``channels_last`` ``(B, C, H, W)``.
 
         Raises:
-            ValueError: ``x`` is not such a map, or has no positions.
+            ValueError: ``x`` is not such a map, has no positions, or is of float64 and the weights are not.
         """
         x = check_map(x, self.dim, 3 if self.channels_last else 1, 1)
         if not self.channels_last:
             x = x.permute(0, 2, 3, 1)
         if self.ss2d is not None and self.norm1 is not None:
+            check_double(x, self.norm1.weight)
             y = self.norm1(self.ss2d(x)) if self.post_norm else self.ss2d(self.norm1(x))
             x = x + self.drop_path(y)
         if self.mlp is not None and self.norm2 is not None:
+            check_double(x, self.norm2.weight)
             y = self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
             x = x + self.drop_path(y)
         return x if self.channels_last else x.permute(0, 3, 1, 2)
