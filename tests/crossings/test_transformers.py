@@ -78,6 +78,7 @@ def tensors(output: Any) -> list[torch.Tensor]:
 )
 @torch.no_grad()
 def test_transformers_saved_and_loaded_is_equal(kind: str, first: int, tmp_path: Path) -> None:
+    """Every tensor; outputs up to rounding, which depends on where a tensor is in memory."""
     model, images = built(kind, first=first), torch.rand(1, 3, 64, 64)
     model.save_pretrained(tmp_path)
     torch.manual_seed(1)
@@ -85,7 +86,7 @@ def test_transformers_saved_and_loaded_is_equal(kind: str, first: int, tmp_path:
     state = again.state_dict()
     assert [k for k, v in model.state_dict().items() if not torch.equal(v, state[k])] == []
     for found, wanted in zip(tensors(again(images)), tensors(model(images)), strict=True):
-        assert torch.equal(found, wanted)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
