@@ -84,6 +84,8 @@ INLINE vf load_row(const char *p, int dtype, int lanes) {
         }
 #if VL == 8
         return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#elif defined(NEON)
+        return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p)));
 #endif
     }
     vf out = {0};
@@ -125,6 +127,11 @@ INLINE void store_row(char *p, int dtype, int lanes, vf value) {
 #if VL == 8
     if (lanes == VL) {
         _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+        return;
+    }
+#elif defined(NEON)
+    if (lanes == VL) {
+        vst1_u16((uint16_t *)p, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)value)));
         return;
     }
 #endif

@@ -16,6 +16,10 @@
 #define VIMZOO_VL 4
 #endif
 #define VL VIMZOO_VL
+#if defined(__aarch64__) && VL == 4
+#include <arm_neon.h>
+#define NEON 1
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
 #define HELPER static __attribute__((unused))
@@ -38,6 +42,8 @@ INLINE vf at_least(vf low, vf v) {
     return (vf)_mm512_max_ps((__m512)low, (__m512)v);
 #elif VL == 8
     return (vf)_mm256_max_ps((__m256)low, (__m256)v);
+#elif defined(NEON)
+    return (vf)vmaxq_f32((float32x4_t)low, (float32x4_t)v);
 #else
     return select_vf(low > v, low, v);
 #endif
@@ -48,6 +54,8 @@ INLINE vf at_most(vf high, vf v) {
     return (vf)_mm512_min_ps((__m512)high, (__m512)v);
 #elif VL == 8
     return (vf)_mm256_min_ps((__m256)high, (__m256)v);
+#elif defined(NEON)
+    return (vf)vminq_f32((float32x4_t)high, (float32x4_t)v);
 #else
     return select_vf(high < v, high, v);
 #endif
