@@ -26,6 +26,8 @@ TESTS = (
     *(f"tests/ops/test_{name}.py" for name in ("linear", "derivatives", "raw_calls", "reference", "threads")),
     *(f"tests/models/test_{name}.py" for name in ("vim", "vmamba", "mambair")),
 )
+NOT_EMULATED = ("tests/ops/test_threads.py::test_a_forked_process_answers",)
+"""What stops the emulator itself: qemu 7.2 ends with an assertion of its own in a fork."""
 PYTHON = "3.11"
 """Debian 12's."""
 DEBIAN = (f"python{PYTHON}", "libgomp1", "libstdc++6", "zlib1g")
@@ -138,7 +140,9 @@ def main() -> None:
     (site / "sitecustomize.py").write_text(STARTED.format(launcher=str(python)))
     copy = build(folder)
     environment = os.environ | {"PYTHONPATH": f"{copy}:{site}", "OMP_NUM_THREADS": "1"}
-    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(rest or TESTS), cwd=copy, env=environment)
+    left_out = [word for name in NOT_EMULATED for word in ("--deselect", name)]
+    chosen = ["-m", "not slow and not gpu", *left_out, *(rest or TESTS)]
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, cwd=copy, env=environment)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,10 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             {name: results.newest(name) for name in scaling.RESULTS}
         ),
         root / "docs" / "training.md": {"shards": results.compared("shards", SHARDS)},
-        root / "kernels" / "selective_scan" / "README.md": {"slots": versions.slots_table(folder)},
+        root / "kernels" / "selective_scan" / "README.md": {
+            "slots": versions.slots_table(folder),
+            "instructions": result_table(read_result(folder, "instructions"), command("instructions")),
+        },
     }
     for guide, parts in compat.guide_sections().items():
         sections[root / "docs" / guide] = parts

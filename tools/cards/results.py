@@ -34,6 +34,7 @@ COMMANDS = {
     "cpu_vmamba": "benchmarks/cpu_models.py vmamba",
     "cpu_vmamba_memory": "benchmarks/cpu_models.py memory",
     "export_digits": "benchmarks/export.py",
+    "instructions": "benchmarks/instructions.py",
     "parity": "benchmarks/parity.py",
     "photos_denoise": "benchmarks/photos.py denoise",
     "photos_sr_x2": "benchmarks/photos.py sr_x2",

@@ -37,7 +37,19 @@ def open_library(level: str) -> ctypes.CDLL | None:
     spec = importlib.util.find_spec(f"vimzoo.kernels._cpu_{level}")
     if spec is None or spec.origin is None:
         return None
-    return ctypes.CDLL(spec.origin)  # after torch, so that both share one OpenMP runtime
+    share_openmp()
+    return ctypes.CDLL(spec.origin)
+
+
+@cache
+def share_openmp() -> None:
+    """Let the native library use the OpenMP runtime of torch, so that both have one pool of threads.
+
+    On x86-64 both name it ``libgomp.so.1``, and torch has loaded its copy before. PyTorch's wheel for ARM renames its
+    copy; here its functions become visible to libraries that are loaded later.
+    """
+    for path in (Path(torch.__file__).parents[1] / "torch.libs").glob("libgomp*.so*"):
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
 def checkout() -> Path | None:
