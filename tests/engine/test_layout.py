@@ -11,6 +11,7 @@ from trainer_helpers import make_images
 
 from vimzoo import predict
 from vimzoo.data import image_folder
+from vimzoo.data.images import files
 from vimzoo.data.images.files import find_pictures, natural_key
 from vimzoo.errors import UsageError
 
@@ -108,15 +109,23 @@ def test_hidden_files_and_folders_are_no_pictures(tmp_path: Path) -> None:
 def test_formats_are_read_or_counted(tmp_path: Path) -> None:
     root = make_images(tmp_path, {"cat": 3, "dog": 3})
     picture = Image.open(root / "cat/0.jpg")
-    suffixes = ("webp", "tif", "TIFF", "bmp", "gif", "png", "JFIF", "ppm", "tga", "jp2")
+    suffixes = ("webp", "avif", "tif", "TIFF", "bmp", "gif", "png", "JFIF", "ppm", "tga", "jp2")
     for suffix in suffixes:
         picture.save(root / f"cat/more.{suffix}", "JPEG" if suffix == "JFIF" else None)
-    for name in ("a.heic", "b.heic", "list.txt", "README"):
+    for name in ("a.orf", "b.orf", "list.txt", "README"):
         (root / "dog" / name).write_bytes(b"")
     data = image_folder(str(root), img_size=16, test_fraction=1)
     assert len(data.test) == 6 + len(suffixes)
     assert [data.test[i][0].shape for i in range(len(data.test))] == [(3, 16, 16)] * len(data.test)
-    assert not data.unreadable() and "(.heic 2, .txt 1, without suffix 1)" in data.notes[-1]
+    assert not data.unreadable() and "(.orf 2, .txt 1, without suffix 1)" in data.notes[-1]
+
+
+def test_formats_without_their_package_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no pictures then, so that a folder that holds some can be used all the same."""
+    known = set(files.readable_suffixes())
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    found = set(files.readable_suffixes())
+    assert not {".heic", ".exr", ".jxl"} & found and {".jpg", ".png", ".tif", ".avif"} <= found < known
 
 
 def test_training_and_prediction_find_the_same_pictures(

@@ -45,6 +45,7 @@ class Format:
         pages: Whether it can hold several pages.
         keeps: Which of ``iptc``, ``texts`` and ``geo`` of a `Picture` it has room for.
         colours: Whether it can state colours by code points (cICP).
+        package: The module without which no file of this format can be read, if there is one.
         instead: Suffix of results for pictures in a format that is not written.
     """
 
@@ -61,4 +62,5 @@ class Format:
     pages: bool = False
     keeps: tuple[str, ...] = ()
     colours: bool = False
+    package: str | None = None
     instead: str = ".png"

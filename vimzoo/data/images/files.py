@@ -7,12 +7,21 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from vimzoo.errors import UsageError
 from vimzoo.pictures.formats import SUFFIXES as FORMATS
 
-SUFFIXES = tuple(FORMATS)
+
+def readable_suffixes() -> tuple[str, ...]:
+    """Suffixes of image files that can be read with the installed packages."""
+    return tuple(
+        suffix for suffix, form in FORMATS.items() if form.package is None or find_spec(form.package)
+    )
+
+
+SUFFIXES = readable_suffixes()
 """Suffixes of image files, in any case."""
 UNSEEN = {
     "__MACOSX",

@@ -100,4 +100,5 @@ FORMAT = Format(
     write=_write,
     numbers=True,
     colours=True,
+    package="OpenEXR",
 )

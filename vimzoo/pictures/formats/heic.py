@@ -70,4 +70,5 @@ FORMAT = Format(
     starts=lambda head: head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"),
     header=_header,
     read=_read,
+    package="pillow_heif",
 )

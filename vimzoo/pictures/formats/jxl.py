@@ -120,4 +120,5 @@ FORMAT = Format(
     read=_read,
     write=_write,
     deep=True,
+    package="imagecodecs",
 )
