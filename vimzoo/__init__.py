@@ -15,11 +15,14 @@ if (
 
 from vimzoo import ops
 
+from .ops.runtime.openvino import openvino_extension
+
 __all__ = [
     "CheckpointError",
     "load_checkpoint",
     "load_restoration",
     "models",
+    "openvino_extension",
     "ops",
     "restoration_from_tensors",
 ]

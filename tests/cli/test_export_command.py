@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from loops import faults
 from torch import nn
 
 from vimzoo import export, exporting
 from vimzoo.errors import UsageError
 from vimzoo.exporting import FORMATS, check, formats
+from vimzoo.exporting.record import Run, Runtime
 from vimzoo.models import MambaIRv2
 from vimzoo.models.export_options import ExportOptions
 from vimzoo.records import records
@@ -46,6 +48,20 @@ def operators(path: Path) -> set[str]:
     return {node.op_type for node in nodes if node.domain in ("", "ai.onnx")}
 
 
+def check_loops(path: Path) -> None:
+    """Loops have nothing that a runtime computes wrongly, in the functions of a file and in their places."""
+    import onnx_ir
+    from onnx_ir.passes.common import InlinePass
+
+    model = onnx_ir.load(path)
+    loops = sum(node.op_type == "Scan" for f in model.functions.values() for node in f)
+    assert loops
+    for made in model.functions.values():
+        assert not list(faults(made, frozenset(made.inputs)))
+    InlinePass()(model)
+    assert sum(node.op_type == "Scan" for node in model.graph) >= loops and not list(faults(model.graph))
+
+
 def test_onnx_file_of_vim(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("test_vim", dynamic_img_size=True).eval()
@@ -53,7 +69,8 @@ def test_onnx_file_of_vim(tmp_path: Path) -> None:
     path = tmp_path / "test_vim.onnx"
     written = export.export(str(tmp_path / "saved"), "onnx", path, size="dynamic", int8=True)
     assert written[0].path == path and written[0].worst.difference < 1e-5
-    assert "Scan" in operators(path)
+    assert "Scan" in operators(path) and "Softplus" not in operators(path)
+    check_loops(path)
     assert str(Path(export.__file__).parent).encode() not in path.read_bytes()  # nothing of this machine
     facts = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
     assert facts["model"] == "test_vim" and facts["num_classes"] == 1000 and len(facts["mean"]) == 3
@@ -78,6 +95,7 @@ def test_onnx_file_of_whole_windows_takes_parts_of_them(tmp_path: Path) -> None:
     ).eval()  # fmt: skip
     program = exporting.to_program(model, torch.rand(2, 3, 32, 48), dynamic_size=True)
     exporting.save_onnx(program, tmp_path / "model.onnx", {})
+    check_loops(tmp_path / "model.onnx")
     run = exporting.load(tmp_path / "model.onnx", "onnx")
     for shape in ((1, 3, 32, 48), (3, 3, 33, 47), (1, 3, 5, 70)):
         images = torch.rand(shape)
@@ -122,7 +140,9 @@ def test_a_run_or_a_saved_model_in_place_of_a_name(tmp_path: Path, monkeypatch: 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_vmamba", "test_mambair"])
 def test_onnx_files_of_the_other_families(name: str, tmp_path: Path) -> None:
-    assert "Scan" in operators(check_onnx(name, tmp_path, 1e-5))
+    path = check_onnx(name, tmp_path, 1e-5)
+    assert "Scan" in operators(path) and "Softplus" not in operators(path)
+    check_loops(path)
 
 
 @pytest.mark.slow
@@ -216,6 +236,30 @@ def test_a_file_with_other_numbers_is_not_kept(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(export.ExportError, match=r"differs from PyTorch by .*e-0\d"):
         export.export("test_vim", "pt2", tmp_path / "model.pt2", random=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_another_runtime_computes_wrongly_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenVINO did with files of fixed sizes, without a word."""
+    ts = FORMATS["torchscript"]
+
+    def other(path: Path, shape: tuple[int, ...] | None) -> Run:
+        return lambda images: ts.load(path)(images) * (1.02 if shape else 1)
+
+    monkeypatch.setitem(FORMATS, "torchscript", replace(ts, others=(Runtime("another", ("torch",), other),)))
+    with pytest.raises(export.ExportError, match=r"PyTorch in another with fixed sizes by .*e-02 of"):
+        export.export("test_vim", "torchscript", tmp_path / "model.ts", random=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_number_is_the_largest_difference() -> None:
+    """Also if it comes on the first shape, or on a later one."""
+    for wrong in (1, 2):
+        found = check.compare(
+            lambda x, wrong=wrong: x * torch.nan if len(x) == wrong else x, nn.Identity(), [(1, 9), (2, 9)]
+        )
+        assert found.difference == torch.inf and found.shape == (wrong, 9)
 
 
 @pytest.mark.parametrize(("spoilt", "wrong"), [(10, 1.0), (100, 1.0), (10, torch.nan)])

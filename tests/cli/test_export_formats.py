@@ -44,6 +44,8 @@ def test_every_family_and_every_format_has_its_cell() -> None:
 @pytest.mark.parametrize(("form", "name"), CELLS)
 def test_format(form: str, name: str, tmp_path: Path) -> None:
     """The file is written, and answers as the model does for other images, and more of them."""
+    for module in FORMATS[form].requires:
+        pytest.importorskip(module, reason=f"needs the extra vimzoo[{FORMATS[form].extra}]")
     registered, options, size = SMALL[name]
     torch.manual_seed(0)
     model = timm.create_model(registered, **options).eval()

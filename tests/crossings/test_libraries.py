@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 import timm
 import torch
 
+from vimzoo import exporting
 from vimzoo.explain import cam_arguments
+from vimzoo.ops import BIDIRECTIONAL, CROSS, ScanPath, path_arguments, reference
+from vimzoo.ops.scan.call import ScanCall
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "cli"))
 CLASSIFIERS = ("test_vim", "test_vmamba")
 
 
@@ -131,3 +136,61 @@ def test_peft_adapts_x_proj_alone(name: str) -> None:
         merged = adapted.merge_and_unload()(x)
     assert (after - before).abs().max() > 1e-4 * before.std()
     torch.testing.assert_close(merged, after, rtol=1e-4, atol=3e-5 * float(before.std()))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "test_mambair", "mambairv2"])
+def test_openvino_runs_every_family(name: str, kind: str, tmp_path: Path) -> None:
+    """The command itself compares the file in OpenVINO, with open and with fixed sizes, and keeps no other."""
+    pytest.importorskip("openvino")
+    from test_export_formats import SMALL
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {}
+    registered, size = name, "dynamic"
+    if name in SMALL:
+        registered, options, size = SMALL[name]  # type: ignore[assignment]
+    model = timm.create_model(registered, **options).eval()
+    timm.models.save_for_hf(model, str(tmp_path / "saved"), {"model_args": options})
+    (written,) = exporting.export(str(tmp_path / "saved"), kind, tmp_path, size=size)  # type: ignore[arg-type]
+    assert written.worst.difference <= exporting.BOUND
+    assert written.companions == ((written.path.with_suffix(".bin"),) if kind == "openvino" else ())
+
+
+WALKS = {
+    "sequence": (BIDIRECTIONAL, (1, 50), True, True),
+    "cross": (CROSS, (30, 40), False, True),
+    "windows": ((ScanPath.window(2), ScanPath.window(2).reversed()), (13, 15), False, True),
+    "separate": (CROSS, (30, 40), True, False),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", WALKS)
+def test_openvino_our_scan_is_the_operator(
+    name: str, dtype: torch.dtype, threads: int, tmp_path: Path
+) -> None:
+    """On one image, whose channels threads share, and on several; in a file, as the exporter writes it."""
+    openvino = pytest.importorskip("openvino")
+    import vimzoo
+
+    onnx_ir = pytest.importorskip("onnx_ir")
+    from test_export_scan import called
+
+    paths, (height, width), own, merge = WALKS[name]
+    K, L, D, N, R = len(paths), height * width, 88, 3, 2
+    for batch in (1, 3):
+        x = torch.randn(batch, L, K, D) if own else torch.randn(batch, L, D)
+        x_dbl = torch.randn(batch, L, K, R + 2 * N)
+        parameters = (-torch.rand(K, D, N), torch.randn(K, D, R), torch.randn(K, D), torch.randn(K, D))
+        z = torch.randn(batch, L, D).to(dtype) if merge else None
+        walk = (*path_arguments(paths, height, width), height, width, merge)
+        call = ScanCall(x.to(dtype), x_dbl.to(dtype), *parameters, z, *walk)
+        model, feeds = called(call)
+        onnx_ir.save(model, tmp_path / "scan.onnx")
+        core = openvino.Core()
+        core.add_extension(vimzoo.openvino_extension())
+        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        found = core.compile_model(core.read_model(tmp_path / "scan.onnx"), "CPU", hints)(feeds)[0]
+        torch.testing.assert_close(torch.from_numpy(found).to(dtype), reference.scan_paths(call))

@@ -52,9 +52,9 @@ def test_openvino_runs_the_exported_file(name: str, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     model, side = timm.create_model(name).eval(), MODELS[name]
     torch.save(model.state_dict(), tmp_path / "weights.pth")
-    path = tmp_path / "model.onnx"
-    exporting.export(name, "onnx", path, checkpoint=tmp_path / "weights.pth")
-    run = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    weights = str(tmp_path / "weights.pth")
+    _, plain = exporting.export(name, "onnx", tmp_path / "model.onnx", checkpoint=weights, inline=True)
+    run = openvino.Core().compile_model(plain.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for shape in ((1, 3, side, side), (2, 3, side, side)):
         images = torch.rand(shape)
         with torch.no_grad():

@@ -12,6 +12,7 @@ from documents import DOCUMENTS, ROOT, check_script, commands, composes, name_of
 
 import vimzoo
 from vimzoo.compat import vim as compat
+from vimzoo.exporting import FORMATS
 
 
 def prose(document: Path) -> str:
@@ -25,6 +26,7 @@ def options() -> set[str]:
     found = set()
     for path in (ROOT / "vimzoo").glob("*.py"):
         found |= set(re.findall(r'"(--[a-z][a-z-]*)"', path.read_text()))
+    found |= {f"--{name}" for form in FORMATS.values() for name in form.variants}
     return found | {f"--no-{name.removeprefix('--')}" for name in found} | {"--help"}
 
 

@@ -51,6 +51,8 @@ DIGITS = (
 """Columns of docs/export.md's table of the digits' model as a file."""
 QUANTISERS = ("model", "form", *DIGITS[3:])
 """Columns of docs/ecosystem.md's table of torchao's quantisers."""
+RUNTIMES = ("model", "px", "batch", "threads", "runtime", "file", "open", "mb", "difference", "x_eager")
+"""Columns of docs/export.md's table of runtimes."""
 
 INTRODUCTION = """\
 # Model cards
@@ -145,6 +147,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "export.md": {
             "digits": results.compared("export_digits", DIGITS),
             "formats": formats_table(),
+            "runtimes": results.compared("export_runtimes", RUNTIMES),
         },
         root / "docs" / "install.md": {
             "versions": versions.versions_table(folder),

@@ -34,6 +34,7 @@ COMMANDS = {
     "cpu_vmamba": "benchmarks/cpu_models.py vmamba",
     "cpu_vmamba_memory": "benchmarks/cpu_models.py memory",
     "export_digits": "benchmarks/export.py",
+    "export_runtimes": "benchmarks/export_runtimes.py measure FOLDER",
     "instructions": "benchmarks/instructions.py",
     "parity": "benchmarks/parity.py",
     "photos_denoise": "benchmarks/photos.py denoise",

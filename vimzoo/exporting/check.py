@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 
 from vimzoo.models.export_options import ExportOptions
 
-from .record import Run
+from .record import Format, Run
 
 BOUND = 3e-5
 """Largest difference from PyTorch that a written file may have, as a share of the output's standard deviation."""
@@ -26,11 +28,13 @@ class Check(NamedTuple):
         shape: Of the images, ``(B, C, H, W)``.
         difference: The largest, as a share of the output's standard deviation.
         share: Of the output, the part with the smallest differences, which `difference` is about.
+        runtime: What ran the file, if not what `Format.load` uses.
     """
 
     shape: tuple[int, ...]
     difference: float
     share: float = 1.0
+    runtime: str = ""
 
 
 def options_of(model: nn.Module) -> ExportOptions:
@@ -74,8 +78,35 @@ def compare(run: Run, model: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Ch
         largest = differences.max()
         if share < 1 and largest.isfinite():
             largest = differences.kthvalue(math.ceil(share * differences.numel())).values
-        checks.append(Check(shape, largest.item(), share))
+        # a missing number would compare as smaller than any other
+        checks.append(Check(shape, largest.nan_to_num(math.inf).item(), share))
+    return worst_of(checks)
+
+
+def worst_of(checks: Iterable[Check]) -> Check:
+    """The one with the largest difference."""
     return max(checks, key=lambda check: check.difference)
+
+
+def compare_everywhere(
+    form: Format, path: Path, run: Run, model: nn.Module, shapes: Sequence[tuple[int, ...]]
+) -> Check:
+    """The worst of the comparisons in every installed runtime that reads a file: open, and compiled for one shape.
+
+    Args:
+        form: The file's format.
+        path: The file.
+        run: The file as the format itself loads it.
+        model, shapes: As for `compare`.
+    """
+    checks = [compare(run, model, shapes)]
+    for other in form.others:
+        if all(find_spec(module) for module in other.requires):
+            opened, fixed = compare(other.load(path, None), model, shapes), shapes[-1]
+            checks.append(opened._replace(runtime=other.name))
+            at_one_size = compare(other.load(path, fixed), model, [fixed])
+            checks.append(at_one_size._replace(runtime=f"{other.name} with fixed sizes"))
+    return worst_of(checks)
 
 
 @torch.no_grad()

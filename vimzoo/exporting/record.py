@@ -45,6 +45,20 @@ class Variant(NamedTuple):
     help: str
 
 
+class Runtime(NamedTuple):
+    """Runs files of a format beside what `Format.load` uses; where it is installed, files are checked in it too.
+
+    Attributes:
+        name: For messages.
+        requires: Modules that `load` imports.
+        load: Loads a file for images of any shape that it takes, or of one shape only.
+    """
+
+    name: str
+    requires: tuple[str, ...]
+    load: Callable[[Path, tuple[int, ...] | None], Run]
+
+
 @dataclass(frozen=True)
 class Format:
     """A kind of file that a model can be written as.
@@ -62,6 +76,8 @@ class Format:
         requires: Modules that `save` and `load` import.
         extra: The extra of this package that installs them.
         variants: Name of the command's option -> what it adds.
+        others: Further runtimes that read the files.
+        companions: Suffixes of files that `save` writes beside the file, whose suffix they have instead.
     """
 
     name: str
@@ -73,6 +89,8 @@ class Format:
     requires: tuple[str, ...] = ()
     extra: str = "export"
     variants: Mapping[str, Variant] = field(default_factory=dict)
+    others: tuple[Runtime, ...] = ()
+    companions: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
         """Those of `requires` that are not installed."""

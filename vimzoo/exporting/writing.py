@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ import torch
 from torch import nn
 
 from vimzoo.errors import Failure, UsageError
-from vimzoo.files import unfinished
+from vimzoo.files import remove, unfinished
 from vimzoo.models.opening import find_model
 from vimzoo.ops.runtime.threads import counted
 
-from .check import BOUND, Check, coarsest, compare, image_shapes, milliseconds
+from .check import BOUND, Check, coarsest, compare, compare_everywhere, image_shapes, milliseconds
 from .formats import FORMATS
 from .opening import build
 from .progress import Say, step
@@ -36,6 +38,7 @@ class Written:
         shape: Of the timed images, ``(B, C, H, W)``.
         milliseconds: Time of one call of the file.
         torch_milliseconds: Time of one call of the model.
+        companions: Files that belong to it.
     """
 
     path: Path
@@ -43,11 +46,17 @@ class Written:
     shape: tuple[int, ...]
     milliseconds: float
     torch_milliseconds: float
+    companions: tuple[Path, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file and its companions."""
+        return sum(path.stat().st_size for path in (self.path, *self.companions))
 
     def __str__(self) -> str:
         of = "" if self.worst.share == 1 else f" in {self.worst.share:.0%} of the values"
         return (
-            f"{self.path}  {self.path.stat().st_size / 1e6:.1f} MB\n"
+            f"{self.path}  {self.bytes / 1e6:.1f} MB\n"
             f"  largest difference{of} {self.worst.difference:.1e} of the output's spread, "
             f"on images {self.worst.shape}\n"
             f"  {self.milliseconds:.1f} ms for images {self.shape} on {counted(torch.get_num_threads())}; "
@@ -151,23 +160,26 @@ def export(
     shapes = image_shapes(model, size)
     example = torch.rand(shapes[0], generator=torch.Generator().manual_seed(0))
     source = Source(model, example, size == "dynamic", describe(architecture, model))
-    with unfinished(path, form.suffix) as file:
+    with unfinished(path, form.suffix) as file, ExitStack() as stack:
+        for new, to in zip(beside(file, form), beside(path, form), strict=True):
+            stack.enter_context(moved(new, to))
         try:
             with step(f"writing {path.name}", say):
                 form.save(source, file)
             with step(f"comparing {path.name} with PyTorch", say):
                 run = form.load(file)
-                worst = compare(run, model, shapes)
+                worst = compare_everywhere(form, file, run, model, shapes)
         except (ImportError, MemoryError):
             raise
         except Exception as error:  # exporters and runtimes raise anything
             raise ExportError(f"--format {kind}: {name} cannot be written: {summary(error)}") from error
         if not worst.difference <= BOUND:
+            where = f" in {worst.runtime}" if worst.runtime else ""
             raise ExportError(
-                f"{kind}: differs from PyTorch by {worst.difference:.1e} of the spread on images "
+                f"{kind}: differs from PyTorch{where} by {worst.difference:.1e} of the spread on images "
                 f"{worst.shape}; expected at most {BOUND:.0e}, nothing was written"
             )
-    written = [measured(path, run, model, worst, shapes[-1])]
+    written = [replace(measured(path, run, model, worst, shapes[-1]), companions=beside(path, form))]
     for variant in wanted:
         other = path.with_suffix(form.variants[variant].suffix)
         with step(f"writing {other.name}", say), unfinished(other, form.variants[variant].suffix) as file:
@@ -177,6 +189,21 @@ def export(
             worst = compare(run, model, shapes)
         written.append(measured(other, run, model, worst, shapes[-1]))
     return written
+
+
+def beside(path: Path, form: Format) -> tuple[Path, ...]:
+    """The companions of a file."""
+    return tuple(path.with_suffix(suffix) for suffix in form.companions)
+
+
+@contextmanager
+def moved(file: Path, to: Path) -> Iterator[None]:
+    """Moves a file that the block has written to ``to``; removes it if the block raises."""
+    try:
+        yield
+        file.replace(to)
+    finally:
+        remove(file)
 
 
 def default_size(name: str, model: nn.Module) -> tuple[int, int] | str | None:

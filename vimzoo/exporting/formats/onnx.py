@@ -11,29 +11,51 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from vimzoo.ops.scan.lowering import DECOMPOSITIONS
-
 from ..eight_bits import quantise
+from ..lowering import DECOMPOSITIONS
+from ..openvino import INLINED
 from ..program import to_program
 from ..record import Format, Run, Source, Variant
 
 
 def save_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
-    """One ``.onnx`` file of standard operators with input ``images``, output ``output`` and the metadata.
+    """One ``.onnx`` file with input ``images``, output ``output`` and the metadata.
+
+    Each scan is one node ``vimzoo::ScanPaths``, which a function in the file defines by standard operators.
 
     Raises:
-        ImportError: onnx or onnxscript is missing.
+        ImportError: onnx, onnxscript or onnxruntime is missing.
     """
+    from ..scan_function.attach import attach_functions, fold
+
     lowered = program.run_decompositions(DECOMPOSITIONS)
     written = torch.onnx.export(
         lowered, dynamo=True, input_names=["images"], output_names=["output"], verbose=False
     )
     assert written is not None
-    for node in written.model.graph.all_nodes():
+    model = written.model
+    for node in model.graph.all_nodes():
         # Stack traces with the paths of this machine, hundreds of kilobytes
         node.metadata_props.clear()
-    written.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
+    fold(model)
+    attach_functions(model)
+    model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
     written.save(path)
+
+
+def inline(path: Path, to: Path) -> None:
+    """Write an ONNX file again with every function in the places of its calls, for readers that know none.
+
+    Args:
+        path: The file to read, as `save_onnx` writes it.
+        to: The file to write.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes.common import InlinePass
+
+    model = ir.load(path)
+    InlinePass()(model)
+    ir.save(model, to)
 
 
 def load_onnx(path: Path) -> Run:
@@ -62,7 +84,11 @@ FORMAT = Format(
     save=_save,
     load=load_onnx,
     runs_with="onnxruntime, and any other runtime that reads ONNX",
-    operators="standard ones; the scan is ONNX's `Scan`",
+    operators="standard ones; the scan is an ONNX function of them around ONNX's `Scan`",
     requires=("onnx", "onnxscript", "onnxruntime"),
-    variants={"int8": Variant(".int8.onnx", quantise, "also write an ONNX file with 8-bit weights")},
+    variants={
+        "int8": Variant(".int8.onnx", quantise, "also write an ONNX file with 8-bit weights"),
+        "inline": Variant(".inlined.onnx", inline, "also write an ONNX file without functions"),
+    },
+    others=(INLINED,),
 )

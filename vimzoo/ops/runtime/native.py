@@ -32,13 +32,19 @@ ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs = STRUCTS = tuple(
 )
 
 
+def library_path(level: str) -> Path | None:
+    """The file of the library for one instruction set; ``None`` if it was not built."""
+    spec = importlib.util.find_spec(f"vimzoo.kernels._cpu_{level}")
+    return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
 def open_library(level: str) -> ctypes.CDLL | None:
     """The library for one instruction set; ``None`` if it was not built."""
-    spec = importlib.util.find_spec(f"vimzoo.kernels._cpu_{level}")
-    if spec is None or spec.origin is None:
+    path = library_path(level)
+    if path is None:
         return None
     share_openmp()
-    return ctypes.CDLL(spec.origin)
+    return ctypes.CDLL(str(path))
 
 
 @cache

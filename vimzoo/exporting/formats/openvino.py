@@ -1,0 +1,43 @@
+"""OpenVINO's IR files, in which each scan is our operator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vimzoo.ops.runtime.openvino import openvino_extension
+
+from ..openvino import load_with_our_scan
+from ..program import to_program
+from ..record import Format, Runtime, Source
+from .onnx import save_onnx
+
+
+def _save(source: Source, path: Path) -> None:
+    import openvino
+
+    core = openvino.Core()
+    core.add_extension(str(openvino_extension()))
+    program = to_program(source.model, source.example, dynamic_size=source.dynamic_size)
+    with TemporaryDirectory() as folder:
+        onnx_file = Path(folder) / "model.onnx"
+        save_onnx(program, onnx_file, source.metadata)
+        model = core.read_model(onnx_file)
+        for key, value in source.metadata.items():
+            model.set_rt_info(json.dumps(value), ["vimzoo", key])
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+FORMAT = Format(
+    name="openvino",
+    suffix=".xml",
+    save=_save,
+    load=load_with_our_scan,
+    runs_with="OpenVINO, after `core.add_extension(vimzoo.openvino_extension())`",
+    operators="OpenVINO's; the scan is ours, at full speed",
+    requires=("onnx", "onnxscript", "onnxruntime", "openvino"),
+    extra="openvino",
+    companions=(".bin",),
+    others=(Runtime("OpenVINO", (), load_with_our_scan),),
+)

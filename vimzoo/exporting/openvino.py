@@ -1,0 +1,68 @@
+"""OpenVINO: as a reader of ONNX files, and with our scan as an operator of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vimzoo.ops.runtime.openvino import openvino_extension
+
+from .record import Run, Runtime
+
+
+def compiled(model: Any, core: Any, shape: tuple[int, ...] | None, precision: str = "f32") -> Run:
+    """A model that OpenVINO has read, on the CPU, with as many threads as torch uses.
+
+    Args:
+        model: An ``openvino.Model``.
+        core: The ``openvino.Core`` that read it.
+        shape: Of the images, if it is to be compiled for one shape, as users do for speed.
+        precision: Of the arithmetic, ``"f32"`` or ``"bf16"``.
+    """
+    if shape is not None:
+        model.reshape(list(shape))
+    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    request = core.compile_model(model, "CPU", options)
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(request(images.numpy())[0].copy())
+
+    return run
+
+
+def load_inlined(path: Path, shape: tuple[int, ...] | None = None) -> Run:
+    """An ONNX file in OpenVINO, with its functions inlined.
+
+    Args:
+        path: As `save_onnx` or `inline` writes it.
+        shape: As in `compiled`.
+    """
+    import onnx_ir as ir
+    import openvino
+    from onnx_ir.passes.common import InlinePass
+
+    model = ir.load(path)
+    InlinePass()(model)
+    core = openvino.Core()
+    return compiled(core.read_model(ir.to_proto(model).SerializeToString()), core, shape)
+
+
+def load_with_our_scan(path: Path, shape: tuple[int, ...] | None = None, precision: str = "f32") -> Run:
+    """A file with ``vimzoo::ScanPaths``, an ONNX or an IR one, in OpenVINO with our scan.
+
+    Args:
+        path: As the formats ``onnx`` and ``openvino`` write it.
+        shape, precision: As in `compiled`.
+    """
+    import openvino
+
+    core = openvino.Core()
+    core.add_extension(str(openvino_extension()))
+    return compiled(core.read_model(path), core, shape, precision)
+
+
+INLINED = Runtime("OpenVINO", ("openvino",), load_inlined)
+WITH_OUR_SCAN = Runtime("OpenVINO with our scan", ("openvino",), load_with_our_scan)
