@@ -92,22 +92,6 @@ def _summary(values: list[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high, "rounds": len(values)}
 
 
-def least(variants: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Seconds of processor time that each variant needs on this thread: the least of many turns, six or more.
-
-    Other work on the machine can only add to it, so that this needs no idle machine, unlike `measure`.
-    """
-    found = dict.fromkeys(variants, float("inf"))
-    end, rounds = time.perf_counter() + seconds, 0
-    while rounds < 6 or time.perf_counter() < end:
-        for name, call in variants.items():
-            start = time.thread_time()
-            call()
-            found[name] = min(found[name], time.thread_time() - start)
-        rounds += 1
-    return found
-
-
 def write(
     name: str,
     rows: list[dict[str, Any]],
