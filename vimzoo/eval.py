@@ -39,11 +39,11 @@ from .models.opening import find_model
 from .models.routes import ROUTINGS
 
 EXAMPLES = """examples:
-  python -m vimzoo.eval                                     the newest run below outputs/, on its test images
+  python -m vimzoo.eval                                     # the newest run below outputs/, on its test images
   python -m vimzoo.eval outputs/DATE/TIME data.img_size=32 run.device=cpu
   python -m vimzoo.eval model=vim_tiny_patch16_224 model.pretrained=true data=folder data.root=DIR \\
-    data.test_fraction=1                                    every image of DIR/CLASS/*.jpg
-  python -m vimzoo.eval RUN --sizes 224 288 384             the scores at each of these sizes
+    data.test_fraction=1                                    # every image of DIR/CLASS/*.jpg
+  python -m vimzoo.eval RUN --sizes 224 288 384             # the scores at each of these sizes
 """
 
 

@@ -158,9 +158,6 @@ def check_training(command: str, workplace: Path) -> None:
     if "--help" in command:
         assert "data.root=DIR" in run(command, ROOT)
         return
-    script = workplace / "train.py"
-    if not script.exists():
-        script.symlink_to(ROOT / "train.py")
     if "photos_denoise" in command or "task=restore" in command:
         place = tempfile.mkdtemp(dir=workplace)  # not below outputs, where the newest run is looked for
         assert "test PSNR" in run(f"{command} {SHORT_RESTORATION} hydra.run.dir={place}/run", workplace)
@@ -213,7 +210,7 @@ def check_eval(command: str, workplace: Path) -> None:
 def have_a_run(workplace: Path) -> None:
     """For commands that take the newest run, whichever commands came before them."""
     if not list(workplace.glob("outputs/*/*/metrics.json")):
-        check_training("python train.py model=vim_tiny_patch16_224 data=folder data.root=photos", workplace)
+        check_training("vimzoo-train model=vim_tiny_patch16_224 data=folder data.root=photos", workplace)
 
 
 def check_doctor(command: str, workplace: Path) -> None:
@@ -306,9 +303,9 @@ def check_docker(command: str, workplace: Path) -> None:
 
 
 def check_batch_script(command: str, workplace: Path) -> None:
-    """The overrides that `srun` hands to train.py compose; the status that is tested is 128 + SIGUSR1."""
+    """The overrides that `srun` hands to the trainer compose; the status that is tested is 128 + SIGUSR1."""
     if command.startswith("srun"):
-        assert composes(command.partition("train.py ")[2])
+        assert composes(command.partition("vimzoo-train ")[2])
     else:
         assert f"-eq {128 + signal.SIGUSR1} " in command
 
@@ -341,8 +338,8 @@ CHECKS = {
     "python -m vimzoo.predict": check_predict,
     "python -m vimzoo.restore": check_restore,
     "python -m torch.distributed.checkpoint.format_utils": check_whole,
-    "python train.py": check_training,
     "torchrun": check_torchrun,
+    "vimzoo-train": check_training,
 }
 
 

@@ -21,6 +21,13 @@ def prose(document: Path) -> str:
 
 
 @cache
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@cache
 def options() -> set[str]:
     """Long options of all commands."""
     found = set()
@@ -33,22 +40,28 @@ def options() -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_imports_and_inline_commands(document: Path) -> None:
     text = prose(document)
-    for target in re.findall(r"\]\(([^)#]*)", text):
-        if target and "://" not in target:
-            assert (document.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+        if "://" in target:
+            continue
+        file = document.parent / target if target else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
     for statement in re.findall(r"`(from vimzoo[^`]*|import vimzoo[^`]*)`", text):
         exec(statement, {})
     known = {command.values[0] for command in commands()}
     for target in re.findall(r"`make ([\w.-]+)", text):
         assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.M), f"make {target}"
-    for command in re.findall(r"`((?:python|pip) [^`]*)`", text):
+    for command in re.findall(r"`((?:python|pip|vimzoo-train) [^`]*)`", text):
         words = shlex.join(shlex.split(command))
         if words.startswith("python -m tools."):
             assert importlib.util.find_spec(words.split()[2])
         elif re.match(r"python (benchmarks|docs)/", words):
             check_script(words)
-        elif document.parent.name == "configs" and words.startswith("python train.py "):
-            assert "--help" in words or composes(words.removeprefix("python train.py "))
+        elif words == "python train.py":
+            assert (ROOT / "train.py").is_file()
+        elif words.startswith("vimzoo-train ") and words not in known:
+            overrides = re.sub(r" -m\b| \.\.\.", "", words.removeprefix("vimzoo-train")).strip()
+            assert not overrides or "--help" in words or composes(overrides)
         else:
             run_by = [block for block in known if block == words or block.startswith(f"{words} ")]
             assert run_by, f"{command}: not run by any block"
