@@ -72,7 +72,7 @@ published figures come from the records beside each registration, measured ones 
   (`tests/parity/references`): for outputs and intermediate tensors as a share of the recording's standard deviation,
   for gradient norms relative. `benchmarks/parity.py` measures it.
 - **ms**: median time of one image on the CPU, float32, measured by `benchmarks/each_model.py` on the named machine.
-- Commands begin with `python train.py`, the trainer in a checkout; an installed package has it as `vimzoo-train`.
+- **Training as published**: the command of the recipe. In a clone, `python train.py` does the same as `vimzoo-train`.
 - In all tables, *none* means that nothing is published or recorded, *not measured* that there is no measurement yet,
   and "-" that a figure does not apply.
 """

@@ -89,8 +89,9 @@ def card(facts: RestorationFacts, parity: Mapping[str, Any] | None) -> str:
         lines.append(
             f"Published{f' ({tag})' if len(facts.scores) > 1 else ''}: {said} (arXiv:{facts.paper}, {facts.origin})"
         )
-    for tag, words in facts.recipes.items():
-        lines.append(f"Training as published{f' ({tag})' if len(facts.recipes) > 1 else ''}: `{words}`")
+    for tag in facts.recipes:
+        which = f" ({tag})" if len(facts.recipes) > 1 else ""
+        lines.append(f"Training as published{which}: {facts.training(tag)}")
     lines.append(f"Source: {facts.origin}, arXiv:{facts.paper}")
     if parity:
         lines.append(f"Parity with `{parity['reference']}`, output / inner / gradient: {errors(parity)}")

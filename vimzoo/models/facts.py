@@ -210,8 +210,12 @@ class RestorationFacts(Facts):
             f"{where} {psnr:.2f} dB" + (f" / {ssim:.4f}" if ssim else "")
             for where, (psnr, ssim) in self.scores.get(tag, {}).items()
         ]
+        return {"Published PSNR and SSIM": scores, "Training": self.training(tag)}
+
+    def training(self, tag: str) -> str | None:
+        """The command of a published recipe, in Markdown; ``None`` if there is none."""
         words = self.recipes.get(tag)
-        return {"Published PSNR and SSIM": scores, "Training": words and f"`python train.py {words}`"}
+        return words and f"`vimzoo-train {words}`"
 
     def configuration(self) -> dict[str, Any]:
         """See `Facts`; ``start`` is a file whose tensors are loaded where they fit."""

@@ -80,7 +80,9 @@ VIM_FACTS: dict[str, ModelFacts] = {
                 global_pool="avg",
             ),
             input_size=(3, 16, 16), num_classes=10, params=145_482,
-            note="not the authors'; `python train.py` trains it on scikit-learn's digits, with one channel", **_SOURCE,
+            note="not the authors'; `vimzoo-train` (in a clone also `python train.py`) trains it on scikit-learn's "
+            "digits, with one channel",
+            **_SOURCE,
         ),
         ModelFacts(
             "test_vim", "", args=dict(img_size=64, embed_dim=32, depth=3, d_state=8, dynamic_img_size=True),
