@@ -133,7 +133,7 @@ def test_a_run_or_a_saved_model_in_place_of_a_name(tmp_path: Path, monkeypatch: 
             torch.testing.assert_close(got, model(images))
         assert json.loads(kept[exporting.METADATA])["label_names"] == ["one", "two", "three"]
         Path("test_vim.ts").unlink()
-    with pytest.raises(UsageError, match="--random: run brings its own weights"):
+    with pytest.raises(UsageError, match="--random: run has weights of its own"):
         export.export("run", "torchscript", random=True)
 
 

@@ -37,7 +37,7 @@ def test_folders(given: str, place: Path) -> None:
     model = open_model(given)
     assert same(model, timm.create_model("local-dir:saved", pretrained=True)) and not model.training
     for options in ({"checkpoint": "vim.pth"}, {"random": True}):
-        with pytest.raises(UsageError, match=f"{given} brings its own weights"):
+        with pytest.raises(UsageError, match=f"{given} has weights of its own"):
             open_model(given, **options)
 
 

@@ -150,7 +150,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
 
 
 def build_optimizer(model: nn.Module, opt: str, **options: Any) -> torch.optim.Optimizer:
-    """timm's ``create_optimizer_v2``, with what is not a matrix on the fallback list of Muon and its kin."""
+    """timm's ``create_optimizer_v2``; parameters that are not matrices are on the fallback list of Muon's variants."""
     kind = get_optimizer_info(opt.lower().rpartition("_")[2]).opt_class
     if isinstance(kind, type) and issubclass(kind, Muon):  # text: a class of another library
         options["fallback_list"] = [*fallback_list(model), *(options.get("fallback_list") or ())]
@@ -197,7 +197,7 @@ def synchronised(model: nn.Module, device: torch.device, world: World) -> nn.Mod
 
 
 def freeze(model: nn.Module, what: str | list[str]) -> list[nn.Module]:
-    """Freeze all parameters but the classifier's (``backbone``), or those that match a pattern.
+    """Freeze all parameters except the classifier's (``backbone``), or those that match a pattern.
 
     Returns:
         The outermost modules without a trainable parameter, which stay in evaluation mode.

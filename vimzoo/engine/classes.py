@@ -72,7 +72,7 @@ def published_data(data: Splits, options: Mapping[str, Any]) -> Splits:
     """The data numbered as the classes of the weights that ``options`` name; unchanged without weights.
 
     ImageNet's classes may also be folders 0 to 999. Weights that name no classes are taken to have those of the
-    data, which is said.
+    data, which is logged.
 
     Raises:
         UsageError: the data have classes that the weights do not know.

@@ -72,7 +72,7 @@ def launch(
             and cfg["devices"] != world.size
         ):
             raise UsageError(
-                f"devices={cfg['devices']}: {world.size} processes were started; expected no such word"
+                f"devices={cfg['devices']}: {world.size} processes were started by a launcher; leave out devices="
             )
 
         def own(folder: Path) -> bool:

@@ -6,16 +6,16 @@ _MATRIX_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def fallback_list(model: nn.Module) -> list[str]:
-    """Names of the parameters that have two axes or more and are not matrices, for Muon and its kin.
+    """Names of the parameters that have two axes or more and are not matrices, for Muon and its variants.
 
-    Muon makes the update of a matrix orthogonal, and takes for a matrix whatever has two axes or more. In these models
-    that is also true of the scan's parameters, one slice for each direction (``A_log``, ``D``, ``dt_bias``, ``x_proj``,
-    ``dt_proj``), of depthwise convolutions, position embeddings, class tokens and tables of biases. Only weights of
-    linear layers and of dense convolutions are matrices here. The optimizer of the others is then its fallback, AdamW::
+    Muon makes the update of a matrix orthogonal, and treats every parameter with two axes or more as a matrix. In these
+    models that includes the scan's parameters, with one slice for each direction (``A_log``, ``D``, ``dt_bias``,
+    ``x_proj``, ``dt_proj``), and those of depthwise convolutions, position embeddings, class tokens and tables of
+    biases. Only weights of linear layers and of dense convolutions are matrices. Its fallback, AdamW, trains the rest::
 
         create_optimizer_v2(model, opt="muon", lr=2e-3, fallback_list=vimzoo.models.fallback_list(model))
 
-    The trainer does so by itself.
+    The trainer passes this list for these optimizers.
 
     Args:
         model: Any model, of this package or not.

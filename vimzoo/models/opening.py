@@ -1,4 +1,4 @@
-"""Opens a model by whatever a user has: a registered name, a folder, an address on the hub, or a file of weights."""
+"""Opens a model by a registered name, a folder, an address on the hub, or a file of weights."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FILE_HINT = "--checkpoint FILE gives a file of weights"
 
 
 class Found(NamedTuple):
-    """What a user's word for a model means.
+    """The model that a user's name, folder or address refers to.
 
     Attributes:
         source: For ``timm.create_model``.
         name: The registered name, without tag; None if only the hub knows it.
-        complete: Whether the source brings its weights and options.
+        complete: Whether the source includes its weights and options.
     """
 
     source: str
@@ -90,7 +90,7 @@ def open_model(
         options: Of ``timm.create_model``.
 
     Raises:
-        UsageError: there is no such model, or its weights cannot be had, read or loaded (`CheckpointError`).
+        UsageError: there is no such model, or its weights are not available or do not load (`CheckpointError`).
     """
     if given and not checkpoint and Path(given).is_file():
         given, checkpoint = None, given
@@ -101,7 +101,9 @@ def open_model(
     found = find_model(given, argument)
     if found.complete and (checkpoint or random):
         option = "--random" if random else f"--checkpoint {checkpoint}"
-        raise UsageError(f"{option}: {given} brings its own weights; expected a registered name before it")
+        raise UsageError(
+            f"{option}: {given} has weights of its own; expected the registered name of a model with it"
+        )
     if not checkpoint:
         options["pretrained"] = not random
         return created(found.source, options, hint).eval()
@@ -125,7 +127,7 @@ def created(source: str, options: dict[str, Any], hint: str) -> nn.Module:
         hint: How the user gives a file of weights, for messages.
 
     Raises:
-        UsageError: an option is refused, or the weights cannot be had or do not fit.
+        UsageError: an option is refused, or the weights are not available or do not fit.
     """
     file = (options.get("pretrained_cfg_overlay") or {}).get("file")
     try:

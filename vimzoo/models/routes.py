@@ -44,10 +44,10 @@ def routable(model: Any, routing: str, argument: str = "routing") -> Any:
 
 
 def adopt_routing(model: Any, path: str | os.PathLike[str], use_ema: bool | None = None) -> None:
-    """Make a MambaIRv2 choose its routes as a file of its weights records; without a record it stays as it is.
+    """Set a MambaIRv2's routing to the one that a file of its weights records; without a record it is not changed.
 
     Raises:
-        CheckpointError: the file cannot be read, or records no way that is known.
+        CheckpointError: the file cannot be read, or records an unknown routing.
     """
     if getattr(model, "routing", None) is None:
         return

@@ -32,7 +32,7 @@ def save(model: nn.Module, data: Splits, folder: Path) -> None:
     """``config.json`` and ``model.safetensors`` as timm and the Hugging Face hub have them.
 
     They carry the size and normalisation of ``data`` and its class names. A model that timm cannot describe,
-    because it was not made by ``timm.create_model`` or has arguments that JSON lacks, is left out, saying so.
+    because it was not made by ``timm.create_model`` or has arguments that JSON lacks, is not exported, with a message.
     """
     labels = {"num_classes": len(data.classes), "label_names": list(data.classes)} if data.classes else {}
     inputs = {"input_size": data.input_size, "mean": data.mean, "std": data.std, "crop_pct": data.crop_pct}

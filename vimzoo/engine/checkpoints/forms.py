@@ -25,7 +25,7 @@ class Writer(Protocol):
         """Copy everything; the function returned writes the copy, in another thread."""
 
     def close(self) -> None:
-        """Give the memory for copies back."""
+        """Release the memory for copies."""
 
 
 @dataclass(frozen=True)

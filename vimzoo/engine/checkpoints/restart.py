@@ -48,7 +48,7 @@ def started_again(env: Mapping[str, str]) -> bool:
 
 
 def launcher_goes_on(stop: Stopped, world: World) -> bool:
-    """Do what the launcher has said to do at a signal, now that the run is saved.
+    """Call the launcher's handler of a signal, now that the run is saved.
 
     The handler of submitit for SIGUSR2 asks for another start and ends the process; for SIGTERM it does nothing.
 

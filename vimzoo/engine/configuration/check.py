@@ -74,9 +74,7 @@ def _check_whole(cfg: dict[str, Any]) -> None:
     for name in ("task", "loss", "resume", *run, "aug.transform", "data.workers"):
         *path, last = name.split(".")
         if last not in ((setting(cfg, ".".join(path)) or {}) if path else cfg):
-            raise UsageError(
-                f"{name} is missing; it can be null where it can be left out, but not taken away"
-            )
+            raise UsageError(f"{name} is missing; expected a value, or null if the setting is optional")
     for group, names in NAMED.items():
         options = setting(cfg, group)
         if not options and group == "run.ema":
@@ -88,7 +86,7 @@ def _check_whole(cfg: dict[str, Any]) -> None:
                 raise UsageError(f"{group}.{key}={value}: expected a number")
         if unset := [f"{group}.{key}" for key in names if (options or {}).get(key) is None]:
             raise UsageError(
-                f"{', '.join(unset)}: not set; expected values, for a library's own would be taken otherwise"
+                f"{', '.join(unset)}: not set; expected values, because a library's defaults would replace them"
             )
 
 

@@ -181,7 +181,7 @@ def write_csv(history: list[dict[str, float]], path: Path) -> None:
 
 
 def unreadable(data: Splits, world: World, out: Path) -> None:
-    """List the images that no process could read in ``unreadable.txt``, and say so when there are more than before.
+    """List the images that no process could read in ``unreadable.txt``; log a warning if there are more than before.
 
     Raises:
         UsageError: they are too many.

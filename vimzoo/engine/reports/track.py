@@ -51,7 +51,7 @@ def open_tracker(
     """A tracker that writes into the run folder ``out``.
 
     A resumed run continues its curves from ``step``, also in another folder: TensorBoard's files are copied
-    there, and Weights & Biases is told the same id. It obeys its own environment: ``WANDB_MODE=offline`` keeps
+    there, and Weights & Biases gets the same id. Its own environment variables apply: ``WANDB_MODE=offline`` keeps
     everything in ``out/wandb``.
 
     Args:

@@ -39,12 +39,12 @@ def build_model(cfg: dict[str, Any], data: Splits, whole: bool = False) -> nn.Mo
     Args:
         cfg: The configuration.
         data: What to train or to be evaluated on.
-        whole: The file is to be this model's, tensor by tensor, as its scores are asked for; otherwise what fits is
-            taken to begin from, and what is left out is said.
+        whole: Every tensor of the file must fit, because the model is evaluated. Otherwise the tensors that fit are
+            loaded, and the others are logged.
 
     Raises:
-        UsageError: the data have nothing to restore; it is no restoration model, enlarges by another factor than the
-            data, or refuses an argument; the file does not fit.
+        UsageError: the data have nothing to restore; the model is not a restoration model, enlarges by another factor
+            than the data, or refuses an argument; the file does not fit.
     """
     if data.classes:
         raise UsageError(

@@ -155,7 +155,7 @@ class MambaIRUNet(NamedRestorationModel):
         """Images ``(B, channels, H, W)`` -> images of the same shape.
 
         Raises:
-            ValueError: ``x`` has another number of axes or channels, or sides that are no multiples of 8.
+            ValueError: ``x`` has another number of axes or channels, or sides that are not multiples of 8.
         """
         x = check_image(x, self.in_chans, self.multiple_of)
         y = self.forward_features(self.conv_first(x).permute(0, 2, 3, 1))

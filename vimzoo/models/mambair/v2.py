@@ -71,8 +71,8 @@ class MambaIRv2(GridModel, NamedRestorationModel):
         pos_embed_size: Sides of the map that a learned position embedding is for (``ape``, ``img_size``), after
             padding; ``None`` for none, as in all published models.
         routing: ``"gumbel"``: classes are drawn at random, also in evaluation, as published; ``"argmax"``: the
-            likeliest class, always the same. Weights learn for one of them: train with ``"argmax"`` what is to be
-            evaluated with it. The state dict records it beside the weights (in ``_metadata``).
+            likeliest class, which is always the same. Weights are trained for one of the two: to evaluate with
+            ``"argmax"``, train with it. The state dict records the routing (in ``_metadata``).
 
     Attributes:
         generator: Source of the random routes, ``None`` for torch's own; ``model.generator =

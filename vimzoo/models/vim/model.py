@@ -207,7 +207,7 @@ class Vim(GridModel, SmallOnOneThread):
     def no_weight_decay(self) -> set[str]:
         """Patterns of parameters without weight decay, beyond biases and norms.
 
-        As in official training ``A_log`` is decayed: the authors mark it as not to be, but nothing reads the
+        As in official training ``A_log`` has weight decay: the authors mark it as exempt, but nothing reads the
         mark. Per-direction vectors are matrices here, so they are named.
         """
         return {"pos_embed", "cls_token", "*.ssm.D", "*.ssm.dt_bias"}

@@ -89,7 +89,7 @@ def checkpoint_filter_fn(
 
     Raises:
         ValueError: a tensor of the authors' is missing one of its directions, or the grid that position
-            embeddings were learned on cannot be told.
+            embeddings were learned on cannot be inferred.
     """
     state_dict = bare(state_dict)
     state = VIM.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
