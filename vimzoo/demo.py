@@ -135,7 +135,7 @@ def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[st
     """Probabilities of the top five classes, and the picture with the attribution and with the paths drawn over it.
 
     Raises:
-        DemoError: the picture or the model cannot be had.
+        DemoError: the picture or the model is not available.
     """
     from .plots import attribution
 
@@ -201,7 +201,7 @@ def restore(
     """A picture before, enlarged to the size of the result by repeating pixels, and after; both ``(H, W, 3)`` uint8.
 
     Raises:
-        DemoError: the picture or the model cannot be had, or there is too little memory.
+        DemoError: the picture or the model is not available, or there is too little memory.
     """
     from PIL import Image
 

@@ -22,7 +22,7 @@ def draw_path(axes: Axes, path: ScanPath, height: int, width: int) -> None:
     """One path: a dot per token, an arrow head per step, coloured by time; a pad interrupts the line.
 
     Args:
-        axes: Where to; tokens have whole coordinates, the first is at (0, 0), rows go down.
+        axes: Axes to draw on; tokens have whole coordinates, the first is at (0, 0), rows go down.
         height, width: The grid.
     """
     import matplotlib.pyplot as plt

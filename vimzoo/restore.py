@@ -146,7 +146,7 @@ def load_model(options: argparse.Namespace) -> RestorationModel:
     """The model that is asked for.
 
     Raises:
-        UsageError: its weights cannot be had.
+        UsageError: its weights are not available.
     """
     from .restoration import restoration_model
 

@@ -49,7 +49,7 @@ class Splits:
 
     ``labels`` are the class numbers of the training images, (N,), where they are known without reading these.
     ``members`` holds the `keys` of each part's images by the name of the part, where they are files of a folder, and
-    ``notes`` what a person should know of how the data were read.
+    ``notes`` what the user should know about how the data were read.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a model looks at: class activation maps, what a scan's tokens take from each other, and receptive fields.
+"""Explains models: class activation maps, the matrices of scans, and receptive fields.
 
 `cam_arguments` prepares a classifier for pytorch-grad-cam, `token_mixing` gives the matrices of every scan in a model,
 and `receptive_field` the effective receptive field of the centre of a model's output. Methods that only call a model

@@ -1,8 +1,8 @@
 """The matrices of selective scans: a scan is linear in its tokens, with weights that depend on them.
 
 A scan is ``y_t = sum_s M[t, s] x_s`` with ``M[t, s] = C_t . (exp(A (delta_s+1 + ... + delta_t)) * delta_s B_s)`` for
-tokens s that it reads before t, and ``D`` more for s = t (Ali et al. 2024, The Hidden Attention of Mamba Models). Like
-attention's, the matrix says what each token takes from which; unlike attention's, there is one for every channel.
+tokens s that it reads before t, plus ``D`` for s = t (Ali et al. 2024, The Hidden Attention of Mamba Models). Like an
+attention matrix it weights the input tokens of every output token; unlike in attention, there is one for every channel.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ CHUNK_BYTES = 2**26
 
 @dataclass(frozen=True)
 class TokenMixing:
-    """What the tokens of one scan take from each other.
+    """The matrices of one scan.
 
     Attributes:
         layer: Name of the module that ran the scan, such as ``"blocks.0.mixer.ssm"``.
         grid: Height and width of the map; ``(1, L)`` for a sequence.
-        matrices: ``(B, K, L, L)``, or ``(B, K, C, L, L)`` for chosen channels: row t holds what token t takes from
-            each token, along each of K paths. Tokens are in the order of the grid.
+        matrices: ``(B, K, L, L)``, or ``(B, K, C, L, L)`` for chosen channels: row t holds the weights of all tokens in
+            the output at token t, along each of K paths. Tokens are in the order of the grid.
     """
 
     layer: str

@@ -33,7 +33,7 @@ def build(
         routing: As in `vimzoo.exporting.export`.
 
     Raises:
-        UsageError: no such model, weights that cannot be had, or a size or routing that it does not take.
+        UsageError: no such model, weights that are not available, or a size or routing that it does not take.
     """
     found = find_model(name, "MODEL")
     cfg = timm.get_pretrained_cfg(found.name) if found.name else None

@@ -211,7 +211,7 @@ class SelectiveSSM(nn.Module):
         if origin.startswith("captum.") and "deep_lift" in origin:
             raise UsageError(
                 f"captum's DeepLift has no rule for the selective scan of {type(self).__name__}, and would be wrong "
-                "without saying so; use IntegratedGradients, GradientShap or Occlusion, or vimzoo.explain"
+                "without an error; use IntegratedGradients, GradientShap or Occlusion, or vimzoo.explain"
             )
         return super().apply(fn)
 

@@ -1,4 +1,4 @@
-"""Functions on tensors: the selective scan in its two faces, and the convolution and norm around it."""
+"""Functions on tensors: the selective scan in two forms, and the convolution and norm around it."""
 
 from . import backends
 from .backends import BackendError, use_backend

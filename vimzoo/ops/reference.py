@@ -184,9 +184,9 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.layer_norm` with right derivatives of every order.
+    """`torch.nn.functional.layer_norm` with correct derivatives of every order.
 
-    torch's own takes the mean and the deviation for constants when its forward-mode derivative is differentiated
+    torch's own treats the mean and the deviation as constants when its forward-mode derivative is differentiated
     backward, and in third derivatives.
     """
     axes = tuple(range(-len(normalized_shape), 0))

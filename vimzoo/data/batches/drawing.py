@@ -31,7 +31,7 @@ class EpochSampler(Sampler[list[tuple[int, ...]]]):
         raise NotImplementedError
 
     def summary(self) -> str | None:
-        """The sizes of images and batches, for a person; None if all are the same."""
+        """The sizes of images and batches, for display; None if all are the same."""
         return None
 
 

@@ -54,8 +54,8 @@ class Kept:
 class KeptParts:
     """Contents by number, all in one file at fixed places, so that millions of them need no files of their own.
 
-    Each counts from when its CRC-32 has been written behind it, into a second file; so what a killed process leaves is
-    read from the server again.
+    An entry is valid once its CRC-32 has been written, into a second file, after the contents. Entries that a killed
+    process left unfinished are read from the server again.
 
     Args:
         path: the files are ``path.parts`` and ``path.sums``. sizes: of all contents in bytes, (N,).

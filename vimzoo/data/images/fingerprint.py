@@ -18,8 +18,8 @@ SAMPLED = 16  # images of each part whose contents are compared
 def fingerprint(data: Splits) -> dict[str, str]:
     """Counts of images, class names, and digests of the names, labels and a sample of the contents of each part.
 
-    Two data sets with the same fingerprint hold as many images under the same names in the same order. Of their
-    contents those of `SAMPLED` images of each part, spread evenly over it, are compared.
+    Two data sets with the same fingerprint hold the same number of images under the same names in the same order. Of
+    their contents only those of `SAMPLED` images of each part, spread evenly over it, are compared.
     """
     found = {"classes": ", ".join(data.classes), "image size": "x".join(map(str, data.input_size))}
     for name, part in (("training", data.train), ("validation", data.val), ("test", data.test)):

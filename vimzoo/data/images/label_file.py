@@ -16,17 +16,17 @@ Listed = dict[str, tuple[list[str], list[str]]]
 
 
 def read_labels(root: Path, path: Path, pictures: list[str]) -> tuple[Listed, list[str]]:
-    """What a CSV file with the columns ``file``, ``label`` and, if it divides them, ``split`` says of pictures.
+    """Labels, and optionally splits, of pictures from a CSV file with the columns ``file``, ``label`` and ``split``.
 
     Args:
         pictures: below ``root``, relative to it.
 
     Returns:
-        The files by split, and what a person should know: pictures of ``root`` that are not listed.
+        The files by split, and notes for the user: pictures of ``root`` that are not listed.
 
     Raises:
-        UsageError: the file cannot be read, lacks a column, or names a picture that is not there or twice, or a split
-            that is none.
+        UsageError: the file cannot be read, lacks a column, names a picture that does not exist, names one twice, or
+            names an unknown split.
     """
     listed: Listed = {}
     seen: set[str] = set()

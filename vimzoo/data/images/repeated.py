@@ -31,7 +31,7 @@ def check_repeated(parts: Mapping[str, ShardReader]) -> list[str]:
         parts: readers of train, val and, if given, test.
 
     Returns:
-        What a person should know: parts that are the same, and shards of a part that share keys.
+        Notes for the user: parts that are the same, and shards of a part that share keys.
 
     Raises:
         UsageError: two shards of a part are the same, or some of a held-out part are training shards.

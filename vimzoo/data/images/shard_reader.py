@@ -68,7 +68,7 @@ class ShardReader:
         """The image file of a sample.
 
         Raises:
-            ShardChanged: the shard is gone, or another one than at the start.
+            ShardChanged: the shard has been removed or replaced since the start.
         """
         try:
             return self._block(index)[BLOCK:]

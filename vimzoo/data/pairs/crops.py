@@ -116,7 +116,7 @@ class ImagePairs:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Both images or a part of them, ``(H, W, C)`` and ``(H scale, W scale, C)`` uint8, before `noisy`.
 
-        The work of degrading is that of the part.
+        Only this part and its surroundings are degraded.
 
         Args:
             index: Which pair.

@@ -56,7 +56,7 @@ def _taps(size: int, scale: float) -> tuple[Tensor, Tensor]:
 def imresize(image: Tensor, scale: float) -> Tensor:
     """MATLAB's ``imresize(image, scale)``: bicubic, antialiased when reducing; how papers make low-resolution images.
 
-    torch's and Pillow's antialiased bicubic differ from it at the borders and where the size is no multiple.
+    torch's and Pillow's antialiased bicubic differ from it at the borders and if the scale does not divide the size.
 
     Args:
         image: ``(..., H, W)``, floating point; not clipped or rounded.

@@ -59,8 +59,8 @@ RULES: tuple[tuple[Key, Key], ...] = (
 def matched(low: Sequence[PurePath], high: Sequence[PurePath]) -> list[tuple[PurePath, PurePath]]:
     """Pairs of a degraded and a clean file, in the order of the clean ones.
 
-    Names are equal, but for their suffix, an ``x2``, ``x3``, ``x4`` or ``x8`` of all degraded ones (DIV2K), or what
-    this field appends to either (``_HR``, ``_LRBI_x2``, ``_SRF_2_LR``, folders ``X2``, ``HR``, ``LR_bicubic``).
+    Names are equal, except for their suffix, an ``x2``, ``x3``, ``x4`` or ``x8`` of all degraded ones (DIV2K), or
+    common additions to either (``_HR``, ``_LRBI_x2``, ``_SRF_2_LR``, folders ``X2``, ``HR``, ``LR_bicubic``).
 
     Raises:
         UsageError: files are without a partner, or several have one name; names some of them.

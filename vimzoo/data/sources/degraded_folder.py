@@ -38,11 +38,11 @@ def degraded_folder(
 
     Args:
         root, val_fraction, test_fraction, split, meta_info, options: As in `paired_folder`.
-        scale, sigma, quality, rounded: What is to be undone, see `vimzoo.data.pairs.degradations.Degradation`: a
+        scale, sigma, quality, rounded: The degradation, see `vimzoo.data.pairs.degradations.Degradation`: a
             reduction (super-resolution), noise (denoising), JPEG, or any of them together.
 
     Raises:
-        UsageError: as there; there is nothing to undo.
+        UsageError: as in `paired_folder`, or no degradation is set.
     """
     settings, degradation = PairSettings(**options), Degradation(scale, sigma, quality, rounded)
     check_split(split)

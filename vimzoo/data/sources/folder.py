@@ -227,20 +227,20 @@ def image_folder(
     cache: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Splits:
-    """An image folder: DIR/{train,val[,test]}/CLASS/*.jpg, or DIR/CLASS/*.jpg with a fixed stratified split.
+    """An image folder: DIR/{train,val[,test]}/CLASS/*.jpg, or DIR/CLASS/*.jpg with a split by the files' names.
 
     Folders inside class folders belong to the class; links are followed; hidden files and folders are left out. The
-    data set's ``notes`` say what was understood and left out.
+    data set's ``notes`` report how the folder was read and what was left out.
 
     Args:
         root: DIR, or a URL of fsspec such as ``s3://bucket/dir``.
         val_fraction, test_fraction: shares held out where DIR has no train and val folders; a test_fraction of
             1 makes all images test images, to evaluate on.
-        split: how these are chosen, see `vimzoo.data.splits.SPLITS`; ``order`` also reads classes as before.
-        class_folders: ``top`` names classes by the outermost folders, ``leaf`` by the innermost; None sees which is
-            meant.
-        labels: a CSV file with columns file (relative to DIR), label and, if it divides them, split; folders then mean
-            nothing.
+        split: how these are chosen, see `vimzoo.data.splits.SPLITS`; ``order`` also reads classes as older versions
+            did.
+        class_folders: ``top`` names classes by the outermost folders, ``leaf`` by the innermost; None infers which.
+        labels: a CSV file with columns file (relative to DIR), label and, optionally, split; the names of folders are
+            then ignored.
         cache: of a URL, folder that keeps the pictures that have been read; None keeps none.
         options: of `ImageSettings`.
 

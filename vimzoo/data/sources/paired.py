@@ -34,8 +34,8 @@ def paired_folder(
 ) -> Splits:
     """Pairs of images: DIR/low with DIR/high, or DIR/{train,val[,test]}/{low,high}; folders may be databases.
 
-    Folders of splits are known as in `vimzoo.data.image_folder`; validation images are held out of training where there
-    is only a test folder. The data set's ``notes`` say what was understood and left out.
+    Folders of splits have the names that `vimzoo.data.image_folder` accepts; validation images are held out of training
+    if there is only a test folder. The data set's ``notes`` report how the folders were read and what was left out.
 
     Files of a pair have one name (``low/a.png``, ``high/a.jpg``), or are named as this field does, see
     `vimzoo.data.pairs.matching.matched`; the scale is inferred from their sizes and must be the same for all.

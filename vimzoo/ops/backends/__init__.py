@@ -33,7 +33,7 @@ class Unsupported(Exception):
 
 
 class BackendError(RuntimeError):
-    """A backend that was asked for by name is unknown, missing, or cannot take the call."""
+    """A forced backend is unknown, is missing, or cannot run the call."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ MOST_STATES = 256
 
 
 def _function(distribution: str, module: str, name: str, extension: str) -> tuple[Any, str]:
-    """``module.name`` and the release, or ``None`` and why it cannot be had."""
+    """``module.name`` and the release, or ``None`` and why it is not available."""
     if importlib.util.find_spec(module.split(".")[0]) is None:
         return None, f"{distribution} is not installed"
     try:
@@ -64,14 +64,14 @@ def _function(distribution: str, module: str, name: str, extension: str) -> tupl
 
 @cache
 def load_scan() -> tuple[Callable[..., Any] | None, str]:
-    """mamba_ssm's ``selective_scan_fn`` and its release, or ``None`` and why it cannot be had."""
+    """mamba_ssm's ``selective_scan_fn`` and its release, or ``None`` and why it is not available."""
     module = "mamba_ssm.ops.selective_scan_interface"
     return _function("mamba-ssm", module, "selective_scan_fn", "selective_scan_cuda")
 
 
 @cache
 def load_conv() -> tuple[Callable[..., Any] | None, str]:
-    """causal_conv1d's ``causal_conv1d_fn`` and its release, or ``None`` and why it cannot be had."""
+    """causal_conv1d's ``causal_conv1d_fn`` and its release, or ``None`` and why it is not available."""
     return _function("causal-conv1d", "causal_conv1d", "causal_conv1d_fn", "causal_conv1d_cuda")
 
 
@@ -230,7 +230,7 @@ def _check_device(device: torch.device) -> None:
 
 
 def _load() -> tuple[bool, str]:
-    """Whether mamba_ssm's scan can be had; it is imported only where ``VIMZOO_BACKEND`` asks for it."""
+    """Whether mamba_ssm's scan is available; it is imported only if ``VIMZOO_BACKEND`` forces it."""
     if os.environ.get("VIMZOO_BACKEND") != NAME and importlib.util.find_spec("mamba_ssm") is not None:
         return False, f"installed, not imported: VIMZOO_BACKEND={NAME} or backend={NAME!r} asks for it"
     function, detail = load_scan()

@@ -1,4 +1,4 @@
-"""The ``triton`` backend: kernels compiled at first use by the Triton that torch brings."""
+"""The ``triton`` backend: kernels compiled at first use by the Triton that torch installs."""
 
 from __future__ import annotations
 

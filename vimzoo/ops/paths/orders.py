@@ -70,7 +70,7 @@ class Stride:
     along: ScanPath
 
     def __call__(self, height: int, width: int) -> np.ndarray:
-        """Token numbers, ``(T,)``: as many for each offset, with pads where the map is no multiple of the step."""
+        """Token numbers, ``(T,)``, equally many for each offset, with pads where the step does not divide the map."""
         across = -(-width // self.step[1])
         cell = self.along.walk(-(-height // self.step[0]), across)
         rows = cell // across * self.step[0] + self.offset[0]

@@ -132,8 +132,8 @@ class ScanPath:
     ) -> ScanPath:
         """Every ``step``-th token of every ``step``-th row, from ``(row, column)`` on (EfficientVMamba, Pei 2024).
 
-        ``along`` orders the tokens that remain, row by row if not given. Maps that are no multiple of the step are
-        padded right and bottom, so that the paths of all offsets have equally many steps.
+        ``along`` orders the tokens that remain, row by row if not given. Maps whose sides are not multiples of the step
+        are padded right and bottom, so that the paths of all offsets have the same number of steps.
 
         Raises:
             ValueError: if ``step`` is not positive or an offset is not below it.
@@ -293,7 +293,7 @@ def checked_paths(paths: Any) -> tuple[ScanPath, ...]:
 
 
 def pad_paths(paths: Sequence[ScanPath]) -> tuple[ScanPath, ...]:
-    """``paths`` with pads after the ends of the shorter ones, so that on every grid all have equally many steps.
+    """``paths`` with pads after the ends of the shorter ones, so that on every grid all have the same number of steps.
 
     Pads at the end change no other step. LocalVMamba scans rows beside windows of a padded map like this.
 

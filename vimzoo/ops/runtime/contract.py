@@ -59,7 +59,7 @@ def like(name: str) -> Dtype:
 
 
 def exactly(dtype: Callable[[Given], torch.dtype]) -> Dtype:
-    """The dtype that ``dtype`` works out from the other arguments."""
+    """The dtype that ``dtype`` computes from the other arguments."""
     return Dtype(lambda t, given: t.dtype == dtype(given), lambda given: f"{dtype(given)}")
 
 

@@ -1,4 +1,4 @@
-"""Compiles CUDA C++ at run time with the NVRTC that torch brings: no toolkit, no headers on disk, no GPU needed.
+"""Compiles CUDA C++ at run time with the NVRTC that torch installs: no toolkit, no headers on disk, no GPU needed.
 
 Compiled kernels are cached in ``$XDG_CACHE_HOME/vimzoo`` (``~/.cache/vimzoo``; ``VIMZOO_CACHE`` names another folder),
 under a hash of the sources, options and compiler version.

@@ -1,4 +1,4 @@
-"""Loads and launches the Triton kernels, which are compiled at first use by the Triton that torch brings.
+"""Loads and launches the Triton kernels, which are compiled at first use by the Triton that torch installs.
 
 Importing vimzoo does not import triton. CPU tensors are taken only under ``TRITON_INTERPRET=1``, Triton's own
 interpreter, which the tests use; automatic choice never takes them.
@@ -34,7 +34,7 @@ ENOUGH_PROGRAMS = 528
 
 @cache
 def load() -> tuple[dict[str, ModuleType] | None, str]:
-    """The kernel modules by name and Triton's version, or ``None`` and why they cannot be had."""
+    """The kernel modules by name and Triton's version, or ``None`` and why they are not available."""
     try:
         triton = importlib.import_module("triton")
     except ImportError:
