@@ -153,12 +153,12 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: MapStem()(torch.ones(1, 4, 16, 16)), "x: expected 3 channels (in_chans), got 4"),
     # constructors
     (lambda: SS2D(-4), "dim: expected a positive whole number, got -4"),
-    (lambda: SS2D(8, ratio=0.01), "ratio: expected a ratio that gives 8 channels one or more, got 0.01"),
-    (lambda: SS2D(8, ratio=-1.0), "ratio: expected a ratio that gives 8 channels one or more, got -1.0"),
+    (lambda: SS2D(8, ratio=0.01), "ratio: expected at least 1 / 8, for an inner width of 1, got 0.01"),
+    (lambda: SS2D(8, ratio=-1.0), "ratio: expected at least 1 / 8, for an inner width of 1, got -1.0"),
     (lambda: SS2D(8, paths=5), "paths: expected one or more of ScanPath, got 5"),  # type: ignore[arg-type]
     (lambda: SS2D(8, dt_min=0), "dt_min: expected a positive number of at most dt_max=0.1, got 0"),
     (lambda: SS2D(8, drop_rate=2), "drop_rate: expected a rate in 0..1, got 2"),
-    (lambda: BiMamba(8, expand=0), "expand: expected a ratio that gives 8 channels one or more, got 0"),
+    (lambda: BiMamba(8, expand=0), "expand: expected at least 1 / 8, for an inner width of 1, got 0"),
     (lambda: BiMamba(2.5), "dim: expected a positive whole number, got 2.5"),  # type: ignore[arg-type]
     (lambda: CausalConv(8, directions=3), "directions: expected 1 or 2, got 3"),
     (lambda: GridRope(6), "dim: expected a multiple of 4, got 6"),
@@ -166,7 +166,7 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: MapStem(kind="x"), "kind: expected one of 'patch', 'conv', got 'x'"),
     (lambda: MapDownsample(8, 8, "x"), "kind: expected one of 'merge', 'conv2', 'conv3', got 'x'"),
     (lambda: Mlp(8, 0), "hidden: expected a positive whole number, got 0"),
-    (lambda: VSSBlock(8, mlp_ratio=-1), "mlp_ratio: expected 0, which leaves the branch out, or more, got -1"),
+    (lambda: VSSBlock(8, mlp_ratio=-1), "mlp_ratio: expected at least 0 (0 omits the branch), got -1"),
     (lambda: VSSBlock(8, drop_path=1.5), "drop_path: expected a rate in 0..1, got 1.5"),
     (lambda: ScanPath("row").tokens(-1, 3), "height: expected a whole number of at least 0, got -1"),
     (lambda: ScanPath("row", "no"), "reverse: expected True or False, got 'no'"),  # type: ignore[arg-type]

@@ -172,7 +172,7 @@ class ConvFFN(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         check_sizes(dim=dim, hidden=hidden, kernel=kernel)
         if kernel % 2 == 0:
-            raise ValueError(f"kernel: expected an odd size, which keeps the map's, got {kernel}")
+            raise ValueError(f"kernel: expected an odd size, which keeps the size of the map, got {kernel}")
         if gated and hidden % 2:
             raise ValueError(f"hidden: expected an even number with a gate, got {hidden}")
         self.dim = dim

@@ -1,4 +1,4 @@
-"""Checks of what layers are given. Every message names the argument, what was expected and what came."""
+"""Checks of the inputs of layers. Every message names the argument, the expectation and the value found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_map(x: Tensor, dim: int, channel_axis: int = 3, smallest: int = 0) -> 
 
     Raises:
         TypeError: ``x`` is not a tensor.
-        ValueError: ``x`` is of whole numbers, not of four axes, of other channels, or too small.
+        ValueError: ``x`` is not floating-point, does not have four axes or ``dim`` channels, or is too small.
     """
     if not torch.jit.is_scripting():
         if _is_proxy(x):
@@ -52,7 +52,7 @@ def check_tokens(x: Tensor, dim: int, axes: int = 3) -> Tensor:
 
     Raises:
         TypeError: ``x`` is not a tensor.
-        ValueError: ``x`` is of whole numbers, or has another number of axes or another width.
+        ValueError: ``x`` is not floating-point, or has another number of axes or another width.
     """
     if not torch.jit.is_scripting():
         if _is_proxy(x):
@@ -144,5 +144,5 @@ def inner_width(name: str, ratio: float, dim: int) -> int:
         ValueError: that is less than one channel.
     """
     if not isinstance(ratio, int | float) or not ratio * dim >= 1:
-        raise ValueError(f"{name}: expected a ratio that gives {dim} channels one or more, got {ratio!r}")
+        raise ValueError(f"{name}: expected at least 1 / {dim}, for an inner width of 1, got {ratio!r}")
     return int(ratio * dim)

@@ -26,7 +26,7 @@ def check_image_sizes(
 
     Raises:
         TypeError: ``x`` is not a tensor.
-        ValueError: ``x`` has other axes, channels or sizes, or whole numbers.
+        ValueError: ``x`` is not floating-point, or has other axes, channels or sizes.
     """
     if not torch.jit.is_scripting():
         check_floating(x)
@@ -51,12 +51,12 @@ def check_image_sizes(
 def warn_unless_finite(x: Tensor) -> None:
     """Warn that the outputs for images with a NaN or infinite pixel are NaN.
 
-    Every model of this package answers such an image with NaN alone, on every backend, and the other images of the
-    batch with what they would get without it. It is a warning and not an error because tools that count operations or
-    look for shapes call models with uninitialised memory. `vimzoo.restoration.Restorer` refuses such pictures.
+    Every model of this package returns NaN for such an image, on every backend, and unchanged outputs for the other
+    images of the batch. It is a warning and not an error because tools that count operations or infer shapes call
+    models with uninitialised memory. `vimzoo.restoration.Restorer` rejects such pictures.
 
-    On a GPU the answer would have to be waited for, so the pixels are looked at on the CPU only; tracers, TorchScript,
-    compiled and exported graphs and dispatch modes skip it as well.
+    On a GPU the check would wait for the device, so only images on the CPU are checked. Tracers, TorchScript, compiled
+    and exported graphs and dispatch modes skip it as well.
 
     Args:
         x: Images ``(B, C, H, W)``.

@@ -68,7 +68,7 @@ class MapStem(nn.Module):
         """Images ``(B, C, H, W)`` -> map ``(B, h, w, D)``.
 
         Raises:
-            ValueError: the images have not four axes, other channels, or no whole patch.
+            ValueError: images without four axes, with other channels, or smaller than a patch.
         """
         x = check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
         warn_unless_finite(x)

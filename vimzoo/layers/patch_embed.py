@@ -15,8 +15,7 @@ class PatchEmbed(nn.Module):
     """Convolution that turns an image into a row-major sequence of patch tokens.
 
     Differs from timm's in the stride: Vim's fine-tuned models step half a patch (8 pixels for patches of 16).
-    What is left at the right and bottom of an image that is no whole number of steps is dropped, or padded
-    with zeros.
+    Pixels at the right and bottom that do not fill a step are dropped, or the image is padded with zeros.
 
     Args:
         img_size: Height and width, or one number for both.
@@ -24,8 +23,8 @@ class PatchEmbed(nn.Module):
         stride: Step between patches, by default ``patch_size``.
         in_chans: Channels of the image.
         embed_dim: Width of a token.
-        strict_img_size: Refuse other image sizes than ``img_size``.
-        dynamic_img_pad: Pad instead of drop.
+        strict_img_size: Reject images of another size than ``img_size``.
+        dynamic_img_pad: Pad images instead of dropping pixels.
 
     Raises:
         ValueError: a size is not positive, or the image is smaller than a patch.
@@ -111,7 +110,7 @@ class PatchEmbed(nn.Module):
         """Images ``(B, C, H, W)`` -> tokens ``(B, rows * columns, D)``.
 
         Raises:
-            ValueError: the images have not four axes, other channels, or a size that is not taken.
+            ValueError: the images do not have four axes, or have other channels or an unsupported size.
         """
         x = check_image_sizes(
             x, self.in_chans, self.patch_size, self.img_size if self.strict_img_size else None

@@ -92,7 +92,7 @@ class SS2D(nn.Module):
         check_sizes(dim=dim)
         check_rates(drop_rate=drop_rate)
         if not isinstance(d_conv, int) or (d_conv > 1 and d_conv % 2 == 0):
-            raise ValueError(f"d_conv: expected an odd size, which keeps the map's, got {d_conv!r}")
+            raise ValueError(f"d_conv: expected an odd size, which keeps the size of the map, got {d_conv!r}")
         inner = inner_width("ratio", ratio, dim)
         self.dim = dim
         self.gate = gate

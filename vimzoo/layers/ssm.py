@@ -204,8 +204,8 @@ class SelectiveSSM(nn.Module):
         """As `torch.nn.Module.apply`, by which captum's DeepLift enters a model.
 
         Raises:
-            UsageError: ``fn`` is DeepLift's. It has rules for a few activations and takes all other modules for linear
-                without a word; of a Vim's score it attributed two percent.
+            UsageError: ``fn`` is DeepLift's. It has rules for a few activations and silently treats all other
+                modules as linear; of a Vim's score it attributed two per cent.
         """
         origin = getattr(fn, "__module__", None) or ""
         if origin.startswith("captum.") and "deep_lift" in origin:

@@ -72,7 +72,7 @@ class VSSBlock(nn.Module):
         check_rates(drop_path=drop_path)
         for name, value in {"ratio": ratio, "mlp_ratio": mlp_ratio}.items():
             if not value >= 0:
-                raise ValueError(f"{name}: expected 0, which leaves the branch out, or more, got {value!r}")
+                raise ValueError(f"{name}: expected at least 0 (0 omits the branch), got {value!r}")
         self.dim = dim
         self.post_norm = post_norm
         self.channels_last = channels_last
