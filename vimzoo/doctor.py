@@ -91,7 +91,7 @@ def _load(backend: backends.Backend) -> tuple[bool, str]:
         return loads, detail
     if not torch.cuda.is_available():
         return False, f"{detail}, but no GPU"
-    only = "" if backend.rank("cuda") is not None else f"; only where backend={backend.name!r} asks for it"
+    only = "" if backend.rank("cuda") is not None else f"; runs only if backend={backend.name!r} forces it"
     return True, f"{detail}, {torch.cuda.get_device_name()}{only}"
 
 

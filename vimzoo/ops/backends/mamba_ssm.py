@@ -232,7 +232,7 @@ def _check_device(device: torch.device) -> None:
 def _load() -> tuple[bool, str]:
     """Whether mamba_ssm's scan is available; it is imported only if ``VIMZOO_BACKEND`` forces it."""
     if os.environ.get("VIMZOO_BACKEND") != NAME and importlib.util.find_spec("mamba_ssm") is not None:
-        return False, f"installed, not imported: VIMZOO_BACKEND={NAME} or backend={NAME!r} asks for it"
+        return False, f"installed, not imported: VIMZOO_BACKEND={NAME} or backend={NAME!r} loads it"
     function, detail = load_scan()
     return function is not None, detail
 

@@ -65,7 +65,7 @@ def shortfalls(device: str) -> list[Shortfall]:
             Shortfall(
                 f"GPU kernels: {triton_backend.load()[1]}",
                 cost,
-                "install triton, which torch brings on Linux",
+                "install triton, which torch installs on Linux",
             )
         ]
     return _cpu_shortfalls() if device == "cpu" else []
