@@ -63,23 +63,27 @@ def kilobytes(model: nn.Module) -> float:
     return len(file.getvalue()) / 1e3
 
 
-def speeds(models: dict[str, Callable[[Tensor], Tensor]], images: Tensor) -> dict[str, float]:
-    """Images per second, one batch after the other, all models in turn."""
+def speeds(
+    models: dict[str, Callable[[Tensor], Tensor]], images: Tensor, timed: bool
+) -> dict[str, float | None]:
+    """Images per second, one batch after the other, all models in turn; None if not ``timed``."""
+    if not timed:
+        return dict.fromkeys(models)
     times = measure({name: partial(model, images) for name, model in models.items()}, budget=12.0)
     return {name: len(images) / spent["median"] for name, spent in times.items()}
 
 
-def rows_of_digits(run: Path) -> list[dict[str, Any]]:
+def rows_of_digits(run: Path, timed: bool) -> list[dict[str, Any]]:
     """The rows of a run on the digits, on images that neither training nor the choice of weights has seen."""
     cfg = run_settings(run)
     data = build_data(cfg)
     images, labels = (torch.cat(parts) for parts in zip(*eval_loader(data.test, BATCH, 0), strict=True))
     base = best_model(run, cfg, data)
     eager = {kind: quantised(base, kind) for kind in KINDS}
-    compiled = {f"{kind}, compiled": torch.compile(model) for kind, model in eager.items()}
+    compiled = {f"{kind}, compiled": torch.compile(model) for kind, model in eager.items() if timed}
     models: dict[str, Any] = {**eager, **compiled}
     found = accuracy(models, images, labels)
-    one, many = speeds(models, images[:1]), speeds(models, images[:BATCH])
+    one, many = (speeds(models, images[:size], timed) for size in (1, BATCH))
     return [
         {"model": "vim_digits", "form": name, **found[name], "kb": kilobytes(eager[name.partition(",")[0]])}
         | {"images_per_s_batch_1": one[name], f"images_per_s_batch_{BATCH}": many[name]}
@@ -87,12 +91,12 @@ def rows_of_digits(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of_larger(name: str) -> list[dict[str, Any]]:
+def rows_of_larger(name: str, timed: bool) -> list[dict[str, Any]]:
     """The rows of a model with random weights: how far outputs move, and the speed of one image at a time."""
     torch.manual_seed(0)
     base, images = timm.create_model(name).eval(), torch.rand(1, 3, 224, 224)
     models = {kind: quantised(base, kind) for kind in KINDS}
-    wanted, fast = base(images), speeds(models, images)
+    wanted, fast = base(images), speeds(models, images, timed)
     return [
         {"model": name, "form": kind, "images": None, "top1": None, "other_answers": None}
         | {"difference": ((model(images) - wanted).abs().max() / wanted.std()).item(), "kb": kilobytes(model)}
@@ -102,11 +106,13 @@ def rows_of_larger(name: str) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def compare(run: Path) -> list[dict[str, Any]]:
+def compare(run: Path, timed: bool) -> list[dict[str, Any]]:
     """All rows, with one thread."""
     torch.set_num_threads(1)
-    rows = [row for name in LARGER for row in rows_of_larger(name)]
-    rows = [*rows_of_digits(run), *rows]
+    rows = [row for name in LARGER for row in rows_of_larger(name, timed)]
+    rows = [*rows_of_digits(run, timed), *rows]
+    if not timed:
+        rows = [{k: v for k, v in row.items() if not k.startswith("images_per_s")} for row in rows]
     torch.set_num_threads(CORES)
     return rows
 
@@ -115,12 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, quantise, compare, store."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, help="a finished run on the digits, in place of a new one")
+    parser.add_argument("--no-times", action="store_true", help="only accuracy and sizes, on a busy machine")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as temporary:
         run = options.run or Path(temporary) / "run"
         if options.run is None:
             launch(composed_settings([]), run)
-        rows = compare(run)
+        rows = compare(run, not options.no_times)
     table(rows, list(rows[0]))
     about = (
         f"torchao {version('torchao')}, one thread; vim_digits: the small Vim of `python train.py` on the digits' "

@@ -49,7 +49,7 @@ DIGITS = (
     "images_per_s_batch_64",
 )
 """Columns of docs/export.md's table of the digits' model as a file."""
-QUANTISERS = ("model", "form", *DIGITS[3:])
+QUANTISERS = ("model", "form", "top1", "other_answers", "difference", "kb")
 """Columns of docs/ecosystem.md's table of torchao's quantisers."""
 RUNTIMES = ("model", "px", "batch", "threads", "runtime", "file", "open", "mb", "difference", "x_eager")
 """Columns of docs/export.md's table of runtimes."""
