@@ -5,6 +5,14 @@
 
 ARGUMENTS(add_norm, ADD_NORM_FIELDS);
 
+/* `v` with zeros beyond its first `lanes` lanes. */
+INLINE vf first_lanes(vf v, const int lanes) {
+    if (lanes == VL) return v;
+    vi lane;
+    for (int i = 0; i < VL; i++) lane[i] = i;
+    return select_vf(lane < lanes, v, splat(0.0f));
+}
+
 /* Mean and 1 / sqrt(variance + eps) of a row; RMSNorm has mean 0. */
 INLINE void statistics(const add_norm_args *a, const float *row, float *mean, float *scale) {
     vf sum = {0}, squares = {0};
@@ -13,14 +21,11 @@ INLINE void statistics(const add_norm_args *a, const float *row, float *mean, fl
         EACH_VECTOR(a->channels, sum += load_floats(row + c, lanes));
         *mean = sum_vf(sum) / (float)a->channels;
     }
-    const int64_t whole = a->channels / VL * VL;
-    for (int64_t c = 0; c < whole; c += VL) {
-        const vf v = load_floats(row + c, VL) - *mean;
+    EACH_VECTOR(a->channels, {
+        const vf v = first_lanes(load_floats(row + c, lanes) - *mean, lanes);
         squares += v * v;
-    }
-    float total = sum_vf(squares);
-    for (int64_t c = whole; c < a->channels; c++) total += (row[c] - *mean) * (row[c] - *mean);
-    *scale = (float)(1.0 / sqrt((double)total / (double)a->channels + a->eps));
+    });
+    *scale = (float)(1.0 / sqrt((double)sum_vf(squares) / (double)a->channels + a->eps));
 }
 
 INLINE void forward_row(const add_norm_args *a, int64_t row, float *stream, const int x_dtype, const int residual_dtype,
@@ -31,20 +36,27 @@ INLINE void forward_row(const add_norm_args *a, int64_t row, float *stream, cons
         if (a->residual)
             v += load_row(a->residual + (at + c) * item_size(residual_dtype), residual_dtype, lanes);
         store_row((char *)(stream + c), F32, lanes, v);
-        store_row(a->kept + (at + c) * item_size(kept_dtype), kept_dtype, lanes, v);
+        if (a->kept) store_row(a->kept + (at + c) * item_size(kept_dtype), kept_dtype, lanes, v);
     });
     float mean, scale;
     statistics(a, stream, &mean, &scale);
     EACH_VECTOR(a->channels, {
         vf v = (load_floats(stream + c, lanes) - mean) * scale * load_floats(a->weight + c, lanes);
         if (a->bias) v += load_floats(a->bias + c, lanes);
+        if (a->gate) {
+            const vf gate = load_row(a->gate + (row * a->gate_row + c) * item_size(x_dtype), x_dtype, lanes);
+            v *= gate * sigmoid_vf(gate);
+        }
         store_row(a->out + (at + c) * item_size(x_dtype), x_dtype, lanes, v);
     });
 }
 
 static void forward_rows(const add_norm_args *a, int64_t begin, int64_t end, float *stream) {
-    if (a->x_dtype == F32 && a->residual_dtype == F32 && a->kept_dtype == F32)
+    const int wide = a->residual_dtype == F32 && a->kept_dtype == F32;
+    if (a->x_dtype == F32 && wide)
         for (int64_t row = begin; row < end; row++) forward_row(a, row, stream, F32, F32, F32);
+    else if (a->x_dtype == BF16 && wide)
+        for (int64_t row = begin; row < end; row++) forward_row(a, row, stream, BF16, F32, F32);
     else
         for (int64_t row = begin; row < end; row++)
             forward_row(a, row, stream, (int)a->x_dtype, (int)a->residual_dtype, (int)a->kept_dtype);

@@ -69,10 +69,18 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(int64_t, rows) F(int64_t, channels) F(int64_t, rms) F(int64_t, threads) F(int64_t, row_groups)                    \
     F(int64_t, x_dtype) F(int64_t, residual_dtype) F(int64_t, kept_dtype)                                               \
     F(const char *, x) F(const char *, residual) F(const float *, weight) F(const float *, bias) F(double, eps)         \
-    F(char *, out) F(char *, kept)               /* the norm in x's dtype; the stream */                                \
+    F(char *, out) F(char *, kept)               /* the norm in x's dtype; the stream or NULL */                               \
     F(const char *, dout) F(const char *, dkept) /* gradients of both, the second or NULL */                            \
     F(char *, dx) F(char *, dresidual)                                                                                  \
-    F(float *, dweight) F(float *, dbias) /* (row_groups, D), zeroed */
+    F(float *, dweight) F(float *, dbias)        /* (row_groups, D), zeroed */                                          \
+    F(const char *, gate) F(int64_t, gate_row)   /* forward only: out is multiplied by silu(gate), rows or NULL */
+
+/* Maps (B, H, W, C); x has strides, its channels are dense; weight (C, 3, 3), bias (C) or NULL; out is dense. */
+#define DEPTHWISE_FIELDS(F)                                                                                             \
+    F(int64_t, batch) F(int64_t, height) F(int64_t, width) F(int64_t, channels) F(int64_t, silu) F(int64_t, dtype)      \
+    F(int64_t, threads)                                                                                                 \
+    F(const char *, x) F(int64_t, x_b) F(int64_t, x_h) F(int64_t, x_w)                                                  \
+    F(const float *, weight) F(const float *, bias) F(char *, out)
 
 /* All CUDA kernels of the scan have one struct; addresses are 64-bit numbers there. */
 #define CUDA_SCAN_FIELDS(F)                                                                                             \

@@ -16,7 +16,11 @@ from torch.utils._device import DeviceContext
 from vimzoo.ops import linear
 from vimzoo.ops.runtime.library import is_eager
 
-_FORWARD, _LINEAR = nn.Linear.forward, F.linear
+_FORWARDS = {
+    kind: kind.forward
+    for kind in (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.SiLU, nn.GELU, nn.Dropout, nn.Sequential)
+}
+_FUNCTIONS = {name: getattr(F, name) for name in ("linear", "layer_norm", "conv2d", "silu", "gelu")}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in _HOOKS)
 
@@ -29,16 +33,16 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     watches calls of torch functions. TorchScript cannot compile this function: a ``forward`` that is to be scripted
     calls the layer itself there.
     """
-    if _is_plain(layer) and is_eager(x, layer.weight) and not calls_are_watched():  # type: ignore[arg-type]
+    if is_plain(layer, nn.Linear) and is_eager(x, layer.weight) and not calls_are_watched():  # type: ignore[arg-type]
         return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
     return layer(x)
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether calling ``layer`` would run `torch.nn.Linear.forward` and nothing else."""
+def is_plain(layer: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """Whether calling ``layer`` would run the ``forward`` of torch's class ``kind`` and nothing else."""
     return (
-        type(layer) is nn.Linear
-        and nn.Linear.forward is _FORWARD
+        type(layer) is kind
+        and kind.forward is _FORWARDS[kind]
         and "forward" not in layer.__dict__
         and not any(getattr(layer, name) for name in _HOOKS)
         and not any(_GLOBAL_HOOKS)
@@ -46,15 +50,20 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def calls_are_watched() -> bool:
-    """Whether ``F.linear`` has been replaced, as some profilers do, or a mode of torch functions is active.
+    """Whether functions of torch have been replaced, as some profilers do, or a mode of torch functions is active.
 
     The mode of ``torch.device`` and ``torch.set_default_device``, which concerns new tensors, does not count.
     """
-    if F.linear is not _LINEAR:
+    if functions_are_replaced():
         return True
     if not torch._C._len_torch_function_stack():
         return False
     return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+
+
+def functions_are_replaced() -> bool:
+    """Whether ``F.linear`` or another function that layers here do without is not torch's own any more."""
+    return any(getattr(F, name) is not function for name, function in _FUNCTIONS.items())
 
 
 class Linear(nn.Linear):
@@ -73,6 +82,6 @@ def with_fast_linears(model: nn.Module) -> nn.Module:
     """A copy for TorchScript: every plain `torch.nn.Linear` in it is a `Linear`, with the same parameters."""
     model = copy.deepcopy(model)
     for layer in model.modules():
-        if _is_plain(layer):
+        if is_plain(layer, nn.Linear):
             layer.__class__ = Linear
     return model

@@ -9,6 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from .checks import check_double, check_map, check_rates, check_sizes
+from .plain import add_scaled, apply_convs, apply_norm
 from .ss2d import SS2D
 
 CAB_FORMS = ("conv", "light", "light_mar2024", "light_feb2024")
@@ -119,7 +120,9 @@ class CAB(nn.Module):
             ValueError: ``x`` is not such a map, or has no positions.
         """
         x = check_map(x, self.dim, 3, 1)
-        return self.attention(self.convs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        if torch.jit.is_scripting():
+            return self.attention(self.convs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.attention(apply_convs(self.convs, x))
 
     def extra_repr(self) -> str:
         return f"{self.dim}, form={self.form}"
@@ -197,5 +200,8 @@ class RestorationBlock(nn.Module):
         """
         x = check_map(x, self.dim, 3, 1)
         check_double(x, self.norm1.weight)
-        x = x * self.skip1 + self.drop_path(self.ss2d(self.norm1(x)))
-        return x * self.skip2 + self.cab(self.norm2(x))
+        if torch.jit.is_scripting():
+            x = x * self.skip1 + self.drop_path(self.ss2d(self.norm1(x)))
+            return x * self.skip2 + self.cab(self.norm2(x))
+        x = add_scaled(self.drop_path(self.ss2d(apply_norm(self.norm1, x))), x, self.skip1)
+        return add_scaled(self.cab(apply_norm(self.norm2, x)), x, self.skip2)

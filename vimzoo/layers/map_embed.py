@@ -10,6 +10,7 @@ from .checks import check_choice, check_double, check_map, check_sizes
 from .images import check_image_sizes, warn_unless_finite
 from .linear import apply_linear
 from .maps import map_norm
+from .plain import apply_conv, apply_norm
 
 STEMS = ("patch", "conv")
 DOWNSAMPLES = ("merge", "conv2", "conv3")
@@ -73,9 +74,11 @@ class MapStem(nn.Module):
         x = check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
         warn_unless_finite(x)
         x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, in words that vmap knows
-        x = self.norm1(self.conv1(x).permute(0, 2, 3, 1))
+        x = self.conv1(x).permute(0, 2, 3, 1)
+        x = self.norm1(x) if torch.jit.is_scripting() else apply_norm(self.norm1, x)
         if self.conv2 is not None and self.norm2 is not None:
-            x = self.norm2(self.conv2(F.gelu(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            x = self.conv2(F.gelu(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            x = self.norm2(x) if torch.jit.is_scripting() else apply_norm(self.norm2, x)
         return x
 
 
@@ -124,10 +127,14 @@ class MapDownsample(nn.Module):
         """
         x = check_map(x, self.dim, 3, self.smallest)
         if not self.merge:
-            return self.norm(self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            if torch.jit.is_scripting():
+                return self.norm(self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            return apply_norm(self.norm, apply_conv(self.proj, x))
         check_double(x, self.norm.weight)
-        x = self.norm(merge_neighbours(x))
-        return self.proj(x) if torch.jit.is_scripting() else apply_linear(self.proj, x)
+        x = merge_neighbours(x)
+        if torch.jit.is_scripting():
+            return self.proj(self.norm(x))
+        return apply_linear(self.proj, apply_norm(self.norm, x))
 
 
 def merge_neighbours(x: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from vimzoo.ops import inference
+
 from .checks import check_rates, check_sizes, check_tokens
-from .linear import apply_linear
+from .linear import apply_linear, functions_are_replaced, is_plain
 from .maps import activation
 
 
@@ -50,6 +52,9 @@ class Mlp(nn.Module):
             ValueError: ``x`` has another width.
         """
         x = check_tokens(x, self.dim, 0)
+        if not torch.jit.is_scripting() and self._is_one_kernel(x):
+            fc1, fc2 = self.fc1, self.fc2
+            return inference.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         x = self.fc1(x) if torch.jit.is_scripting() else apply_linear(self.fc1, x)
         if self.gated:
             values, gates = x.chunk(2, dim=-1)
@@ -58,3 +63,19 @@ class Mlp(nn.Module):
             x = self.drop(self.act(x))
         x = self.fc2(x) if torch.jit.is_scripting() else apply_linear(self.fc2, x)
         return self.drop(x)
+
+    @torch.jit.ignore
+    def _is_one_kernel(self, x: Tensor) -> bool:
+        """Whether `vimzoo.ops.inference.mlp` may compute this layer."""
+        return (
+            not self.gated
+            and is_plain(self.act, nn.GELU)
+            and self.act.approximate == "none"
+            and is_plain(self.drop, nn.Dropout)
+            and not (self.training and self.drop.p)
+            and is_plain(self.fc1, nn.Linear)
+            and is_plain(self.fc2, nn.Linear)
+            and inference.takes_mlp(x.dtype)
+            and inference.can_infer(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            and not functions_are_replaced()
+        )

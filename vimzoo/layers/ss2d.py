@@ -12,8 +12,9 @@ from vimzoo.ops.paths.path import CROSS, ScanPath, checked_paths, path_arguments
 
 from .cascade import CascadeSSM
 from .checks import check_map, check_rates, check_sizes, inner_width
-from .linear import apply_linear
+from .linear import apply_linear, is_plain
 from .maps import Permute, SpatialSoftmax, activation
+from .plain import apply_conv, apply_norm
 from .ssm import SelectiveSSM
 
 _ROW, _ROW_BACK = ScanPath("row"), ScanPath("row").reversed()
@@ -129,20 +130,33 @@ class SS2D(nn.Module):
         z = x
         if self.gate != "none":
             x, z = x.chunk(2, dim=-1)
-        if self.conv is not None:
-            x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        y = self.scan(self.act(x))
+        if self.conv is None:
+            x = self.act(x)
+        elif torch.jit.is_scripting():
+            x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        else:
+            x = apply_conv(self.conv, x, self.act)
+        y = self.scan(x)
+        gated = False
         if self.norm_is_conv:
             y = self.out_norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        else:
+        elif torch.jit.is_scripting():
             y = self.out_norm(y)
+        else:
+            gated = self._gates_in_norm()
+            y = apply_norm(self.out_norm, y, z if gated else None)
         y = self.out_act(y.to(x.dtype))
-        if self.gate == "act":
+        if self.gate == "act" and not gated:
             y = y * self.act(z)
         elif self.gate == "linear":
             y = y * z
         y = self.out_proj(y) if torch.jit.is_scripting() else apply_linear(self.out_proj, y)
         return self.drop(y)
+
+    @torch.jit.ignore
+    def _gates_in_norm(self) -> bool:
+        """Whether the gate may be applied together with the norm: nothing lies between them, and no hook looks on."""
+        return self.gate == "act" and is_plain(self.act, nn.SiLU) and isinstance(self.out_act, nn.Identity)
 
     def scan(self, x: Tensor) -> Tensor:
         """The scan alone, along all paths, on a map ``(B, H, W, D)`` of the inner width."""

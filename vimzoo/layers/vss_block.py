@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .checks import check_double, check_map, check_rates, check_sizes, inner_width
 from .maps import map_norm
 from .mlp import Mlp
+from .plain import apply_norm
 from .ss2d import SS2D
 
 
@@ -104,11 +105,21 @@ class VSSBlock(nn.Module):
             x = x.permute(0, 2, 3, 1)
         if self.ss2d is not None and self.norm1 is not None:
             check_double(x, self.norm1.weight)
-            y = self.norm1(self.ss2d(x)) if self.post_norm else self.ss2d(self.norm1(x))
+            y = x
+            if not self.post_norm:
+                y = self.norm1(x) if torch.jit.is_scripting() else apply_norm(self.norm1, x)
+            y = self.ss2d(y)
+            if self.post_norm:
+                y = self.norm1(y) if torch.jit.is_scripting() else apply_norm(self.norm1, y)
             x = x + self.drop_path(y)
         if self.mlp is not None and self.norm2 is not None:
             check_double(x, self.norm2.weight)
-            y = self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
+            y = x
+            if not self.post_norm:
+                y = self.norm2(x) if torch.jit.is_scripting() else apply_norm(self.norm2, x)
+            y = self.mlp(y)
+            if self.post_norm:
+                y = self.norm2(y) if torch.jit.is_scripting() else apply_norm(self.norm2, y)
             x = x + self.drop_path(y)
         return x if self.channels_last else x.permute(0, 3, 1, 2)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import backends
 from .runtime.contract import ANY, Contract, Given
-from .runtime.library import LIBRARY, check_tensors, is_eager, without_autocast
+from .runtime.library import LIBRARY, check_tensors, is_eager, is_inference, without_autocast
 
 LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 
@@ -41,6 +41,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not torch.jit.is_scripting():
         check_tensors(("bias",), x=x, weight=weight, bias=bias)
+        if is_inference(x, weight, bias):
+            return _linear(x, weight, bias)
     return torch.ops.vimzoo.linear(x, weight, bias)
 
 

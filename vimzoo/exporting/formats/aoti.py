@@ -18,8 +18,12 @@ def save_aoti(program: ExportedProgram, path: Path, metadata: Mapping[str, Any])
     Raises:
         RuntimeError: there is no C++ compiler, or compilation fails.
     """
-    packed = {"aot_inductor.metadata": {key: json.dumps(value) for key, value in metadata.items()}}
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=packed)
+    options = {
+        "aot_inductor.metadata": {key: json.dumps(value) for key, value in metadata.items()},
+        "freezing": True,  # packs weights for oneDNN; silently ignored where gradients are enabled
+    }
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
 def load_aoti(path: Path) -> Run:

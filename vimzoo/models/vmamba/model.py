@@ -14,6 +14,7 @@ from vimzoo.layers import MapDownsample, MapStem, VSSBlock
 from vimzoo.layers.checks import check_choice, check_rates
 from vimzoo.layers.map_embed import DOWNSAMPLES, STEMS
 from vimzoo.layers.maps import map_norm
+from vimzoo.layers.plain import apply_norm
 from vimzoo.ops import ScanPath
 
 from .._timm import feature_take_indices, update_model_input_size
@@ -255,7 +256,8 @@ class VMamba(SmallOnOneThread):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` -> the last map after its norm, ``(B, h, w, D)``."""
-        return self.norm(self.stages(self._embed(x)))
+        x = self.stages(self._embed(x))
+        return self.norm(x) if torch.jit.is_scripting() else apply_norm(self.norm, x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map ``(B, h, w, D)`` -> logits ``(B, classes)``, or with ``pre_logits`` the pooled features."""

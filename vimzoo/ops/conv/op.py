@@ -13,6 +13,7 @@ from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
 from ..runtime.library import (
     FLAG,
+    KERNELS,
     LIBRARY,
     NAME,
     autocast_activations,
@@ -20,6 +21,7 @@ from ..runtime.library import (
     check_types,
     fake_gradients,
     implement,
+    is_inference,
 )
 from .call import ConvCall
 
@@ -66,6 +68,8 @@ def causal_conv1d(
         check_tensors(("bias",), x=x, weight=weight, bias=bias)
         if torch.jit.is_tracing() and backend is None:
             return _traced_conv(x, weight, bias, [int(k) for k in backward], activation == "silu")
+        if is_inference(x, weight, bias):
+            return KERNELS["causal_conv1d"](x, weight, bias, backward, activation, backend)
     return torch.ops.vimzoo.causal_conv1d(x, weight, bias, backward, activation, backend)
 
 

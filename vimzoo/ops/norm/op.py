@@ -11,6 +11,7 @@ from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
 from ..runtime.library import (
     FLAG,
+    KERNELS,
     LIBRARY,
     NAME,
     NUMBER,
@@ -19,6 +20,7 @@ from ..runtime.library import (
     check_types,
     fake_gradients,
     implement,
+    is_inference,
 )
 from .call import NormCall
 
@@ -68,6 +70,8 @@ def add_norm(
     if not torch.jit.is_scripting():
         check_tensors(("residual", "bias"), x=x, residual=residual, weight=weight, bias=bias)
         _check_types(eps, rms, residual_in_fp32, backend)
+        if is_inference(x, residual, weight, bias):
+            return KERNELS["add_norm"](x, residual, weight, bias, eps, rms, residual_in_fp32, backend)
     return torch.ops.vimzoo.add_norm(x, residual, weight, bias, eps, rms, residual_in_fp32, backend)
 
 

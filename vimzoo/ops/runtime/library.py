@@ -17,6 +17,8 @@ from .contract import Contract
 LIBRARY = torch.library.Library("vimzoo", "DEF")
 CONTRACTS: dict[str, Contract] = {}
 """The checks of every operator."""
+KERNELS: dict[str, Callable[..., Any]] = {}
+"""What the dispatcher calls for every operator, which `is_inference` calls may use directly."""
 
 
 def implement(op: str, call: type[Call], contract: Contract, fake: Callable[..., Any]) -> None:
@@ -47,6 +49,7 @@ def implement(op: str, call: type[Call], contract: Contract, fake: Callable[...,
         contract.check(*args[:inputs])
         return fake(call(*args[before:inputs]), *args[:before], backend=args[inputs])
 
+    KERNELS[op] = kernel
     LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"vimzoo::{op}", fake_kernel, lib=LIBRARY)
 
@@ -107,6 +110,22 @@ def is_eager(*tensors: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not in_forward_mode()
         and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def is_inference(*tensors: Tensor | None) -> bool:
+    """Whether a call needs nothing of torch's dispatcher, whose way through Python costs more than small kernels take.
+
+    That is so for plain CPU tensors under ``torch.no_grad`` or ``torch.inference_mode``, without autocast, profiler or
+    any of what `is_eager` excludes.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and not torch._C._len_torch_function_stack()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.autograd._profiler_enabled()
+        and is_eager()
+        and all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.is_cpu) for t in tensors)
     )
 
 

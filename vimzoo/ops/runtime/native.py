@@ -23,12 +23,15 @@ from vimzoo import kernels
 from ..backends import Unsupported
 from .abi import DTYPES, Arguments
 from .call import OPERATORS
+from .memory import keep_freed_memory
 
 LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
-ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs = STRUCTS = tuple(
-    Arguments(op) for op in OPERATORS
+INFERENCE = ("depthwise",)
+"""Kernels without a backward pass, which layers call in inference."""
+ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs, DepthwiseArgs = STRUCTS = tuple(
+    Arguments(op) for op in (*OPERATORS, *INFERENCE)
 )
 
 
@@ -87,11 +90,13 @@ def _entry_points(library: ctypes.CDLL) -> SimpleNamespace:
         fields = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(library, f"vimzoo_{op}_fields"))).value
         if fields is None or fields.decode().split() != arguments.names:
             raise ValueError(f"fields of {op}")
-        for way in ("forward", "backward"):
+        for way in ("forward",) if op in INFERENCE else ("forward", "backward"):
             entry = getattr(library, f"vimzoo_{op}_{way}")
             entry.argtypes, entry.restype = [ctypes.c_char_p], None
             entries[f"{op}_{way}"] = entry
-    return SimpleNamespace(**entries, set_threads=library.vimzoo_set_threads)
+    fingerprint = library.vimzoo_fingerprint
+    fingerprint.argtypes, fingerprint.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_uint64
+    return SimpleNamespace(**entries, set_threads=library.vimzoo_set_threads, fingerprint=fingerprint)
 
 
 @cache
@@ -112,7 +117,9 @@ def load() -> tuple[SimpleNamespace | None, str]:
         library = open_library(level)
         if library is not None:
             try:
-                return _entry_points(library), level
+                entries = _entry_points(library)
+                keep_freed_memory()
+                return entries, level
             except (AttributeError, ValueError) as error:
                 return None, f"the native library was built from older sources; build it again ({error})"
     return None, f"no native library for {candidates} was built"

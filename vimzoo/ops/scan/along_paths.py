@@ -15,6 +15,7 @@ from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
 from ..runtime.library import (
     FLAG,
+    KERNELS,
     LIBRARY,
     NAME,
     autocast_activations,
@@ -22,6 +23,7 @@ from ..runtime.library import (
     check_types,
     fake_gradients,
     implement,
+    is_inference,
 )
 from .call import ScanCall, check_states
 
@@ -129,6 +131,10 @@ def scan_codes(
         sizes = torch.as_tensor(height), torch.as_tensor(width)
         grid = [] if table is None else [int(height), int(width)]
         return _traced_scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, *sizes, merge, grid)
+    if not torch.jit.is_scripting() and is_inference(x, x_dbl, A, dt_weight, dt_bias, D, z, table):
+        return KERNELS["scan_paths"](
+            x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, False, backend
+        )[0]
     y, _ = torch.ops.vimzoo.scan_paths(
         x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, torch.is_grad_enabled(), backend
     )  # fmt: skip

@@ -1,0 +1,130 @@
+"""Plain `torch.nn` layers in inference on the CPU: faster forms of norms and convolutions of maps with channels last.
+
+As with `vimzoo.layers.linear.apply_linear`, models hold torch's own modules, and whatever else stands in their place (a
+subclass, an adapter, a layer with hooks) is simply called. TorchScript cannot compile these functions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vimzoo.ops import inference, linear
+
+from .linear import functions_are_replaced, is_plain
+
+
+def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    """``layer(x)``, times ``silu(gate)`` if there is a gate of the same shape.
+
+    Args:
+        layer: Any norm of the last axis; a plain `torch.nn.LayerNorm` is computed in one pass.
+        x: ``(..., C)``.
+        gate: ``(..., C)``.
+
+    Returns:
+        ``(..., C)``.
+    """
+    if (
+        is_plain(layer, nn.LayerNorm)
+        and layer.weight is not None
+        and layer.normalized_shape == x.shape[-1:]
+        and (gate is None or (gate.shape == x.shape and gate.dtype == x.dtype))
+        and inference.can_infer(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+        and not functions_are_replaced()
+    ):
+        return inference.layer_norm(x, layer.weight, layer.bias, layer.eps, gate)  # type: ignore[arg-type]
+    y = layer(x)
+    return y if gate is None else y * F.silu(gate)
+
+
+def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:
+    """A convolution of a map with channels last, and an activation.
+
+    In inference a 1 x 1 convolution is a matrix product, a depthwise 3 x 3 one runs with SiLU in one pass, and the
+    weight of a dense one with few output pixels is packed once.
+
+    Args:
+        layer: Any module from ``(B, I, H, W)`` to ``(B, O, H', W')``.
+        x: ``(B, H, W, I)``.
+        act: What is applied to the result.
+
+    Returns:
+        ``(B, H', W', O)``.
+    """
+    weight = layer.weight if is_plain(layer, nn.Conv2d) else None
+    if isinstance(weight, Tensor) and torch.is_grad_enabled() and weight.requires_grad:
+        inference.forget_packed(weight)
+    y: Tensor | None = None
+    if (
+        isinstance(weight, Tensor)
+        and layer.padding_mode == "zeros"
+        and isinstance(layer.padding, tuple)
+        and x.dim() == 4
+        and inference.can_infer(x, weight, layer.bias)  # type: ignore[arg-type]
+        and not functions_are_replaced()
+    ):
+        silu = is_plain(act, nn.SiLU)
+        if _is_depthwise(layer) and x.shape[3] == len(weight):
+            y = inference.depthwise(x, weight, layer.bias, silu)  # type: ignore[arg-type]
+            act = None if silu else act
+        else:
+            y = _dense(layer, weight, x)
+    if y is None:
+        y = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return y if act is None else act(y)
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    return (
+        layer.groups == layer.in_channels == layer.out_channels
+        and layer.kernel_size == (3, 3)
+        and layer.stride == layer.padding == layer.dilation == (1, 1)
+    )
+
+
+def _dense(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor | None:
+    """``None`` for a convolution that torch runs as fast."""
+    if layer.groups != 1 or x.shape[3] != layer.in_channels:
+        return None
+    if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
+        return linear(x, weight.flatten(1), layer.bias)  # type: ignore[arg-type]
+    stride: tuple[int, int] = layer.stride  # type: ignore[assignment]
+    pixels = x.shape[0] * (x.shape[1] // stride[0]) * (x.shape[2] // stride[1])
+    if not inference.can_pack(weight, pixels):
+        return None
+    y = inference.conv(
+        x.permute(0, 3, 1, 2), weight, layer.bias, layer.padding, stride, layer.dilation  # type: ignore[arg-type]
+    )  # fmt: skip
+    return y.permute(0, 2, 3, 1)
+
+
+def apply_convs(layers: nn.Module, x: Tensor) -> Tensor:
+    """A `torch.nn.Sequential` of convolutions and activations, as `apply_conv` runs each of them.
+
+    Args:
+        layers: Any module from ``(B, I, H, W)`` to ``(B, O, H', W')``.
+        x: ``(B, H, W, I)``.
+
+    Returns:
+        ``(B, H', W', O)``.
+    """
+    if not is_plain(layers, nn.Sequential):
+        return apply_conv(layers, x)
+    for layer in layers:  # type: ignore[attr-defined]
+        x = apply_conv(layer, x)
+    return x
+
+
+def add_scaled(branch: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+    """``x * scale + branch``; in inference in one pass.
+
+    Args:
+        branch, x: ``(..., C)``.
+        scale: ``(C,)``.
+
+    Returns:
+        ``(..., C)``.
+    """
+    if inference.can_infer(x, branch, scale):
+        return torch.addcmul(branch, x, scale)
+    return x * scale + branch
