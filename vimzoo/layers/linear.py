@@ -18,7 +18,7 @@ from vimzoo.ops.runtime.library import is_eager
 
 _FORWARDS = {
     kind: kind.forward
-    for kind in (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.SiLU, nn.GELU, nn.Dropout, nn.Sequential)
+    for kind in (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.SiLU, nn.GELU, nn.Identity, nn.Dropout, nn.Sequential)
 }
 _FUNCTIONS = {name: getattr(F, name) for name in ("linear", "layer_norm", "conv2d", "silu", "gelu")}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

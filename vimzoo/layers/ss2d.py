@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from vimzoo.ops import inference
 from vimzoo.ops.paths.path import CROSS, ScanPath, checked_paths, path_arguments, path_codes
 
 from .cascade import CascadeSSM
@@ -143,7 +144,7 @@ class SS2D(nn.Module):
         elif torch.jit.is_scripting():
             y = self.out_norm(y)
         else:
-            gated = self._gates_in_norm()
+            gated = self._gates_in_norm(y, z)
             y = apply_norm(self.out_norm, y, z if gated else None)
         y = self.out_act(y.to(x.dtype))
         if self.gate == "act" and not gated:
@@ -154,9 +155,10 @@ class SS2D(nn.Module):
         return self.drop(y)
 
     @torch.jit.ignore
-    def _gates_in_norm(self) -> bool:
+    def _gates_in_norm(self, y: Tensor, z: Tensor) -> bool:
         """Whether the gate may be applied together with the norm: nothing lies between them, and no hook looks on."""
-        return self.gate == "act" and is_plain(self.act, nn.SiLU) and isinstance(self.out_act, nn.Identity)
+        plain = is_plain(self.act, nn.SiLU) and is_plain(self.out_act, nn.Identity)
+        return self.gate == "act" and plain and inference.can_infer(y, z)
 
     def scan(self, x: Tensor) -> Tensor:
         """The scan alone, along all paths, on a map ``(B, H, W, D)`` of the inner width."""
