@@ -52,9 +52,10 @@ class Mlp(nn.Module):
             ValueError: ``x`` has another width.
         """
         x = check_tokens(x, self.dim, 0)
-        if not torch.jit.is_scripting() and self._is_one_kernel(x):
-            fc1, fc2 = self.fc1, self.fc2
-            return inference.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        if not torch.jit.is_scripting():
+            if self._is_one_kernel(x):
+                fc1, fc2 = self.fc1, self.fc2
+                return inference.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         x = self.fc1(x) if torch.jit.is_scripting() else apply_linear(self.fc1, x)
         if self.gated:
             values, gates = x.chunk(2, dim=-1)

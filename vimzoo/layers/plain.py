@@ -51,11 +51,11 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
     Returns:
         ``(B, H', W', O)``.
     """
-    weight = layer.weight if is_plain(layer, nn.Conv2d) else None
+    weight = layer.weight if is_plain(layer, nn.Conv2d) and not torch.compiler.is_compiling() else None
+    y: Tensor | None = None
     if isinstance(weight, Tensor) and torch.is_grad_enabled() and weight.requires_grad:
         inference.forget_packed(weight)
-    y: Tensor | None = None
-    if (
+    elif (
         isinstance(weight, Tensor)
         and layer.padding_mode == "zeros"
         and isinstance(layer.padding, tuple)

@@ -120,7 +120,8 @@ def is_inference(*tensors: Tensor | None) -> bool:
     any of what `is_eager` excludes.
     """
     return (
-        not torch.is_grad_enabled()
+        not torch.compiler.is_compiling()  # first: the compiler cannot read the others
+        and not torch.is_grad_enabled()
         and not torch._C._len_torch_function_stack()
         and not torch.is_autocast_enabled("cpu")
         and not torch.autograd._profiler_enabled()

@@ -131,10 +131,11 @@ def scan_codes(
         sizes = torch.as_tensor(height), torch.as_tensor(width)
         grid = [] if table is None else [int(height), int(width)]
         return _traced_scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, *sizes, merge, grid)
-    if not torch.jit.is_scripting() and is_inference(x, x_dbl, A, dt_weight, dt_bias, D, z, table):
-        return KERNELS["scan_paths"](
-            x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, False, backend
-        )[0]
+    if not torch.jit.is_scripting():
+        if is_inference(x, x_dbl, A, dt_weight, dt_bias, D, z, table):
+            return KERNELS["scan_paths"](
+                x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, False, backend
+            )[0]
     y, _ = torch.ops.vimzoo.scan_paths(
         x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, torch.is_grad_enabled(), backend
     )  # fmt: skip
