@@ -52,7 +52,7 @@ class Mlp(nn.Module):
             ValueError: ``x`` has another width.
         """
         x = check_tokens(x, self.dim, 0)
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips only a block of its own
             if self._is_one_kernel(x):
                 fc1, fc2 = self.fc1, self.fc2
                 return inference.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)

@@ -131,7 +131,7 @@ def scan_codes(
         sizes = torch.as_tensor(height), torch.as_tensor(width)
         grid = [] if table is None else [int(height), int(width)]
         return _traced_scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, *sizes, merge, grid)
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips only a block of its own
         if is_inference(x, x_dbl, A, dt_weight, dt_bias, D, z, table):
             return KERNELS["scan_paths"](
                 x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, False, backend
