@@ -5,6 +5,7 @@ them. `apply_linear` calls whichever layer is there.
 """
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch.utils._device import DeviceContext
 from vimzoo.ops import linear
 from vimzoo.ops.runtime.library import is_eager
 
-_FORWARDS = {
+_FORWARDS: dict[type[nn.Module], Any] = {
     kind: kind.forward
     for kind in (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.SiLU, nn.GELU, nn.Identity, nn.Dropout, nn.Sequential)
 }
