@@ -97,6 +97,17 @@ def check_double(x: Tensor, weight: Tensor) -> None:
         raise ValueError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
 
 
+def check_norm_dtype(x: Tensor, norm: torch.nn.Module) -> None:
+    """`check_double` with the weight of a norm that has one itself, which a batch norm of maps or none has not.
+
+    Raises:
+        ValueError: as `check_double`.
+    """
+    weight = norm._parameters.get("weight")
+    if weight is not None:
+        check_double(x, weight)
+
+
 def check_sizes(**sizes: Any) -> None:
     """Check arguments of a constructor that are whole numbers of at least 1.
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice, check_double, check_map, check_sizes
+from .checks import check_choice, check_map, check_norm_dtype, check_sizes
 from .images import check_image_sizes, warn_unless_finite
 from .linear import apply_linear
 from .maps import map_norm
@@ -130,10 +130,10 @@ class MapDownsample(nn.Module):
             if torch.jit.is_scripting():
                 return self.norm(self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
             return apply_norm(self.norm, apply_conv(self.proj, x))
-        check_double(x, self.norm.weight)
-        x = merge_neighbours(x)
         if torch.jit.is_scripting():
-            return self.proj(self.norm(x))
+            return self.proj(self.norm(merge_neighbours(x)))
+        check_norm_dtype(x, self.norm)
+        x = merge_neighbours(x)
         return apply_linear(self.proj, apply_norm(self.norm, x))
 
 

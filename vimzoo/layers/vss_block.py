@@ -7,7 +7,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .checks import check_double, check_map, check_rates, check_sizes, inner_width
+from .checks import check_map, check_norm_dtype, check_rates, check_sizes, inner_width
 from .maps import map_norm
 from .mlp import Mlp
 from .plain import apply_norm
@@ -104,7 +104,8 @@ class VSSBlock(nn.Module):
         if not self.channels_last:
             x = x.permute(0, 2, 3, 1)
         if self.ss2d is not None and self.norm1 is not None:
-            check_double(x, self.norm1.weight)
+            if not torch.jit.is_scripting():
+                check_norm_dtype(x, self.norm1)
             y = x
             if not self.post_norm:
                 y = self.norm1(x) if torch.jit.is_scripting() else apply_norm(self.norm1, x)
@@ -113,7 +114,8 @@ class VSSBlock(nn.Module):
                 y = self.norm1(y) if torch.jit.is_scripting() else apply_norm(self.norm1, y)
             x = x + self.drop_path(y)
         if self.mlp is not None and self.norm2 is not None:
-            check_double(x, self.norm2.weight)
+            if not torch.jit.is_scripting():
+                check_norm_dtype(x, self.norm2)
             y = x
             if not self.post_norm:
                 y = self.norm2(x) if torch.jit.is_scripting() else apply_norm(self.norm2, x)
