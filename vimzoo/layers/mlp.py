@@ -76,7 +76,7 @@ class Mlp(nn.Module):
             and not (self.training and self.drop.p)
             and is_plain(self.fc1, nn.Linear)
             and is_plain(self.fc2, nn.Linear)
-            and inference.takes_mlp(x.dtype)
             and inference.can_infer(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            and inference.takes_mlp(x.dtype)
             and not functions_are_replaced()
         )

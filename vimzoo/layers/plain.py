@@ -27,9 +27,9 @@ def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tenso
     if (
         is_plain(layer, nn.LayerNorm)
         and layer.weight is not None
+        and inference.can_infer(x, layer.weight, layer.bias)  # type: ignore[arg-type]
         and layer.normalized_shape == x.shape[-1:]
         and (gate is None or (gate.shape == x.shape and gate.dtype == x.dtype))
-        and inference.can_infer(x, layer.weight, layer.bias)  # type: ignore[arg-type]
         and not functions_are_replaced()
     ):
         return inference.layer_norm(x, layer.weight, layer.bias, layer.eps, gate)  # type: ignore[arg-type]
@@ -59,8 +59,8 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
         isinstance(weight, Tensor)
         and layer.padding_mode == "zeros"
         and isinstance(layer.padding, tuple)
-        and x.dim() == 4
         and inference.can_infer(x, weight, layer.bias)  # type: ignore[arg-type]
+        and x.dim() == 4
         and not functions_are_replaced()
     ):
         silu = is_plain(act, nn.SiLU)
