@@ -23,7 +23,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra vimzoo[
 from onnx_ir.passes.common import InlinePass  # noqa: E402
 
 from vimzoo.exporting.scan_function import DOMAIN, NAME, OPSET, function  # noqa: E402
-from vimzoo.exporting.scan_function.attach import attach_functions  # noqa: E402
+from vimzoo.exporting.scan_function.attach import attach_functions, fold  # noqa: E402
 from vimzoo.exporting.scan_function.definition import INPUTS, Kind, softplus  # noqa: E402
 from vimzoo.exporting.scan_function.nodes import Nodes  # noqa: E402
 
@@ -154,6 +154,22 @@ def test_the_faults_are_found() -> None:
     graph = ir.Graph([a, b], scan.outputs, nodes=[scaled, scan], name="outside", opset_imports={"": OPSET})
     found = list(faults(graph))
     assert len(found) == 2 and "Mul begins" in found[0] and "Add uses" in found[1]
+
+
+def test_what_depends_on_weights_alone_is_folded() -> None:
+    """However large it is: torch's own exporter folds small values only."""
+    weight = torch.randn(64, 64, 1, 5).numpy()
+    kernel = ir.Value(name="weight", const_value=ir.tensor(weight), type=ir.TensorType(ir.DataType.FLOAT))
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 64, 1, 9]))
+    turned = ir.node("Neg", [kernel])
+    turned.outputs[0].name, turned.outputs[0].type = "turned", kernel.type
+    conv = ir.node("Conv", [x, turned.outputs[0]])
+    conv.outputs[0].name, conv.outputs[0].type = "y", x.type
+    nodes, opsets = [turned, conv], {"": OPSET}
+    graph = ir.Graph([x], conv.outputs, nodes=nodes, initializers=[kernel], opset_imports=opsets, name="g")
+    fold(ir.Model(graph, ir_version=10))
+    assert conv.inputs[1].is_initializer()
+    assert (conv.inputs[1].const_value.numpy() == -weight).all()
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])

@@ -88,16 +88,17 @@ def _evaluate(nodes: Iterable[ir.Node], outputs: list[ir.Value], opsets: dict[st
     from onnxruntime import InferenceSession
 
     constants = {v.name: v for node in nodes for v in node.inputs if v is not None and v.is_initializer()}
+    initializers = []
+    for name, value in constants.items():
+        assert value.const_value is not None
+        initializers.append(ir.serde.serialize_tensor(value.const_value))
+        initializers[-1].name = name  # a tensor has a name of its own, or none
     graph = onnx.GraphProto(
         name="constants",
         node=[ir.serde.serialize_node(node) for node in nodes],
-        initializer=[
-            ir.serde.serialize_tensor(tensor)
-            for value in constants.values()
-            if (tensor := value.const_value) is not None
-        ],
+        initializer=initializers,
         output=[ir.serde.serialize_value(value) for value in outputs],
     )
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-    return InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, None)
+    return InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {})
