@@ -39,6 +39,8 @@ SCANS = {
 MODELS = {"vim_tiny_patch16_224": 224, "vmamba_tiny_s1l8": 224, "mambair_light_x2": 128}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Libraries = dict[str, SimpleNamespace]
+RESULTS = {"models": "cpu_kernels_models", "ops": "cpu_kernels_ops", "levels": "cpu_kernels_levels"}
+"""Result file of each part."""
 
 
 def built(commit: str, folder: Path) -> dict[str, Path]:
@@ -153,7 +155,7 @@ def main() -> None:
     parser.add_argument(
         "commits", nargs="+", help="what git calls them; the first is what others are compared with"
     )
-    parser.add_argument("--parts", nargs="*", choices=["models", "ops", "levels"], default=[])
+    parser.add_argument("--parts", nargs="*", choices=list(RESULTS), default=[])
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -171,7 +173,7 @@ def main() -> None:
 
         def part(name: str, rows: list[dict[str, Any]]) -> None:
             table(rows, list(rows[0]))
-            write(f"cpu_kernels_{name}", rows, about)
+            write(RESULTS[name], rows, about)
 
         def models(quick: bool) -> None:
             """Whole models."""
