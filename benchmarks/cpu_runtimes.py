@@ -101,7 +101,7 @@ def rows_of(
     for runtime, call in peer_calls(Peer(name, px, batch, folder), dtype, threads).items():
         calls[name, runtime] = call
     with torch.inference_mode():
-        times = measure({" ".join(key): call for key, call in calls.items()}, 5 if quick else 15, 15)
+        times = measure({" ".join(key): call for key, call in calls.items()}, 5 if quick else 15, 8)
     best = min(times[" ".join(key)]["median"] for key in calls if key[0] == name)
     fixed = {"pair": f"{ours}, {name}", "dtype": dtype, "px": px, "batch": batch, "threads": threads}
     rows = []

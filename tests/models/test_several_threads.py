@@ -174,5 +174,5 @@ def test_pictures_of_several_limits(tmp_path) -> None:
             return str(error)
 
     check(work)
-    assert "more than 1199" in work(0) and work(1) == "(30, 40, 3)"
+    assert "expected at most 1199" in work(0) and work(1) == "(30, 40, 3)"
     assert limit == Image.MAX_IMAGE_PIXELS
