@@ -138,7 +138,7 @@ def measured_memory(row: dict[str, Any], folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes, one image, one thread")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, one image, one thread")
     parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
@@ -149,7 +149,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for px in SIZES[:2] if options.quick else SIZES:
+        for px in SIZES:
             for batch in BATCHES[:1] if options.quick else BATCHES:
                 if px > 512 and batch > 1:
                     continue  # several minutes a round; one image shows the same

@@ -118,8 +118,7 @@ def test_a_scripted_model_can_be_saved(name: str, tmp_path: Path) -> None:
     model = timm.create_model(name).eval()
     torch.jit.save(torch.jit.script(model), tmp_path / "model.ts")
     images = torch.rand(2, 3, 64, 64)
-    # with gradients, as eager inference does several of the graph's steps in one
-    assert torch.equal(torch.jit.load(tmp_path / "model.ts")(images), model(images))
+    assert difference(torch.jit.load(tmp_path / "model.ts")(images), model(images)) < 3e-5
 
 
 def test_a_file_needs_the_operators_alone(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _evaluate(nodes: Iterable[ir.Node], outputs: list[ir.Value], opsets: dict[st
     constants = {v.name: v for node in nodes for v in node.inputs if v is not None and v.is_initializer()}
     initializers = []
     for name, value in constants.items():
-        assert value.const_value is not None
+        assert name is not None and value.const_value is not None
         initializers.append(ir.serde.serialize_tensor(value.const_value))
         initializers[-1].name = name  # a tensor has a name of its own, or none
     graph = onnx.GraphProto(

@@ -98,7 +98,7 @@ def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
         np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels),
         level=quality,
         bitspersample=bits,
-        pixelformat=None if grey else "444",
+        pixelformat=None if grey else imagecodecs.AVIF.PIXEL_FORMAT.YUV444,
         primaries=primaries,
         transfer=transfer,
         matrix=_IDENTITY if lossless and not grey else matrix or 6,
