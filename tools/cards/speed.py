@@ -29,6 +29,6 @@ def readme_table(results: Results) -> str:
     said = (
         "x: the peer's time in that runtime divided by our model's in PyTorch (eager mode); above 1 ours is faster. "
         f"{machine_line(result['machine'])}, onnxruntime {result['machine'].get('onnxruntime', NOT_MEASURED)}, "
-        f"OpenVINO {result['machine'].get('openvino', NOT_MEASURED)}. By `{command(NAME)}`."
+        f"OpenVINO {result['machine'].get('openvino', NOT_MEASURED).partition('-')[0]}. By `{command(NAME)}`."
     )
     return f"{table(header, body)}\n\n{said}"
