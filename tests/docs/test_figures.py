@@ -34,7 +34,18 @@ def test_every_path_is_drawn(script: dict[str, Any], tmp_path: Path) -> None:
         "explain_cam.png",
         "explain_mixing.png",
         "explain_field.png",
+        "speed.png",
     }
+
+
+def test_the_figure_of_speed_is_of_the_recorded_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+    (folder,) = {file.parent for file in FIGURES.parents[1].glob("benchmarks/results/*/cpu_runtimes.json")}
+    monkeypatch.setattr("sys.argv", ["draw_speed.py", str(folder)])
+    drawing = runpy.run_path(str(FIGURES / "draw_speed.py"), run_name="figures")
+    drawing["main"].__globals__["HERE"] = tmp_path
+    drawing["main"]()
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
 
 
 def test_receptive_field(script: dict[str, Any]) -> None:
