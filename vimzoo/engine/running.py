@@ -49,7 +49,7 @@ def launch(
         cfg: the groups of configs/train.yaml as plain containers.
         out: the run folder. It is locked for this run; apart from the lock, nothing is written before data, model and
             optimizer are built.
-        overrides: the command-line words behind ``cfg``, for the suggestions at the end.
+        overrides: the command line's overrides behind ``cfg``, for the suggestions at the end.
         named: whether the user chose the folder. If not, and another run uses it, the next free name is taken.
         world: the processes, if already connected; by default those started by a launcher connect here.
 

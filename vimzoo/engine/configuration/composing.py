@@ -64,10 +64,10 @@ def store_registered() -> None:
 
 
 def compose_settings(words: Sequence[str]) -> dict[str, Any]:
-    """The configuration that Hydra composes from words of the command line, with all interpolations resolved.
+    """The configuration that Hydra composes from overrides, with all interpolations resolved.
 
     Raises:
-        HydraException, OmegaConfBaseException: a word does not fit.
+        HydraException, OmegaConfBaseException: an override does not fit.
     """
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf

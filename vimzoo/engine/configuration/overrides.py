@@ -1,4 +1,4 @@
-"""Quoting of words (``key=value``) for Hydra's grammar, and messages for words that it cannot read."""
+"""Quotes overrides (``key=value``) for Hydra's grammar, and explains those that Hydra cannot read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLUGINS = {
     "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "cluster"),
     "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "cluster"),
 }
-"""Words that need a plugin of Hydra: its module, and the extra that brings it."""
+"""Overrides that need a plugin of Hydra: its module, and the extra that installs it."""
 
 
 def _installed(module: str) -> bool:
@@ -45,10 +45,10 @@ def quoted(key: str, value: str) -> str:
 
 
 def unreadable(words: Sequence[str], *, multirun: bool) -> str | None:
-    """A message on the first word that Hydra cannot use, with a remedy; None if all are fine.
+    """Explain the first override that Hydra cannot use, with a remedy; None if all are valid.
 
     Args:
-        words: the command line; options and words without ``=`` are Hydra's own affair.
+        words: the command line's arguments; those without ``=`` are not checked.
         multirun: several values (``key=1,2``) mean several runs and are no mistake.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -19,7 +19,7 @@ from vimzoo.commands import Exit, report
 from vimzoo.errors import UsageError, first_line
 
 FAILED = "error.txt"
-"""In the folder of a run that failed: its words on the first line, then why."""
+"""In the folder of a run that failed: its overrides on the first line, then the reason."""
 
 
 def note_failure(out: Path, words: Sequence[str], error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Applies words of the command line (``group=option``, ``key=value``) to the settings of a run, as Hydra does."""
+"""Applies overrides (``group=option``, ``key=value``) to the settings of a run, as Hydra does."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FOLLOWS = {"sched.num_epochs": "run.epochs"}
 
 
 def parsed(word: str) -> Any:
-    """Hydra's ``Override`` of a word.
+    """Parse an override's text into Hydra's ``Override``.
 
     Raises:
-        UsageError: its grammar does not have such a word.
+        UsageError: the text does not follow Hydra's grammar.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -38,7 +38,7 @@ def parsed(word: str) -> Any:
 
 
 def readable(text: str) -> str:
-    """Quote a word for Hydra if its value is a path with characters of Hydra's grammar (``=``, quotes, digits only).
+    """Quote an override's value if it is a path that Hydra's grammar would misread (``=``, quotes, digits only).
 
     Lists, null, interpolations and sweeps are left alone, unless a file or folder of that name exists.
     """
@@ -58,7 +58,7 @@ def readable(text: str) -> str:
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:
-    """The words of a command in the form that Hydra accepts.
+    """A command's overrides in the form that Hydra accepts.
 
     On resume they refer to the settings of the run, which Hydra does not know: its data may be of another kind than the
     default. They are therefore forced (``++``), and checked by `applied`.
@@ -70,7 +70,7 @@ def for_hydra(words: Sequence[str]) -> list[str]:
 
 
 def as_typed(words: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Remove the ``++`` that `for_hydra` added; also for the words of one run of a sweep."""
+    """Remove the ``++`` that `for_hydra` added; also for the overrides of one run of a sweep."""
     own = {text.partition("=")[0] for text in typed}
     return [text if text.partition("=")[0] in own else text.removeprefix("++") for text in words]
 
@@ -86,10 +86,10 @@ def groups() -> set[str]:
 
 
 def composed_settings(words: Sequence[str]) -> dict[str, Any]:
-    """The configuration that ``python train.py WORDS`` would use.
+    """The configuration that ``python train.py OVERRIDES`` would use.
 
     Raises:
-        UsageError: Hydra refuses a word.
+        UsageError: Hydra refuses an override.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -103,15 +103,15 @@ def composed_settings(words: Sequence[str]) -> dict[str, Any]:
 def applied(
     cfg: dict[str, Any], words: Sequence[str], composed: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Apply words to the settings of a run: ``group=option`` replaces a group, ``key=value`` one setting.
+    """Apply overrides to the settings of a run: ``group=option`` replaces a group, ``key=value`` one setting.
 
     Args:
         cfg: settings of the run.
-        words: without Hydra's own options.
-        composed: the configuration of ``python train.py WORDS``; by default it is composed here.
+        words: the overrides, without Hydra's own options.
+        composed: the configuration of ``python train.py OVERRIDES``; by default it is composed here.
 
     Raises:
-        UsageError: Hydra refuses a word, or the run has no such setting, with the nearest ones.
+        UsageError: Hydra refuses an override, or the run has no such setting, with the nearest ones.
     """
     overrides = {text: parsed(text) for text in words}
     for text, override in overrides.items():
