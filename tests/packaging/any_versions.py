@@ -111,7 +111,9 @@ class Clone:
 
     def make(self, target: str, arguments: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
         """``make target ARGS=arguments``."""
-        return self.run("make", target, f"PYTHON={self.python}", f"ARGS={arguments}", **options)
+        return self.run(
+            "make", "--no-print-directory", target, f"PYTHON={self.python}", f"ARGS={arguments}", **options
+        )
 
     def pip(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the environment's pip."""
