@@ -302,6 +302,9 @@ def test_linear_light_reaches_the_model_by_a_perceptual_curve() -> None:
     assert white.model_input[0].mean() == pytest.approx(0.5806, abs=1e-3)  # 203 cd/m2 by PQ, BT.2408
 
 
+DTYPES = (torch.float32, torch.bfloat16)
+
+
 def test_missing_values_stay_missing_and_do_not_spread(tmp_path: Path) -> None:
     values = np.full((20, 20), 5.0, np.float32)
     values[:, :10] = np.nan
@@ -318,14 +321,31 @@ def test_missing_values_stay_missing_and_do_not_spread(tmp_path: Path) -> None:
 
 def test_half_precision_says_how_many_bits_survive(small: Any, caplog: Any) -> None:
     for dtype, bits in ((torch.bfloat16, 8), (torch.float16, 11)):
-        _few_bits.cache_clear()
-        run = Restorer(small("dn"), dtype=dtype, tile=16)
-        run(np.zeros((16, 16, 1), np.uint8))
-        assert not caplog.messages
-        run._run = lambda tiles, places, part, white: tiles.float() / white
-        run(np.zeros((16, 16, 1), np.uint16))
-        assert f"about {bits} bits" in caplog.text
-        caplog.clear()
+        for run in (
+            Restorer(small("light_x2"), dtype=dtype, tile=16),
+            Restorer(small("dn").to(dtype), tile=16),
+        ):
+            _few_bits.cache_clear()
+            side = 16 * run.scale
+            run._run = lambda tiles, *_, side=side, **__: torch.zeros(len(tiles), 1, side, side)
+            run(np.zeros((16, 16, 1), np.uint8))
+            assert not caplog.messages
+            run(np.zeros((16, 16, 1), np.uint16))
+            assert f"about {bits} bits" in caplog.text
+            caplog.clear()
+
+
+def test_half_precision_keeps_16_bits_where_the_model_adds_its_input(small: Any, caplog: Any) -> None:
+    """One step of bfloat16 near white is 256 of 65535."""
+    for kind in ("dn", "unet"):
+        model = small(kind)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.startswith(("head.conv_out", "output")):
+                    parameter.mul_(0.1)
+        full, half = (Restorer(model, dtype=dtype)(DEEP).astype(int) for dtype in DTYPES)
+        assert np.abs(full - DEEP).max() > 1000 and np.abs(half - full).max() < 50
+    assert not caplog.text
 
 
 def test_linear_light_of_16_bits(caplog: Any) -> None:

@@ -5,6 +5,7 @@ Pillow's own class would lose text that is not ASCII and the Interop entries.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,8 +33,29 @@ _LAYOUT_TAGS = {
 """Tags of EXIF and TIFF about the storage of pixels, or that repeat other data."""
 _WIDTH, _HEIGHT = int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.ExifImageHeight)
 _RESOLUTIONS, _UNIT, _INCH = (282, 283), 296, 2
-_SHORT, _LONG = 3, 4
+_SHORT, _LONG, _LONG8 = 3, 4, 16
+_WIDE = {16: 4, 17: 9, 18: 13}
+"""Numbers of 8 bytes, which BigTIFF alone has, and the same of 4."""
 _MOST = 4096  # entries of a directory in a block that is not damaged
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How directories are stored: forms of `struct` for their number of entries, an entry and an offset."""
+
+    count: str
+    row: str
+    offset: str
+
+    @property
+    def inline(self) -> int:
+        """Bytes of values that stand in the entry itself."""
+        return struct.calcsize(self.offset)
+
+
+_CLASSIC, _BIG = _Form("H", "HHI", "I"), _Form("Q", "HHQ", "Q")
+_STARTS = {b"II*\0": ("<", _CLASSIC), b"MM\0*": (">", _CLASSIC), b"II+\0": ("<", _BIG), b"MM\0+": (">", _BIG)}
+"""The order of bytes and the form of directories by how a block or a TIFF file begins."""
 
 
 @dataclass
@@ -63,32 +85,52 @@ class Block:
         Args:
             read: Offset and length -> bytes, fewer at the end.
         """
-        head = read(0, 8)
-        block = cls({b"II*\0": "<", b"MM\0*": ">"}.get(head[:4], ""))
-        if not block.order or len(head) < 8:
+        head = read(0, 16)
+        order, form = _STARTS.get(head[:4], ("", _CLASSIC))
+        first = 8 if form is _BIG else 4
+        if not order or len(head) < first + form.inline:
             return cls()
-        pointers = {"image": struct.unpack(block.order + "I", head[4:])[0]}
+        block = cls(order)
+        pointers = {"image": struct.unpack(order + form.offset, head[first : first + form.inline])[0]}
         for name in PLACES:
             if name in pointers:
-                block.places[name] = block._directory(read, pointers[name])
+                block.places[name] = block._directory(read, pointers[name], form)
             for below, parent in _PARENTS.items():
                 entry = block.places[parent].pop(PLACES[below], None)
                 if entry is not None and entry.kind in (_LONG, 13) and entry.count == 1:
                     pointers[below] = struct.unpack(block.order + "I", entry.data)[0]
         return block
 
-    def _directory(self, read: Callable[[int, int], bytes], place: int) -> dict[int, Entry]:
-        head = read(place, 2)
-        count = struct.unpack(self.order + "H", head)[0] if len(head) == 2 else 0
-        rows = read(place + 2, 12 * min(count, _MOST))
-        entries = {}
-        for first in range(0, len(rows) - 11, 12):
-            tag, kind, number, where = struct.unpack(self.order + "HHII", rows[first : first + 12])
-            size = SIZES.get(kind, 0) * number
-            data = rows[first + 8 : first + 8 + size] if size <= 4 else read(where, size)
-            if 0 < size == len(data):
-                entries[tag] = Entry(kind, data)
+    def _directory(self, read: Callable[[int, int], bytes], place: int, form: _Form) -> dict[int, Entry]:
+        size = struct.calcsize(self.order + form.count)
+        head = read(place, size)
+        count = struct.unpack(self.order + form.count, head)[0] if len(head) == size else 0
+        start = struct.calcsize(self.order + form.row)
+        row = start + form.inline
+        rows = read(place + size, row * min(count, _MOST))
+        entries: dict[int, Entry] = {}
+        for first in range(0, len(rows) - row + 1, row):
+            tag, kind, number = struct.unpack(self.order + form.row, rows[first : first + start])
+            values = rows[first + start : first + row]
+            size = (8 if kind in _WIDE else SIZES.get(kind, 0)) * number
+            if size > form.inline:
+                values = read(struct.unpack(self.order + form.offset, values)[0], size)
+            if 0 < size <= len(values):
+                entry = self._narrow(kind, values[:size])
+                if entry is not None:
+                    entries[tag] = entry
         return entries
+
+    def _narrow(self, kind: int, data: bytes) -> Entry | None:
+        """An entry with numbers of 4 bytes for those of 8; None if they are too large."""
+        if kind not in _WIDE:
+            return Entry(kind, data)
+        sign = "q" if kind == 17 else "Q"
+        values = struct.unpack(f"{self.order}{len(data) // 8}{sign}", data)
+        with contextlib.suppress(struct.error):
+            narrow = "i" if kind == 17 else "I"
+            return Entry(_WIDE[kind], struct.pack(f"{self.order}{len(values)}{narrow}", *values))
+        return None
 
     @classmethod
     def of(cls, data: bytes | None) -> Block:
@@ -120,32 +162,42 @@ class Block:
             + self.directories(8, "image")
         )
 
-    def directories(self, start: int, name: str) -> bytes:
-        """A directory and those below it, with offsets for a place ``start`` bytes after the header's begin."""
+    def directories(self, start: int, name: str, big: bool = False) -> bytes:
+        """A directory and those below it, with offsets for a place ``start`` bytes after the header's begin.
+
+        Args:
+            big: As BigTIFF stores them.
+        """
+        form = _BIG if big else _CLASSIC
         entries = dict(self.places[name])
         below = [other for other, parent in _PARENTS.items() if parent == name and self.used(other)]
-        length = 2 + 12 * (len(entries) + len(below)) + 4
+        head, row = struct.pack(self.order + form.count, len(entries) + len(below)), self.order + form.row
+        length = len(head) + (struct.calcsize(row) + form.inline) * (len(entries) + len(below)) + form.inline
         rest = b""
         for other in below:
-            entries[PLACES[other]] = Entry(_LONG, self._number(start + length + len(rest)))
-            rest += self.directories(start + length + len(rest), other)
+            place = start + length + len(rest)
+            entries[PLACES[other]] = Entry(_LONG8 if big else _LONG, self._offset(place, form))
+            rest += self.directories(place, other, big)
             rest += b"\0" * (len(rest) % 2)
-        rows = struct.pack(self.order + "H", len(entries))
         for tag, entry in sorted(entries.items()):
-            rows += struct.pack(self.order + "HHI", tag, entry.kind, entry.count)
-            if len(entry.data) <= 4:
-                rows += entry.data.ljust(4, b"\0")
+            count = 1 if entry.kind == _LONG8 else entry.count
+            head += struct.pack(row, tag, entry.kind, count)
+            if len(entry.data) <= form.inline:
+                head += entry.data.ljust(form.inline, b"\0")
             else:
-                rows += self._number(start + length + len(rest))
+                head += self._offset(start + length + len(rest), form)
                 rest += entry.data + b"\0" * (len(entry.data) % 2)
-        return rows + bytes(4) + rest
+        return head + bytes(form.inline) + rest
 
     def used(self, name: str) -> bool:
         """Whether a directory has entries, or one below it."""
         return bool(self.places[name]) or any(self.used(b) for b, p in _PARENTS.items() if p == name)
 
     def _number(self, value: int) -> bytes:
-        return struct.pack(self.order + "I", value)
+        return self._offset(value, _CLASSIC)
+
+    def _offset(self, value: int, form: _Form) -> bytes:
+        return struct.pack(self.order + form.offset, value)
 
     def whole(self, place: str, tag: int) -> int | None:
         """The value of an entry that is one whole number."""
@@ -173,7 +225,7 @@ def described(block: Block) -> bytes | None:
 
 def orientation(data: bytes | None) -> int:
     """EXIF's orientation, 1 to 8; 1 where it is missing or damaged."""
-    value = Block.of(data).whole("image", ORIENTATION)
+    value = Block.of(data).whole("image", ORIENTATION) if data else None
     return value if value is not None and 1 <= value <= 8 else 1
 
 

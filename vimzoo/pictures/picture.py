@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from PIL import Image
 
 from .geo import GeoTag, enlarged
 
-__all__ = ["MAX_PIXELS", "Picture", "PictureError", "check_size", "needs", "sound_dpi"]
+__all__ = ["MAX_PIXELS", "NO_PIXELS", "Picture", "PictureError", "check_size", "needs", "sound_dpi"]
 
+NO_PIXELS = np.empty((0, 0, 1), np.uint8)
+"""Of a picture whose pixels are elsewhere."""
 MAX_PIXELS = 200_000_000
 """A small file may unpack to any size; pictures with more pixels are rejected by default."""
 
@@ -40,6 +43,8 @@ class Picture:
         more: The other pages or frames, of the same size and kind, without metadata.
         bits: Bits per channel in the file, if known; AVIF of 10 bits stays so.
         lost: What the file holds besides and a result will not, in words.
+        image: The pixels as Pillow decoded them, if 8 bits were enough (`Request.whole` is False); ``pixels`` is empty
+            then, because each conversion would copy them.
     """
 
     pixels: np.ndarray
@@ -56,6 +61,7 @@ class Picture:
     more: tuple[Picture, ...] = ()
     bits: int | None = None
     lost: tuple[str, ...] = field(default=(), compare=False)
+    image: Image.Image | None = field(default=None, compare=False)
 
     def enlarged(self, pixels: np.ndarray, bands: np.ndarray | None, scale: int) -> Picture:
         """The same picture with ``scale`` times as many pixels across and down.

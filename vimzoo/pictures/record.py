@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO
 
@@ -43,7 +43,8 @@ class Format:
         longest: Longest side in pixels that can be written.
         alpha, deep, numbers: Whether it can hold transparency, 16 bits, and further bands and other types of numbers.
         pages: Whether it can hold several pages.
-        keeps: Which of ``iptc``, ``texts`` and ``geo`` of a `Picture` it has room for.
+        keeps: Which of ``iptc``, ``texts`` and ``geo`` of a `Picture` it has room for; ``gamma``: gAMA and cHRM.
+        limits: Names what is too long for the format, and is left out or shortened.
         colours: Whether it can state colours by code points (cICP).
         package: The module without which no file of this format can be read, if there is one.
         instead: Suffix of results for pictures in a format that is not written.
@@ -61,6 +62,7 @@ class Format:
     numbers: bool = False
     pages: bool = False
     keeps: tuple[str, ...] = ()
+    limits: Callable[[Picture], Iterable[str]] = lambda picture: ()
     colours: bool = False
     package: str | None = None
     instead: str = ".png"

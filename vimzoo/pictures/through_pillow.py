@@ -12,10 +12,10 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from . import exif, xmp
+from . import exif, xmp, xmp_extended
 from .inks import from_inks
 from .numbers import eight_bits
-from .picture import Picture, PictureError, check_size, sound_dpi
+from .picture import NO_PIXELS, Picture, PictureError, check_size, sound_dpi
 from .record import Header, Request
 
 __all__ = ["header", "header_reader", "load", "opened", "pixels_of", "read", "reader", "save"]
@@ -98,7 +98,10 @@ def load(image: Image.Image, request: Request, pixels: np.ndarray | None = None)
     if count > 1:
         raise PictureError(f"holds {count} pages or frames; expected one, or --pages first or all")
     profile = image.info.get("icc_profile")
-    if pixels is None:
+    plain = _plain(image, profile, alpha=False) if pixels is None and not request.whole else None
+    if plain is not None:
+        pixels = NO_PIXELS
+    elif pixels is None:
         pixels, profile = pixels_of(image, profile)
     more = tuple(_frames(image)) if request.pages == "all" and image.format != "MPO" else ()
     if image.format == "PNG":
@@ -106,8 +109,11 @@ def load(image: Image.Image, request: Request, pixels: np.ndarray | None = None)
     with _quiet(request):
         shown = exif.header_orientation(image.getexif)
     if not request.whole:
-        return Picture(np.atleast_3d(pixels), profile, exif.with_orientation(None, shown))
-    packet, block = image.info.get("xmp"), exif.Block.of(_stored_exif(image))
+        turn = exif.with_orientation(None, shown)
+        return Picture(np.atleast_3d(pixels), profile, turn, image=plain)
+    segments = [body for name, body in getattr(image, "applist", ()) if name == "APP1"]
+    packet, whole = xmp_extended.joined(image.info.get("xmp"), segments)
+    block = exif.Block.of(_stored_exif(image))
     return Picture(
         np.atleast_3d(pixels),
         profile,
@@ -116,7 +122,10 @@ def load(image: Image.Image, request: Request, pixels: np.ndarray | None = None)
         xmp=xmp.described(packet),
         iptc=_iptc(image),
         more=more,
-        lost=_lost(image, packet),
+        lost=(
+            *(() if whole else ("the extension of its XMP is damaged and left out",)),
+            *_lost(image, packet),
+        ),
     )
 
 
@@ -150,20 +159,32 @@ def _iptc(image: Image.Image) -> bytes | None:
     return found if isinstance(found, bytes) else None
 
 
-def _lost(image: Image.Image, packet: bytes | str | None) -> tuple[str, ...]:
-    """Warnings of what follows the first picture of a JPEG file."""
-    said = []
-    gain = image.format in ("JPEG", "MPO") and (
-        xmp.mentions(packet, b"hdrgm:", b"HDRGainMap")
-        or any(name == "APP2" and data.startswith(_GAIN_MAP) for name, data in getattr(image, "applist", ()))
-    )
+def _lost(image: Image.Image, packet: bytes | str | None) -> Iterator[str]:
+    """Warnings of what follows the first picture of a JPEG file, to whose metadata no more can be asked afterwards."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    gain, further = _maps_gain(image, packet), 0
+    for place in range(1, getattr(image, "n_frames", 1)):
+        image.info.pop("xmp", None)
+        with contextlib.suppress(Exception):  # on damaged files Pillow raises nearly anything
+            image.seek(place)
+            if _maps_gain(image, image.info.get("xmp")):
+                gain = True
+                continue
+        further += 1
     if gain:
-        said.append("the gain map is left out; the result has standard dynamic range")
-    elif image.format == "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
-        said.append(f"{count - 1} further pictures, such as a depth map or a second view, are left out")
+        yield "the gain map is left out; the result has standard dynamic range"
+    if further:
+        yield f"{further} further pictures, such as a depth map or a second view, are left out"
     if xmp.mentions(packet, b"GCamera:MotionPhoto", b"GCamera:MicroVideo"):
-        said.append("the film of a motion photo is left out")
-    return tuple(said)
+        yield "the film of a motion photo is left out"
+
+
+def _maps_gain(image: Image.Image, packet: bytes | str | None) -> bool:
+    """Whether the metadata of a picture in a file say that it has a gain map or is one."""
+    return xmp.mentions(packet, b"hdrgm:", b"HDRGainMap") or any(
+        name == "APP2" and body.startswith(_GAIN_MAP) for name, body in getattr(image, "applist", ())
+    )
 
 
 def pixels_of(image: Image.Image, profile: bytes | None = None) -> tuple[np.ndarray, bytes | None]:
@@ -180,13 +201,23 @@ def pixels_of(image: Image.Image, profile: bytes | None = None) -> tuple[np.ndar
         return np.asarray(image), profile
     if image.mode not in _MODES:
         raise PictureError(f"pixels of Pillow's mode {image.mode}; expected grey or colour")
-    if image.mode == "CMYK" and profile:
-        return from_inks(np.asarray(image), profile)
+    plain = _plain(image, profile)
+    return from_inks(np.asarray(image), profile) if plain is None else (np.asarray(plain), profile)
+
+
+def _plain(image: Image.Image, profile: bytes | None, alpha: bool = True) -> Image.Image | None:
+    """The decoded image in grey or RGB; None if Pillow's own conversion would be wrong or is unknown.
+
+    Args:
+        alpha: Add the transparency that a palette or a colour key states.
+    """
+    if image.mode not in _MODES or (image.mode == "CMYK" and profile):
+        return None
     mode = _MODES[image.mode]
-    if image.has_transparency_data and not mode.endswith("A"):
+    if alpha and image.has_transparency_data and not mode.endswith("A"):
         mode += "A"
     image.load()
-    return np.asarray(image if image.mode == mode else image.convert(mode)), profile
+    return image if image.mode == mode else image.convert(mode)
 
 
 def save(file: IO[bytes], name: str, picture: Picture, **options: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,9 @@ __all__ = ["check_fits", "format_of", "left_out", "write_picture"]
 
 _OPTIONAL = {"iptc": "IPTC data", "texts": "texts", "geo": "GeoTIFF's position"}
 """What a picture is left without where a format has no room for it."""
+_SRGB_GAMMA = struct.pack(">I", 45455)
+_SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+"""What gAMA and cHRM of PNG say of sRGB, which every program assumes without them."""
 
 
 def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
@@ -47,8 +51,19 @@ def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
 def left_out(picture: Picture, form: Format) -> str | None:
     """What a format has no room for and is left out, in words."""
     names = [words for name, words in _OPTIONAL.items() if getattr(picture, name) and name not in form.keeps]
+    names += ["gamma and primaries (gAMA, cHRM)"] if "gamma" not in form.keeps and _own_curve(picture) else []
     names += ["HDR's light levels"] if {b"mDCV", b"cLLI"} & set(picture.chunks) and not form.colours else []
+    names += form.limits(picture)
     return f"{form.name} has no room for {', '.join(names)}" if names else None
+
+
+def _own_curve(picture: Picture) -> bool:
+    """Whether gAMA and cHRM are the only statement of a picture's colours, and state others than sRGB."""
+    chunks = picture.chunks
+    if picture.profile is not None or picture.cicp is not None or b"sRGB" in chunks:
+        return False
+    gamma, primaries = chunks.get(b"gAMA", _SRGB_GAMMA), chunks.get(b"cHRM", _SRGB_PRIMARIES)
+    return gamma != _SRGB_GAMMA or primaries != _SRGB_PRIMARIES
 
 
 def format_of(path: Path) -> Format:

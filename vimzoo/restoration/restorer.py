@@ -55,7 +55,9 @@ class Restorer:
             half a tile if that is less.
         batch: Tiles per batch.
         self_ensemble: Average over the 8 flips and rotations of each tile, for 8 times the work.
-        dtype: Precision of matrix products and convolutions: float32, bfloat16 or float16 (autocast).
+        dtype: Precision of matrix products and convolutions: float32, bfloat16 or float16 (autocast). A model that
+            enlarges keeps about 8 or 11 bits of a picture that has more, with a warning. A model that does not adds
+            its result to the picture in float32.
         seed: Seed of MambaIRv2's random routes. Every tile has its own stream, which does not depend on other tiles.
         routing: MambaIRv2's ``"gumbel"`` (random) or ``"argmax"`` (the likeliest routes); None is the model's own.
         device: Target device; None is the model's.
@@ -116,8 +118,8 @@ class Restorer:
         """
         planes = pixels[..., None] if pixels.ndim == 2 else pixels
         _check_pixels(planes)
-        if self.dtype != torch.float32 and planes.dtype != np.uint8:
-            _few_bits(self.dtype)
+        if planes.dtype != np.uint8 and (rounded := self._rounded_to()) is not None:
+            _few_bits(rounded)
         height, width, channels = planes.shape
         result = np.empty((height * self.scale, width * self.scale, channels), planes.dtype)
         while not self._fits(planes, result, self._tile_for(height, width), self.batch, progress):
@@ -125,6 +127,14 @@ class Restorer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return result[..., 0] if pixels.ndim == 2 else result
+
+    def _rounded_to(self) -> torch.dtype | None:
+        """The half precision to which whole results are rounded, if they are."""
+        if self.weight_dtype != torch.float32:
+            return self.weight_dtype
+        # without an upsampler the model adds the picture to what it has computed, in float32
+        upsampler: str = getattr(self.model, "upsampler", "")
+        return self.dtype if upsampler and self.dtype != torch.float32 else None
 
     def _fits(
         self, planes: np.ndarray, result: np.ndarray, tile: int, batch: int, progress: Progress | None

@@ -11,8 +11,7 @@ from PIL import Image
 
 from vimzoo.pictures import exif
 from vimzoo.pictures.eight_bits import any_as_8_bits
-from vimzoo.pictures.orientation import swaps_sides
-from vimzoo.pictures.orientation import upright as turned_upright
+from vimzoo.pictures.orientation import swaps_sides, upright_image
 from vimzoo.pictures.picture import PictureError
 from vimzoo.pictures.reading import open_file, picture_header, requested
 from vimzoo.pictures.record import Request
@@ -45,13 +44,12 @@ def read_image(
     if picture.bands is not None:
         colours, bands = picture.pixels.shape[2] // 2 * 2 + 1, picture.bands.shape[2]
         raise UnreadablePicture(f"{bands} bands besides {min(colours, 3)} of grey or colour; expected none")
-    pixels = picture.pixels[..., : 3 if picture.pixels.shape[2] > 2 else 1]
-    pixels = any_as_8_bits(pixels)
-    if upright:
-        pixels = turned_upright(pixels, exif.orientation(picture.exif))
-    pixels = np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    image = Image.fromarray(pixels)
-    return image if image.mode == mode else image.convert(mode)
+    image = picture.image
+    if image is None:
+        pixels = any_as_8_bits(picture.pixels[..., : 3 if picture.pixels.shape[2] > 2 else 1])
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    image = image if image.mode == mode else image.convert(mode)
+    return upright_image(image, exif.orientation(picture.exif)) if upright else image
 
 
 def size_of(source: Path | str | IO[bytes], upright: bool = True) -> tuple[int, int]:

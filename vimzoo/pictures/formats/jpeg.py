@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
 
-from .. import exif
+from .. import exif, xmp_extended
 from ..numbers import to_16_bits
 from ..picture import Picture, PictureError, check_size, needs
 from ..record import Format, Header, Request
@@ -73,7 +74,6 @@ def _header(file: IO[bytes]) -> Header:
 def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
     """Write, as far as a segment of JPEG has room for metadata."""
     dpi = picture.dpi if picture.dpi is not None and max(picture.dpi) < 65535 else None
-    packet = picture.xmp if picture.xmp is not None and len(picture.xmp) < LONGEST_SEGMENT - 40 else None
     save(
         file,
         "JPEG",
@@ -82,23 +82,40 @@ def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
         subsampling=0,
         exif=exif.shortened(picture.exif, LONGEST_SEGMENT),
         dpi=dpi and (round(dpi[0]), round(dpi[1])),
-        xmp=packet,
-        extra=_iptc_segment(picture.iptc),
+        extra=b"".join([*_xmp_segments(picture), *_iptc_segment(picture)]),
     )
 
 
-def _iptc_segment(record: bytes | None) -> bytes | None:
+def _segment(marker: int, body: bytes) -> bytes:
+    return bytes((0xFF, marker)) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def _xmp_segments(picture: Picture) -> list[bytes]:
+    """The segments of XMP; none if they cannot hold it."""
+    if picture.xmp is None:
+        return []
+    try:
+        return [_segment(0xE1, body) for body in xmp_extended.segments(picture.xmp, LONGEST_SEGMENT)]
+    except ValueError:
+        return []
+
+
+def _iptc_segment(picture: Picture) -> list[bytes]:
     """The segment that holds IPTC's record as one of Photoshop's resources."""
+    record = picture.iptc
     if record is None or len(record) > LONGEST_SEGMENT - 40:
-        return None
-    body = (
-        b"Photoshop 3.0\0"
-        + b"8BIM\x04\x04\0\0"
-        + len(record).to_bytes(4, "big")
-        + record
-        + b"\0" * (len(record) % 2)
-    )
-    return b"\xff\xed" + (len(body) + 2).to_bytes(2, "big") + body
+        return []
+    resource = b"8BIM\x04\x04\0\0" + len(record).to_bytes(4, "big") + record + b"\0" * (len(record) % 2)
+    return [_segment(0xED, b"Photoshop 3.0\0" + resource)]
+
+
+def _limits(picture: Picture) -> Iterator[str]:
+    if picture.exif is not None and len(picture.exif) > LONGEST_SEGMENT:
+        yield f"the longest entries of {len(picture.exif)} bytes of EXIF"
+    if picture.xmp is not None and not _xmp_segments(picture):
+        yield f"XMP of {len(picture.xmp)} bytes that cannot be divided"
+    if picture.iptc is not None and not _iptc_segment(picture):
+        yield f"{len(picture.iptc)} bytes of IPTC data"
 
 
 FORMAT = Format(
@@ -111,4 +128,5 @@ FORMAT = Format(
     longest=65_500,
     alpha=False,
     keeps=("iptc",),
+    limits=_limits,
 )

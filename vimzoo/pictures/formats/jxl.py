@@ -63,6 +63,7 @@ def _read(file: IO[bytes], request: Request) -> Picture:
         chunks={b"gAMA": gamma} if gamma else {},
         cicp=header.cicp if known else None,
         bits=header.bits,
+        lost=("the gain map is left out",) if b"jhgm" in extra else (),
     )
 
 

@@ -161,5 +161,5 @@ FORMAT = Format(
     longest=1_000_000,
     deep=True,
     colours=True,
-    keeps=("texts",),
+    keeps=("texts", "gamma"),
 )

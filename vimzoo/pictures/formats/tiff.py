@@ -13,9 +13,9 @@ from PIL import Image
 from .. import exif
 from ..inks import from_inks
 from ..numbers import to_16_bits, unmultiplied
-from ..picture import Picture, PictureError, check_size, needs
+from ..picture import NO_PIXELS, Picture, PictureError, check_size, needs
 from ..record import Format, Header, Request
-from ..through_pillow import HEADER, load, opened
+from ..through_pillow import HEADER, load, opened, pixels_of
 from .tiff_tags import append_directories, extra_tags, metadata
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _KIND = 258, 259, 262, 277, 284, 338, 339
@@ -71,8 +71,8 @@ def _read(file: IO[bytes], request: Request) -> Picture:
         if request.pages == "refuse" and count > 1:
             raise PictureError(f"holds {count} pages; expected one, or --pages first or all")
         if not request.whole:
-            return _numbers(page, Picture(np.empty((0, 0, 1)), **_turn(page)), _decoded(page))
-        about = Picture(np.empty((0, 0, 1)), **metadata(tiff, page))
+            return _numbers(page, Picture(NO_PIXELS, **_turn(page)), _decoded(page))
+        about = Picture(NO_PIXELS, **metadata(tiff, page))
         if count > 1:
             first, *more = (_numbers(page, about, raw) for raw in _stack(tiff, count))
             rest = tuple(Picture(other.pixels, bands=other.bands) for other in more)
@@ -80,9 +80,9 @@ def _read(file: IO[bytes], request: Request) -> Picture:
         if image is None:
             return _numbers(page, about, _decoded(page))
     with opened(file, "TIFF", request) as image:
-        picture = load(image, Request(request.max_pixels, "first", whole=False))  # Pillow turns it upright
+        pixels, profile = pixels_of(image, image.info.get("icc_profile"))  # Pillow turns it upright
     return replace(
-        about, pixels=picture.pixels, profile=picture.profile, exif=exif.with_orientation(about.exif, 1)
+        about, pixels=np.atleast_3d(pixels), profile=profile, exif=exif.with_orientation(about.exif, 1)
     )
 
 
@@ -192,13 +192,10 @@ def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
     pages = (picture, *picture.more)
     size = sum(array.nbytes for page in pages for array in (page.pixels, page.bands) if array is not None)
     big = size > _LARGEST
-    block = None if big else picture.exif
     with tifffile.TiffWriter(file, bigtiff=big, byteorder="<") as writer:
         for number, page in enumerate(pages):
-            _write_page(
-                writer, page, extra_tags(replace(picture, exif=block)) if number == 0 else [], picture
-            )
-    append_directories(file, block)
+            _write_page(writer, page, extra_tags(picture) if number == 0 else [], picture)
+    append_directories(file, picture.exif, big)
 
 
 def _write_page(writer: Any, page: Picture, tags: list[tuple[Any, ...]], about: Picture) -> None:

@@ -19,7 +19,7 @@ _DIALECTS = {
 }  # fmt: skip
 """Kinds of TIFF, as tifffile calls them, whose description states sizes and the order of pages."""
 _MASK = 4  # of NewSubfileType
-_BYTE, _LONG = 1, 4
+_BYTE, _LONG, _LONG8 = 1, 4, 16
 _ANNOUNCED = 1
 """How far the tags that announce a directory are below its own, which tifffile does not write."""
 
@@ -27,16 +27,13 @@ _ANNOUNCED = 1
 def metadata(tiff: Any, page: Any) -> dict[str, Any]:
     """The metadata of an open file, as arguments of `Picture`."""
     lost: tuple[str, ...] = ()
-    if tiff.is_bigtiff:
-        block = Block()
-    else:
-        handle = tiff.filehandle
+    handle = tiff.filehandle
 
-        def read(place: int, size: int) -> bytes:
-            handle.seek(place)
-            return bytes(handle.read(size))
+    def read(place: int, size: int) -> bytes:
+        handle.seek(place)
+        return bytes(handle.read(size))
 
-        block = Block.read(read)
+    block = Block.read(read)
     if dialects := sorted(_DIALECTS & {name.lower() for name in tiff.flags}):
         block.places["image"].pop(DESCRIPTION, None)
         lost = (f"the description ({', '.join(dialects)}) with its sizes and order of pages is left out",)
@@ -99,20 +96,31 @@ def extra_tags(picture: Picture) -> list[tuple[Any, ...]]:
     return sorted(tags)
 
 
-def append_directories(file: IO[bytes], data: bytes | None) -> None:
-    """Append the directories of an EXIF block to a TIFF file that announces them, little-endian and below 4 GB."""
+def append_directories(file: IO[bytes], data: bytes | None, big: bool) -> None:
+    """Append the directories of an EXIF block to a little-endian TIFF file that announces them.
+
+    Args:
+        file: Open for reading and writing.
+        data: The block.
+        big: The file is a BigTIFF.
+    """
     block = Block.of(data).ordered("<")
-    file.seek(4)
-    (first,) = struct.unpack("<I", file.read(4))
-    file.seek(first)
-    (count,) = struct.unpack("<H", file.read(2))
-    codes = [int.from_bytes(file.read(12)[:2], "little") for _ in range(count)]
+    offset, number, row = ("<Q", "<Q", "<HHQQ") if big else ("<I", "<H", "<HHII")
+
+    def unpacked(form: str) -> int:
+        return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
+
+    file.seek(8 if big else 4)
+    file.seek(unpacked(offset))
+    count, rows = unpacked(number), struct.calcsize(row)
+    start = file.tell()
+    codes = [int.from_bytes(file.read(rows)[:2], "little") for _ in range(count)]
     for name in ("exif", "gps"):
         if PLACES[name] - _ANNOUNCED not in codes:
             continue
         end = file.seek(0, 2)
         end += end % 2
         file.seek(end)
-        file.write(block.directories(end, name))
-        file.seek(first + 2 + 12 * codes.index(PLACES[name] - _ANNOUNCED))
-        file.write(struct.pack("<HHII", PLACES[name], _LONG, 1, end))
+        file.write(block.directories(end, name, big))
+        file.seek(start + rows * codes.index(PLACES[name] - _ANNOUNCED))
+        file.write(struct.pack(row, PLACES[name], _LONG8 if big else _LONG, 1, end))
