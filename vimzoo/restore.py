@@ -17,7 +17,7 @@ import torch
 
 from .commands import Exit, Parser, run_command, slow_half
 from .engine.processes.parallel import World
-from .engine.processes.sharing import in_turn, share, shared_command
+from .engine.processes.sharing import in_turn, share_stream, shared_command
 from .errors import UsageError, first_line
 from .models.routes import ROUTINGS
 
@@ -184,7 +184,7 @@ def run(options: argparse.Namespace, world: World | None = None) -> Report:
         extra_bands=options.extra_bands,
         pages=options.pages,
         quiet=options.quiet or not world.main,
-        shared=partial(share, world=world) if world.size > 1 else None,
+        shared=partial(share_stream, world=world) if world.size > 1 else None,
     )
 
 

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vimzoo.restoration.tiling import blended_axis, official_axis, padded_to, tiled_rows
+from vimzoo.restoration.tiling import Mosaic, blended_axis, official_axis, padded_to
+
+
+def bands_of(run, mosaic: Mosaic):
+    """The rows of the result, as they are finished."""
+    for chunk in mosaic.chunks:
+        band = mosaic.add(run(mosaic.tiles(chunk), chunk))
+        if band is not None:
+            yield band
 
 
 def total_weight(spans, size: int, scale: int) -> torch.Tensor:
@@ -73,20 +81,18 @@ def test_a_function_of_pixels_is_unchanged(size: tuple[int, int], official: bool
     image = np.random.default_rng(0).integers(0, 65536, (*size, 3), dtype=np.uint16)
     make = official_axis if official else lambda n, s: blended_axis(n, 40, 12, s, 8)
     rows, columns = make(size[0], scale), make(size[1], scale)
-    seen, shares = [], []
+    seen = []
 
     def run(tiles: torch.Tensor, places: list) -> torch.Tensor:
         assert len(tiles) == len(places) <= batch and tiles.dtype == torch.uint16
         seen.extend(places)
         return tiles.float().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
-    bands = list(tiled_rows(run, image, rows, columns, scale, batch, shares.append))
-    whole = torch.cat(bands, 1)
+    whole = torch.cat(list(bands_of(run, Mosaic(image, rows, columns, scale, batch))), 1)
     want = image.astype(np.float32).repeat(scale, 0).repeat(scale, 1).transpose(2, 0, 1)
     assert whole.shape == want.shape
     assert np.abs(whole.numpy() - want).max() < 0.05  # of 65535
     assert seen == [(r, c) for r in range(len(rows)) for c in range(len(columns))]
-    assert shares == sorted(shares) and shares[-1] == 1.0
 
 
 def test_memory_holds_a_band_only() -> None:
@@ -95,7 +101,7 @@ def test_memory_holds_a_band_only() -> None:
     rows, columns = blended_axis(1000, 50, 10), blended_axis(50, 50, 10)
     kept = [
         band.untyped_storage().nbytes() // (4 * 50)
-        for band in tiled_rows(lambda tiles, _: tiles.contiguous(), image, rows, columns)
+        for band in bands_of(lambda tiles, _: tiles.contiguous(), Mosaic(image, rows, columns))
     ]
     assert len(kept) == len(rows) and max(kept) <= 100
 

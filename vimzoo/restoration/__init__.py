@@ -5,7 +5,8 @@ try:
     from vimzoo.pictures.reading import read_picture
     from vimzoo.pictures.writing import write_picture
 
-    from .folders import Job, Report, find_jobs, restore_file, restore_files
+    from .files import restore_file, restore_files
+    from .folders import Job, Report, find_jobs
     from .origin import claim_results
     from .restorer import Restorer
     from .weights import restoration_model

@@ -14,10 +14,11 @@ from vimzoo.errors import is_out_of_memory
 from vimzoo.models.restoration_base import RestorationModel
 from vimzoo.models.routes import routable, with_routes
 
+from .batches import Steps, Tiles, run_alone
 from .edges import continued, settle
 from .memory import automatic_tile
 from .passes import FLIPS, flipped, flipped_back, for_channels
-from .tiling import Span, blended_axis, official_axis, tiled_rows
+from .tiling import Mosaic, Span, blended_axis, official_axis
 
 __all__ = ["OVERLAP", "Restorer"]
 
@@ -116,17 +117,41 @@ class Restorer:
             FloatingPointError: the model returned NaN or infinity.
             RuntimeError, MemoryError: out of memory even with small tiles, or with tiles of a fixed size.
         """
+        return run_alone(self.steps(pixels, progress), self.run)
+
+    def steps(self, pixels: np.ndarray, progress: Progress | None = None) -> Steps[np.ndarray]:
+        """Restore one picture as a generator, which asks for the model's answers; see `vimzoo.restoration.batches`.
+
+        Its arguments, result and errors are those of a call.
+        """
         planes = pixels[..., None] if pixels.ndim == 2 else pixels
         _check_pixels(planes)
         if planes.dtype != np.uint8 and (rounded := self._rounded_to()) is not None:
             _few_bits(rounded)
         height, width, channels = planes.shape
         result = np.empty((height * self.scale, width * self.scale, channels), planes.dtype)
-        while not self._fits(planes, result, self._tile_for(height, width), self.batch, progress):
-            gc.collect()  # tensors that the error held are gone now
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        done = False
+        while not done:
+            tile, batch = self._tile_for(height, width), self.batch
+            try:
+                yield from self._restore(planes, result, self._grid(height, width, tile), batch, progress)
+                done = True
+            except Exception as error:
+                self._lower(tile, batch, error)
+            if not done:
+                gc.collect()  # tensors that the error held are gone now
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
         return result[..., 0] if pixels.ndim == 2 else result
+
+    @torch.inference_mode()
+    def run(self, asked: Tiles) -> Tensor:
+        """The model's answer: float32 ``(B, C, h scale, w scale)`` on the CPU.
+
+        Raises:
+            FloatingPointError, RuntimeError, MemoryError: as in a call.
+        """
+        return self._run(asked.tiles, asked.places, part=asked.part, white=asked.white)
 
     def _rounded_to(self) -> torch.dtype | None:
         """The half precision to which whole results are rounded, if they are."""
@@ -136,21 +161,14 @@ class Restorer:
         upsampler: str = getattr(self.model, "upsampler", "")
         return self.dtype if upsampler and self.dtype != torch.float32 else None
 
-    def _fits(
-        self, planes: np.ndarray, result: np.ndarray, tile: int, batch: int, progress: Progress | None
-    ) -> bool:
-        """Restore all planes; if memory runs out, lower the limits and return False.
+    def _lower(self, tile: int, batch: int, error: Exception) -> None:
+        """Lower the limits if memory has run out; raise the error if that is not so, or they cannot be lowered.
 
         Limits are never raised, so that threads which share a restorer cannot undo each other's.
         """
-        try:
-            grid = self._grid(planes.shape[0], planes.shape[1], tile)
-            self._restore(planes, result, grid, batch, progress)
-            return True
-        except Exception as error:
-            fixed = self.tile in ("none", "official") or (batch == 1 and tile <= SMALLEST_TILE)
-            if fixed or not is_out_of_memory(error):
-                raise
+        fixed = self.tile in ("none", "official") or (batch == 1 and tile <= SMALLEST_TILE)
+        if fixed or not is_out_of_memory(error):
+            raise error
         if batch > 1:
             self.batch = min(self.batch, batch // 2)
         else:
@@ -159,7 +177,6 @@ class Restorer:
             "out of memory with tiles of %d pixels; continuing with tiles of %d, %d at once",
             tile, min(tile, self._limit or tile), self.batch,
         )  # fmt: skip
-        return False
 
     @functools.cached_property
     def _automatic(self) -> int:
@@ -184,9 +201,9 @@ class Restorer:
 
     def _restore(
         self, planes: np.ndarray, result: np.ndarray, grid: Grid, batch: int, progress: Progress | None
-    ) -> None:
+    ) -> Steps[None]:
         """Fill ``result``: colour first, then alpha."""
-        parts = PARTS[planes.shape[2]]
+        parts, count = PARTS[planes.shape[2]], len(grid[0]) * len(grid[1])
         for i, (first, stop) in enumerate(parts):
             plane, target = planes[..., first:stop], result[..., first:stop]
             if i == 0 and len(parts) > 1:  # invisible colours must not bleed into visible ones
@@ -194,12 +211,17 @@ class Restorer:
             if i > 0 and (plane == plane[0, 0]).all():
                 target[...] = plane[0, 0]  # opaque stays opaque
                 continue
-            run = functools.partial(self._run, part=i, white=WHITE[planes.dtype])
-            told = None if progress is None else _share_of(progress, i, len(parts))
-            top = 0
-            for rows in tiled_rows(run, plane, *grid, self.scale, batch, told):
-                target[top : top + rows.shape[1]] = _stored(rows, planes.dtype)
-                top += rows.shape[1]
+            mosaic = Mosaic(plane, *grid, self.scale, batch)
+            top = done = 0
+            for chunk in mosaic.chunks:
+                answer = yield Tiles(mosaic.tiles(chunk), chunk, i, WHITE[planes.dtype])
+                rows = mosaic.add(answer)
+                if rows is not None:
+                    target[top : top + rows.shape[1]] = _stored(rows, planes.dtype)
+                    top += rows.shape[1]
+                done += len(chunk)
+                if progress is not None:
+                    progress((i + done / count) / len(parts))
             if i > 0:
                 settle(target, plane, self.scale)
         if progress is not None:
@@ -232,10 +254,6 @@ class Restorer:
 def _few_bits(dtype: torch.dtype) -> None:
     bits = 1 - round(math.log2(torch.finfo(dtype).eps))
     _logger.warning("%s keeps about %d bits of a picture that has more; float32 keeps all", dtype, bits)
-
-
-def _share_of(progress: Progress, i: int, count: int) -> Progress:
-    return lambda done: progress((i + done) / count)
 
 
 def _stored(rows: Tensor, dtype: np.dtype) -> np.ndarray:

@@ -7,7 +7,7 @@ running: memory holds one row of tiles at the result's size, for images of any s
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Span", "blended_axis", "official_axis", "padded_to", "tiled_rows"]
+__all__ = ["Mosaic", "Span", "blended_axis", "official_axis", "padded_to"]
 
 OFFICIAL_SIDE = 200
 """The authors tile images from this side on; see `official_axis`."""
@@ -113,52 +113,60 @@ def padded_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
 
 
-def tiled_rows(
-    run: Callable[[Tensor, list[tuple[int, int]]], Tensor],
-    image: np.ndarray,
-    rows: Sequence[Span],
-    columns: Sequence[Span],
-    scale: int = 1,
-    batch: int = 1,
-    progress: Callable[[float], None] | None = None,
-) -> Iterator[Tensor]:
-    """Run a function on every tile; yields the rows of the result from top to bottom as they are finished.
+class Mosaic:
+    """An image cut into tiles, and the result that is put together from theirs, row by row.
 
     Args:
-        run: Maps tiles ``(B, C, h, w)`` of the image's dtype and their positions (row, column) in the grid to results
-            ``(B, C', h scale, w scale)``, float32 on the CPU.
         image: ``(H, W, C)``.
         rows, columns: From `blended_axis` or `official_axis`, for the image's height and width.
         scale: Pixels of the result per pixel of the image and axis.
-        batch: Maximum number of tiles per batch.
-        progress: Called with the completed share, up to 1, after each batch.
+        batch: Maximum number of tiles per chunk.
 
-    Yields:
-        Float32 ``(C', rows, W scale)``; together they have ``H scale`` rows.
+    Attributes:
+        chunks: Positions (row, column) of tiles of equal size, at most ``batch``; `add` wants them in this order.
     """
-    height, width = image.shape[0] * scale, image.shape[1] * scale
-    image = padded_to(image, max(rows[-1].stop, image.shape[0]), max(columns[-1].stop, image.shape[1]))
-    chunks = list(_chunks(rows, columns, batch))
-    band = torch.empty(0)
-    top = done = 0
-    for i, chunk in enumerate(chunks):
-        tiles = np.stack(
-            [image[rows[r].start : rows[r].stop, columns[c].start : columns[c].stop] for r, c in chunk]
-        )
-        results = run(torch.from_numpy(tiles).permute(0, 3, 1, 2), chunk)
-        band = _lengthened(band, rows[chunk[-1][0]].stop * scale - top, results, image.shape[1] * scale)
+
+    def __init__(
+        self, image: np.ndarray, rows: Sequence[Span], columns: Sequence[Span], scale: int = 1, batch: int = 1
+    ) -> None:
+        self.rows, self.columns, self.scale = rows, columns, scale
+        self.height, self.width = image.shape[0] * scale, image.shape[1] * scale
+        padded = max(rows[-1].stop, image.shape[0]), max(columns[-1].stop, image.shape[1])
+        self.image = padded_to(image, *padded)
+        self.chunks = list(_chunks(rows, columns, batch))
+        self._band = torch.empty(0)  # the rows of the result from `_top` on, unfinished
+        self._top = self._next = 0
+
+    def tiles(self, chunk: Sequence[tuple[int, int]]) -> Tensor:
+        """Tiles ``(B, C, h, w)`` of the image's dtype."""
+        spans = [(self.rows[r], self.columns[c]) for r, c in chunk]
+        found = [self.image[row.start : row.stop, column.start : column.stop] for row, column in spans]
+        return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
+
+    def add(self, results: Tensor) -> Tensor | None:
+        """The rows of the result that are finished with the next chunk, if there are any.
+
+        Args:
+            results: The chunk's, ``(B, C', h scale, w scale)``, float32 on the CPU.
+
+        Returns:
+            Float32 ``(C', rows, W scale)``; all of them together have ``H scale`` rows.
+        """
+        chunk, top, scale = self.chunks[self._next], self._top, self.scale
+        self._next += 1
+        needed, width = self.rows[chunk[-1][0]].stop * scale - top, self.image.shape[1] * scale
+        band = self._band = _lengthened(self._band, needed, results, width)
         for (r, c), result in zip(chunk, results, strict=True):
-            row, column = rows[r], columns[c]
+            row, column = self.rows[r], self.columns[c]
             place = band[:, row.start * scale - top : row.stop * scale - top]
             place = place[:, :, column.start * scale : column.stop * scale]
             place.addcmul_(result * row.weights[:, None], column.weights)
-        done += len(chunk)
-        if progress is not None:
-            progress(done / (len(rows) * len(columns)))
-        ready = rows[chunks[i + 1][0][0]].start * scale if i + 1 < len(chunks) else height
-        if ready > top:
-            yield band[:, : min(ready, height) - top, :width]
-            band, top = band[:, ready - top :], ready
+        last = self._next == len(self.chunks)
+        ready = self.height if last else self.rows[self.chunks[self._next][0][0]].start * scale
+        if ready <= top:
+            return None
+        self._band, self._top = band[:, ready - top :], ready
+        return band[:, : min(ready, self.height) - top, : self.width]
 
 
 def _chunks(rows: Sequence[Span], columns: Sequence[Span], batch: int) -> Iterator[list[tuple[int, int]]]:

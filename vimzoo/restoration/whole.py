@@ -12,10 +12,11 @@ import numpy as np
 from vimzoo.pictures.geo import NODATA
 from vimzoo.pictures.picture import Picture, PictureError
 
+from .batches import Steps, run_alone
 from .edges import continued
 from .restorer import Progress, Restorer
 
-__all__ = ["EXTRA_BANDS", "restored"]
+__all__ = ["EXTRA_BANDS", "restored", "restoring"]
 
 EXTRA_BANDS = ("restore", "copy", "refuse")
 LINEAR = 8
@@ -50,19 +51,35 @@ def restored(
         PictureError: pixels are infinite.
         FloatingPointError, RuntimeError, MemoryError: as in `Restorer`.
     """
+    return run_alone(restoring(picture, restorer, extra_bands, progress, name), restorer.run)
+
+
+def restoring(
+    picture: Picture,
+    restorer: Restorer,
+    extra_bands: str = "restore",
+    progress: Progress | None = None,
+    name: str = "a picture",
+) -> Steps[Picture]:
+    """`restored` as a generator, which asks for the model's answers; see `vimzoo.restoration.batches`."""
     linear = picture.cicp is not None and picture.cicp[1] == LINEAR
     run = partial(_with_gaps, missing=_nodata(picture), linear=linear, restorer=restorer, name=name)
 
-    def both(page: Picture, progress: Progress | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        pixels, bands = run(page.pixels, progress=progress), page.bands
+    def both(page: Picture, progress: Progress | None = None) -> Steps[Picture]:
+        pixels, bands = (yield from run(page.pixels, progress=progress)), page.bands
         if bands is not None and extra_bands == "copy":
             bands = _repeated(bands, restorer.scale)
         elif bands is not None:
-            bands = np.concatenate([run(bands[..., i : i + 1]) for i in range(bands.shape[2])], -1)
-        return pixels, bands
+            planes = []
+            for i in range(bands.shape[2]):
+                planes.append((yield from run(bands[..., i : i + 1])))
+            bands = np.concatenate(planes, -1)
+        return page.enlarged(pixels, bands, restorer.scale)
 
-    result = picture.enlarged(*both(picture, progress), restorer.scale)
-    return replace(result, more=tuple(page.enlarged(*both(page), restorer.scale) for page in picture.more))
+    result, more = (yield from both(picture, progress)), []
+    for page in picture.more:
+        more.append((yield from both(page)))
+    return replace(result, more=tuple(more))
 
 
 def _nodata(picture: Picture) -> float | None:
@@ -84,7 +101,7 @@ def _with_gaps(
     restorer: Restorer,
     name: str,
     progress: Progress | None = None,
-) -> np.ndarray:
+) -> Steps[np.ndarray]:
     """Restored pixels, with missing ones as they were."""
     count = 3 if pixels.shape[2] > 2 else 1
     colours = pixels[..., :count]
@@ -92,11 +109,11 @@ def _with_gaps(
     if missing is not None:
         gaps |= (colours == missing).all(-1)
     if not gaps.any():
-        return _of_any_numbers(pixels, linear, restorer, name, progress)
+        return (yield from _of_any_numbers(pixels, linear, restorer, name, progress))
     if gaps.all():
         return _repeated(pixels, restorer.scale)
     filled = np.concatenate([continued(colours, ~gaps, whole=True), pixels[..., count:]], -1)
-    result = _of_any_numbers(filled, linear, restorer, name, progress)
+    result = yield from _of_any_numbers(filled, linear, restorer, name, progress)
     own = result[..., :count]
     if missing is not None:
         same = (own == missing).all(-1)  # a pixel that is there must not become a missing one
@@ -112,14 +129,14 @@ def _next(values: np.ndarray) -> np.ndarray:
 
 def _of_any_numbers(
     pixels: np.ndarray, linear: bool, restorer: Restorer, name: str, progress: Progress | None
-) -> np.ndarray:
+) -> Steps[np.ndarray]:
     """Integers of 8 and 16 bits as they are; others as float32 from 0 to 1, the range that the model knows.
 
     Floating point within 0..1 is taken as it is, linear light by the curve of PQ; otherwise the smallest and the
     largest number are black and white.
     """
     if pixels.dtype in (np.uint8, np.uint16) and not linear:
-        return restorer(pixels, progress)
+        return (yield from restorer.steps(pixels, progress))
     count = 3 if pixels.shape[2] > 2 else 1
     colours, alpha = pixels[..., :count].astype(np.float64), pixels[..., count:].astype(np.float64)
     if not np.isfinite(colours).all():
@@ -131,7 +148,7 @@ def _of_any_numbers(
     else:
         encode, decode = _range(colours, floats, f"{name}: pixels of {pixels.dtype}")
     unit = np.concatenate([encode(colours), alpha / top], -1).astype(np.float32)
-    values = restorer(unit, progress).astype(np.float64)
+    values = (yield from restorer.steps(unit, progress)).astype(np.float64)
     values = np.concatenate([decode(values[..., :count]), values[..., count:] * top], -1)
     if not floats:
         limits = np.iinfo(pixels.dtype)

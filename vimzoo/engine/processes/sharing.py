@@ -47,37 +47,76 @@ def share(do: Callable[[Item], Result], items: Iterable[Item], world: World) -> 
     Raises:
         ProcessLost: another process has ended.
     """
+    return in_order(
+        share_stream(lambda claimed: ((index, do(item)) for index, item in claimed), items, world)
+    )
+
+
+def share_stream(
+    do: Callable[[Iterator[tuple[int, Item]]], Iterator[tuple[int, Result]]],
+    items: Iterable[Item],
+    world: World,
+) -> Iterator[tuple[int, Result]]:
+    """`share` for a function that works on several items at once.
+
+    Args:
+        do: called in each process with an iterator over the numbers and items that it gets; an item is this process's
+            from the moment it is taken from there. Gives the number and the result of each, in any order.
+        items: as in `share`.
+
+    Returns:
+        In process 0 the numbers and results of all processes, in any order. In other processes nothing.
+
+    Raises:
+        ProcessLost: another process has ended.
+    """
     if world.size == 1:
-        yield from map(do, items)
+        yield from do(enumerate(items))
         return
     work: Sequence[Item] = world.first(lambda: list(items))
     assert world.store is not None
     board = _Board(world.store, len(work))
+    own = do((index, work[index]) for index in board.claims())
     if world.main:
-        yield from _collected(do, work, board, world)
+        yield from _collected(own, board, world)
         board.store.set("end", "")
     else:
-        while (index := board.claim()) is not None:
-            board.put(index, do(work[index]))
+        for index, result in own:
+            board.put(index, result)
         while not board.store.check(["end"]):
             time.sleep(POLL)
     world.wait()  # the store may live in process 0
 
 
-def _collected(do: Callable, work: Sequence[Any], board: _Board, world: World) -> Iterator[Any]:
-    """In process 0: process items like the others, and yield results in order."""
-    done: dict[int, Any] = {}
-    others = Others(world)
-    for place in range(len(work)):
-        while place not in done:
-            if board.has(place):
-                done[place] = board.take(place)
-            elif (index := board.claim()) is not None:
-                done[index] = do(work[index])
-            else:
-                others.check()
-                time.sleep(POLL)
-        yield done.pop(place)
+def in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
+    """Numbered results from 0 on in the order of their numbers, each as soon as those before it are there."""
+    early: dict[int, Result] = {}
+    following = 0
+    for index, result in results:
+        early[index] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def _collected(
+    own: Iterator[tuple[int, Result]], board: _Board, world: World
+) -> Iterator[tuple[int, Result]]:
+    """In process 0: process items like the others, and yield the results of all."""
+    done, others = 0, Others(world)
+    for answer in own:
+        yield answer
+        for found in board.new():
+            yield found
+            done += 1
+        done += 1
+    while done < board.count:
+        for found in board.new():
+            yield found
+            done += 1
+        if done < board.count:
+            others.check()
+            time.sleep(POLL)
 
 
 class _Board:
@@ -89,30 +128,31 @@ class _Board:
 
     def __init__(self, store: dist.Store, count: int) -> None:
         self.store = dist.PrefixStore(f"share{next(_numbers)}", store)
-        self.count, self.all_claimed = count, False
+        self.count, self.taken = count, 0
 
-    def claim(self) -> int | None:
-        """The index of an item that no other process has taken; None if none is left."""
-        index = self.count if self.all_claimed else self.store.add("claimed", 1) - 1
-        self.all_claimed = index >= self.count
-        return None if self.all_claimed else index
+    def claims(self) -> Iterator[int]:
+        """The indices of items that no other process has taken, until none is left."""
+        while (index := self.store.add("claimed", 1) - 1) < self.count:
+            yield index
 
     def put(self, index: int, result: Any) -> None:
-        content = pickle.dumps(result)
+        """Hand a result to process 0."""
+        content = pickle.dumps((index, result))
         parts = range(0, len(content), PART)
+        place = self.store.add("results", 1) - 1
         for number, first in enumerate(parts):
-            self.store.set(f"{index}/{number}", content[first : first + PART])  # type: ignore[arg-type]
-        self.store.set(str(index), str(len(parts)))
+            self.store.set(f"{place}/{number}", content[first : first + PART])  # type: ignore[arg-type]
+        self.store.set(str(place), str(len(parts)))
 
-    def has(self, index: int) -> bool:
-        return self.store.check([str(index)])
-
-    def take(self, index: int) -> Any:
-        keys = [f"{index}/{number}" for number in range(int(self.store.get(str(index))))]
-        content = b"".join(self.store.get(key) for key in keys)
-        for key in keys:
-            self.store.delete_key(key)
-        return pickle.loads(content)
+    def new(self) -> Iterator[tuple[int, Any]]:
+        """The results that have been handed in since the last call, with their indices."""
+        while self.taken < self.count and self.store.check([str(self.taken)]):
+            keys = [f"{self.taken}/{part}" for part in range(int(self.store.get(str(self.taken))))]
+            content = b"".join(self.store.get(key) for key in keys)
+            for key in (*keys, str(self.taken)):
+                self.store.delete_key(key)
+            self.taken += 1
+            yield pickle.loads(content)
 
 
 class Others:
