@@ -24,6 +24,7 @@ from .data.images.decode import DAMAGED, MODES, read_image
 from .data.images.files import find_pictures
 from .engine.build import pick_device
 from .engine.finished import newest_run
+from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError
@@ -48,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights file, with --model NAME")
     command.add_argument("--top", type=int, default=5, help="number of classes per image (default: 5)")
     command.add_argument("--batch", type=int, default=32, help="images per batch (default: 32)")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    device = command.add_mutually_exclusive_group()
+    device.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_devices(device)
     command.add_argument(
         "--as-stored", action="store_true", help="ignore the EXIF orientation of photographs"
     )
@@ -172,7 +175,7 @@ def command(asked: argparse.Namespace, world: World) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return shared_command(parser().parse_intermixed_args, arguments, command)
+    return shared_command(parser().parse_intermixed_args, arguments, command, "vimzoo.predict")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .commands import Exit, Parser, run_command, slow_half
+from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share_stream, shared_command
 from .errors import UsageError, first_line
@@ -115,7 +116,9 @@ def parser() -> argparse.ArgumentParser:
         "--max-pixels", metavar="N", type=_whole_number(1),
         help="reject larger inputs, because a small file may unpack to any size (default: 200 million)",
     )  # fmt: skip
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
+    device = command.add_mutually_exclusive_group()
+    device.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
+    add_devices(device)
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     return command
 
@@ -243,7 +246,7 @@ def command(options: argparse.Namespace, world: World) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return shared_command(parser().parse_args, arguments, command)
+    return shared_command(parser().parse_args, arguments, command, "vimzoo.restore")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 from vimzoo.compat import mambair
 from vimzoo.models import MambaIRv2
 from vimzoo.restoration import Restorer
+from vimzoo.restoration.batches import Tiles
 from vimzoo.restore import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,12 +204,12 @@ def test_mistakes_in_the_arguments(place: Path, words: list) -> None:
 def test_an_interruption_leaves_whole_files_only(
     place: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: Restorer, pixels: np.ndarray, progress: object) -> np.ndarray:
-        if pixels.shape == (9, 14, 3):
+    def interrupted(self: Restorer, asked: Tiles) -> torch.Tensor:
+        if asked.tiles.shape[2:] == (9, 14):
             raise KeyboardInterrupt
-        return pixels
+        return asked.tiles.float().div(255).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
-    monkeypatch.setattr(Restorer, "__call__", interrupted)
+    monkeypatch.setattr(Restorer, "run", interrupted)
     assert main(["photos", "out", "--checkpoint", "light_x2.pth", "--quiet"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert [path.name for path in (place / "out").rglob("[!.]*") if path.is_file()] == ["a.png"]

@@ -4,7 +4,7 @@ import functools
 import gc
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ PARTS = {1: [(0, 1)], 2: [(0, 1), (1, 2)], 3: [(0, 3)], 4: [(0, 3), (3, 4)]}
 _logger = logging.getLogger(__name__)
 
 Progress = Callable[[float], None]
-Grid = tuple[list[Span], list[Span]]
+Grid = tuple[Sequence[Span], Sequence[Span]]
 
 
 class Restorer:

@@ -5,6 +5,7 @@ its column's, so no division by a sum of weights is needed. Finished rows are re
 running: memory holds one row of tiles at the result's size, for images of any size.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,8 @@ class Span:
         return self.stop - self.start
 
 
-def blended_axis(size: int, tile: int, overlap: int, scale: int = 1, multiple: int = 1) -> list[Span]:
+@functools.lru_cache(256)
+def blended_axis(size: int, tile: int, overlap: int, scale: int = 1, multiple: int = 1) -> tuple[Span, ...]:
     """The fewest evenly spaced tiles of equal length, at most ``tile``, that overlap enough.
 
     Two neighbours share ``overlap`` pixels, where they are blended by a squared cosine. Pixels beyond the last one
@@ -75,7 +77,7 @@ def blended_axis(size: int, tile: int, overlap: int, scale: int = 1, multiple: i
         if i + 1 < count:
             weights = weights - _faded_in(pixels + start, starts[i + 1] + shared[i] / 2, fade)
         spans.append(Span(start, start + length, weights.float()))
-    return spans
+    return tuple(spans)
 
 
 def _faded_in(x: Tensor, middle: float, width: int) -> Tensor:

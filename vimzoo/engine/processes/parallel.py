@@ -165,9 +165,7 @@ def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MI
         backend = "cpu:gloo,cuda:nccl"
     store = _store(meet, rank, size, timeout)
     store.set_timeout(timeout)
-    # Workers that torchrun has restarted find the addresses of those before them in its store
-    store = dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    notes = dist.PrefixStore("vimzoo", store)
+    store, notes = _of_this_start(store), notes_of(store)
     world = World(rank, size, local_rank, store=notes)
     roll_call(notes, rank, size, timeout.total_seconds())
     with nothing_on_stdout():
@@ -182,6 +180,16 @@ def joined(rank: int, size: int, local_rank: int, meet: str, minutes: float = MI
                 raise ProcessLost(_why(error, watch, minutes)) from error
     finally:
         dist.destroy_process_group()
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """Workers that torchrun has restarted find the addresses of those before them in its store."""
+    return dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def notes_of(store: dist.Store) -> dist.Store:
+    """The part of the processes' store that is `World.store`."""
+    return dist.PrefixStore("vimzoo", _of_this_start(store))
 
 
 def _store(meet: str, rank: int, size: int, timeout: timedelta) -> dist.Store:

@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import hashlib
 import itertools
+import logging
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -22,6 +24,8 @@ from vimzoo.commands import Exit, report
 from vimzoo.errors import UsageError
 
 from .cluster import launched
+from .devices import LOST as ENDED
+from .devices import run_on
 from .parallel import ProcessLost, World
 from .watch import EVERY, Notes
 
@@ -31,6 +35,7 @@ Result = TypeVar("Result")
 POLL, LOST = 0.05, 120.0  # seconds: between looks for results; without a note of a process
 PART = 4 << 20  # bytes; torch's store takes values of up to 8 MiB
 _numbers = itertools.count()
+_logger = logging.getLogger(__name__)
 
 
 def share(do: Callable[[Item], Result], items: Iterable[Item], world: World) -> Iterator[Result]:
@@ -44,8 +49,7 @@ def share(do: Callable[[Item], Result], items: Iterable[Item], world: World) -> 
         In process 0 an iterator over the results in the order of the items, as they become available. In other
         processes an empty iterator, which ends when all items are done.
 
-    Raises:
-        ProcessLost: another process has ended.
+    Items of a process that is lost are repeated in process 0.
     """
     return in_order(
         share_stream(lambda claimed: ((index, do(item)) for index, item in claimed), items, world)
@@ -66,9 +70,6 @@ def share_stream(
 
     Returns:
         In process 0 the numbers and results of all processes, in any order. In other processes nothing.
-
-    Raises:
-        ProcessLost: another process has ended.
     """
     if world.size == 1:
         yield from do(enumerate(items))
@@ -76,16 +77,16 @@ def share_stream(
     work: Sequence[Item] = world.first(lambda: list(items))
     assert world.store is not None
     board = _Board(world.store, len(work))
-    own = do((index, work[index]) for index in board.claims())
+
+    def processed(indices: Iterable[int]) -> Iterator[tuple[int, Result]]:
+        return do((index, work[index]) for index in indices)
+
     if world.main:
-        yield from _collected(own, board, world)
-        board.store.set("end", "")
+        yield from _collected(processed, board, Others(world))
     else:
-        for index, result in own:
+        for index, result in processed(board.claims()):
             board.put(index, result)
-        while not board.store.check(["end"]):
-            time.sleep(POLL)
-    world.wait()  # the store may live in process 0
+        board.leave(world.rank)
 
 
 def in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
@@ -100,23 +101,35 @@ def in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
 
 
 def _collected(
-    own: Iterator[tuple[int, Result]], board: _Board, world: World
+    processed: Callable[[Iterable[int]], Iterator[tuple[int, Result]]], board: _Board, others: Others
 ) -> Iterator[tuple[int, Result]]:
-    """In process 0: process items like the others, and yield the results of all."""
-    done, others = 0, Others(world)
-    for answer in own:
-        yield answer
-        for found in board.new():
-            yield found
-            done += 1
-        done += 1
-    while done < board.count:
-        for found in board.new():
-            yield found
-            done += 1
-        if done < board.count:
+    """In process 0: process items like the others, and yield the results of all, each once.
+
+    Items of a process that has ended are repeated here.
+    """
+    left = set(range(board.count))
+
+    def new(answers: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
+        for index, result in answers:
+            if index in left:
+                left.remove(index)
+                yield index, result
+
+    for answer in processed(board.claims()):
+        yield from new([answer])
+        yield from new(board.new())
+    while left:
+        yield from new(board.new())
+        if not left:
+            break
+        try:
             others.check()
             time.sleep(POLL)
+        except ProcessLost as error:
+            _logger.warning("%s; process 0 repeats %d items", error, len(left))
+            yield from new(processed(sorted(left)))
+    board.end()
+    others.wait_for(board)
 
 
 class _Board:
@@ -144,6 +157,16 @@ class _Board:
             self.store.set(f"{place}/{number}", content[first : first + PART])  # type: ignore[arg-type]
         self.store.set(str(place), str(len(parts)))
 
+    def end(self) -> None:
+        """Let the other processes go."""
+        self.store.set("end", "")
+
+    def leave(self, rank: int) -> None:
+        """Wait for the end, and note that this process asks no more; the store may live in process 0."""
+        while not self.store.check(["end"]):
+            time.sleep(POLL)
+        self.store.set(f"left/{rank}", "")
+
     def new(self) -> Iterator[tuple[int, Any]]:
         """The results that have been handed in since the last call, with their indices."""
         while self.taken < self.count and self.store.check([str(self.taken)]):
@@ -163,23 +186,37 @@ class Others:
 
     def __init__(self, world: World) -> None:
         assert world.store is not None
-        self.ranks, self.notes, self.looked = range(1, world.size), Notes(world.store), 0.0
+        self.store, self.notes = world.store, Notes(world.store)
+        self.ranks, self.looked = list(range(1, world.size)), 0.0
 
     def check(self) -> None:
         """Look at the notes of the others, at most every `EVERY` seconds.
 
         Raises:
-            ProcessLost: the note of a process has not changed for `LOST` seconds.
+            ProcessLost: the launcher has noted that a process has ended, or its note has not changed for `LOST`
+                seconds. It is not looked for again.
         """
+        for rank in [rank for rank in self.ranks if self.store.check([ENDED.format(rank)])]:
+            self.ranks.remove(rank)
+            how = self.store.get(ENDED.format(rank)).decode()
+            raise ProcessLost(f"process {rank} was ended by {how}; its work is missing")
         if time.monotonic() - self.looked < EVERY:
             return
         self.looked = time.monotonic()
-        for rank in self.ranks:
+        for rank in list(self.ranks):
             silent = self.notes.read(rank)[1]
             if silent > LOST:
+                self.ranks.remove(rank)
                 raise ProcessLost(
                     f"process {rank} has not been heard of for {silent:.0f} s; its work is missing"
                 )
+
+    def wait_for(self, board: _Board) -> None:
+        """Wait until all that are alive have seen the end."""
+        while any(not board.store.check([f"left/{rank}"]) for rank in self.ranks):
+            with contextlib.suppress(ProcessLost):
+                self.check()
+            time.sleep(POLL)
 
 
 def in_turn(act: Callable[[], Result], world: World) -> Result:
@@ -212,8 +249,11 @@ def shared_command(
     parse: Callable[[Sequence[str] | None], argparse.Namespace],
     arguments: Sequence[str] | None,
     command: Callable[[argparse.Namespace, World], int],
+    module: str | None = None,
 ) -> int:
     """Run a command among the processes of a launcher, or alone; returns its exit status.
+
+    With ``--devices`` (`add_devices`) of a command alone, ``python -m MODULE`` runs once per device.
 
     Help and mistakes that ``parse`` finds are printed by process 0; a `UsageError` is printed once, by whichever
     process meets it first, and gives 2.
@@ -223,11 +263,24 @@ def shared_command(
             with _first_speaks(world):
                 asked = parse(arguments)
             try:
+                if devices := getattr(asked, "devices", None):
+                    if module is not None and world.size == 1 < len(devices):
+                        return run_on(devices, module, sys.argv[1:] if arguments is None else arguments)
+                    asked.device = _own(devices, world)
                 return command(asked, world)
             except UsageError as error:
                 return report(error) if _first_to_say(str(error), world) else Exit.USAGE
     except (UsageError, ProcessLost) as error:  # UsageError: of the launcher's variables
         return report(error)
+
+
+def _own(devices: Sequence[str], world: World) -> str:
+    if world.local_rank >= len(devices):
+        raise UsageError(
+            f"--devices {','.join(devices)}: process {world.rank} is number {world.local_rank} of its machine; "
+            "expected a device for each process"
+        )
+    return devices[world.local_rank]
 
 
 def _first_to_say(text: str, world: World) -> bool:

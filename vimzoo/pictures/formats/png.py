@@ -22,6 +22,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BEFORE = 8 + 25
 """Bytes of signature and IHDR, after which the other chunks stand."""
 _COLOUR_CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"gAMA", b"cHRM", b"sRGB")
+_LEVEL = 4
+"""zlib's: photographs become as small as with its default, 6, in 60 % of the time."""
 _XMP = "XML:com.adobe.xmp"
 _MANAGED = (_XMP, "Raw profile type ", "Thumb::")
 """Texts that are metadata of other kinds, and sizes of thumbnails."""
@@ -117,7 +119,7 @@ def _encoded(picture: Picture) -> memoryview:
     """A PNG file without metadata."""
     if picture.pixels.dtype != np.uint16:
         buffer = io.BytesIO()
-        save(buffer, "PNG", Picture(picture.pixels))
+        save(buffer, "PNG", Picture(picture.pixels), compress_level=_LEVEL)
         return buffer.getbuffer()
     try:
         import imagecodecs
