@@ -31,7 +31,7 @@ def anchors(document: Path) -> set[str]:
 def options() -> set[str]:
     """Long options of all commands."""
     found = set()
-    for path in (ROOT / "vimzoo").glob("*.py"):
+    for path in (ROOT / "vimzoo").rglob("*.py"):
         found |= set(re.findall(r'"(--[a-z][a-z-]*)"', path.read_text()))
     found |= {f"--{name}" for form in FORMATS.values() for name in form.variants}
     return found | {f"--no-{name.removeprefix('--')}" for name in found} | {"--help"}
