@@ -15,6 +15,7 @@ if (
 
 from vimzoo import ops
 
+from .ops.runtime.onnxruntime import onnxruntime_extension
 from .ops.runtime.openvino import openvino_extension
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "load_checkpoint",
     "load_restoration",
     "models",
+    "onnxruntime_extension",
     "openvino_extension",
     "ops",
     "restoration_from_tensors",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .commands import Parser, command, report, run_command
 from .data.images.decode import DAMAGED, MODES, read_image
 from .errors import UsageError, first_line
+from .exporting.running import RUNNERS, RUNTIME_HELP, ClassifierFile, RestorationFile, exported
 from .models.opening import find_model, open_model
 from .models.weights.class_names import of_model
 from .ops import BIDIRECTIONAL, ScanPath
@@ -50,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument(
         "--port", type=int, default=7860, help="local port of the page, 1 to 65535 (default: %(default)s)"
     )
+    parsed.add_argument(
+        "--runtime", choices=RUNNERS, help=RUNTIME_HELP.replace("--model", "a model's option")
+    )
     parsed.add_argument("--no-browser", action="store_true", help="serve the page without opening a browser")
     return parsed
 
@@ -74,21 +78,30 @@ class DemoError(Exception):
 
 
 @lru_cache(maxsize=4)
-def classifier(name: str, checkpoint: str = "") -> nn.Module:
-    """A classifier in evaluation mode, with the weights of a file or else the published ones.
+def classifier(name: str, checkpoint: str = "", runtime: str | None = None) -> nn.Module:
+    """A classifier in evaluation mode, with the weights of a file or else the published ones, or an exported file.
 
     Raises:
         DemoError: there is no such classifier, or its weights are not available.
     """
     try:
+        if file := exported(name, runtime_for(name, runtime), checkpoint=checkpoint or None):
+            if isinstance(file, ClassifierFile):
+                return file
+            raise UsageError(f"{name}: a restoration model; expected a classifier")
         return open_model(name, checkpoint or None, argument="Model", hint="name a file of weights instead")
     except UsageError as error:
         raise DemoError(first_line(error)) from error
 
 
+def runtime_for(name: str, runtime: str | None) -> str | None:
+    """The page's runtime, for a model that is a file: the other tab may have one that is not."""
+    return runtime if Path(name).is_file() else None
+
+
 @lru_cache(maxsize=4)
-def restorer(name: str, checkpoint: str = "") -> Restorer:
-    """A restorer, by the name of its model or from a file from which the model is inferred.
+def restorer(name: str, checkpoint: str = "", runtime: str | None = None) -> Restorer:
+    """A restorer, by the name of its model, from an exported file, or from weights that its model is inferred from.
 
     Raises:
         DemoError: neither is given, or the weights are not available.
@@ -96,6 +109,10 @@ def restorer(name: str, checkpoint: str = "") -> Restorer:
     if not name and not checkpoint:
         raise DemoError("Name a model, or a file of weights.")
     try:
+        if file := exported(name, runtime_for(name, runtime), checkpoint=checkpoint or None):
+            if isinstance(file, RestorationFile):
+                return Restorer(file)
+            raise UsageError(f"{name}: a classifier; expected a restoration model")
         return Restorer(restoration_model(None if checkpoint else name, checkpoint or None))
     except (ValueError, OSError) as error:
         raise DemoError(first_line(error)) from error
@@ -131,8 +148,12 @@ def scan_paths_of(model: nn.Module) -> Sequence[ScanPath]:
     return next(found, BIDIRECTIONAL)
 
 
-def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[str, float], Any, Any]:
+def classify(
+    path: str | None, name: str, checkpoint: str = "", runtime: str | None = None
+) -> tuple[dict[str, float], Any, Any]:
     """Probabilities of the top five classes, and the picture with the attribution and with the paths drawn over it.
+
+    An exported file has neither gradients nor paths to show; None stands for these pictures then.
 
     Raises:
         DemoError: the picture or the model is not available.
@@ -141,7 +162,7 @@ def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[st
 
     if path is None:
         raise DemoError("Choose a picture first.")
-    model = classifier(name.strip(), checkpoint.strip())
+    model = classifier(name.strip(), checkpoint.strip(), runtime)
     config = resolve_model_data_config(model)
     try:
         picture = read_image(path, MODES.get(config["input_size"][0], "RGB"), max_pixels=MOST_PIXELS)
@@ -153,6 +174,8 @@ def classify(path: str | None, name: str, checkpoint: str = "") -> tuple[dict[st
     best = probabilities.topk(min(5, len(probabilities)))
     names = of_model(model)
     scores = {names[index]: p for p, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)}
+    if isinstance(model, ClassifierFile):
+        return scores, None, None
     heat = attribution(model, image, best.indices[:1])[0]
     mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
     seen = (image[0] * std + mean).clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3).numpy()
@@ -196,7 +219,11 @@ def draw_paths(seen: np.ndarray, paths: Sequence[ScanPath]) -> Any:
 
 
 def restore(
-    path: str | None, name: str, checkpoint: str = "", progress: Callable[[float], None] | None = None
+    path: str | None,
+    name: str,
+    checkpoint: str = "",
+    progress: Callable[[float], None] | None = None,
+    runtime: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A picture before, enlarged to the size of the result by repeating pixels, and after; both ``(H, W, 3)`` uint8.
 
@@ -209,7 +236,7 @@ def restore(
         pixels = as_rgb(read_pixels(path))
     except PictureError as error:
         raise DemoError(f"This file cannot be shown: {first_line(error)}") from error
-    run = restorer(name.strip(), checkpoint.strip())
+    run = restorer(name.strip(), checkpoint.strip(), runtime)
     try:
         after = run(pixels, progress)
     except (RuntimeError, MemoryError, FloatingPointError) as error:
@@ -239,7 +266,8 @@ def page(options: argparse.Namespace) -> Any:
         return call
 
     def restore_with_progress(path: str | None, name: str, checkpoint: str, bar: Any = gr.Progress()) -> Any:  # noqa: B008
-        return shown(restore)(path, name, checkpoint, lambda share: bar(share, desc="restoring"))
+        progress = partial(bar, desc="restoring")
+        return shown(restore)(path, name, checkpoint, progress, options.runtime)
 
     def asked(what: str, model: str, checkpoint: str) -> tuple[list[Any], Any]:
         """The inputs that both tabs have, and the button below them."""
@@ -260,7 +288,7 @@ def page(options: argparse.Namespace) -> Any:
             paths = gr.Image(
                 label="How the model reads it (drawn on a coarse grid)", elem_id="classify-paths"
             )
-            button.click(shown(classify), inputs, [scores, heat, paths])
+            button.click(shown(partial(classify, runtime=options.runtime)), inputs, [scores, heat, paths])
         with gr.Tab("Restore"):
             with gr.Row():
                 inputs, button = asked("Restore", options.restore_model, options.restore_checkpoint)
@@ -290,6 +318,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError(f"--port {options.port}: expected 1 to 65535")
     _check("--model", options.model, "--checkpoint", options.checkpoint)
     _check("--restore-model", options.restore_model, "--restore-checkpoint", options.restore_checkpoint)
+    if options.runtime and not any(Path(name).is_file() for name in (options.model, options.restore_model)):
+        raise UsageError(
+            f"--runtime {options.runtime}: expected an exported file as --model or --restore-model"
+        )
     try:
         blocks = page(options)
     except ImportError as error:

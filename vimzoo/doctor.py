@@ -22,7 +22,9 @@ import torch
 from vimzoo import __version__
 
 from .commands import Parser, run_command
+from .errors import UsageError
 from .ops import BIDIRECTIONAL, backends, scan_paths
+from .ops.runtime import onnxruntime, openvino
 from .ops.runtime.shortfalls import Shortfall, shortfalls
 from .ops.runtime.threads import counted
 
@@ -39,6 +41,15 @@ NEEDED = {
     "timm": "pip install --force-reinstall timm",
 }
 """Packages that models need, in the order in which they are imported, and the remedy if one fails to import."""
+
+EXTENSIONS = {
+    "onnxruntime": (
+        lambda: onnxruntime.plan(),
+        "exported files run by standard operators, several times as slow",
+    ),
+    "openvino": (lambda: openvino.plan(), "inlined ONNX files run, those of --format openvino do not"),
+}
+"""Runtimes -> how the library with our scan is built for them, and the cost if it cannot be."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,27 @@ def examine_missing() -> list[Shortfall]:
     return missing
 
 
+def examine_extensions() -> tuple[dict[str, str], list[Shortfall]]:
+    """Whether other runtimes can have our scan, and what is missing for those that are installed and cannot."""
+    states, missing = {}, []
+    for runtime, (plan, cost) in EXTENSIONS.items():
+        if _version(runtime) == "missing":
+            states[runtime] = "the runtime is not installed"
+            continue
+        try:
+            planned = plan()
+        except UsageError as error:
+            what = str(error).removeprefix(f"{runtime}_extension: ")
+            states[runtime] = "cannot be built"
+            missing.append(Shortfall(f"extension of {runtime} {what}", cost, "see docs/export.md"))
+            continue
+        if planned.library.is_file():
+            states[runtime] = f"built for {planned.level}: {planned.library}"
+        else:
+            states[runtime] = f"not built yet; the first use builds it with {planned.compiler}"
+    return states, missing
+
+
 def packages_of(extra: str) -> list[str]:
     """The packages that an extra of this package installs, by the names that pip knows, also those of extras in it."""
     found = []
@@ -170,6 +202,7 @@ def _version(package: str) -> str:
 def examine() -> dict[str, Any]:
     """Everything that `main` prints, ready for JSON."""
     found = examine_backends()
+    extensions, unbuilt = examine_extensions()
     versions = {"vimzoo": __version__, "python": platform.python_version()}
     return {
         "versions": versions | {name: _version(name) for name in ("torch", "torchvision", "timm", "numpy")},
@@ -178,7 +211,8 @@ def examine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "environment": {name: value for name, value in os.environ.items() if name.startswith("VIMZOO_")},
         "backends": [asdict(backend) for backend in found],
-        "missing": [asdict(item) for item in examine_missing()],
+        "extensions": extensions,
+        "missing": [asdict(item) for item in examine_missing() + unbuilt],
     }
 
 
@@ -190,6 +224,7 @@ def as_text(report: dict[str, Any]) -> str:
     for backend in report["backends"]:
         speed = f"{backend['ns_per_element']:.2f} ns per element" if backend["loads"] else "does not load"
         lines.append(f"backend {backend['name']:<10} {speed:<22} {backend['detail']}")
+    lines += [f"extension of {name:<11} {state}" for name, state in report["extensions"].items()]
     for item in report["missing"]:
         lines.append(f"missing {item['what']}\n    -> {item['cost']}\n    {item['remedy']}")
     return "\n".join(lines if report["missing"] else [*lines, "nothing is missing"])

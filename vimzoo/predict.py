@@ -28,6 +28,7 @@ from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError
+from .exporting.running import RUNNERS, RUNTIME_HELP, ClassifierFile, exported
 from .models.opening import open_model
 from .models.weights.class_names import of_model
 
@@ -44,8 +45,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--model",
-        help="a name, a folder, or hf-hub:OWNER/NAME (default: the newest run below outputs/)",
+        help="a name, a folder, hf-hub:OWNER/NAME, or an exported file (default: the newest run below outputs/)",
     )
+    command.add_argument("--runtime", choices=RUNNERS, help=RUNTIME_HELP)
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights file, with --model NAME")
     command.add_argument("--top", type=int, default=5, help="number of classes per image (default: 5)")
     command.add_argument("--batch", type=int, default=32, help="images per batch (default: 32)")
@@ -59,17 +61,37 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def load_model(name: str | None, checkpoint: Path | None = None) -> nn.Module:
-    """A classifier, as `vimzoo.models.opening.open_model` opens it; None is the newest run.
+def load_model(
+    name: str | None, checkpoint: Path | None = None, runtime: str | None = None, device: str = "auto"
+) -> nn.Module:
+    """A classifier, as `vimzoo.models.opening.open_model` opens it, or an exported file.
+
+    Args:
+        name: None is the newest run.
+        checkpoint: Weights for a registered name.
+        runtime: What runs an exported file.
+        device: As the user gave it, for errors; the model is on the CPU.
 
     Raises:
         UsageError: there is no such model, or it is not a classifier.
     """
+    elsewhere = None if device in ("auto", "cpu") else device
+    file = exported(name, runtime, checkpoint=checkpoint, device=elsewhere)
+    if file is not None:
+        return classifier(file, name)
     if name is None and checkpoint is not None:
         raise UsageError(
             f"--checkpoint {checkpoint}: expected with --model NAME; a run has weights of its own"
         )
-    model = open_model(str(newest_run()) if name is None else name, checkpoint)
+    return classifier(open_model(str(newest_run()) if name is None else name, checkpoint), name)
+
+
+def classifier(model: nn.Module, name: str | None) -> nn.Module:
+    """The model, if it is a classifier.
+
+    Raises:
+        UsageError: it is not.
+    """
     if not getattr(model, "num_classes", 0):
         raise UsageError(f"--model {name}: {type(model).__name__} has no classes; expected a classifier")
     return model
@@ -156,9 +178,11 @@ def command(asked: argparse.Namespace, world: World) -> int:
     files: list[Path] = []  # of process 0; the others get their parts from it
     world.first(lambda: files.extend(image_files(asked.images)))
     device = in_turn(lambda: pick_device(asked.device, world.local_rank, "--device "), world)
-    if asked.model is None and not asked.checkpoint:
+    if asked.model is None and not asked.checkpoint and asked.runtime is None:
         asked.model = world.first(lambda: str(newest_run()))
-    model = in_turn(lambda: load_model(asked.model, asked.checkpoint), world)
+    model = in_turn(lambda: load_model(asked.model, asked.checkpoint, asked.runtime, asked.device), world)
+    if isinstance(model, ClassifierFile):
+        device = torch.device("cpu")
     failed = 0
     shared = partial(share, world=world)
     for answer in predictions(model, files, asked.top, asked.batch, device, not asked.as_stored, shared):

@@ -20,6 +20,7 @@ from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share_stream, shared_command
 from .errors import UsageError, first_line
+from .exporting.running import RUNNERS, RUNTIME_HELP, RestorationFile, exported
 from .models.routes import ROUTINGS
 
 if TYPE_CHECKING:
@@ -44,11 +45,14 @@ def parser() -> argparse.ArgumentParser:
     )
     weights = command.add_mutually_exclusive_group(required=True)
     weights.add_argument(
-        "--model", metavar="NAME", help="a registered name, with its published weights, or a folder"
+        "--model",
+        metavar="NAME",
+        help="a registered name, with its published weights, a folder, or an exported file",
     )
     weights.add_argument(
         "--checkpoint", metavar="FILE", type=Path, help="weights file; the architecture is inferred from it"
     )
+    command.add_argument("--runtime", choices=RUNNERS, help=RUNTIME_HELP)
     command.add_argument(
         "--ema", action=argparse.BooleanOptionalAction,
         help="use the checkpoint's moving average, or its trained weights (default: those that were evaluated)",
@@ -145,6 +149,20 @@ class _whole_number:
         return number
 
 
+def load_file(options: argparse.Namespace) -> RestorationFile | None:
+    """The exported file that is asked for; None if it is another kind of model.
+
+    Raises:
+        UsageError: it cannot be run.
+    """
+    refused = {name: getattr(options, name) for name in ("checkpoint", "ema", "routing")}
+    device = None if options.device == "cpu" else options.device
+    file = exported(options.model, options.runtime, DTYPES[options.dtype], **refused, device=device)
+    if file is None or isinstance(file, RestorationFile):
+        return file
+    raise UsageError(f"--model {options.model}: a classifier; expected a restoration model")
+
+
 def load_model(options: argparse.Namespace) -> RestorationModel:
     """The model that is asked for.
 
@@ -194,13 +212,14 @@ def run(options: argparse.Namespace, world: World | None = None) -> Report:
 def _restorer(options: argparse.Namespace) -> Restorer:
     from .restoration import Restorer
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    file = load_file(options)
+    device = "cpu" if file else options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except Exception as error:  # RuntimeError, AssertionError, AcceleratorError: by device and version
         raise ValueError(f"--device {device}: not available ({first_line(error)})") from error
     return Restorer(
-        load_model(options),
+        file or load_model(options),
         tile=options.tile,
         overlap=options.overlap,
         batch=options.batch,

@@ -17,23 +17,14 @@
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
-#include "../selective_scan/arguments.h"
-
-struct scan_paths_args {
-    SCAN_PATHS_FIELDS(STRUCT_FIELD)
-};
-extern "C" void vimzoo_scan_paths_forward(const scan_paths_args *);
+#include "../selective_scan/scan_call.h"
 
 namespace {
 
-enum { FIRST_OPTIONAL = 7, VECTOR = 16 };
+enum { FIRST_OPTIONAL = 7 };
 
 int64_t number(const ov::Tensor &tensor) { /* OpenVINO may have narrowed it */
     return tensor.get_element_type() == ov::element::i32 ? *tensor.data<const int32_t>() : *tensor.data<const int64_t>();
-}
-
-int64_t per_direction(const ov::Tensor &tensor) {
-    return tensor.get_shape()[0] == 1 ? 0 : int64_t(tensor.get_size() / tensor.get_shape()[0]);
 }
 
 class ScanPaths : public ov::op::Op {
@@ -75,14 +66,14 @@ public:
     bool evaluate(ov::TensorVector &outputs, const ov::TensorVector &inputs) const override {
         scan_paths_args call;
         if (!describe(call, outputs, inputs)) return false;
-        const int64_t threads = std::min<int64_t>(tbb::this_task_arena::max_concurrency(), most_threads(call));
+        const int64_t threads = std::min<int64_t>(tbb::this_task_arena::max_concurrency(), vimzoo::most_threads(call));
         const int64_t parts = std::max<int64_t>(1, threads / call.batch);
         if (threads <= 1) {
             vimzoo_scan_paths_forward(&call);
             return true;
         }
         tbb::parallel_for(int64_t(0), call.batch * parts, [&](int64_t task) {
-            scan_image(call, task / parts, task % parts, parts);
+            vimzoo::scan_image(call, task / parts, task % parts, parts);
         });
         return true;
     }
@@ -93,69 +84,29 @@ private:
 
     bool describe(scan_paths_args &call, ov::TensorVector &outputs, const ov::TensorVector &inputs) const {
         const auto x = inputs[0].get_shape(), rows = inputs[1].get_shape();
-        const int64_t directions = codes.size(), own = x.size() == 4 ? x[2] : 1, channels = x.back();
         const auto type = inputs[0].get_element_type();
-        std::memset(&call, 0, sizeof call);
-        if (type == ov::element::f32) call.dtype = 0;
-        else if (type == ov::element::bf16) call.dtype = 1;
-        else if (type == ov::element::f16) call.dtype = 2;
-        else return false;
+        const int64_t dtype = type == ov::element::f32 ? 0 : type == ov::element::bf16 ? 1 : 2;
+        if (dtype == 2 && type != ov::element::f16) return false;
         for (int i = 2; i < 5; i++)
             if (inputs[i].get_element_type() != ov::element::f32) return false;
-        call.batch = x[0], call.length = x[1], call.channels = channels, call.directions = directions;
-        call.states = inputs[2].get_shape()[2], call.rank = inputs[3].get_shape()[2];
-        call.height = number(inputs[5]), call.width = number(inputs[6]);
-        call.steps = call.length, call.merge = merge, call.threads = 1;
-        call.x_directions = own, call.row_directions = rows[2];
+        const auto first = [&](size_t i) { return int64_t(inputs[i].get_shape()[0]); };
+        const int64_t length = x[1], steps = table ? inputs.back().get_shape()[1] : length;
+        const vimzoo::Sizes sizes{
+            int64_t(x[0]), length, x.size() == 4 ? int64_t(x[2]) : 1, int64_t(x.back()), int64_t(rows[2]), int64_t(rows[3]),
+            int64_t(inputs[2].get_shape()[2]), int64_t(inputs[3].get_shape()[2]), steps, number(inputs[5]), number(inputs[6]),
+            first(2), first(3), first(4), skip ? first(FIRST_OPTIONAL) : 1};
+        call = vimzoo::call_of(sizes, dtype, codes, merge);
         call.x = (const char *)inputs[0].data(), call.x_dbl = (const char *)inputs[1].data();
-        call.x_k = own > 1 ? channels : 0, call.x_l = own * channels, call.x_b = call.length * call.x_l;
-        call.r_k = rows[2] > 1 ? rows[3] : 0, call.r_l = rows[2] * rows[3], call.r_b = call.length * call.r_l;
-        call.A = inputs[2].data<const float>(), call.A_k = per_direction(inputs[2]);
-        call.dt_weight = inputs[3].data<const float>(), call.w_k = per_direction(inputs[3]);
-        call.dt_bias = inputs[4].data<const float>(), call.bias_k = per_direction(inputs[4]);
+        call.A = inputs[2].data<const float>(), call.dt_weight = inputs[3].data<const float>();
+        call.dt_bias = inputs[4].data<const float>();
         size_t next = FIRST_OPTIONAL;
-        if (skip) call.D = inputs[next].data<const float>(), call.D_k = per_direction(inputs[next]), next++;
-        if (gate) call.z = (const char *)inputs[next++].data(), call.z_l = channels, call.z_b = call.length * channels;
-        if (table) call.table = inputs[next].data<const int32_t>(), call.steps = inputs[next].get_shape()[1];
-        call.codes = codes.data();
+        if (skip) call.D = inputs[next++].data<const float>();
+        if (gate) call.z = (const char *)inputs[next++].data();
+        if (table) call.table = inputs[next].data<const int32_t>();
         if (merge) outputs[0].set_shape({x[0], x[1], x.back()});
-        else outputs[0].set_shape({x[0], size_t(directions), size_t(call.steps), x.back()});
+        else outputs[0].set_shape({x[0], codes.size(), size_t(steps), x.back()});
         call.out = (char *)outputs[0].data();
         return true;
-    }
-
-    /* Shares of less than 100 us do not pay; see vimzoo/ops/runtime/threads.py. */
-    static int64_t most_threads(const scan_paths_args &call) {
-        const double work = (0.6 + 0.08 * call.states) * call.batch * call.directions * call.steps * call.channels;
-        return std::max<int64_t>(1, std::min<int64_t>(int64_t(work / 100000), call.batch * (call.channels / VECTOR)));
-    }
-
-    /* A part of the channels of one image. The kernel writes dense rows, so a part is written aside and copied. */
-    static void scan_image(const scan_paths_args &whole, int64_t image, int64_t part, int64_t parts) {
-        const int64_t blocks = (whole.channels + VECTOR - 1) / VECTOR, item = whole.dtype ? 2 : 4;
-        const int64_t first = blocks * part / parts * VECTOR;
-        const int64_t width = std::min(blocks * (part + 1) / parts * VECTOR, whole.channels) - first;
-        const int64_t lines = whole.merge ? whole.length : whole.directions * whole.steps;
-        scan_paths_args call = whole;
-        call.batch = 1, call.channels = width;
-        call.x += (image * whole.x_b + first) * item;
-        call.x_dbl += image * whole.r_b * item;
-        if (whole.z) call.z += (image * whole.z_b + first) * item;
-        call.A += first * whole.states;
-        call.dt_weight += first * whole.rank;
-        call.dt_bias += first;
-        if (whole.D) call.D += first;
-        char *out = whole.out + image * lines * whole.channels * item;
-        if (parts == 1) {
-            call.out = out;
-            vimzoo_scan_paths_forward(&call);
-            return;
-        }
-        std::vector<char> own(lines * width * item);
-        call.out = own.data();
-        vimzoo_scan_paths_forward(&call);
-        for (int64_t line = 0; line < lines; line++)
-            std::memcpy(out + (line * whole.channels + first) * item, own.data() + line * width * item, width * item);
     }
 };
 

@@ -1,7 +1,6 @@
 """The page to try the models: its functions, and the page itself in a real browser."""
 
 import runpy
-import shutil
 import socket
 import subprocess
 import sys
@@ -164,25 +163,6 @@ def server(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(20)
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """A headless Chromium, where there is one."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="needs the package selenium")
-    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync", "window-size=1200,1400",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    page = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    yield page
-    page.quit()
 
 
 @pytest.mark.slow

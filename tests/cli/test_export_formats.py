@@ -10,7 +10,9 @@ import timm
 import torch
 
 from vimzoo import exporting
+from vimzoo.errors import UsageError
 from vimzoo.exporting import FORMATS, progress
+from vimzoo.exporting.formats import web
 from vimzoo.models import FAMILIES
 from vimzoo.models.registry import family_of
 
@@ -46,6 +48,11 @@ def test_format(form: str, name: str, tmp_path: Path) -> None:
     """The file is written, and answers as the model does for other images, and more of them."""
     for module in FORMATS[form].requires:
         pytest.importorskip(module, reason=f"needs the extra vimzoo[{FORMATS[form].extra}]")
+    if form == "web":
+        try:
+            web.runtime_folder()
+        except UsageError as error:
+            pytest.skip(str(error))
     registered, options, size = SMALL[name]
     torch.manual_seed(0)
     model = timm.create_model(registered, **options).eval()

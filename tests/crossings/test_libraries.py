@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 
 from vimzoo import exporting
 from vimzoo.explain import cam_arguments
-from vimzoo.ops import BIDIRECTIONAL, CROSS, ScanPath, path_arguments, reference
-from vimzoo.ops.scan.call import ScanCall
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests" / "cli"))
@@ -157,40 +157,78 @@ def test_openvino_runs_every_family(name: str, kind: str, tmp_path: Path) -> Non
     assert written.companions == ((written.path.with_suffix(".bin"),) if kind == "openvino" else ())
 
 
-WALKS = {
-    "sequence": (BIDIRECTIONAL, (1, 50), True, True),
-    "cross": (CROSS, (30, 40), False, True),
-    "windows": ((ScanPath.window(2), ScanPath.window(2).reversed()), (13, 15), False, True),
-    "separate": (CROSS, (30, 40), True, False),
-}
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", WALKS)
+@pytest.mark.parametrize("name", ["sequence", "cross", "windows", "separate"])
 def test_openvino_our_scan_is_the_operator(
     name: str, dtype: torch.dtype, threads: int, tmp_path: Path
 ) -> None:
-    """On one image, whose channels threads share, and on several; in a file, as the exporter writes it."""
+    """In a file, as the exporter writes it."""
     openvino = pytest.importorskip("openvino")
     import vimzoo
 
-    onnx_ir = pytest.importorskip("onnx_ir")
-    from test_export_scan import called
+    pytest.importorskip("onnx_ir")
+    from walks import WALKS, cases
 
-    paths, (height, width), own, merge = WALKS[name]
-    K, L, D, N, R = len(paths), height * width, 88, 3, 2
-    for batch in (1, 3):
-        x = torch.randn(batch, L, K, D) if own else torch.randn(batch, L, D)
-        x_dbl = torch.randn(batch, L, K, R + 2 * N)
-        parameters = (-torch.rand(K, D, N), torch.randn(K, D, R), torch.randn(K, D), torch.randn(K, D))
-        z = torch.randn(batch, L, D).to(dtype) if merge else None
-        walk = (*path_arguments(paths, height, width), height, width, merge)
-        call = ScanCall(x.to(dtype), x_dbl.to(dtype), *parameters, z, *walk)
-        model, feeds = called(call)
-        onnx_ir.save(model, tmp_path / "scan.onnx")
+    assert len(WALKS) == 4
+    for feeds, want in cases(name, dtype, tmp_path / "scan.onnx"):
         core = openvino.Core()
         core.add_extension(vimzoo.openvino_extension())
         hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         found = core.compile_model(core.read_model(tmp_path / "scan.onnx"), "CPU", hints)(feeds)[0]
-        torch.testing.assert_close(torch.from_numpy(found).to(dtype), reference.scan_paths(call))
+        torch.testing.assert_close(torch.from_numpy(found).to(dtype), want)
+
+
+@pytest.mark.parametrize("form", ["openvino", "onnx"])
+def test_openvino_files_in_the_commands(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`predict`, `restore` and the page run them as PyTorch runs the network."""
+    pytest.importorskip("openvino")
+    from exported import FACTS, network, picture, restored, written
+    from PIL import Image
+
+    from vimzoo import demo, predict, restore
+
+    monkeypatch.chdir(tmp_path)
+    picture(Path("picture.png"))
+    files = {what: str(written(what, form, tmp_path)) for what in ("classifier", "restorer")}
+    runtime = ["--runtime", "openvino"]
+    model: Any = network("classifier")
+    model.pretrained_cfg, model.num_classes = FACTS["classifier"], 5
+    (answer,) = predict.predictions(model, [Path("picture.png")])
+    want = {entry["class"]: entry["probability"] for entry in answer["classes"]}
+    assert predict.main(["picture.png", "--model", files["classifier"], "--json", *runtime]) == 0
+    found = json.loads(capsys.readouterr().out)["classes"]
+    assert {e["class"]: e["probability"] for e in found} == pytest.approx(want, abs=1e-6)
+    scores, heat, _ = demo.classify("picture.png", files["classifier"], runtime="openvino")
+    assert scores == pytest.approx(want, abs=1e-6) and heat is None
+    pixels = restored(Path("picture.png"), 20, 6).astype(int)
+    for dtype, bound in (("fp32", 1), ("bf16", 4)):
+        words = ["picture.png", f"{dtype}.png", "--quiet", "--tile", "20", "--overlap", "6", "--dtype", dtype]
+        assert restore.main([*words, "--model", files["restorer"], *runtime]) == 0
+        assert np.abs(np.asarray(Image.open(f"{dtype}.png")).astype(int) - pixels).max() <= bound
+    _, after = demo.restore("picture.png", files["restorer"], runtime="openvino")
+    assert np.abs(after.astype(int) - restored(Path("picture.png"), 128).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "test_mambair"])
+def test_openvino_in_bfloat16(name: str, tmp_path: Path) -> None:
+    """The hint that its users set rounds products; the scan between them stays that of the file."""
+    openvino = pytest.importorskip("openvino")
+    from vimzoo.exporting.openvino import load_with_our_scan
+
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    timm.models.save_for_hf(model, str(tmp_path / "saved"))
+    (written,) = exporting.export(str(tmp_path / "saved"), "openvino", tmp_path)
+    x = images(2)
+    with torch.no_grad():
+        want = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(x).float()
+    found = load_with_our_scan(written.path, None, "bf16")(x)
+    rounded = float((half - want).abs().max() / want.std())
+    assert float((found - want).abs().max() / want.std()) < max(4 * rounded, 2e-2)
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert (found - want).abs().max() > 1e-4 * want.std()  # it is in use

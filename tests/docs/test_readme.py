@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -31,8 +32,10 @@ from documents import DOCUMENTS, ROOT, blocks, commands, composes, libraries, na
 from torch import nn
 
 import vimzoo
+from vimzoo import export
 from vimzoo.compat import mambair
 from vimzoo.compat import vim as compat
+from vimzoo.exporting.formats.web import runtime_folder
 from vimzoo.models.vim import VIM_FACTS
 from vimzoo.ops import backends
 
@@ -255,7 +258,13 @@ def check_restore(command: str, workplace: Path) -> None:
 
 
 def check_export(command: str, workplace: Path) -> None:
-    """The file is of a small model and so is its checkpoint; the command is otherwise run as it stands."""
+    """The file is of a small model and so is its checkpoint; the command is otherwise run as it stands.
+
+    Not so for the browser, which tests/cli/test_web.py has.
+    """
+    if "--format web" in command:
+        assert export.parser().parse_args(shlex.split(command)[3:]).format == "web"
+        return
     torch.save({"model": timm.create_model("test_vim").state_dict()}, workplace / "FILE")
     said = run(re.sub(r"vimzoo.export \S+", "vimzoo.export test_vim", command), workplace)
     assert "largest difference" in said
@@ -270,7 +279,22 @@ def check_demo(command: str, workplace: Path) -> None:
     assert "usage: python -m vimzoo.demo" in run(f"{command} --help", workplace)
 
 
+def check_served(command: str, workplace: Path) -> None:
+    """The folder is one that another command writes."""
+    name = shlex.split(command)[-1].removesuffix(".web")
+    assert any(f"vimzoo.export {name} " in value.values[0] for value in commands())
+
+
+def check_npm(command: str, workplace: Path) -> None:
+    """The package is the one that the error asks for where it is missing."""
+    with pytest.raises(ValueError, match=command):
+        runtime_folder()
+
+
 def check_predict(command: str, workplace: Path) -> None:
+    if file := re.search(r"\S+\.onnx", command):
+        tiny = runpy.run_path(str(ROOT / "tests" / "cli" / "exported.py"))["written"]
+        tiny("classifier", "onnx", workplace).rename(workplace / file[0])
     if "--model" not in command:
         have_a_run(workplace)
     assert run(command, workplace).count(".jpg  ") == 24
@@ -321,6 +345,8 @@ def check_copy(command: str, workplace: Path) -> None:
 CHECKS = {
     "cp -r integrations": check_copy,
     "docker": check_docker,
+    "npm install": check_npm,
+    "python -m http.server": check_served,
     "srun": check_batch_script,
     "'[' '$?'": check_batch_script,
     "[ ": check_batch_script,

@@ -8,14 +8,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from vimzoo import doctor
+from vimzoo.errors import UsageError
 from vimzoo.ops.backends import mamba_ssm
-from vimzoo.ops.runtime import cuda_backend, native, shortfalls
+from vimzoo.ops.runtime import cuda_backend, native, onnxruntime, openvino, shortfalls
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
@@ -256,3 +258,40 @@ def test_one_thread_is_not_plural(
     assert ", 1 thread, " in run(capsys)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert ", 2 threads, " in run(capsys)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("state", ["absent", "no compiler", "planned", "built"])
+def test_extensions(
+    state: str,
+    runtime: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says whether a runtime can have our scan, and builds nothing."""
+    library = tmp_path / "scan.so"
+
+    def plan() -> Any:
+        if state == "no compiler":
+            raise UsageError(
+                f"{runtime}_extension: needs a C++ compiler; expected c++, g++ or clang++ on the PATH"
+            )
+        return SimpleNamespace(library=library, compiler="/bin/c++", level="avx2")
+
+    find = doctor._version
+    version = "missing" if state == "absent" else "1.0"
+    monkeypatch.setattr(doctor, "_version", lambda name: version if name == runtime else find(name))
+    monkeypatch.setattr({"openvino": openvino, "onnxruntime": onnxruntime}[runtime], "plan", plan)
+    monkeypatch.setattr(doctor, "examine_backends", list)
+    if state == "built":
+        library.touch()
+    text = run(capsys)
+    expected = {
+        "absent": "the runtime is not installed",
+        "no compiler": "cannot be built",
+        "planned": "not built yet; the first use builds it with /bin/c++",
+        "built": f"built for avx2: {library}",
+    }
+    assert f"extension of {runtime:<11} {expected[state]}" in text
+    assert (f"missing extension of {runtime} needs a C++ compiler" in text) == (state == "no compiler")

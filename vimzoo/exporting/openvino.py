@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vimzoo.ops.runtime.openvino import openvino_extension
 
-from .record import Run, Runtime
+from .record import Opened, Run, Runtime
 
 
 def compiled(model: Any, core: Any, shape: tuple[int, ...] | None, precision: str = "f32") -> Run:
@@ -57,11 +57,38 @@ def load_with_our_scan(path: Path, shape: tuple[int, ...] | None = None, precisi
         path: As the formats ``onnx`` and ``openvino`` write it.
         shape, precision: As in `compiled`.
     """
+    model, core = _read_with_our_scan(path)
+    return compiled(model, core, shape, precision)
+
+
+def open_with_our_scan(path: Path, precision: str = "f32") -> Opened:
+    """A file for `load_with_our_scan`, with its metadata.
+
+    Args:
+        path, precision: As in `load_with_our_scan`.
+    """
+    model, core = _read_with_our_scan(path)
+    kept: Any = {}
+    for place in (
+        "vimzoo",
+        "framework",
+    ):  # of our own IR files; where OpenVINO puts the metadata of ONNX files
+        if model.has_rt_info([place]):
+            kept = {key: str(value) for key, value in model.get_rt_info([place]).value.items()}
+            break
+    height, width = (
+        side.get_length() if side.is_static else None for side in list(model.inputs[0].partial_shape)[2:4]
+    )
+    return Opened(compiled(model, core, None, precision), kept, (height, width))
+
+
+def _read_with_our_scan(path: Path) -> tuple[Any, Any]:
+    """The model in a file, and the ``openvino.Core`` that read it."""
     import openvino
 
     core = openvino.Core()
     core.add_extension(str(openvino_extension()))
-    return compiled(core.read_model(path), core, shape, precision)
+    return core.read_model(path), core
 
 
 INLINED = Runtime("OpenVINO", ("openvino",), load_inlined)

@@ -15,6 +15,20 @@ Run = Callable[[Tensor], Tensor]
 """A file that has been loaded, as a function of images ``(B, C, H, W)``."""
 
 
+class Opened(NamedTuple):
+    """A file in a runtime, and what the file says of itself.
+
+    Attributes:
+        run: The file as a function of images.
+        metadata: As `Source.metadata` had it, as text: name -> JSON.
+        sides: Height and width of the images; None where the file takes any.
+    """
+
+    run: Run
+    metadata: Mapping[str, str]
+    sides: tuple[int | None, int | None]
+
+
 class Source(NamedTuple):
     """What a format is given to write.
 
@@ -78,6 +92,8 @@ class Format:
         variants: Name of the command's option -> what it adds.
         others: Further runtimes that read the files.
         companions: Suffixes of files that `save` writes beside the file, whose suffix they have instead.
+        folder: Whether the file is a folder.
+        prepare: Raises UsageError before any work if something else that `save` needs is missing.
     """
 
     name: str
@@ -91,6 +107,8 @@ class Format:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     others: tuple[Runtime, ...] = ()
     companions: tuple[str, ...] = ()
+    folder: bool = False
+    prepare: Callable[[], object] | None = None
 
     def missing(self) -> list[str]:
         """Those of `requires` that are not installed."""

@@ -51,7 +51,8 @@ class Written:
     @property
     def bytes(self) -> int:
         """Size of the file and its companions."""
-        return sum(path.stat().st_size for path in (self.path, *self.companions))
+        files = self.path.rglob("*") if self.path.is_dir() else (self.path, *self.companions)
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     def __str__(self) -> str:
         of = "" if self.worst.share == 1 else f" in {self.worst.share:.0%} of the values"
@@ -142,6 +143,8 @@ def export(
         ExportError: the model cannot be written in this format, or the file differs by more than `BOUND`.
     """
     form = find_format(kind)
+    if form.prepare is not None:
+        form.prepare()
     wanted = [variant for variant, asked in variants.items() if asked]
     for variant in wanted:
         if variant not in form.variants:
@@ -154,12 +157,14 @@ def export(
         path /= architecture + form.suffix
     if not path.parent.is_dir():
         raise UsageError(f"--output {path}: there is no folder {path.parent}")
+    if form.folder and path.exists():
+        raise UsageError(f"--output {path}: exists; expected the name of a new folder")
     model = build(name, checkpoint, random, size, routing)
     if size is None:
         size = default_size(name, model)
     shapes = image_shapes(model, size)
     example = torch.rand(shapes[0], generator=torch.Generator().manual_seed(0))
-    source = Source(model, example, size == "dynamic", describe(architecture, model))
+    source = Source(model, example, size == "dynamic", describe(architecture, model, size))
     with unfinished(path, form.suffix) as file, ExitStack() as stack:
         for new, to in zip(beside(file, form), beside(path, form), strict=True):
             stack.enter_context(moved(new, to))
@@ -169,7 +174,7 @@ def export(
             with step(f"comparing {path.name} with PyTorch", say):
                 run = form.load(file)
                 worst = compare_everywhere(form, file, run, model, shapes)
-        except (ImportError, MemoryError):
+        except (ImportError, MemoryError, UsageError):
             raise
         except Exception as error:  # exporters and runtimes raise anything
             raise ExportError(f"--format {kind}: {name} cannot be written: {summary(error)}") from error
@@ -223,12 +228,15 @@ def default_size(name: str, model: nn.Module) -> tuple[int, int] | str | None:
     return height, width
 
 
-def describe(name: str, model: nn.Module) -> dict[str, Any]:
+def describe(name: str, model: nn.Module, size: tuple[int, int] | str | None) -> dict[str, Any]:
     """The metadata of a file: timm's facts about the input, and the classes with their names, or the scale."""
-    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    cfg: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]
+    if isinstance(size, tuple):
+        cfg["input_size"] = (cfg["input_size"][0], *size)
     kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
     facts = {"model": name, **{key: cfg[key] for key in kept if cfg.get(key) is not None}}
-    return facts | {key: getattr(model, key) for key in ("num_classes", "scale") if hasattr(model, key)}
+    own = ("num_classes", "scale", "multiple_of")
+    return facts | {key: getattr(model, key) for key in own if hasattr(model, key)}
 
 
 def measured(path: Path, run: Run, model: nn.Module, worst: Check, shape: tuple[int, ...]) -> Written:

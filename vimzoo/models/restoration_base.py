@@ -39,6 +39,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
         in_chans: Channels of the images.
         multiple_of: Heights and widths of its images must be multiples of this.
         num_classes: 0; there is no classifier.
+        usual_tile: Side of tiles in pixels where the user leaves it open; 0: as large as memory allows.
         export_options: What `vimzoo.exporting` must know about the class.
     """
 
@@ -46,6 +47,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
     in_chans: int
     multiple_of: int = 1
     num_classes: int = 0
+    usual_tile: int = 0
     export_options: ExportOptions = ExportOptions(size_step=1)
 
     def __init__(self) -> None:

@@ -87,7 +87,7 @@ class Restorer:
         _check_options(model, tile, overlap, batch, dtype)
         if routing is not None:
             routable(model, routing)
-        weights = next(model.parameters())
+        weights = next(model.parameters(), torch.empty(0))  # an exported file has none
         self.device = weights.device if device is None else torch.device(device)
         self.model = model.to(self.device).eval()
         self.weight_dtype = weights.dtype
@@ -180,7 +180,7 @@ class Restorer:
 
     @functools.cached_property
     def _automatic(self) -> int:
-        return automatic_tile(self.model, self.device, self.batch)
+        return self.model.usual_tile or automatic_tile(self.model, self.device, self.batch)
 
     def _tile_for(self, height: int, width: int) -> int:
         """The largest side of a tile for a picture, a multiple of ``multiple_of`` of the model."""

@@ -15,7 +15,7 @@ from ..eight_bits import quantise
 from ..lowering import DECOMPOSITIONS
 from ..openvino import INLINED
 from ..program import to_program
-from ..record import Format, Run, Source, Variant
+from ..record import Format, Opened, Run, Source, Variant
 
 
 def save_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -58,19 +58,33 @@ def inline(path: Path, to: Path) -> None:
     ir.save(model, to)
 
 
-def load_onnx(path: Path) -> Run:
-    """An onnxruntime session on the CPU, with as many threads as torch uses."""
+def open_onnx(path: Path, library: Path | None = None) -> Opened:
+    """An ONNX file in an onnxruntime session on the CPU, with as many threads as torch uses.
+
+    Args:
+        path: The file.
+        library: Of operators, such as `vimzoo.onnxruntime_extension` builds.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only: its warnings are about shapes inside the graph
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
-    return run
+    shape = [*session.get_inputs()[0].shape, None, None]  # open sides have names
+    height, width = (side if isinstance(side, int) else None for side in shape[2:4])
+    return Opened(run, session.get_modelmeta().custom_metadata_map, (height, width))
+
+
+def load_onnx(path: Path) -> Run:
+    """An ONNX file in onnxruntime, as `open_onnx` opens it."""
+    return open_onnx(path).run
 
 
 def _save(source: Source, path: Path) -> None:

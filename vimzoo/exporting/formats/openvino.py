@@ -25,7 +25,7 @@ def _save(source: Source, path: Path) -> None:
         save_onnx(program, onnx_file, source.metadata)
         model = core.read_model(onnx_file)
         for key, value in source.metadata.items():
-            model.set_rt_info(json.dumps(value), ["vimzoo", key])
+            model.set_rt_info(json.dumps(value), ["vimzoo", key])  # `open_with_our_scan` reads it
         openvino.save_model(model, path, compress_to_fp16=False)
 
 

@@ -1,0 +1,1 @@
+"""Source of the operator for onnxruntime, which users build at first use; see `vimzoo.onnxruntime_extension`."""

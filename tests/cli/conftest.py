@@ -1,0 +1,26 @@
+"""A real browser for the pages."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A headless Chromium, where there is one."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="needs the package selenium")
+    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if chromium is None or driver is None:
+        pytest.skip("needs chromium and chromedriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "window-size=1200,1400",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    page = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    yield page
+    page.quit()
