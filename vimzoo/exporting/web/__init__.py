@@ -1,0 +1,1 @@
+"""The page and its scripts that `vimzoo.export --format web` copies."""
