@@ -126,6 +126,10 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.layers.VSSBlock.forward ValueError": lambda tmp: layers.VSSBlock(8)(torch.zeros(1, 4, 4, 7)),
     "vimzoo.layers.AddNorm ValueError": lambda tmp: layers.AddNorm(8, norm="abacus"),  # type: ignore[arg-type]
     "vimzoo.layers.BiMamba ValueError": lambda tmp: layers.BiMamba(8, bimamba="v9"),  # type: ignore[arg-type]
+    "vimzoo.layers.LocalMamba ValueError": lambda tmp: layers.LocalMamba(8, ["x"]),
+    "vimzoo.layers.LocalMamba.forward ValueError": lambda tmp: layers.LocalMamba(8, ["h"])(x, (2, 3)),
+    "vimzoo.layers.LocalSS2D ValueError": lambda tmp: layers.LocalSS2D(8, paths=["x"]),
+    "vimzoo.layers.searched_directions ValueError": lambda tmp: layers.searched_directions(nn.Linear(1, 1)),
     "vimzoo.layers.GridRope ValueError": lambda tmp: layers.GridRope(6),
     "vimzoo.layers.MapDownsample ValueError": lambda tmp: layers.MapDownsample(8, 8, kind="abacus"),
     "vimzoo.layers.MapStem ValueError": lambda tmp: layers.MapStem(3, 8, kind="abacus"),
@@ -193,6 +197,10 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.data.image_folder UsageError": lambda tmp: data.image_folder(str(tmp / "none"), img_size=8),
     "vimzoo.data.paired_folder UsageError": lambda tmp: data.paired_folder(tmp / "none"),
     "vimzoo.data.shards UsageError": lambda tmp: data.shards(str(tmp / "none"), img_size=8),
+    "vimzoo.models.LocalVMamba TypeError": lambda tmp: models.LocalVMamba(paths="cross"),
+    "vimzoo.models.LocalVMamba ValueError": lambda tmp: models.LocalVMamba("x"),
+    "vimzoo.models.LocalVim TypeError": lambda tmp: models.LocalVim(bimamba="v1"),
+    "vimzoo.models.LocalVim ValueError": lambda tmp: models.LocalVim("x"),
     "vimzoo.models.MambaIR ValueError": lambda tmp: models.MambaIR(embed_dim=0),
     "vimzoo.models.MambaIR.forward ValueError": lambda tmp: timm.create_model("test_mambair")(image),
     "vimzoo.models.MambaIRUNet ValueError": lambda tmp: models.MambaIRUNet(embed_dim=0),

@@ -23,7 +23,8 @@ from vimzoo.engine.tasks import classification
 from vimzoo.errors import UsageError
 
 RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("vi*.yaml"))
-RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("vmamba*.yaml"))
+RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("*vmamba*.yaml"))
+RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("local_vim*.yaml"))
 
 
 def tables():
@@ -65,9 +66,12 @@ def no_pictures(monkeypatch):
 
 def tiny(name):
     """Words that shrink a model and its images, and nothing of the recipe."""
-    if name.startswith("vmamba"):
-        return ["+model.depths=[1,1,1,1]", "+model.dims=8"]
-    return ["+model.depth=2", "+model.embed_dim=16", "+model.img_size=32"]
+    directions = (
+        ["+model.directions=[h,w2_flip]"] if name.startswith("local") and "search" not in name else []
+    )
+    if "vmamba" in name:
+        return ["+model.depths=[1,1,1,1]", "+model.dims=8", *directions]
+    return [*directions, "+model.depth=2", "+model.embed_dim=16", "+model.img_size=32"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

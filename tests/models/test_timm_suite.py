@@ -16,7 +16,9 @@ import pytest
 import timm
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ("test_vim", "vim_tiny_patch16_224", "test_vmamba", "vmamba_tiny_s1l8")
+MODELS = (
+    "test_vim", "vim_tiny_patch16_224", "test_vmamba", "vmamba_tiny_s1l8", "test_local_vim", "test_local_vmamba",
+)  # fmt: skip
 AT_LEAST = 36
 
 PLUGIN = """

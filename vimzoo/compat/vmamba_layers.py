@@ -117,7 +117,7 @@ NORM_CLASSES = dict(LayerNorm="layer", LayerNorm2d="layer", BatchNorm2d="batch")
 class OfficialBlock(OfficialAttributes, layers.VSSBlock):
     """A block with the authors' names of its parts."""
 
-    scan_class = _Scan
+    scan_class: type[layers.SS2D] = _Scan
     op = Alias("ss2d")
     norm = Alias("norm1")
 

@@ -48,7 +48,7 @@ class Classifier(nn.Sequential):
             model.num_classes = getattr(value, "out_features", model.num_classes)
 
 
-class _Stages(OfficialModel):
+class Stages(OfficialModel):
     """What classifier and backbone have of the authors' attributes."""
 
     block_class: type[VSSBlock] = OfficialBlock
@@ -72,7 +72,8 @@ class _Stages(OfficialModel):
         """Operations of one image of ``shape``, a multiply-add as 1; ``verbose`` has no effect."""
         return count_operations(self, shape)[1]
 
-    def _finish(self, given: dict[str, Any]) -> None:
+    def finish(self, given: dict[str, Any]) -> None:
+        """What constructors do last; ``given`` are their arguments."""
         self.arguments = given
         self.channel_first = given["norm_layer"].lower() in ("bn", "ln2d")
         self.dims = [info["num_chs"] for info in self.feature_info]  # type: ignore[union-attr]
@@ -81,7 +82,24 @@ class _Stages(OfficialModel):
         accept_official_names(self)
 
 
-class VSSM(_Stages, VMamba):
+class ClassifierNames(Stages):
+    """The authors' name of norm, pooling and head."""
+
+    @Computed
+    def classifier(self) -> Classifier:
+        """Norm, pooling and head; ``model.classifier.head = nn.Linear(...)`` replaces the head."""
+        return Classifier(self)  # type: ignore[arg-type]  # a VMamba, too
+
+    def __delattr__(self, name: str) -> None:
+        if name == "classifier":  # as backbones made of theirs do
+            model: Any = self
+            model.norm = nn.Identity()
+            model.reset_classifier(0, "")
+        else:
+            super().__delattr__(name)
+
+
+class VSSM(ClassifierNames, VMamba):
     """VMamba with the authors' arguments, positions and defaults.
 
     ``ssm_rank_ratio`` has no effect, as in theirs; ``device`` and ``dtype`` are ours.
@@ -126,25 +144,13 @@ class VSSM(_Stages, VMamba):
         refuse_unknown("VSSM", kwargs, (*WITHOUT_EFFECT, *_OURS))
         refuse_other_scan(_SS2D)
         super().__init__(num_classes=num_classes, **model_options(given))
-        self._finish(given)
-
-    @Computed
-    def classifier(self) -> Classifier:
-        """Norm, pooling and head; ``model.classifier.head = nn.Linear(...)`` replaces the head."""
-        return Classifier(self)
-
-    def __delattr__(self, name: str) -> None:
-        if name == "classifier":  # as backbones made of theirs do
-            self.norm = nn.Identity()
-            self.reset_classifier(0, "")
-        else:
-            super().__delattr__(name)
+        self.finish(given)
 
 
 _DEFAULTS = defaults_of(VSSM.__init__)
 
 
-class Backbone_VSSM(_Stages, VMambaDense):
+class Backbone_VSSM(Stages, VMambaDense):
     """The authors' OpenMMLab backbone: a list of maps ``(B, D, h, w)``.
 
     Raises:
@@ -164,7 +170,7 @@ class Backbone_VSSM(_Stages, VMambaDense):
         given = {**_DEFAULTS, **given_arguments(locals())}
         refuse_other_scan(given["_SS2D"])
         super().__init__(out_indices, **model_options(given))
-        self._finish(given)
+        self.finish(given)
         if pretrained is not None:
             self.load_classifier(pretrained)
 

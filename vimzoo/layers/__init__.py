@@ -2,6 +2,7 @@
 
 from .bimamba import BiMamba, BiMambaBlock, CausalConv
 from .linear import Linear, apply_linear
+from .local import LocalMamba, LocalMambaBlock, LocalSS2D, LocalVSSBlock, searched_directions
 from .map_embed import MapDownsample, MapStem
 from .maps import MapBatchNorm
 from .mlp import Mlp
@@ -23,6 +24,10 @@ __all__ = [
     "CausalConv",
     "GridRope",
     "Linear",
+    "LocalMamba",
+    "LocalMambaBlock",
+    "LocalSS2D",
+    "LocalVSSBlock",
     "MapBatchNorm",
     "MapDownsample",
     "MapStem",
@@ -32,4 +37,5 @@ __all__ = [
     "VSSBlock",
     "VSSBlock2d",
     "apply_linear",
+    "searched_directions",
 ]

@@ -197,6 +197,8 @@ class BiMambaBlock(nn.Module):
         ValueError: as `AddNorm` and `BiMamba`, or ``drop_path`` is not in 0..1.
     """
 
+    mixer_class: type[nn.Module] = BiMamba
+
     def __init__(
         self,
         dim: int,
@@ -211,7 +213,7 @@ class BiMambaBlock(nn.Module):
         super().__init__()
         check_rates(drop_path=drop_path)
         self.norm = AddNorm(dim, norm, norm_eps, residual_in_fp32, device=device, dtype=dtype)
-        self.mixer = BiMamba(dim, **(mixer_args or {}), device=device, dtype=dtype)
+        self.mixer = self.mixer_class(dim, **(mixer_args or {}), device=device, dtype=dtype)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:

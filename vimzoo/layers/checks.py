@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -157,3 +157,21 @@ def inner_width(name: str, ratio: float, dim: int) -> int:
     if not isinstance(ratio, int | float) or not ratio * dim >= 1:
         raise ValueError(f"{name}: expected at least 1 / {dim}, for an inner width of 1, got {ratio!r}")
     return int(ratio * dim)
+
+
+def per_block(
+    name: str, options: Sequence[Mapping[str, Any]] | None, count: int
+) -> Sequence[Mapping[str, Any]]:
+    """Keyword arguments for each of ``count`` blocks; none by default.
+
+    Args:
+        name: Of the argument ``options``, for the message.
+
+    Raises:
+        ValueError: there is not one mapping per block.
+    """
+    if options is None:
+        return [{}] * count
+    if len(options) != count:
+        raise ValueError(f"{name}: expected one mapping for each of {count} blocks, got {len(options)}")
+    return options

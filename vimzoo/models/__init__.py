@@ -1,6 +1,8 @@
 """Architectures, a folder for each family; importing this registers them with timm."""
 
 from .inferred import load_restoration, restoration_from_tensors
+from .local_vim import LocalVim
+from .local_vmamba import LocalVMamba
 from .mambair import MambaIR, MambaIRUNet, MambaIRv2
 from .matrices import fallback_list
 from .registry import FAMILIES
@@ -12,6 +14,8 @@ from .weights.saving import save_for_hf
 __all__ = [
     "FAMILIES",
     "CheckpointError",
+    "LocalVMamba",
+    "LocalVim",
     "MambaIR",
     "MambaIRUNet",
     "MambaIRv2",

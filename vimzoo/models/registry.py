@@ -74,15 +74,16 @@ def find_facts(name: str, task: str | None = None, argument: str = "") -> tuple[
 def family_of(model: nn.Module | str) -> Family | None:
     """The family of a registered name, with or without a tag, or of a model, block or layer.
 
-    A module belongs to the family of the outermost part that a dialect has names for. None: not of this package.
+    A module belongs to the family of the outermost part that a dialect has names for; if several have, because a
+    family's layers inherit from another's, of the one that names the most derived class. None: not of this package.
     """
     if isinstance(model, str):
         name = model.partition(".")[0]
         return next((family for family in FAMILIES.values() if name in family.facts), None)
+    kinds = [(family, kind) for family in FAMILIES.values() for kind in family.dialect.modules]
     for part in model.modules():
-        for family in FAMILIES.values():
-            if isinstance(part, family.dialect.modules):
-                return family
+        if found := [(family, kind) for family, kind in kinds if isinstance(part, kind)]:
+            return max(found, key=lambda pair: len(pair[1].__mro__))[0]
     return None
 
 

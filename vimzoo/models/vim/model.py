@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -12,14 +12,14 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from vimzoo.layers import Add, AddNorm, BiMambaBlock, PatchEmbed
-from vimzoo.layers.checks import check_choice, check_rates, check_sizes
+from vimzoo.layers.checks import check_choice, check_rates, check_sizes, per_block
 
 from .._timm import feature_take_indices, update_model_input_size
 from ..threads import SmallOnOneThread
 from ..tokens import checked_pool, cls_count, insert_cls, patch_tokens, pooled, resize_pos_embed, split_tokens
 from ..weights.grids import GridModel
 from ..weights.loading import load_into
-from .names import checkpoint_filter_fn
+from .names import VIM, checkpoint_filter_fn
 
 __all__ = ["Vim", "checkpoint_filter_fn"]
 
@@ -56,12 +56,16 @@ class Vim(GridModel, SmallOnOneThread):
         dynamic_img_size: Take any image size; position embeddings are resized on the fly.
         dynamic_img_pad: Pad images whose sides are not a multiple of the stride; without it their last pixels are
             dropped.
+        mixers: Arguments of mixers of another class, one mapping per block, instead of ``bimamba``, ``divide_out`` and
+            ``layer_scale``.
 
     Raises:
         ValueError: an option has no such value, or a size is not positive.
     """
 
     dynamic_img_size: Final[bool]
+    dialect = VIM
+    block_class: type[BiMambaBlock] = BiMambaBlock
     _keep_in_fp32_modules_strict = (
         "A_log",
     )  # asked for by transformers when it loads in bfloat16 or float16
@@ -96,6 +100,7 @@ class Vim(GridModel, SmallOnOneThread):
         step_sizes: Mapping[str, Any] | None = None,
         dynamic_img_size: bool = False,
         dynamic_img_pad: bool = False,
+        mixers: Sequence[Mapping[str, Any]] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -124,14 +129,18 @@ class Vim(GridModel, SmallOnOneThread):
         self.pos_drop = nn.Dropout(pos_drop_rate)
 
         mixer_args = dict(
-            bimamba=bimamba, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank,
-            conv_bias=conv_bias, proj_bias=proj_bias, divide_out=divide_out, layer_scale=layer_scale,
+            d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank, conv_bias=conv_bias, proj_bias=proj_bias,
             **(step_sizes or {}),
         )  # fmt: skip
+        if mixers is None:
+            mixer_args.update(bimamba=bimamba, divide_out=divide_out, layer_scale=layer_scale)
         # A block applies stochastic depth to its input, the output of the block before, hence the offset of one.
         rates = [0.0, *calculate_drop_path_rates(drop_path_rate, depth)]
+        own = per_block("mixers", mixers, depth)
         self.blocks = nn.ModuleList(
-            BiMambaBlock(embed_dim, norm, norm_eps, residual_in_fp32, rates[i], mixer_args, **dd)
+            self.block_class(
+                embed_dim, norm, norm_eps, residual_in_fp32, rates[i], {**mixer_args, **own[i]}, **dd
+            )
             for i in range(depth)
         )
         self.drop_path = DropPath(rates[depth]) if rates[depth] > 0.0 else nn.Identity()

@@ -60,15 +60,17 @@ def is_official(names: Iterable[str]) -> bool:
 
 def holds_vim(names: Iterable[str]) -> bool:
     """Whether a state dict with these names, the authors' or ours, is a Vim's."""
-    return any(re.match(r"(layers|blocks)\.\d+\.mixer\.", name) for name in names)
+    names = list(names)
+    local = any(re.search(r"\.mixer\.(attn|merge)\.", name) for name in names)  # LocalVim
+    return not local and any(re.match(r"(layers|blocks)\.\d+\.mixer\.", name) for name in names)
 
 
-def _without_tables(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_tables(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drops rotary tables, which the authors store and we compute."""
     return {name: value for name, value in state.items() if not _ROPE_TABLE.search(name)}
 
 
-VIM = Dialect((BiMamba,), slots, is_official, _without_tables)
+VIM = Dialect((BiMamba,), slots, is_official, without_tables)
 
 
 def checkpoint_filter_fn(
@@ -91,8 +93,8 @@ def checkpoint_filter_fn(
         ValueError: a tensor of the authors' is missing one of its directions, or the grid that position
             embeddings were learned on cannot be inferred.
     """
-    state_dict = bare(state_dict)
-    state = VIM.to_native(state_dict, model) if is_official(state_dict) else dict(state_dict)
+    state_dict, dialect = bare(state_dict), model.dialect
+    state = dialect.to_native(state_dict, model) if dialect.is_official(state_dict) else dict(state_dict)
     pos_embed = state.get("pos_embed")
     if pos_embed is not None and model.pos_embed is not None:
         state["pos_embed"] = fitted_pos_embed(

@@ -13,7 +13,7 @@ from timm.models import generate_default_cfgs, register_model
 
 from ..facts import ModelFacts
 from ..family import Family
-from ..weights.loading import build_model
+from ..weights.loading import build_model, map_features
 from .class_maps import cam_arguments
 from .model import VMamba, checkpoint_filter_fn
 from .names import VMAMBA, holds_vmamba
@@ -134,15 +134,12 @@ default_cfgs = generate_default_cfgs(
 
 def _create_vmamba(variant: str, pretrained: bool = False, **kwargs: Any) -> VMamba:
     """With ``features_only=True``, ``output_fmt="NHWC"`` gives maps with channels last."""
-    features: dict[str, Any] = dict(out_indices=kwargs.pop("out_indices", (0, 1, 2, 3)), feature_cls="getter")
-    if kwargs.get("features_only") and "output_fmt" in kwargs:
-        features["output_fmt"] = kwargs.pop("output_fmt")
     return build_model(
         VMamba,
         variant,
         pretrained,
         checkpoint_filter_fn,
-        feature_cfg=features,
+        feature_cfg=map_features(kwargs),
         **{**VMAMBA_FACTS[variant].args, **kwargs},
     )
 

@@ -10,7 +10,7 @@ from vimzoo.layers.maps import map_norm
 
 from ..weights.loading import load_into
 from .model import VMamba
-from .names import VMAMBA, checkpoint_filter_fn
+from .names import checkpoint_filter_fn
 
 
 class VMambaDense(VMamba):
@@ -50,7 +50,7 @@ class VMambaDense(VMamba):
         """
 
         def headless(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-            state = VMAMBA.spell(state) if VMAMBA.is_official(state) else state
+            state = self.dialect.spell(state) if self.dialect.is_official(state) else state
             head = ("classifier.", "norm.", "head.")
             kept = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
             own = {name: t for name, t in self.state_dict().items() if name.startswith("outnorms.")}

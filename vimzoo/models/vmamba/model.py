@@ -1,7 +1,7 @@
 """VMamba: four stages of two-dimensional selective scan; the package registers its variants."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -11,7 +11,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from vimzoo.layers import MapDownsample, MapStem, VSSBlock
-from vimzoo.layers.checks import check_choice, check_rates
+from vimzoo.layers.checks import check_choice, check_rates, per_block
 from vimzoo.layers.map_embed import DOWNSAMPLES, STEMS
 from vimzoo.layers.maps import map_norm
 from vimzoo.layers.plain import apply_norm
@@ -20,7 +20,7 @@ from vimzoo.ops import ScanPath
 from .._timm import feature_take_indices, update_model_input_size
 from ..threads import SmallOnOneThread
 from ..weights.loading import load_into
-from .names import checkpoint_filter_fn, resize_map
+from .names import VMAMBA, checkpoint_filter_fn, resize_map
 
 __all__ = ["VMamba", "VMambaStage", "checkpoint_filter_fn"]
 
@@ -73,11 +73,13 @@ class VMamba(SmallOnOneThread):
         drop_rate: Dropout before the classifier.
         ssm_drop_rate, mlp_drop_rate: Dropout in the blocks' branches.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        block_args: Further arguments of the blocks, one mapping per block.
 
     Raises:
         ValueError: an option has no such value, or a size is not positive.
     """
 
+    dialect = VMAMBA
     _keep_in_fp32_modules_strict = (
         "A_log",
     )  # asked for by transformers when it loads in bfloat16 or float16
@@ -116,6 +118,7 @@ class VMamba(SmallOnOneThread):
         ssm_drop_rate: float = 0.0,
         mlp_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        block_args: Sequence[Mapping[str, Any]] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -150,10 +153,14 @@ class VMamba(SmallOnOneThread):
             mlp_ratio=mlp_ratio, mlp_act=mlp_act, mlp_gated=mlp_gated, mlp_drop_rate=mlp_drop_rate, norm=norm,
         )  # fmt: skip
         rates: Any = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        own = iter(per_block("block_args", block_args, sum(depths)))
         self.stages = nn.Sequential()
         for i, dim in enumerate(dims):
             down = MapDownsample(dims[i - 1], dim, downsample, norm, **dd) if i > 0 else nn.Identity()
-            blocks = [self.block_class(dim, drop_path=next(rates), **block, **dd) for _ in range(depths[i])]
+            blocks = [
+                self.block_class(dim, drop_path=next(rates), **{**block, **next(own)}, **dd)
+                for _ in range(depths[i])
+            ]
             self.stages.append(VMambaStage(down, blocks))
         self.norm = map_norm(norm, dims[-1], **dd)
         self.head = ClassifierHead(

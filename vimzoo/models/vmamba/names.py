@@ -90,9 +90,8 @@ def holds_vmamba(names: Iterable[str]) -> bool:
     """Whether a state dict with these names, of any of the authors' files or ours, is a VMamba's."""
     block = re.compile(r"(stages|layers)\.\d+\.blocks\.\d+\.(op|ss2d|self_attention)\.")
     names = list(names)
-    other = any(
-        name.startswith("layers_up.") for name in names
-    )  # VM-UNet is made of the first release's blocks
+    # VM-UNet is made of the first release's blocks, LocalVMamba has them with a merging of its own
+    other = any(name.startswith("layers_up.") or re.search(r"\.(multi_scan|merge)\.", name) for name in names)
     return not other and any(block.match(name) or name.startswith("classifier.head.") for name in names)
 
 
@@ -146,9 +145,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: Any) -> dict[str,
         model: The model they are for; checkpoints that fit it already are returned unchanged.
     """
     state_dict = bare(state_dict)
-    state = dict(state_dict)
-    if is_official(state):
-        state = VMAMBA.to_native(state, model)
+    state, dialect = dict(state_dict), model.dialect
+    if dialect.is_official(state):
+        state = dialect.to_native(state, model)
         # the loader must know a classifier by our name even if the model has none
         state = {name.replace("classifier.head.", "head.fc."): value for name, value in state.items()}
     pos_embed, wanted = state.get("pos_embed"), getattr(model, "pos_embed", None)

@@ -182,6 +182,16 @@ def build_model(
     )
 
 
+def map_features(options: dict[str, Any]) -> dict[str, Any]:
+    """timm's ``feature_cfg`` for a model of four stages; the entries are taken out of an entrypoint's ``options``."""
+    features: dict[str, Any] = dict(
+        out_indices=options.pop("out_indices", (0, 1, 2, 3)), feature_cls="getter"
+    )
+    if options.get("features_only") and "output_fmt" in options:
+        features["output_fmt"] = options.pop("output_fmt")
+    return features
+
+
 def _cfg(model: nn.Module) -> Mapping[str, Any]:
     return getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
 

@@ -320,12 +320,25 @@ def _stacked(paths: tuple[ScanPath, ...], height: int, width: int) -> np.ndarray
     return np.stack(steps).astype(np.int32 if height * width <= MOST_TOKENS else np.int64)
 
 
+@lru_cache(maxsize=1024)
+def _visits(paths: tuple[ScanPath, ...], height: int, width: int) -> np.ndarray:
+    count, found = height * width, []
+    for path in paths:
+        tokens = path.walk(height, width)
+        steps = np.flatnonzero(tokens != PAD)
+        if not np.array_equal(np.sort(tokens[steps]), np.arange(count)):
+            raise ValueError(f"paths: one does not visit every token of a {height} x {width} grid once")
+        found.append(steps[np.argsort(tokens[steps])])
+    return np.stack(found)
+
+
+_BUILDERS = {"tokens": _stacked, "steps": _visits}
 _TABLES: dict[tuple, Tensor] = {}
 
 
-def _table(height: int, width: int, device: str, paths: tuple[ScanPath, ...]) -> Tensor:
-    """The table of ``paths`` on ``device``, made once."""
-    key = (paths, height, width, device)
+def _table(kind: str, height: int, width: int, device: str, paths: tuple[ScanPath, ...]) -> Tensor:
+    """The table of ``paths`` on ``device``, made once; ``kind`` is a key of `_BUILDERS`."""
+    key = (kind, paths, height, width, device)
     if key in _TABLES:
         return _TABLES[key]
     # tables are constants of a trace; without this the first trace would record how one is made
@@ -334,7 +347,7 @@ def _table(height: int, width: int, device: str, paths: tuple[ScanPath, ...]) ->
     try:
         # a table made in inference mode could not be saved for a backward pass later
         with torch.inference_mode(False):
-            table = torch.from_numpy(_stacked(paths, height, width)).to(device)
+            table = torch.from_numpy(_BUILDERS[kind](paths, height, width)).to(device)
     finally:
         torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
     if type(table) is Tensor:  # fake tensors must not outlive their mode
@@ -349,12 +362,23 @@ _COMPILED = SimpleNamespace()
 
 
 @torch.compiler.assume_constant_result
-def _attribute(height: int, width: int, device: str, *names: str) -> str:
+def _attribute(kind: str, height: int, width: int, device: str, *names: str) -> str:
     """The attribute of `_COMPILED` that holds the table of the paths of these names: a constant to the compiler."""
-    table = _table(height, width, device, tuple(_NAMED[name] for name in names))
+    table = _table(kind, height, width, device, tuple(_NAMED[name] for name in names))
     name = f"table_{id(table)}"
     setattr(_COMPILED, name, table)
     return name
+
+
+def _constant(
+    kind: str, paths: Sequence[ScanPath], height: int, width: int, device: torch.device | str
+) -> Tensor:
+    """`_table`, also under the compiler."""
+    height, width = index(height), index(width)
+    if torch.compiler.is_dynamo_compiling():
+        names = [path._name for path in paths]  # type: ignore[attr-defined]
+        return getattr(_COMPILED, _attribute(kind, height, width, str(device), *names))
+    return _table(kind, height, width, str(device), tuple(paths))
 
 
 def path_arguments(
@@ -369,13 +393,18 @@ def path_arguments(
         ValueError: the paths have different numbers of steps (see `pad_paths`), or visit tokens outside the grid.
     """
     codes = path_codes(paths)
-    if TABLE not in codes:
-        return codes, None
-    height, width = index(height), index(width)
-    if torch.compiler.is_dynamo_compiling():
-        names = [path._name for path in paths]  # type: ignore[attr-defined]
-        return codes, getattr(_COMPILED, _attribute(height, width, str(device), *names))
-    return codes, _table(height, width, str(device), tuple(paths))
+    return codes, _constant("tokens", paths, height, width, device) if TABLE in codes else None
+
+
+def path_steps(
+    paths: Sequence[ScanPath], height: int, width: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The step at which each path visits each token, int64 ``(K, H W)``, on ``device``; cached as tables are.
+
+    Raises:
+        ValueError: a path leaves a token out, or visits one twice.
+    """
+    return _constant("steps", paths, height, width, device)
 
 
 def path_table(paths: Sequence[ScanPath], height: int, width: int) -> Tensor | None:
