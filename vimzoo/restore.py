@@ -1,4 +1,4 @@
-"""Restore photographs: ``python -m vimzoo.restore INPUT OUTPUT --model NAME | --checkpoint FILE``.
+"""Restore photographs and films: ``python -m vimzoo.restore INPUT OUTPUT --model NAME | --checkpoint FILE``.
 
 Started by torchrun, the processes share the pictures of a folder, and process 0 reports.
 The exit status is 1 if a picture failed.
@@ -21,6 +21,7 @@ from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share_stream, shared_command
 from .errors import UsageError, first_line
 from .exporting.running import RUNNERS, RUNTIME_HELP, RestorationFile, exported
+from .film import SUFFIXES as FILMS
 from .models.routes import ROUTINGS
 
 if TYPE_CHECKING:
@@ -30,16 +31,18 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 TILES = ("auto", "none", "official")
+PICTURE_OPTIONS = ("format", "quality", "pages", "extra_bands")
+FILM_OPTIONS = ("encoder", "crf", "frames", "preview", "hwaccel")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = Parser(
         prog="python -m vimzoo.restore",
-        description="Restore a picture, or all pictures of a folder: super-resolution, denoising or removal of JPEG "
-        "artefacts, depending on the model.",
+        description="Restore a picture, all pictures of a folder, or a film: super-resolution, denoising or removal of "
+        "JPEG artefacts, depending on the model.",
     )
-    command.add_argument("input", type=Path, help="a picture, or a folder of pictures")
+    command.add_argument("input", type=Path, help="a picture, a folder of pictures, or a film")
     command.add_argument(
         "output", type=Path, help="a file or a folder; a folder gets the same tree as the input"
     )
@@ -102,6 +105,22 @@ def parser() -> argparse.ArgumentParser:
         "--quality", metavar="1..100", type=_whole_number(1, 100), default=95,
         help="quality of JPEG, WebP, AVIF and JPEG XL; 100 is lossless, except for JPEG (default: 95)",
     )  # fmt: skip
+    films = command.add_argument_group("films")
+    films.add_argument(
+        "--encoder", metavar="NAME",
+        help="libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, qtrle, h264_nvenc, hevc_nvenc or av1_nvenc "
+        "(default: one that keeps what the film has)",
+    )  # fmt: skip
+    films.add_argument(
+        "--crf", metavar="N", type=_whole_number(0), help="the encoder's quality; 0 is best (default: near lossless)"
+    )  # fmt: skip
+    films.add_argument(
+        "--frames", metavar="FIRST:STOP", type=_frames, help="restore only these frames, counted from 0"
+    )
+    films.add_argument("--preview", action="store_true", help="show the original to the left of the result")
+    films.add_argument(
+        "--hwaccel", metavar="NAME", help="decode on hardware, by FFmpeg's name for it, such as cuda"
+    )
     command.add_argument(
         "--pages", choices=("refuse", "first", "all"), default="refuse",
         help="what to do with files of several pages or frames; all: a TIFF file of as many (default: refuse)",
@@ -133,6 +152,15 @@ def _tile(text: str) -> int | str:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of pixels or {', '.join(TILES)}, got {text!r}")
     return int(text)
+
+
+def _frames(text: str) -> tuple[int, int | None]:
+    first, colon, stop = text.partition(":")
+    if not colon or not all(part == "" or part.isdecimal() for part in (first, stop)):
+        raise argparse.ArgumentTypeError(f"expected FIRST:STOP, such as 10:20, got {text!r}")
+    if stop and int(stop) <= int(first or 0):
+        raise argparse.ArgumentTypeError(f"expected at least one frame, got {text!r}")
+    return int(first or 0), int(stop) if stop else None
 
 
 class _whole_number:
@@ -209,6 +237,52 @@ def run(options: argparse.Namespace, world: World | None = None) -> Report:
     )
 
 
+def _is_film(options: argparse.Namespace) -> bool:
+    return options.input.suffix.lower() in FILMS and not options.input.is_dir()
+
+
+def _check_kind(options: argparse.Namespace, world: World) -> None:
+    """Refuse options that only pictures, or only films, have."""
+    film, defaults = _is_film(options), parser()
+    for name in PICTURE_OPTIONS if film else FILM_OPTIONS:
+        if getattr(options, name) != defaults.get_default(name):
+            kind = "pictures" if film else "films"
+            raise UsageError(f"--{name.replace('_', '-')}: is an option for {kind}, got {options.input}")
+    if film and world.size > 1:
+        raise UsageError(f"{options.input}: a film is restored by one process, got {world.size}")
+
+
+def run_film(options: argparse.Namespace) -> int:
+    """Restore a film as the parsed arguments say, and print a summary; returns the exit status.
+
+    Raises:
+        ValueError: the request cannot be met; nothing has been written.
+    """
+    from .restoration import MAX_PIXELS
+
+    try:
+        from .restoration.films import FilmRequest, restore_film
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{options.input}: films need PyAV; pip install 'vimzoo[films]'") from error
+    request = FilmRequest(
+        options.input,
+        options.output,
+        max_pixels=options.max_pixels or MAX_PIXELS,
+        **{name: getattr(options, name) for name in FILM_OPTIONS},
+    )
+    if options.existing == "skip" and options.output.is_file():
+        print("0 frames restored, as the result exists (--existing overwrite)")
+        return Exit.OK
+    restorer = _restorer(options)
+    slow_half(DTYPES[options.dtype], restorer.device, "--dtype")
+    report = restore_film(request, restorer, overwrite=options.existing == "overwrite", quiet=options.quiet)
+    before = f", {report.resumed} of them in an earlier run" if report.resumed else ""
+    print(f"{report.frames} frames restored{before}")
+    for text in report.damage:
+        print(f"damaged: {options.input}: {text}", file=sys.stderr)
+    return Exit.OK
+
+
 def _restorer(options: argparse.Namespace) -> Restorer:
     from .restoration import Restorer
 
@@ -237,10 +311,13 @@ def command(options: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
+    _check_kind(options, world)
     try:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         with logging_redirect_tqdm():
+            if _is_film(options):
+                return run_film(options)
             report = run(options, world)
     except ImportError as error:
         hint = "pip install 'vimzoo[restore]'"

@@ -20,7 +20,7 @@ FLOORS = (
     {"engine", "spandrel"},
     {"restoration", "exporting", "explain", "compat", "plots"},
     {"data", "models"},
-    {"layers", "pictures"},
+    {"film", "layers", "pictures"},
     {"ops"},
     {"kernels", "configs", "metrics"},
     {"commands"},
@@ -84,7 +84,12 @@ def modules(package: ModuleType) -> Iterator[tuple[ModuleType, str, ModuleType]]
     for found in pkgutil.iter_modules(package.__path__):
         if package.__name__ == "vimzoo.kernels" and found.name.startswith("_cpu_"):
             continue  # libraries for ctypes
-        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        try:
+            module = importlib.import_module(f"{package.__name__}.{found.name}")
+        except ModuleNotFoundError as error:
+            if error.name != "av":  # the extra vimzoo[films]
+                raise
+            continue
         yield package, found.name, module
         if found.ispkg:
             yield from modules(module)

@@ -229,7 +229,7 @@ def _read(job: Job, scale: int, options: _Options, places: set[Path]) -> Picture
     if job.target.is_dir():
         raise PictureError(f"{job.target}: there is a folder of this name")
     if job.target.parent not in places:
-        _check_place(job.target.parent)
+        check_place(job.target.parent)
         places.add(job.target.parent)
     for said in (*picture.lost, left_out(picture, form)):
         if said:
@@ -237,7 +237,7 @@ def _read(job: Job, scale: int, options: _Options, places: set[Path]) -> Picture
     return picture
 
 
-def _check_place(folder: Path) -> None:
+def check_place(folder: Path) -> None:
     """Create a folder for results and check that it is writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from vimzoo.files import whole_file
 from .folders import Job
 from .restorer import Restorer
 
-__all__ = ["claim_results"]
+__all__ = ["claim_results", "identity"]
 
 NOTE = ".vimzoo-restore.json"
 
@@ -27,13 +27,7 @@ def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existin
     Raises:
         ValueError: results to be skipped were made with other weights, or with another choice of self-ensemble.
     """
-    own = {
-        "model": type(restorer.model).__name__,
-        "weights": _digest(restorer),
-        "self_ensemble": restorer.self_ensemble,
-    }
-    if (restorer.routing or getattr(restorer.model, "routing", None)) == "argmax":
-        own["routing"] = "argmax"
+    own = identity(restorer)
     note, skipped = folder / NOTE, existing == "skip" and any(job.target.is_file() for job in jobs)
     theirs = _read(note)
     if skipped and theirs is not None and theirs != own:
@@ -46,6 +40,18 @@ def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existin
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(note, "w") as file:
             file.write(json.dumps(own) + "\n")
+
+
+def identity(restorer: Restorer) -> dict[str, Any]:
+    """What makes results those of a model: its class, a digest of its weights, and how they are used."""
+    own = {
+        "model": type(restorer.model).__name__,
+        "weights": _digest(restorer),
+        "self_ensemble": restorer.self_ensemble,
+    }
+    if (restorer.routing or getattr(restorer.model, "routing", None)) == "argmax":
+        own["routing"] = "argmax"
+    return own
 
 
 def _read(note: Path) -> dict[str, Any] | None:
