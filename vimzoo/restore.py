@@ -261,7 +261,7 @@ def run_film(options: argparse.Namespace) -> int:
     from .restoration import MAX_PIXELS
 
     try:
-        from .restoration.films import FilmRequest, restore_film
+        from .restoration.film import FilmRequest, restore_film
     except ModuleNotFoundError as error:
         raise UsageError(f"{options.input}: films need PyAV; pip install 'vimzoo[films]'") from error
     request = FilmRequest(

@@ -21,8 +21,8 @@ from film_files import EVEN, LIGHT, UNIT, VARIABLE, film, held, planes  # noqa: 
 from vimzoo.compat import mambair  # noqa: E402
 from vimzoo.errors import Failure, UsageError  # noqa: E402
 from vimzoo.film.layout import Layout  # noqa: E402
-from vimzoo.restoration import Restorer, films  # noqa: E402
-from vimzoo.restoration.films import FilmReport, FilmRequest, restore_film  # noqa: E402
+from vimzoo.restoration import Restorer  # noqa: E402
+from vimzoo.restoration.film import FilmReport, FilmRequest, restore_film  # noqa: E402
 from vimzoo.restore import main  # noqa: E402
 
 BT709 = dict(color_range=1, colorspace=1, color_primaries=1, color_trc=1)
@@ -159,7 +159,7 @@ class Stops(Same):
 
 @pytest.fixture
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(films, "SEGMENT", 3)
+    monkeypatch.setattr("vimzoo.restoration.film.SEGMENT", 3)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork of this process")

@@ -25,8 +25,8 @@ from vimzoo.film.recording import Recorder
 from vimzoo.film.segments import Segments
 from vimzoo.film.writing import Setup
 
-from .film_plan import planned, tried
 from .files import check_place
+from .film_plan import planned, tried
 from .frames import Frames
 from .origin import identity
 from .restorer import Restorer
