@@ -275,7 +275,13 @@ def run_film(options: argparse.Namespace) -> int:
         return Exit.OK
     restorer = _restorer(options)
     slow_half(DTYPES[options.dtype], restorer.device, "--dtype")
-    report = restore_film(request, restorer, overwrite=options.existing == "overwrite", quiet=options.quiet)
+    try:
+        report = restore_film(
+            request, restorer, overwrite=options.existing == "overwrite", quiet=options.quiet
+        )
+    except (FloatingPointError, MemoryError, RuntimeError) as error:
+        print(f"failed: {options.input}: {first_line(error)}; finished parts are kept", file=sys.stderr)
+        return Exit.FAILED
     before = f", {report.resumed} of them in an earlier run" if report.resumed else ""
     print(f"{report.frames} frames restored{before}")
     for text in report.damage:

@@ -345,7 +345,7 @@ def test_a_change_of_size_is_not_hidden(tmp_path: Path, same: Restorer) -> None:
         restore(joined, tmp_path / "out.mp4", same)
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, short_parts: None) -> None:
     monkeypatch.chdir(tmp_path)
     film(Path("a.mp4"), **EVERYTHING)
     light = mambair.official_state_dict(timm.create_model("test_mambair"))
@@ -369,6 +369,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
         except SystemExit as ended:
             status = ended.code
         assert status == 2 and message in capsys.readouterr().err
+    monkeypatch.setattr("vimzoo.restore._restorer", lambda options: Restorer(Stops(5)))
+    assert main(["a.mp4", "c.mp4", "--checkpoint", "x2.pth", "--quiet"]) == 1
+    assert "failed: a.mp4: stopped here; finished parts are kept" in capsys.readouterr().err
+    monkeypatch.setattr("vimzoo.restore._restorer", lambda options: Restorer(Stops(99)))
+    assert main(["a.mp4", "c.mp4", "--checkpoint", "x2.pth", "--quiet"]) == 0
+    assert capsys.readouterr().out == "8 frames restored, 3 of them in an earlier run\n"
     Path("photo.png").write_bytes(b"")
     assert main(["photo.png", "b.png", "--checkpoint", "x2.pth", "--preview"]) == 2
     assert "--preview: is an option for films, got photo.png" in capsys.readouterr().err

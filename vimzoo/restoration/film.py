@@ -166,7 +166,7 @@ def _chosen(shown: Iterator[Shown], film: Film, request: FilmRequest) -> Iterato
         kind = f"{each.frame.width} x {each.frame.height} {each.frame.format.name}"
         alike = alike or kind
         if kind != alike:
-            raise Failure(f"{film.path}: frame {each.number} is of {kind}; expected {alike} as before")
+            raise Failure(f"frame {each.number} is of {kind}; expected {alike} as before")
         if request.stop is not None and each.number >= request.stop:
             return
         if each.number >= request.first:
