@@ -47,6 +47,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(Exit.USAGE, f"error: {message}; {self.prog} --help lists the arguments\n")
 
 
+class whole_number:
+    """Parses an argument that is a whole number from ``low`` to ``high``."""
+
+    def __init__(self, low: int, high: int | None = None) -> None:
+        self.low, self.high = low, high
+
+    def __call__(self, text: str) -> int:
+        number = int(text) if text.isdecimal() else -1
+        if number < self.low or (self.high is not None and number > self.high):
+            limits = f"{self.low} to {self.high}" if self.high is not None else f"at least {self.low}"
+            raise argparse.ArgumentTypeError(f"expected a whole number, {limits}, got {text!r}")
+        return number
+
+
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
     """Decorator of a command's ``main``: expected errors become one line and an exit status.
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .commands import Exit, Parser, run_command, slow_half
+from .commands import Exit, Parser, run_command, slow_half, whole_number
 from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, share_stream, shared_command
 from .errors import UsageError, first_line
 from .exporting.running import RUNNERS, RUNTIME_HELP, RestorationFile, exported
-from .film import SUFFIXES as FILMS
+from .film.arguments import FILM_OPTIONS, check_kind, is_film
+from .film.arguments import add_arguments as add_film_arguments
 from .models.routes import ROUTINGS
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 TILES = ("auto", "none", "official")
-PICTURE_OPTIONS = ("format", "quality", "pages", "extra_bands")
-FILM_OPTIONS = ("encoder", "crf", "frames", "preview", "hwaccel")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,11 +68,11 @@ def parser() -> argparse.ArgumentParser:
     tiles.add_argument(
         "--overlap",
         metavar="N",
-        type=_whole_number(0),
+        type=whole_number(0),
         help="overlap of neighbouring tiles in pixels (default: 32)",
     )
     tiles.add_argument(
-        "--batch", metavar="N", type=_whole_number(1), default=1, help="tiles per batch (default: 1)"
+        "--batch", metavar="N", type=whole_number(1), default=1, help="tiles per batch (default: 1)"
     )
     quality = command.add_argument_group("result")
     quality.add_argument(
@@ -87,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     quality.add_argument(
         "--seed",
         metavar="N",
-        type=_whole_number(0),
+        type=whole_number(0),
         default=0,
         help="seed of MambaIRv2's random routes (default: 0)",
     )
@@ -102,25 +101,10 @@ def parser() -> argparse.ArgumentParser:
         help="output format (default: that of the output's name or of each input)",
     )
     quality.add_argument(
-        "--quality", metavar="1..100", type=_whole_number(1, 100), default=95,
+        "--quality", metavar="1..100", type=whole_number(1, 100), default=95,
         help="quality of JPEG, WebP, AVIF and JPEG XL; 100 is lossless, except for JPEG (default: 95)",
     )  # fmt: skip
-    films = command.add_argument_group("films")
-    films.add_argument(
-        "--encoder", metavar="NAME",
-        help="libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, qtrle, h264_nvenc, hevc_nvenc or av1_nvenc "
-        "(default: one that keeps what the film has)",
-    )  # fmt: skip
-    films.add_argument(
-        "--crf", metavar="N", type=_whole_number(0), help="the encoder's quality; 0 is best (default: near lossless)"
-    )  # fmt: skip
-    films.add_argument(
-        "--frames", metavar="FIRST:STOP", type=_frames, help="restore only these frames, counted from 0"
-    )
-    films.add_argument("--preview", action="store_true", help="show the original to the left of the result")
-    films.add_argument(
-        "--hwaccel", metavar="NAME", help="decode on hardware, by FFmpeg's name for it, such as cuda"
-    )
+    add_film_arguments(command)
     command.add_argument(
         "--pages", choices=("refuse", "first", "all"), default="refuse",
         help="what to do with files of several pages or frames; all: a TIFF file of as many (default: refuse)",
@@ -136,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
         help="what to do with existing results (default: skip)",
     )
     command.add_argument(
-        "--max-pixels", metavar="N", type=_whole_number(1),
+        "--max-pixels", metavar="N", type=whole_number(1),
         help="reject larger inputs, because a small file may unpack to any size (default: 200 million)",
     )  # fmt: skip
     device = command.add_mutually_exclusive_group()
@@ -152,29 +136,6 @@ def _tile(text: str) -> int | str:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of pixels or {', '.join(TILES)}, got {text!r}")
     return int(text)
-
-
-def _frames(text: str) -> tuple[int, int | None]:
-    first, colon, stop = text.partition(":")
-    if not colon or not all(part == "" or part.isdecimal() for part in (first, stop)):
-        raise argparse.ArgumentTypeError(f"expected FIRST:STOP, such as 10:20, got {text!r}")
-    if stop and int(stop) <= int(first or 0):
-        raise argparse.ArgumentTypeError(f"expected at least one frame, got {text!r}")
-    return int(first or 0), int(stop) if stop else None
-
-
-class _whole_number:
-    """Parses a number from ``low`` to ``high``."""
-
-    def __init__(self, low: int, high: int | None = None) -> None:
-        self.low, self.high = low, high
-
-    def __call__(self, text: str) -> int:
-        number = int(text) if text.isdecimal() else -1
-        if number < self.low or (self.high is not None and number > self.high):
-            limits = f"{self.low} to {self.high}" if self.high is not None else f"at least {self.low}"
-            raise argparse.ArgumentTypeError(f"expected a whole number, {limits}, got {text!r}")
-        return number
 
 
 def load_file(options: argparse.Namespace) -> RestorationFile | None:
@@ -235,21 +196,6 @@ def run(options: argparse.Namespace, world: World | None = None) -> Report:
         quiet=options.quiet or not world.main,
         shared=partial(share_stream, world=world) if world.size > 1 else None,
     )
-
-
-def _is_film(options: argparse.Namespace) -> bool:
-    return options.input.suffix.lower() in FILMS and not options.input.is_dir()
-
-
-def _check_kind(options: argparse.Namespace, world: World) -> None:
-    """Refuse options that only pictures, or only films, have."""
-    film, defaults = _is_film(options), parser()
-    for name in PICTURE_OPTIONS if film else FILM_OPTIONS:
-        if getattr(options, name) != defaults.get_default(name):
-            kind = "pictures" if film else "films"
-            raise UsageError(f"--{name.replace('_', '-')}: is an option for {kind}, got {options.input}")
-    if film and world.size > 1:
-        raise UsageError(f"{options.input}: a film is restored by one process, got {world.size}")
 
 
 def run_film(options: argparse.Namespace) -> int:
@@ -317,12 +263,12 @@ def command(options: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
-    _check_kind(options, world)
+    check_kind(options, parser(), world.size)
     try:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         with logging_redirect_tqdm():
-            if _is_film(options):
+            if is_film(options.input):
                 return run_film(options)
             report = run(options, world)
     except ImportError as error:

@@ -55,6 +55,7 @@ def film(
     chapters: bool = False,
     font: bool = False,
     hidden: int = 0,
+    cover: bool = False,
 ) -> Path:
     """Write a film.
 
@@ -64,6 +65,7 @@ def film(
         sound: Languages of the sound tracks.
         subtitles: Codec of the subtitles.
         hidden: Frames that an edit list hides.
+        cover: Whether there is one, beside a second stream of pictures that stands still.
     """
     container_options = {"avoid_negative_ts": "disabled"} if hidden else {}
     with av.open(str(path), "w", container_options=container_options) as out:
@@ -80,6 +82,9 @@ def film(
             stream.set_display_matrix(list(matrix))
         others = [_sound(out, path, language) for language in sound]
         text = _text(out, subtitles) if subtitles else None
+        stills = [_still(out), _still(out)] if cover else []
+        if stills:
+            stills[0].disposition = av.stream.Disposition.attached_pic
         if font:
             out.add_attachment("Some.ttf", "font/ttf", b"\0\1\0\0 not a font")
         if chapters:
@@ -96,6 +101,9 @@ def film(
             durations[pts] = following - pts
             _mux(out, stream.encode(frame), durations)
         _mux(out, stream.encode(None), durations)
+        for still in stills:
+            out.mux(still.encode(av.VideoFrame(32, 32, "yuvj420p")))
+            out.mux(still.encode(None))
         for number, other in enumerate(others):
             for packet in _samples(other, number):
                 out.mux(packet)
@@ -108,6 +116,13 @@ def _mux(out: Any, packets: Sequence[Any], durations: dict[int, int]) -> None:
     for packet in packets:
         packet.duration = durations[packet.pts]
         out.mux(packet)
+
+
+def _still(out: Any) -> Any:
+    stream = out.add_stream("mjpeg", rate=1)
+    stream.width = stream.height = 32
+    stream.pix_fmt = "yuvj420p"
+    return stream
 
 
 def _sound(out: Any, path: Path, language: str) -> Any:
@@ -181,7 +196,7 @@ def held(path: Path) -> dict[str, Any]:
     frames = frames_of(path)
     first = frames[0]
     with av.open(str(path)) as container:
-        (video,) = (s for s in container.streams.video if not s.disposition & 0x400)
+        video, *_ = (s for s in container.streams.video if not s.disposition & 0x400)
         streams, packets = [], []
         for stream in container.streams:
             name = stream.codec_context.name if stream.codec_context is not None else ""

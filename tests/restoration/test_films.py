@@ -244,6 +244,26 @@ def test_preview(tmp_path: Path) -> None:
         assert 1 < np.abs(after[0][:, :96].astype(int) - enlarged).mean() < 40
 
 
+def test_covers_and_other_pictures_are_copied(tmp_path: Path, same: Restorer, caplog) -> None:
+    source = film(tmp_path / "a.mp4", cover=True)
+    for name in ("b.mp4", "c.mkv"):
+        restore(source, tmp_path / name, same, crf=0)
+        before, after = held(source), held(tmp_path / name)
+        kinds = [[(stream[:2], stream[3]) for stream in each["8 streams"]] for each in (before, after)]
+        assert sorted(kinds[0]) == sorted(kinds[1]) and len(kinds[0]) == 2
+        with av.open(str(tmp_path / name)) as one, av.open(str(source)) as other:
+            found = [
+                sorted(
+                    bytes(p)
+                    for p in container.demux(*container.streams.video)
+                    if p.size and p.stream.codec.name == "mjpeg"
+                )
+                for container in (one, other)
+            ]
+        assert found[0] == found[1] and len(found[0]) == 2
+    assert "a.mp4: video stream 1 (mjpeg, und) is copied as it is" in caplog.text
+
+
 def test_transport_streams_start_at_zero(tmp_path: Path, same: Restorer) -> None:
     source = film(tmp_path / "a.ts", times=[120_000 + pts for pts in EVEN])
     assert held(source)["2 times"][0] >= 10

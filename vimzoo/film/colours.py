@@ -1,7 +1,6 @@
 """Colours of films: planes of code values to RGB and back, on any device (ITU-T H.273, BT.601, 709, 2020).
 
-FFmpeg's own conversion is less exact, and moves colours sideways each time a film is converted; see
-findings/pyav_colours.sh.
+FFmpeg's own conversion through PyAV is less exact, and moves colours sideways each time a film is converted.
 """
 
 from __future__ import annotations

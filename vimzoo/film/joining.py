@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ import av
 
 from vimzoo.errors import UsageError, first_line
 
-from .reading import Film
+from .reading import ATTACHED, Film
 from .writing import FORMATS, created
 
 __all__ = ["Span", "check_streams", "join"]
 
-_ATTACHED = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+_logger = logging.getLogger(__name__)
+
+_COVERS = {"mjpeg": "jpeg", "png": "png"}
 _OWN = (
     "major_brand",
     "minor_version",
@@ -53,9 +56,10 @@ class Span:
 
 
 def _described(stream: Any) -> str:
-    language = stream.metadata.get("language", "und")
-    codec = stream.codec_context.name if stream.codec_context is not None else "unknown codec"
-    return f"{stream.type} stream {stream.index} ({codec}, {language})"
+    codec = stream.codec_context.name if stream.codec_context is not None else None
+    known = [codec, *(stream.metadata.get(name) for name in ("language", "filename"))]
+    words = ", ".join(word for word in known if word)
+    return f"{stream.type} stream {stream.index}" + (f" ({words})" if words else "")
 
 
 def _kept(metadata: dict[str, str], own: tuple[str, ...]) -> dict[str, str]:
@@ -72,8 +76,27 @@ def _text_to_subrip(stream: Any, suffix: str) -> bool:
     return suffix == ".mkv" and context is not None and context.name == "mov_text"
 
 
+def _is_cover(stream: Any) -> bool:
+    """Whether a stream of pictures is one that players show instead of sound."""
+    return stream.type == "video" and bool(stream.disposition & ATTACHED)
+
+
+def _is_attached(stream: Any, suffix: str) -> bool:
+    """Whether a copy of a stream has no packets."""
+    return stream.type == "attachment" or (_is_cover(stream) and FORMATS[suffix] == "matroska")
+
+
+def _first_packet(stream: Any) -> bytes:
+    with av.open(stream.container.name) as container:
+        return bytes(next(container.demux(container.streams[stream.index])))
+
+
 def _copy_of(stream: Any, output: Any, suffix: str) -> Any:
     """A stream of the output that takes the packets of another file's stream."""
+    if _is_cover(stream) and FORMATS[suffix] == "matroska":
+        kind = _COVERS[stream.codec_context.name]
+        name = stream.metadata.get("filename", f"cover.{kind}")
+        return output.add_attachment(name, f"image/{kind}", _first_packet(stream))
     if _text_to_subrip(stream, suffix):
         copy = output.add_mux_stream("subrip")
         copy.time_base = stream.time_base
@@ -102,7 +125,8 @@ def check_streams(film: Film, suffix: str, scratch: Path) -> tuple[list[int], li
         if stream.index == film.video.index:
             continue
         if stream.type in ("data", "unknown"):
-            if not (chapters and stream.name == "bin_data"):  # a track of chapters in MP4, written anew
+            # FFmpeg writes MP4's tracks of chapters and of the timecode anew
+            if not (chapters and stream.name == "bin_data") and "timecode" not in stream.metadata:
                 left_out.append(_described(stream))
             continue
         try:
@@ -110,13 +134,17 @@ def check_streams(film: Film, suffix: str, scratch: Path) -> tuple[list[int], li
                 _copy_of(stream, output, suffix)
                 output.start_encoding()
             copied.append(stream.index)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (KeyError, OSError, ValueError, RuntimeError) as error:
             if stream.type in ("audio", "subtitle"):
+                other = "" if suffix == ".mkv" else ", such as .mkv"
                 raise UsageError(
                     f"{film.path}: {_described(stream)} does not fit into {suffix} ({first_line(error)}); "
-                    "expected an output of the input's kind, or .mkv"
+                    f"expected another kind of file{other}, or a film without it"
                 ) from error
             left_out.append(_described(stream))
+        else:
+            if stream.type == "video" and not _is_cover(stream):
+                _logger.warning("%s: %s is copied as it is", film.path, _described(stream))
     return copied, left_out
 
 
@@ -211,7 +239,9 @@ def _packets(parts: Sequence[Path]) -> Iterator[Any]:
 
 
 def _others(film: Film, copied: Sequence[int], span: Span, suffix: str) -> Iterator[_Timed]:
-    streams = [film.container.streams[i] for i in copied if film.container.streams[i].type != "attachment"]
+    streams = [
+        film.container.streams[i] for i in copied if not _is_attached(film.container.streams[i], suffix)
+    ]
     for packet in film.container.demux(streams) if streams else ():
         time = None if packet.pts is None else packet.pts * packet.time_base
         if packet.size and span.holds(time) and not _is_gap(packet):

@@ -54,7 +54,7 @@ def layout_of(form: Any) -> Layout:
     down = round(form.height / colours[1].height) if kind == "yuv" else 1
     order = tuple(part.plane for part in parts)
     apart = len(set(order)) == len(order) and not (form.has_palette or form.is_bit_stream)
-    alpha = form.has_palette or len(colours) < len(parts)
+    alpha = len(colours) < len(parts)
     plain = apart and not (form.is_big_endian and colours[0].bits > 8) and not _UNUSED.search(form.name)
     bits = max(part.bits for part in colours)
     return Layout(form.name, kind, bits, across, down, alpha, order if plain else None)

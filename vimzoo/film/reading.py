@@ -17,7 +17,10 @@ from vimzoo.errors import UsageError, first_line
 from .damage import Damage
 from .logs import errors_told
 
-__all__ = ["Film", "Shown"]
+__all__ = ["ATTACHED", "Film", "Shown"]
+
+ATTACHED = 0x400
+"""FFmpeg's flag of a stream that is one picture, such as a cover."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Film:
         except (OSError, ValueError, RuntimeError) as error:  # av.FFmpegError is one of these
             how = "" if hwaccel is None else f" with --hwaccel {hwaccel}"
             raise UsageError(f"{path}: cannot be opened as a film{how} ({first_line(error)})") from error
-        moving = [s for s in self.container.streams.video if not s.disposition & _PICTURE]
+        moving = [s for s in self.container.streams.video if not s.disposition & ATTACHED]
         if not moving or moving[0].codec_context is None:
             self.container.close()
             raise UsageError(f"{path}: expected a film, found no moving pictures that FFmpeg can decode")
@@ -151,6 +154,3 @@ class Film:
         missing = (stated + start) / av.time_base - float(end) if stated else 0.0
         if missing > 1:
             self.damage.note(f"the pictures end {missing:.1f} s before the end that the file states")
-
-
-_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: a cover
