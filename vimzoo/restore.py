@@ -225,7 +225,7 @@ def run_film(options: argparse.Namespace) -> int:
         report = restore_film(
             request, restorer, overwrite=options.existing == "overwrite", quiet=options.quiet
         )
-    except (FloatingPointError, MemoryError, RuntimeError) as error:
+    except (FloatingPointError, MemoryError, OSError, RuntimeError) as error:
         print(f"failed: {options.input}: {first_line(error)}; finished parts are kept", file=sys.stderr)
         return Exit.FAILED
     before = f", {report.resumed} of them in an earlier run" if report.resumed else ""

@@ -368,6 +368,7 @@ def test_a_change_of_size_is_not_hidden(tmp_path: Path, same: Restorer) -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, short_parts: None) -> None:
     monkeypatch.chdir(tmp_path)
     film(Path("a.mp4"), **EVERYTHING)
+    film(tmp_path / "talk: 1.mp4")
     light = mambair.official_state_dict(timm.create_model("test_mambair"))
     torch.save({"params": light}, "x2.pth")
     words = ["a.mp4", "b.mp4", "--checkpoint", "x2.pth"]
@@ -378,6 +379,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, sh
     assert main(words) == 0 and "the result exists" in capsys.readouterr().out
     assert main([*words, "--existing", "overwrite", "--quiet"]) == 0
     assert capsys.readouterr() == ("8 frames restored\n", "")
+    assert main(["talk: 1.mp4", "talk: 2.mp4", *words[2:], "--quiet"]) == 0
+    assert held(tmp_path / "talk: 2.mp4")["1 frames"] == 8 and capsys.readouterr().out
     for more, message in (
         (["--quality", "3"], "--quality: is an option for pictures, got a.mp4"),
         (["--pages", "all"], "--pages: is an option for pictures"),

@@ -61,7 +61,8 @@ class Film:
         self.path = path
         try:
             card = None if hwaccel is None else HWAccel(hwaccel, allow_software_fallback=False)
-            self.container = av.open(str(path), hwaccel=card)
+            # Absolute, because FFmpeg takes what stands before a colon for a protocol
+            self.container = av.open(str(path.absolute()), hwaccel=card)
         except (OSError, ValueError, RuntimeError) as error:  # av.FFmpegError is one of these
             how = "" if hwaccel is None else f" with --hwaccel {hwaccel}"
             raise UsageError(f"{path}: cannot be opened as a film{how} ({first_line(error)})") from error

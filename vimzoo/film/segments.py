@@ -29,7 +29,7 @@ class Segments:
     """
 
     def __init__(self, target: Path, origin: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        self.folder = target.with_name(f".{target.name}.parts")
+        self.folder = target.absolute().with_name(f".{target.name}.parts")
         self.suffix = target.suffix.lower()
         own = json.loads(json.dumps(dict(origin)))
         if (other := self._difference(own)) is not None:

@@ -30,7 +30,7 @@ def created(path: Path, suffix: str, time_base: Fraction) -> Any:
     """
     scale = {"movie_timescale": str(max(time_base.denominator, 1000))}
     options = scale if FORMATS[suffix] in ("mp4", "mov") else {}
-    return av.open(str(path), "w", format=FORMATS[suffix], container_options=options)
+    return av.open(str(path.absolute()), "w", format=FORMATS[suffix], container_options=options)
 
 
 @dataclass(frozen=True)
