@@ -40,6 +40,12 @@ def built(name: str) -> tuple[nn.Module, Tensor]:
     return timm.create_model(name).eval(), torch.rand(2, 3, MODELS[name], MODELS[name])
 
 
+@torch.enable_grad()
+def by_torch(model: nn.Module, images: Tensor) -> Tensor:
+    """Outputs without the kernels of inference, which round differently: a rounded activation may take another step."""
+    return model(images).detach()
+
+
 def moved(found: Tensor, wanted: Tensor) -> float:
     assert found.shape == wanted.shape
     return float((found - wanted).abs().mean() / wanted.std())
@@ -72,7 +78,7 @@ def test_torchao_quantises_every_linear_layer(name: str, kind: str) -> None:
     program = io.BytesIO()
     torch.export.save(torch.export.export(model, (images,)), program)
     program.seek(0)
-    torch.testing.assert_close(torch.export.load(program).module()(images), found)
+    torch.testing.assert_close(torch.export.load(program).module()(images), by_torch(model, images))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -86,7 +92,7 @@ def test_torchao_compiles_in_one_graph(name: str) -> None:
     quantize_(model, config)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(images), model(images))
+    torch.testing.assert_close(compiled(images), by_torch(model, images))
 
 
 @torch.no_grad()
