@@ -1,4 +1,4 @@
-"""What torchao's quantisers cost and give on a CPU: ``python benchmarks/quantisers.py [--run RUN]``.
+"""What `vimzoo.quantize` and torchao cost and give on a CPU: ``python benchmarks/quantisers.py [--run RUN]``.
 
 Needs torchao. Trains as ``python train.py`` does, quantises the model in every way that a CPU can run, has all of them
 name the same test images, and times them, called as they are and compiled. Larger models, with random weights, are
@@ -30,29 +30,33 @@ from torchao.quantization import (
     quantize_,
 )
 
-import vimzoo  # noqa: F401  registers the models
+import vimzoo
+import vimzoo.quantization
 from vimzoo.data import eval_loader
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
 from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.finished import best_model, run_settings
 
-KINDS: dict[str, Callable[[], Any] | None] = {
-    "float32": None,
+TORCHAO: dict[str, Callable[[], Any]] = {
     "int8": Int8WeightOnlyConfig,
     "int8 dynamic": Int8DynamicActivationInt8WeightConfig,
     "float8": Float8WeightOnlyConfig,
     "int4": lambda: IntxWeightOnlyConfig(torch.int4),
 }
+OURS = tuple(f"vimzoo {kind}" for kind in vimzoo.quantization.KINDS)
+KINDS = ("float32", *OURS, *TORCHAO)
 LARGER = ("vim_tiny_patch16_224", "vmamba_tiny_s1l8")
 BATCH = 64
 
 
 def quantised(model: nn.Module, kind: str) -> nn.Module:
     """A copy of ``model``, quantised in one of the `KINDS`."""
-    model, make = copy.deepcopy(model), KINDS[kind]
-    if make is not None:
-        quantize_(model, make())
+    if kind in OURS:
+        return vimzoo.quantize(model, kind.partition(" ")[2])
+    model = copy.deepcopy(model)
+    if kind in TORCHAO:
+        quantize_(model, TORCHAO[kind]())
     return model
 
 
@@ -80,7 +84,11 @@ def rows_of_digits(run: Path, timed: bool) -> list[dict[str, Any]]:
     images, labels = (torch.cat(parts) for parts in zip(*eval_loader(data.test, BATCH, 0), strict=True))
     base = best_model(run, cfg, data)
     eager = {kind: quantised(base, kind) for kind in KINDS}
-    compiled = {f"{kind}, compiled": torch.compile(model) for kind, model in eager.items() if timed}
+    compiled = {
+        f"{kind}, compiled": torch.compile(model)
+        for kind, model in eager.items()
+        if timed and kind not in OURS
+    }
     models: dict[str, Any] = {**eager, **compiled}
     found = accuracy(models, images, labels)
     one, many = (speeds(models, images[:size], timed) for size in (1, BATCH))
@@ -130,11 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = compare(run, not options.no_times)
     table(rows, list(rows[0]))
     about = (
-        f"torchao {version('torchao')}, one thread; vim_digits: the small Vim of `python train.py` on the digits' "
-        "test images; the others have random weights; compiled: by torch.compile; top1: per cent; other_answers: "
-        "images that the float32 model names otherwise; difference: largest of a logit from float32's, as a share of "
-        "their standard deviation; kb: of a file with the weights; speed one image at a time and in batches, all "
-        "forms interleaved"
+        f"torchao {version('torchao')} unless named vimzoo, one thread; vim_digits: the small Vim of `python train.py` "
+        "on the digits' test images; the others have random weights; compiled: by torch.compile; top1: per cent; "
+        "other_answers: images that the float32 model names otherwise; difference: largest of a logit from float32's, "
+        "as a share of their standard deviation; kb: of a file with the weights; speed one image at a time and in "
+        "batches, all forms interleaved"
     )
     write("quantisers", rows, about)
 

@@ -26,6 +26,7 @@ __all__ = [
     "onnxruntime_extension",
     "openvino_extension",
     "ops",
+    "quantize",
     "restoration_from_tensors",
 ]
 __version__ = "0.1.0"
@@ -51,3 +52,4 @@ else:
     from vimzoo import models
 
     from .models import CheckpointError, load_checkpoint, load_restoration, restoration_from_tensors
+    from .quantization import quantize

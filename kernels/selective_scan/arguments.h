@@ -9,6 +9,7 @@
 
 #define CHUNK 32     /* steps between saved states */
 #define MOST_TAPS 16 /* of a causal convolution */
+#define FEW_ROWS 4   /* with more rows packing the weight for products of bytes pays */
 
 /* Orders with a closed form; a direction with another order is described by a table. */
 enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED, PATH_TABLE };
@@ -81,6 +82,14 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(int64_t, threads)                                                                                                 \
     F(const char *, x) F(int64_t, x_b) F(int64_t, x_h) F(int64_t, x_w)                                                  \
     F(const float *, weight) F(const float *, bias) F(char *, out)
+
+/* Weights of 8 bits, signed, or 4 bits, unsigned, in rows that are padded to whole blocks of 32; scale and offset, or NULL,
+ * (outputs, padded / group). `task`: 0 product with x as it is, 1 with x in 8 bits, 2 the weights themselves as out. */
+#define QUANTIZED_LINEAR_FIELDS(F)                                                                                      \
+    F(int64_t, rows) F(int64_t, inputs) F(int64_t, outputs) F(int64_t, padded) F(int64_t, bits) F(int64_t, group)       \
+    F(int64_t, task) F(int64_t, dtype) F(int64_t, threads)                                                              \
+    F(const char *, x) F(int64_t, x_row) F(const char *, values) F(const float *, scale) F(const float *, offset)       \
+    F(const float *, bias) F(char *, out)
 
 /* All CUDA kernels of the scan have one struct; addresses are 64-bit numbers there. */
 #define CUDA_SCAN_FIELDS(F)                                                                                             \

@@ -79,6 +79,8 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.load_checkpoint TypeError": lambda tmp: vimzoo.load_checkpoint(nn.Linear(1, 1), tmp / "none"),
     "vimzoo.load_restoration CheckpointError": lambda tmp: vimzoo.load_restoration(tmp / "none"),
     "vimzoo.load_restoration ValueError": lambda tmp: vimzoo.load_restoration(tmp / "none", routing="top"),
+    "vimzoo.quantize TypeError": lambda tmp: vimzoo.quantize("vim", "int8"),  # type: ignore[arg-type]
+    "vimzoo.quantize ValueError": lambda tmp: vimzoo.quantize(nn.Linear(1, 1), "int3"),
     "vimzoo.restoration_from_tensors CheckpointError": lambda tmp: vimzoo.restoration_from_tensors({}),
     "vimzoo.restoration_from_tensors ValueError": lambda tmp: vimzoo.restoration_from_tensors(
         {}, routing="top"
@@ -96,6 +98,17 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.ops.causal_conv1d ValueError": lambda tmp: ops.causal_conv1d(x, torch.ones(1, 7, 4)),
     "vimzoo.ops.linear TypeError": lambda tmp: ops.linear(None, torch.ones(8, 8)),  # type: ignore[arg-type]
     "vimzoo.ops.linear ValueError": lambda tmp: ops.linear(x, torch.ones(8, 7)),
+    "vimzoo.ops.feed_forward TypeError": lambda tmp: ops.feed_forward(None, x, x),  # type: ignore[arg-type]
+    "vimzoo.ops.feed_forward ValueError": lambda tmp: ops.feed_forward(x, torch.ones(8, 7), torch.ones(8, 8)),
+    "vimzoo.ops.quantize_weight TypeError": lambda tmp: ops.quantize_weight(None),  # type: ignore[arg-type]
+    "vimzoo.ops.quantize_weight ValueError": lambda tmp: ops.quantize_weight(x, 5),
+    "vimzoo.ops.quantized_linear TypeError": lambda tmp: ops.quantized_linear(
+        None,  # type: ignore[arg-type]
+        ops.quantize_weight(torch.ones(8, 8)),
+    ),
+    "vimzoo.ops.quantized_linear ValueError": lambda tmp: ops.quantized_linear(
+        x, ops.quantize_weight(torch.ones(8, 7))
+    ),
     "vimzoo.ops.path_arguments ValueError": lambda tmp: ops.path_arguments(
         [ScanPath("row"), ScanPath.from_table([0])], 2, 2
     ),
@@ -134,6 +147,12 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.layers.MapDownsample ValueError": lambda tmp: layers.MapDownsample(8, 8, kind="abacus"),
     "vimzoo.layers.MapStem ValueError": lambda tmp: layers.MapStem(3, 8, kind="abacus"),
     "vimzoo.layers.MapStem.forward ValueError": lambda tmp: layers.MapStem(3, 8)(torch.zeros(1, 4, 8, 8)),
+    "vimzoo.layers.MoE ValueError": lambda tmp: layers.MoE(8, 8, experts=2, top_k=3),
+    "vimzoo.layers.MoE.forward ValueError": lambda tmp: layers.MoE(7, 8)(x),
+    "vimzoo.layers.QuantizedLinear ValueError": lambda tmp: layers.QuantizedLinear(nn.Linear(8, 8), 5),
+    "vimzoo.layers.QuantizedLinear.forward ValueError": lambda tmp: layers.QuantizedLinear(nn.Linear(7, 8))(
+        x
+    ),
     "vimzoo.layers.Mlp ValueError": lambda tmp: layers.Mlp(8, 8, act="abacus"),
     "vimzoo.layers.PatchEmbed ValueError": lambda tmp: layers.PatchEmbed(img_size=8, patch_size=16),
     "vimzoo.layers.PatchEmbed.forward ValueError": lambda tmp: layers.PatchEmbed(img_size=32, patch_size=16)(

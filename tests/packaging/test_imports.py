@@ -19,7 +19,7 @@ FLOORS = (
     {"comfyui", "convert", "demo", "doctor", "eval", "export", "exporters", "predict", "restore"},
     {"engine", "spandrel"},
     {"restoration", "exporting", "explain", "compat", "plots"},
-    {"data", "models"},
+    {"data", "models", "quantization"},
     {"film", "layers", "pictures"},
     {"ops"},
     {"kernels", "configs", "metrics"},

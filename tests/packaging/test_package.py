@@ -116,10 +116,10 @@ def installed(archives: Build, tmp_path_factory: pytest.TempPathFactory) -> Path
 def packaged(source: Path) -> dict[str, str]:
     """Files that both archives must have: path in the checkout -> path in the wheel."""
     kinds = {
-        "vimzoo": (".py", ".typed"),
+        "vimzoo": (".py", ".typed", ".html", ".js"),
         "configs": (".py", ".yaml"),
         "integrations": (".py", ".txt"),
-        "kernels": (".py", ".c", ".h", ".cu", ".cuh", ".md"),
+        "kernels": (".py", ".c", ".cpp", ".h", ".cu", ".cuh", ".md"),
     }
     found = {}
     for folder, suffixes in kinds.items():

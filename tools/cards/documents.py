@@ -49,7 +49,33 @@ DIGITS = (
     "images_per_s_batch_64",
 )
 """Columns of docs/export.md's table of the digits' model as a file."""
-QUANTISERS = ("model", "form", "top1", "other_answers", "difference", "kb")
+PRODUCTS = (
+    "rows",
+    "inputs",
+    "outputs",
+    "float32",
+    "int8",
+    "int8, widened first",
+    "torchao int8",
+    "int4",
+    "int4, widened first",
+    "torchao int4",
+    "onnxruntime int4",
+    "int8 dynamic",
+    "torchao int8 dynamic",
+    "onnxruntime int8 dynamic",
+)
+"""Columns of docs/quantization.md's table of products."""
+QUANTISERS = (
+    "model",
+    "form",
+    "top1",
+    "other_answers",
+    "difference",
+    "kb",
+    "images_per_s_batch_1",
+    "images_per_s_batch_64",
+)
 """Columns of docs/ecosystem.md's table of torchao's quantisers."""
 RUNTIMES = ("model", "px", "batch", "threads", "runtime", "file", "open", "mb", "difference", "x_eager")
 """Columns of docs/export.md's table of runtimes."""
@@ -154,6 +180,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "compilers": versions.compilers_table(folder),
         },
         root / "docs" / "kernels.md": {"s4d": results.compared("cpu_s4d", S4D)},
+        root / "docs" / "quantization.md": {"products": results.compared("quantized_linear", PRODUCTS)},
         root / "docs" / "restoration.md": {
             "kept": pictures.kept_table(),
             "peers": pictures.peers_table(),

@@ -42,6 +42,7 @@ COMMANDS = {
     "photos_denoise": "benchmarks/photos.py denoise",
     "photos_sr_x2": "benchmarks/photos.py sr_x2",
     "quantisers": "benchmarks/quantisers.py",
+    "quantized_linear": "benchmarks/quantized_linear.py",
     "reliability": "benchmarks/reliability.py",
     "routing": "benchmarks/routing.py",
     "saving": "benchmarks/saving.py",

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from vimzoo.data import Splits
 from vimzoo.errors import UsageError
+from vimzoo.layers.moe import balance_loss
 from vimzoo.metrics import broken
 
 from . import recover, sizes
@@ -74,7 +75,8 @@ def backpropagate(state: State, images: Tensor, targets: Tensor) -> Tensor:
         with sync_gradients(state.forward, last=index == len(parts)):
             with state.autocast():
                 output = state.forward(part)
-            loss = state.criterion(output.float(), wanted) * (len(part) / len(images))
+            loss = state.criterion(output.float(), wanted) + balance_loss(state.model)
+            loss = loss * (len(part) / len(images))
             state.scaler.scale(loss).backward()
         total += loss.detach()
     return total

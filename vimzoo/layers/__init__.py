@@ -6,8 +6,10 @@ from .local import LocalMamba, LocalMambaBlock, LocalSS2D, LocalVSSBlock, search
 from .map_embed import MapDownsample, MapStem
 from .maps import MapBatchNorm
 from .mlp import Mlp
+from .moe import MoE
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
+from .quantized import QuantizedLinear
 from .rope import GridRope
 from .s4d import S4D
 from .ss2d import SS2D
@@ -32,7 +34,9 @@ __all__ = [
     "MapDownsample",
     "MapStem",
     "Mlp",
+    "MoE",
     "PatchEmbed",
+    "QuantizedLinear",
     "SelectiveSSM",
     "VSSBlock",
     "VSSBlock2d",

@@ -7,11 +7,16 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from vimzoo.ops.experts import GATED_ACTIVATIONS
+
 from .checks import check_map, check_norm_dtype, check_rates, check_sizes, inner_width
 from .maps import map_norm
 from .mlp import Mlp
+from .moe import MoE
 from .plain import apply_norm
 from .ss2d import SS2D
+
+GATED_NAMES = {plain: gated for gated, plain in GATED_ACTIVATIONS.items()}
 
 
 class VSSBlock(nn.Module):
@@ -31,6 +36,8 @@ class VSSBlock(nn.Module):
         post_norm: Normalise the output of a branch instead of its input.
         drop_path: Rate at which a branch is dropped.
         channels_last: Maps are ``(B, H, W, C)``; else ``(B, C, H, W)``, best in torch's channels-last format.
+        mlp: ``"dense"``, or ``"moe"`` for `vimzoo.layers.MoE`, whose experts have the hidden width ``mlp_ratio`` says.
+        mlp_args: Further keyword arguments of `MoE`, such as ``experts`` and ``top_k``.
 
     Raises:
         ValueError: an option has an unknown value, or a size is not positive.
@@ -64,6 +71,8 @@ class VSSBlock(nn.Module):
         post_norm: bool = False,
         drop_path: float = 0.0,
         channels_last: bool = True,
+        mlp: str = "dense",
+        mlp_args: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -71,6 +80,10 @@ class VSSBlock(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         check_sizes(dim=dim)
         check_rates(drop_path=drop_path)
+        if mlp not in ("dense", "moe"):
+            raise ValueError(f"mlp: expected 'dense' or 'moe', got {mlp!r}")
+        if mlp_args and mlp == "dense":
+            raise ValueError("mlp_args: expected None with mlp='dense'")
         for name, value in {"ratio": ratio, "mlp_ratio": mlp_ratio}.items():
             if not value >= 0:
                 raise ValueError(f"{name}: expected at least 0 (0 omits the branch), got {value!r}")
@@ -89,9 +102,12 @@ class VSSBlock(nn.Module):
             )  # fmt: skip
         if mlp_ratio > 0:
             self.norm2 = map_norm(norm, dim, **dd)
-            self.mlp = Mlp(
-                dim, inner_width("mlp_ratio", mlp_ratio, dim), mlp_act, mlp_gated, mlp_drop_rate, **dd
-            )
+            hidden = inner_width("mlp_ratio", mlp_ratio, dim)
+            if mlp == "moe":
+                act_name = GATED_NAMES.get(mlp_act, mlp_act) if mlp_gated else mlp_act
+                self.mlp = MoE(dim, hidden, act=act_name, drop_rate=mlp_drop_rate, **(mlp_args or {}), **dd)
+            else:
+                self.mlp = Mlp(dim, hidden, mlp_act, mlp_gated, mlp_drop_rate, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

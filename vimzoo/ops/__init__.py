@@ -1,9 +1,10 @@
-"""Functions on tensors: the selective scan in two forms, and the convolution and norm around it."""
+"""Functions on tensors: the selective scan in two forms, what stands around it, and products with small weights."""
 
 from . import backends
 from .backends import BackendError, use_backend
 from .conv.op import causal_conv1d
 from .dense import linear
+from .experts import feed_forward
 from .norm.op import add_norm
 from .paths.path import (
     ATROUS,
@@ -16,6 +17,7 @@ from .paths.path import (
     pad_paths,
     path_arguments,
 )
+from .quantized import QuantizedWeight, quantize_weight, quantized_linear
 from .scan.along_paths import scan_codes, scan_paths
 from .scan.selective import selective_scan
 
@@ -29,12 +31,16 @@ __all__ = [
     "FORWARD",
     "SNAKES",
     "BackendError",
+    "QuantizedWeight",
     "ScanPath",
     "add_norm",
     "causal_conv1d",
+    "feed_forward",
     "linear",
     "pad_paths",
     "path_arguments",
+    "quantize_weight",
+    "quantized_linear",
     "scan_codes",
     "scan_paths",
     "selective_scan",

@@ -10,7 +10,7 @@ from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dt
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from vimzoo.layers import MapDownsample, MapStem, VSSBlock
+from vimzoo.layers import MapDownsample, MapStem, MoE, VSSBlock
 from vimzoo.layers.checks import check_choice, check_rates, per_block
 from vimzoo.layers.map_embed import DOWNSAMPLES, STEMS
 from vimzoo.layers.maps import map_norm
@@ -63,7 +63,7 @@ class VMamba(SmallOnOneThread):
         d_state, ratio, dt_rank, act, d_conv, conv_bias, gate, paths, out_norm, out_act, ssd, init: As in
             `vimzoo.layers.SS2D` (``ssm_d_state``, ``ssm_ratio``, ``ssm_dt_rank``, ``ssm_act_layer``, ``ssm_conv``,
             ``ssm_conv_bias``, ``ssm_init``, and what ``forward_type`` says). ``ratio=0``: no such branch.
-        mlp_ratio, mlp_act, mlp_gated: As in `vimzoo.layers.VSSBlock` (``mlp_act_layer``, ``gmlp``).
+        mlp_ratio, mlp_act, mlp_gated, mlp, mlp_args: As in `vimzoo.layers.VSSBlock` (``mlp_act_layer``, ``gmlp``).
         norm: ``"layer"`` or ``"batch"``, of the blocks, the stem and the downsampling (``norm_layer``).
         stem: ``"patch"`` or ``"conv"``, as in `vimzoo.layers.MapStem` (``patchembed_version`` v1, v2).
         stem_norm: Whether the stem has norms (``patch_norm``).
@@ -119,6 +119,8 @@ class VMamba(SmallOnOneThread):
         mlp_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         block_args: Sequence[Mapping[str, Any]] | None = None,
+        mlp: str = "dense",
+        mlp_args: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -151,6 +153,7 @@ class VMamba(SmallOnOneThread):
             d_state=d_state, ratio=ratio, dt_rank=dt_rank, act=act, d_conv=d_conv, conv_bias=conv_bias, gate=gate,
             paths=paths, out_norm=out_norm, out_act=out_act, ssd=ssd, init=init, ssm_drop_rate=ssm_drop_rate,
             mlp_ratio=mlp_ratio, mlp_act=mlp_act, mlp_gated=mlp_gated, mlp_drop_rate=mlp_drop_rate, norm=norm,
+            mlp=mlp, mlp_args=mlp_args,
         )  # fmt: skip
         rates: Any = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         own = iter(per_block("block_args", block_args, sum(depths)))
@@ -185,6 +188,9 @@ class VMamba(SmallOnOneThread):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 _init_linear(module)
+            elif isinstance(module, MoE):
+                for name, parameter in module.named_parameters(recurse=False):
+                    (nn.init.zeros_ if "bias" in name else _init_matrix)(parameter)
 
     @torch.jit.ignore
     def load_pretrained(
@@ -198,9 +204,10 @@ class VMamba(SmallOnOneThread):
         """Patterns of parameters without weight decay, beyond vectors.
 
         As in official training ``A_log``, ``dt_bias`` and the projections are decayed. The authors' ``D`` is a
-        vector, ours has an axis of directions, so it is named.
+        vector, ours has an axis of directions, and so have biases of experts one of experts; they are named.
         """
-        named = {"*.ssm.D"} if any(name.endswith("ssm.D") for name, _ in self.named_parameters()) else set()
+        ends = ("ssm.D", "mlp.bias1", "mlp.bias2")
+        named = {f"*.{end}" for end in ends if any(name.endswith(end) for name, _ in self.named_parameters())}
         return named | ({"pos_embed"} if self.pos_embed is not None else set())
 
     @torch.jit.ignore
@@ -339,7 +346,11 @@ def _widths(dims: int | Sequence[int], depths: Sequence[int]) -> list[int]:
     return widths
 
 
+def _init_matrix(weight: Tensor) -> None:
+    trunc_normal_(weight, std=0.02)
+
+
 def _init_linear(linear: nn.Linear) -> None:
-    trunc_normal_(linear.weight, std=0.02)
+    _init_matrix(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

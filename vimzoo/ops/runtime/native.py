@@ -28,11 +28,10 @@ from .memory import keep_freed_memory
 LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
-INFERENCE = ("depthwise",)
+INFERENCE = ("depthwise", "quantized_linear")
 """Kernels without a backward pass, which layers call in inference."""
-ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs, DepthwiseArgs = STRUCTS = tuple(
-    Arguments(op) for op in (*OPERATORS, *INFERENCE)
-)
+STRUCTS = tuple(Arguments(op) for op in (*OPERATORS, *INFERENCE))
+ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs, DepthwiseArgs, QuantizedLinearArgs = STRUCTS
 
 
 def library_path(level: str) -> Path | None:
@@ -96,7 +95,10 @@ def _entry_points(library: ctypes.CDLL) -> SimpleNamespace:
             entries[f"{op}_{way}"] = entry
     fingerprint = library.vimzoo_fingerprint
     fingerprint.argtypes, fingerprint.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_uint64
-    return SimpleNamespace(**entries, set_threads=library.vimzoo_set_threads, fingerprint=fingerprint)
+    has_int8 = bool(library.vimzoo_has_int8())
+    return SimpleNamespace(
+        **entries, set_threads=library.vimzoo_set_threads, fingerprint=fingerprint, has_int8=has_int8
+    )
 
 
 @cache
