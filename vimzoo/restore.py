@@ -1,6 +1,6 @@
 """Restore photographs and films: ``python -m vimzoo.restore INPUT OUTPUT --model NAME | --checkpoint FILE``.
 
-Started by torchrun, the processes share the pictures of a folder, and process 0 reports.
+Started by torchrun, the processes share the pictures of a folder or the parts of a film, and process 0 reports.
 The exit status is 1 if a picture failed.
 """
 
@@ -18,7 +18,7 @@ import torch
 from .commands import Exit, Parser, run_command, slow_half, whole_number
 from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
-from .engine.processes.sharing import in_turn, share_stream, shared_command
+from .engine.processes.sharing import in_turn, share, share_stream, shared_command
 from .errors import UsageError, first_line
 from .exporting.running import RUNNERS, RUNTIME_HELP, RestorationFile, exported
 from .film.arguments import FILM_OPTIONS, check_kind, is_film
@@ -198,8 +198,11 @@ def run(options: argparse.Namespace, world: World | None = None) -> Report:
     )
 
 
-def run_film(options: argparse.Namespace) -> int:
+def run_film(options: argparse.Namespace, world: World) -> int:
     """Restore a film as the parsed arguments say, and print a summary; returns the exit status.
+
+    Args:
+        world: the processes that share the film; process 0 writes it.
 
     Raises:
         ValueError: the request cannot be met; nothing has been written.
@@ -216,18 +219,27 @@ def run_film(options: argparse.Namespace) -> int:
         max_pixels=options.max_pixels or MAX_PIXELS,
         **{name: getattr(options, name) for name in FILM_OPTIONS},
     )
-    if options.existing == "skip" and options.output.is_file():
-        print("0 frames restored, as the result exists (--existing overwrite)")
+    if world.first(lambda: options.existing == "skip" and options.output.is_file()):
+        if world.main:
+            print("0 frames restored, as the result exists (--existing overwrite)")
         return Exit.OK
-    restorer = _restorer(options)
-    slow_half(DTYPES[options.dtype], restorer.device, "--dtype")
+    restorer = in_turn(lambda: _restorer(options), world)
+    if world.main:
+        slow_half(DTYPES[options.dtype], restorer.device, "--dtype")
     try:
         report = restore_film(
-            request, restorer, overwrite=options.existing == "overwrite", quiet=options.quiet
+            request,
+            restorer,
+            overwrite=options.existing == "overwrite",
+            quiet=options.quiet,
+            shared=partial(share, world=world) if world.size > 1 else None,
+            main=world.main,
         )
     except (FloatingPointError, MemoryError, OSError, RuntimeError) as error:
         print(f"failed: {options.input}: {first_line(error)}; finished parts are kept", file=sys.stderr)
         return Exit.FAILED
+    if not world.main:
+        return Exit.OK
     before = f", {report.resumed} of them in an earlier run" if report.resumed else ""
     print(f"{report.frames} frames restored{before}")
     for text in report.damage:
@@ -263,13 +275,13 @@ def command(options: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
-    check_kind(options, parser(), world.size)
+    check_kind(options, parser())
     try:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         with logging_redirect_tqdm():
             if is_film(options.input):
-                return run_film(options)
+                return run_film(options, world)
             report = run(options, world)
     except ImportError as error:
         hint = "pip install 'vimzoo[restore]'"

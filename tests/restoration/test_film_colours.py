@@ -155,32 +155,54 @@ def test_the_difference_of_the_network_is_added() -> None:
     assert torch.equal(after[0], planes[0] + 10) and torch.equal(after[1], planes[1])
 
 
+def parts_of(target: Path, origin: dict, **options) -> Segments:
+    parts = Segments(target)
+    parts.claim(origin, **options)
+    return parts
+
+
+def finish(parts: Segments, start: int, stop: int) -> None:
+    parts.unfinished(start).write_bytes(b"film")
+    parts.finish(start, stop)
+
+
 def test_parts_are_found_again(tmp_path: Path) -> None:
     target, origin = tmp_path / "out.mp4", {"weights": "abc", "frames": (0, 9)}
-    first = Segments(target, origin)
+    first = parts_of(target, origin)
     for start, stop in ((0, 4), (4, 8), (9, 12)):
-        first.unfinished.write_bytes(b"film")
-        first.finish(start, stop)
-    first.unfinished.write_bytes(b"half")
-    again = Segments(target, origin)
+        finish(first, start, stop)
+    first.unfinished(8).write_bytes(b"half")
+    again = parts_of(target, origin)
     assert again.done(0) == 8 and again.done(5) == 5 and len(again.finished(0)) == 2
-    assert not again.unfinished.exists()
+    assert not again.unfinished(8).exists()
     assert [path.name for path in again.finished(4)] == ["00000004-00000008.mp4"]
     with pytest.raises(UsageError, match=r"out\.mp4\.parts: holds parts .* with other weights; expected the"):
-        Segments(target, origin | {"weights": "xyz"})
-    assert Segments(target, origin | {"weights": "xyz"}, overwrite=True).done(0) == 0
+        parts_of(target, origin | {"weights": "xyz"})
+    assert parts_of(target, origin | {"weights": "xyz"}, overwrite=True).done(0) == 0
     again.discard()
     assert list(tmp_path.iterdir()) == []
 
 
+def test_missing_parts(tmp_path: Path) -> None:
+    """The last range has no end, because the number of frames is an estimate."""
+    parts = parts_of(tmp_path / "a.mkv", {})
+    assert list(parts.missing(0, 10, 4, None)) == [(0, 4), (4, 8), (8, None)]
+    assert list(parts.missing(3, 10, 4, 10)) == [(3, 7), (7, 10)]
+    for start, stop in ((0, 4), (8, 12), (12, 14)):
+        finish(parts, start, stop)
+    assert list(parts.missing(0, 13, 4, None)) == [(4, None)]
+    assert list(parts.missing(0, 20, 4, None)) == [(4, 8), (14, 18), (18, None)]
+    finish(parts, 4, 8)
+    assert list(parts.missing(0, 14, 4, None)) == [(14, None)]  # there might be more
+
+
 def test_a_folder_without_its_note_is_not_trusted(tmp_path: Path) -> None:
-    parts = Segments(tmp_path / "a.mkv", {"weights": 1})
-    parts.unfinished.write_bytes(b"")
-    parts.finish(0, 4)
+    parts = parts_of(tmp_path / "a.mkv", {"weights": 1})
+    finish(parts, 0, 4)
     (parts.folder / "film.json").write_text("{damaged")
     with pytest.raises(UsageError, match="other settings, which are not recorded"):
-        Segments(tmp_path / "a.mkv", {"weights": 2})
-    assert Segments(tmp_path / "a.mkv", {"weights": 2}, overwrite=True).done(0) == 0
+        parts_of(tmp_path / "a.mkv", {"weights": 2})
+    assert parts_of(tmp_path / "a.mkv", {"weights": 2}, overwrite=True).done(0) == 0
     assert json.loads((parts.folder / "film.json").read_text()) == {"weights": 2}
 
 

@@ -50,13 +50,12 @@ def is_film(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def check_kind(options: argparse.Namespace, defaults: argparse.ArgumentParser, processes: int) -> None:
-    """Refuse options that only pictures, or only films, have, and films in several processes.
+def check_kind(options: argparse.Namespace, defaults: argparse.ArgumentParser) -> None:
+    """Refuse options that only pictures, or only films, have.
 
     Args:
         options: The parsed arguments.
         defaults: The command.
-        processes: Number of processes that share the work.
 
     Raises:
         UsageError: the options do not fit the input.
@@ -66,5 +65,3 @@ def check_kind(options: argparse.Namespace, defaults: argparse.ArgumentParser, p
         if getattr(options, name) != defaults.get_default(name):
             kind = "pictures" if film else "films"
             raise UsageError(f"--{name.replace('_', '-')}: is an option for {kind}, got {options.input}")
-    if film and processes > 1:
-        raise UsageError(f"{options.input}: a film is restored by one process, got {processes}")

@@ -107,13 +107,14 @@ def _copy_of(stream: Any, output: Any, suffix: str) -> Any:
     return copy
 
 
-def check_streams(film: Film, suffix: str, scratch: Path) -> tuple[list[int], list[str]]:
-    """The streams that a result can hold besides the pictures, and what is left out, in words.
+def check_streams(film: Film, suffix: str, scratch: Path, *, quiet: bool = False) -> list[int]:
+    """The streams that a result can hold besides the pictures; warns of what is left out.
 
     Args:
         film: The original.
         suffix: Of the result.
         scratch: A file that is written to find out.
+        quiet: Do not warn.
 
     Raises:
         UsageError: sound or subtitles do not fit into such a file.
@@ -143,9 +144,11 @@ def check_streams(film: Film, suffix: str, scratch: Path) -> tuple[list[int], li
                 ) from error
             left_out.append(_described(stream))
         else:
-            if stream.type == "video" and not _is_cover(stream):
+            if stream.type == "video" and not _is_cover(stream) and not quiet:
                 _logger.warning("%s: %s is copied as it is", film.path, _described(stream))
-    return copied, left_out
+    if left_out and not quiet:
+        _logger.warning("%s: left out: %s", film.path, ", ".join(left_out))
+    return copied
 
 
 def join(

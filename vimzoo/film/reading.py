@@ -58,7 +58,11 @@ class Film:
     """
 
     def __init__(self, path: Path, hwaccel: str | None = None) -> None:
-        self.path = path
+        self.path, self.hwaccel = path, hwaccel
+        self._open()
+
+    def _open(self) -> None:
+        path, hwaccel = self.path, self.hwaccel
         try:
             card = None if hwaccel is None else HWAccel(hwaccel, allow_software_fallback=False)
             # Absolute, because FFmpeg takes what stands before a colon for a protocol
@@ -76,6 +80,11 @@ class Film:
         # Reports of other threads would come at another time than the packet that they are about
         if hwaccel is None:
             self.video.codec_context.thread_count = 1
+
+    def rewind(self) -> None:
+        """Open the file anew, to read its frames from the first one on."""
+        self.container.close()
+        self._open()
 
     def __enter__(self) -> Film:
         return self

@@ -39,7 +39,7 @@ class Recorder:
     def write(self, frame: av.VideoFrame, duration: int) -> None:
         """Write the next frame; see `Part.write`."""
         if self.part is None:
-            self.part = Part(self.segments.unfinished, self.segments.suffix, self.setup)
+            self.part = Part(self.segments.unfinished(self.first), self.segments.suffix, self.setup)
         self.part.write(frame, duration)
         self.stop += 1
         if self.stop - self.first == self.length:

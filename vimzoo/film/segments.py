@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,22 @@ class Segments:
 
     Args:
         target: The result.
-        origin: What determines the frames: film, weights, options. It is recorded in the folder.
-        overwrite: Discard the parts of another origin.
-
-    Raises:
-        UsageError: the folder holds parts of another origin, or cannot be written.
     """
 
-    def __init__(self, target: Path, origin: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(self, target: Path) -> None:
         self.folder = target.absolute().with_name(f".{target.name}.parts")
         self.suffix = target.suffix.lower()
+
+    def claim(self, origin: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Create the folder, and record in it what determines the frames.
+
+        Args:
+            origin: Film, weights, options.
+            overwrite: Discard the parts of another origin.
+
+        Raises:
+            UsageError: the folder holds parts of another origin, or cannot be written.
+        """
         own = json.loads(json.dumps(dict(origin)))
         if (other := self._difference(own)) is not None:
             if not overwrite:
@@ -58,12 +65,14 @@ class Segments:
             return "settings, which are not recorded"
         return ", ".join(sorted(name for name in own | theirs if theirs.get(name) != own.get(name))) or None
 
-    def finished(self, start: int) -> list[Path]:
-        """The finished parts from frame ``start`` on without a gap, in order."""
-        found = {}
+    def _all(self) -> Iterator[tuple[int, int, Path]]:
         for path in self.folder.glob(f"*-*{self.suffix}"):
             first, _, stop = path.stem.partition("-")
-            found[int(first)] = (int(stop), path)
+            yield int(first), int(stop), path
+
+    def finished(self, start: int) -> list[Path]:
+        """The finished parts from frame ``start`` on without a gap, in order."""
+        found = {first: (stop, path) for first, stop, path in self._all()}
         parts = []
         while start in found:
             start, path = found[start]
@@ -75,16 +84,34 @@ class Segments:
         parts = self.finished(start)
         return int(parts[-1].stem.partition("-")[2]) if parts else start
 
-    @property
-    def unfinished(self) -> Path:
-        """Where the next part is written."""
-        return self.folder / "next.open"
+    def missing(
+        self, start: int, total: int, length: int, stop: int | None
+    ) -> Iterator[tuple[int, int | None]]:
+        """The ranges of ``length`` frames from ``start`` on that are in no finished part.
+
+        Args:
+            total: The number of frames, an estimate; the last range ends at ``stop``, None being the end of the film.
+        """
+        found = {first: last for first, last, _ in self._all()}
+        gaps: list[int] = []
+        while start < total or not gaps:
+            if start in found:
+                start = found[start]
+            else:
+                gaps.append(start)
+                start += length
+        for first, following in itertools.zip_longest(gaps, gaps[1:]):
+            yield first, stop if following is None else first + length
+
+    def unfinished(self, first: int) -> Path:
+        """Where the part that begins with frame ``first`` is written."""
+        return self.folder / f"{first:08d}.open"
 
     def finish(self, first: int, stop: int) -> None:
-        """The unfinished part is closed, and holds frames ``first`` to ``stop - 1``."""
-        with self.unfinished.open("rb+") as file:
+        """The unfinished part from frame ``first`` on is closed, and ends with frame ``stop - 1``."""
+        with self.unfinished(first).open("rb+") as file:
             os.fsync(file.fileno())
-        self.unfinished.replace(self.folder / f"{first:08d}-{stop:08d}{self.suffix}")
+        self.unfinished(first).replace(self.folder / f"{first:08d}-{stop:08d}{self.suffix}")
         sync_folder(self.folder)
 
     def discard(self) -> None:

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 from tqdm import tqdm
 
-from vimzoo.errors import Failure, UsageError
+from vimzoo.errors import UsageError, first_line
 from vimzoo.files import unfinished
 from vimzoo.film.encoders import CONTAINERS, check_crf, check_name
 from vimzoo.film.joining import Span, check_streams, join
 from vimzoo.film.light import left_out
-from vimzoo.film.planes import planes_of
 from vimzoo.film.reading import Film, Shown
-from vimzoo.film.recording import Recorder
 from vimzoo.film.segments import Segments
 from vimzoo.film.writing import Setup
 
 from .files import check_place
 from .film_plan import planned, tried
+from .film_work import SEGMENT, Range, Timing, Worker
 from .frames import Frames
 from .origin import identity
 from .restorer import Restorer
 
 __all__ = ["FilmReport", "FilmRequest", "restore_film"]
 
-SEGMENT = 48
-"""Frames per part; as many are lost at most when a run is killed."""
 _SHIFTED = ("mpegts", "mpeg")
 """Formats whose times start anywhere."""
 _logger = logging.getLogger(__name__)
@@ -106,7 +104,13 @@ class FilmReport:
 
 
 def restore_film(
-    request: FilmRequest, restorer: Restorer, *, overwrite: bool = False, quiet: bool = False
+    request: FilmRequest,
+    restorer: Restorer,
+    *,
+    overwrite: bool = False,
+    quiet: bool = False,
+    shared: Callable[..., Iterator[int | str]] | None = None,
+    main: bool = True,
 ) -> FilmReport:
     """Restore a film frame by frame, with a progress bar.
 
@@ -118,93 +122,113 @@ def restore_film(
         restorer: Restores each frame.
         overwrite: Discard parts that were made with another model or request.
         quiet: Show no progress bar.
+        shared: A function like ``map`` that divides parts over processes, such as
+            `vimzoo.engine.processes.sharing.share`.
+        main: Whether this process receives the results of ``shared``; it writes the film and returns its report.
 
     Raises:
         UsageError: the request cannot be met; nothing has been written.
         Failure: the film's frames change their size or pixel format, or there are none.
-        FloatingPointError, RuntimeError, MemoryError: as in `Restorer`.
+        RuntimeError: the model failed, also for lack of memory.
     """
     target, suffix = request.target, request.target.suffix.lower()
     check_place(target.parent)
-    report = FilmReport()
-    with Film(request.source, request.hwaccel) as film, tempfile.TemporaryDirectory() as scratch:
-        shown = film.frames()
-        start = next(shown, None)
-        if start is None:
-            raise UsageError(f"{request.source}: no frame can be decoded ({'; '.join(film.damage.report())})")
-        frames, setup = planned(
-            film, start, restorer, suffix, encoder=request.encoder, crf=request.crf, preview=request.preview
-        )
-        copied, missing = check_streams(film, suffix, Path(scratch) / "streams")
-        tried(setup, frames, suffix, Path(scratch) / "film")
-        if missing := missing + left_out(start.frame):
-            _logger.warning("%s: left out: %s", request.source, ", ".join(missing))
-        segments = Segments(target, _origin(request, restorer, setup), overwrite=overwrite)
-        work = _chosen(itertools.chain([start], shown), film, request)
-        timing = _restored(work, film, frames, setup, segments, request, report, quiet)
+    segments = Segments(target)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        film = stack.enter_context(Film(request.source, request.hwaccel))
+        bar = stack.enter_context(tqdm(unit="frame", disable=quiet or not main))
+        worker = Worker(film, request.first, segments, partial(_plan, request, restorer, main), bar.update)
+        copied = check_streams(film, suffix, scratch / "streams", quiet=not main)
+        tried(worker.setup, worker.frames, suffix, scratch / "film")
+        origin = _origin(request, restorer, worker.setup)
+        restored = _all_ranges(request, worker, segments, origin, overwrite, shared, bar)
+        if not main:
+            return FilmReport()
+        for _ in worker.until(request.stop):  # what other processes have restored
+            pass
+        timing = worker.timing
+        if timing is None:
+            segments.discard()
+            raise UsageError(f"--frames {request.first}: {request.source} ends before")
         parts = segments.finished(request.first)
         with unfinished(target) as temporary, Film(request.source) as again:
             join(again, copied, parts, temporary, suffix, _span(film, timing, request), timing.last)
         segments.discard()
-        report.damage = film.damage.report()
-    return report
+        frames = timing.stop - request.first
+        return FilmReport(frames, frames - restored, film.damage.report())
 
 
-@dataclass
-class _Timing:
-    """When the first frame is shown and the last one ends, and how long that is shown, in seconds."""
-
-    begin: Fraction
-    end: Fraction
-    last: Fraction
-
-
-def _chosen(shown: Iterator[Shown], film: Film, request: FilmRequest) -> Iterator[Shown]:
-    """The frames that are wanted, which are all alike."""
-    alike = None
-    for each in shown:
-        kind = f"{each.frame.width} x {each.frame.height} {each.frame.format.name}"
-        alike = alike or kind
-        if kind != alike:
-            raise Failure(f"frame {each.number} is of {kind}; expected {alike} as before")
-        if request.stop is not None and each.number >= request.stop:
-            return
-        if each.number >= request.first:
-            yield each
+def _plan(
+    request: FilmRequest, restorer: Restorer, main: bool, film: Film, start: Shown
+) -> tuple[Frames, Setup]:
+    if main and (names := left_out(start.frame)):
+        _logger.warning("%s: left out: %s", film.path, ", ".join(names))
+    return planned(
+        film,
+        start,
+        restorer,
+        request.target.suffix.lower(),
+        encoder=request.encoder,
+        crf=request.crf,
+        preview=request.preview,
+        quiet=not main,
+    )
 
 
-def _restored(
-    work: Iterator[Shown],
-    film: Film,
-    frames: Frames,
-    setup: Setup,
-    segments: Segments,
+def _all_ranges(
     request: FilmRequest,
-    report: FilmReport,
-    quiet: bool,
-) -> _Timing:
-    """Restore all frames that are in no finished part."""
-    done = segments.done(request.first)
-    total = request.stop or film.count
-    report.resumed = done - request.first
-    bar = tqdm(total=total and total - request.first, initial=report.resumed, unit="frame", disable=quiet)
-    timing = None
-    with bar, Recorder(segments, setup, done, SEGMENT) as recorder:
-        for each in work:
-            begin, last = each.pts * film.time_base, each.duration * film.time_base
-            timing = _Timing(begin if timing is None else timing.begin, begin + last, last)
-            report.frames += 1
-            if each.number >= done:
-                planes = frames(planes_of(each.frame, frames.layout), each.frame.interlaced_frame)
-                recorder.write(setup.frame(planes, each.pts), each.duration)
-                bar.update()
-        recorder.close()
-    if timing is None:
-        raise UsageError(f"--frames {request.first}: {film.path} ends before")
-    return timing
+    worker: Worker,
+    segments: Segments,
+    origin: dict[str, Any],
+    overwrite: bool,
+    shared: Callable[..., Iterator[int | str]] | None,
+    bar: Any,
+) -> int:
+    """Restore what is in no finished part, in all processes; returns the number of frames, in the main process.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    given: list[Range] = []
+    own: set[Range] = set()
+
+    def ranges() -> Iterator[Range]:
+        """In the main process alone."""
+        segments.claim(origin, overwrite=overwrite)
+        total = request.stop or worker.film.count
+        done = segments.done(request.first)
+        bar.total, bar.initial, bar.n = (
+            total and total - request.first,
+            done - request.first,
+            done - request.first,
+        )
+        if shared is None or total is None:
+            given.append((done, request.stop))
+        else:
+            given.extend(segments.missing(request.first, total, SEGMENT, request.stop))
+        yield from given
+
+    def attempt(wanted: Range) -> int | str:
+        own.add(wanted)
+        try:
+            return worker(wanted)
+        except Exception as error:  # raised in the main process
+            if shared is None:
+                raise
+            return first_line(error, kind=True)
+
+    total = 0
+    for number, result in enumerate((shared or map)(attempt, ranges())):
+        if isinstance(result, str):
+            raise RuntimeError(result)
+        total += result
+        if given[number] not in own:
+            bar.update(result)
+    return total
 
 
-def _span(film: Film, timing: _Timing, request: FilmRequest) -> Span:
+def _span(film: Film, timing: Timing, request: FilmRequest) -> Span:
     if request.frames is not None:
         return Span(timing.begin, timing.begin, timing.end)
     anywhere = set(film.container.format.name.split(",")) & set(_SHIFTED)

@@ -37,6 +37,7 @@ def planned(
     encoder: str | None = None,
     crf: int | None = None,
     preview: bool = False,
+    quiet: bool = False,
 ) -> tuple[Frames, Setup]:
     """How frames are restored, and what the result is like.
 
@@ -46,6 +47,7 @@ def planned(
         restorer: Restores the frames.
         suffix: Of the result.
         encoder, crf, preview: As in `FilmRequest`.
+        quiet: Do not warn of what the result does not keep.
 
     Raises:
         UsageError: no encoder, or not this one, can write the result.
@@ -62,7 +64,8 @@ def planned(
     needs = Needs(layout, width * (1 + preview), height, top_first is not None, light)
     writer, result = chosen(suffix, needs, encoder)
     check_crf(writer, crf)
-    _warn(film.path, needs, writer, result)
+    if not quiet:
+        _warn(film.path, needs, writer, result)
     colours = colours_of(layout, frame.width, frame.height, tags["colorspace"], tags["color_range"])
     if layout.kind == "rgb" and result.kind == "yuv":
         tags |= {"colorspace": 1, "color_range": 1}
