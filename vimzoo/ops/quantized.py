@@ -6,11 +6,9 @@ many rows the weight is widened first, and with activations of 8 bits both facto
 Everywhere else, and where gradients are wanted, torch computes the same.
 """
 
-from __future__ import annotations
-
 import logging
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -59,10 +57,10 @@ class QuantizedWeight(NamedTuple):
         """Columns that share a scale."""
         return self.values.shape[-1] * 8 // self.bits // self.scale.shape[-1]
 
-    def expert(self, index: int) -> QuantizedWeight:
+    def expert(self, index: int) -> Self:
         """One weight of several that are stacked along the first axis."""
         offset = None if self.offset is None else self.offset[index]
-        return QuantizedWeight(self.values[index], self.scale[index], offset, self.columns)
+        return self._replace(values=self.values[index], scale=self.scale[index], offset=offset)
 
     def whole_numbers(self) -> Tensor:
         """``(..., O, P)`` float32: q, of 4-bit weights 0..15."""
