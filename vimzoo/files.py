@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import shutil
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,38 +65,3 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-class FolderSync:
-    """`sync_folder` for several threads: those that wait for the same folder share one sync."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._begun: dict[Path, int] = {}
-        self._done: dict[Path, int] = {}
-
-    def wait(self, folder: Path) -> None:
-        """Return when the renames that have been made in a folder are durable.
-
-        Raises:
-            OSError: they are not.
-        """
-        with self._changed:
-            wanted = self._begun.setdefault(folder, 0) + 1  # the first that begins from now on
-            while self._done.setdefault(folder, 0) < wanted:
-                if self._begun[folder] > self._done[folder]:
-                    self._changed.wait()
-                    continue
-                self._begun[folder] += 1
-                self._changed.release()
-                durable = False
-                try:
-                    sync_folder(folder)
-                    durable = True
-                finally:
-                    self._changed.acquire()
-                    if durable:
-                        self._done[folder] = self._begun[folder]
-                    else:
-                        self._begun[folder] = self._done[folder]  # the others try again
-                    self._changed.notify_all()

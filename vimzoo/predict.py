@@ -26,6 +26,7 @@ from .engine.build import pick_device
 from .engine.finished import newest_run
 from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
+from .engine.processes.ray_data import Do, add_engine, over_cluster
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError
 from .exporting.running import RUNNERS, RUNTIME_HELP, ClassifierFile, exported
@@ -39,9 +40,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "images",
         nargs="+",
-        type=Path,
         metavar="IMAGE_OR_FOLDER",
-        help="image files, or folders of images at any depth",
+        help="image files, or folders of images at any depth; with --engine ray one folder or URL",
     )
     command.add_argument(
         "--model",
@@ -58,6 +58,10 @@ def parser() -> argparse.ArgumentParser:
         "--as-stored", action="store_true", help="ignore the EXIF orientation of photographs"
     )
     command.add_argument("--json", action="store_true", help="print one line of JSON per image")
+    add_engine(command)
+    command.add_argument(
+        "--output", metavar="FOLDER_OR_URL", help="where Parquet files are written, with --engine ray"
+    )
     return command
 
 
@@ -127,6 +131,7 @@ def predictions(
     device: torch.device | str = "cpu",
     upright: bool = True,
     shared: Callable[..., Iterator[list[dict[str, Any]]]] = map,
+    opened: Callable[[str], Any] = str,
 ) -> Iterator[dict[str, Any]]:
     """For each file ``{"file", "classes": [{"class", "probability"}, ...]}``, or ``{"file", "error"}``.
 
@@ -135,6 +140,7 @@ def predictions(
     Args:
         shared: ``map``, or a function like it that divides the batches over processes, such as
             `vimzoo.engine.processes.sharing.share`.
+        opened: a file's name -> what `read_image` reads.
     """
     names, inputs = of_model(model), resolve_model_data_config(model)
     transform = create_transform(**inputs, is_training=False)
@@ -147,7 +153,7 @@ def predictions(
         images = []
         for answer in answers:
             try:
-                images.append(transform(read_image(answer["file"], mode, upright)))
+                images.append(transform(read_image(opened(answer["file"]), mode, upright)))
             except DAMAGED as error:
                 answer["error"] = str(error)
         if images:
@@ -175,8 +181,12 @@ def command(asked: argparse.Namespace, world: World) -> int:
     """
     if min(asked.top, asked.batch) < 1:
         raise UsageError(f"--top={asked.top} --batch={asked.batch}: expected at least 1")
+    if (asked.engine is None) != (asked.output is None):
+        raise UsageError("--output, --engine: expected both or neither")
+    if asked.engine is not None:
+        return on_ray(asked)
     files: list[Path] = []  # of process 0; the others get their parts from it
-    world.first(lambda: files.extend(image_files(asked.images)))
+    world.first(lambda: files.extend(image_files([Path(name) for name in asked.images])))
     device = in_turn(lambda: pick_device(asked.device, world.local_rank, "--device "), world)
     if asked.model is None and not asked.checkpoint and asked.runtime is None:
         asked.model = world.first(lambda: str(newest_run()))
@@ -195,6 +205,58 @@ def command(asked: argparse.Namespace, world: World) -> int:
             said = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in answer["classes"])
             print(f"{answer['file']}  {said}")
     return Exit.FAILED if failed else Exit.OK
+
+
+def on_ray(asked: argparse.Namespace) -> int:
+    """Predict over a cluster of Ray into Parquet files, and print a summary; returns the exit status.
+
+    Raises:
+        UsageError: the request cannot be met.
+    """
+    from tqdm import tqdm
+
+    from .engine.processes.parquet import PredictionFolder, model_digest
+
+    if len(asked.images) != 1:
+        raise UsageError(f"{' '.join(asked.images)}: expected one folder or URL with --engine ray")
+    if asked.device != "auto":
+        raise UsageError(f"--device {asked.device}: expected without --engine ray, which chooses the devices")
+    if asked.model is None and asked.runtime is None:
+        asked.model = str(newest_run())
+    model = load_model(asked.model, asked.checkpoint, asked.runtime)
+    if isinstance(model, ClassifierFile):
+        raise UsageError(
+            f"--model {asked.model}: an exported file; expected a model for PyTorch with --engine ray"
+        )
+    about = {"model": model_digest(model), "top": str(asked.top), "as_stored": str(asked.as_stored)}
+    folder = PredictionFolder(asked.images[0], asked.output, about)
+    names, skipped = folder.find()
+    failed = []
+    with tqdm(total=len(names), unit="image", disable=None) as bar:
+        for name, reason in (
+            over_cluster(partial(_on_ray, asked, folder), names, asked.workers) if names else ()
+        ):
+            if reason:
+                failed.append(f"{name}: {reason}")
+            bar.update()
+    print(
+        f"{len(names) - len(failed)} predicted"
+        + (f", {skipped} skipped, as they are in {asked.output}" if skipped else "")
+        + (f", {len(failed)} failed" if failed else "")
+    )
+    for line in failed:
+        print(line, file=sys.stderr)
+    return Exit.FAILED if failed else Exit.OK
+
+
+def _on_ray(asked: argparse.Namespace, folder: Any) -> Do:
+    """What a worker of Ray does with the names of images."""
+    device = pick_device("auto", 0, "--device ")
+    model = load_model(asked.model, asked.checkpoint)
+    predict = partial(
+        predictions, model, top=asked.top, batch=asked.batch, device=device, upright=not asked.as_stored
+    )
+    return partial(folder.predict, predict=predict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .commands import Exit, Parser, run_command, slow_half, whole_number
 from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
+from .engine.processes.ray_data import add_engine, over_cluster
 from .engine.processes.sharing import in_turn, share, share_stream, shared_command
 from .errors import UsageError, first_line
 from .exporting.running import RUNNERS, RUNTIME_HELP, RestorationFile, exported
@@ -26,6 +27,7 @@ from .film.arguments import add_arguments as add_film_arguments
 from .models.routes import ROUTINGS
 
 if TYPE_CHECKING:
+    from .engine.processes.ray_data import Do
     from .models.restoration_base import RestorationModel
     from .restoration import Job, Report, Restorer
 
@@ -41,9 +43,13 @@ def parser() -> argparse.ArgumentParser:
         description="Restore a picture, all pictures of a folder, or a film: super-resolution, denoising or removal of "
         "JPEG artefacts, depending on the model.",
     )
-    command.add_argument("input", type=Path, help="a picture, a folder of pictures, or a film")
     command.add_argument(
-        "output", type=Path, help="a file or a folder; a folder gets the same tree as the input"
+        "input",
+        type=_place,
+        help="a picture, a folder of pictures, or a film; with --engine ray a folder or URL",
+    )
+    command.add_argument(
+        "output", type=_place, help="a file or a folder; a folder gets the same tree as the input"
     )
     weights = command.add_mutually_exclusive_group(required=True)
     weights.add_argument(
@@ -126,8 +132,13 @@ def parser() -> argparse.ArgumentParser:
     device = command.add_mutually_exclusive_group()
     device.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
     add_devices(device)
+    add_engine(command)
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     return command
+
+
+def _place(text: str) -> Path | str:
+    return text if "://" in text else Path(text)
 
 
 def _tile(text: str) -> int | str:
@@ -198,6 +209,15 @@ def run(options: argparse.Namespace, world: World | None = None) -> Report:
     )
 
 
+def _check_places(options: argparse.Namespace) -> None:
+    """Refuse URLs that are not for a cluster, and films that are."""
+    for place in (options.input, options.output):
+        if isinstance(place, str) and options.engine is None:
+            raise UsageError(f"{place}: expected a file or folder; --engine ray takes URLs")
+    if options.engine is not None and is_film(Path(options.input)):
+        raise UsageError(f"{options.input}: is a film; --engine ray takes folders of pictures, or their URLs")
+
+
 def run_film(options: argparse.Namespace, world: World) -> int:
     """Restore a film as the parsed arguments say, and print a summary; returns the exit status.
 
@@ -247,6 +267,54 @@ def run_film(options: argparse.Namespace, world: World) -> int:
     return Exit.OK
 
 
+def run_on_ray(options: argparse.Namespace) -> Report:
+    """Restore a folder or URL over a cluster of Ray, as the parsed arguments say.
+
+    Raises:
+        ValueError: the request cannot be met; nothing has been written.
+    """
+    from tqdm import tqdm
+
+    from .restoration import Job, Report
+    from .restoration.urls import UrlFolder
+
+    if options.device is not None:
+        raise ValueError("--device: expected without --engine ray, which chooses the devices")
+    folder = UrlFolder(
+        str(options.input), str(options.output), f".{options.format}" if options.format else None
+    )
+    names, others = folder.find()
+    if others:
+        print(f"{folder.source}: left out: {others.total()} files of other kinds", file=sys.stderr)
+    skipped = folder.done(names) if options.existing == "skip" else []
+    folder.claim(_restorer(options), bool(skipped))
+    left = sorted(set(names) - set(skipped))
+
+    def job(name: str) -> Job:
+        return Job(Path(name), Path(folder.result(name)))  # within the two folders
+
+    report = Report(skipped=[job(name) for name in skipped])
+    with tqdm(total=len(left), unit="picture", disable=options.quiet) as bar:
+        for name, reason in (
+            over_cluster(partial(_on_ray, options, folder), left, options.workers) if left else ()
+        ):
+            if reason:
+                report.failed.append((job(name), reason))
+            else:
+                report.restored.append(job(name))
+            bar.update()
+    return report
+
+
+def _on_ray(options: argparse.Namespace, folder: Any) -> Do:
+    """What a worker of Ray does with the names of pictures."""
+    from .restoration import MAX_PIXELS
+    from .restoration.stream import Options
+
+    asked = Options(options.quality, options.max_pixels or MAX_PIXELS, options.extra_bands, options.pages)
+    return partial(folder.restore, restorer=_restorer(options), options=asked)
+
+
 def _restorer(options: argparse.Namespace) -> Restorer:
     from .restoration import Restorer
 
@@ -275,14 +343,15 @@ def command(options: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
+    _check_places(options)
     check_kind(options, parser())
     try:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         with logging_redirect_tqdm():
-            if is_film(options.input):
+            if options.engine is None and is_film(options.input):
                 return run_film(options, world)
-            report = run(options, world)
+            report = run(options, world) if options.engine is None else run_on_ray(options)
     except ImportError as error:
         hint = "pip install 'vimzoo[restore]'"
         raise UsageError(str(error) if hint in str(error) else f"{error}; {hint}") from error

@@ -28,7 +28,7 @@ from vimzoo.engine.processes.cluster import launched
 from vimzoo.engine.processes.parallel import ProcessLost, World
 from vimzoo.engine.tasks import classification
 from vimzoo.errors import UsageError
-from vimzoo.restoration import files
+from vimzoo.restoration import stream
 from vimzoo.restoration.memory import available_bytes
 
 RUN = [
@@ -93,7 +93,7 @@ def noting(rank: int) -> None:
 
     without_pictures()
     predict.read_image = slowly(predict.read_image)
-    files.read_picture = slowly(files.read_picture)
+    stream.read_picture = slowly(stream.read_picture)
 
 
 def failing_in(*ranks: int):

@@ -152,7 +152,20 @@ def test_a_picture_counts_when_it_is_on_the_disk(folder: Path, monkeypatch: pyte
     report = restore_files(jobs, Same(), quiet=True, shared=noted)
     assert len(report.restored) == len(said) == 40 and not report.failed
     assert report.restored == jobs
-    assert sum(Path(name).is_dir() for what, name in steps if what == "sync") < 40
+    assert sum(Path(name).is_dir() for what, name in steps if what == "sync") <= 6  # of two folders
+
+
+def test_results_that_cannot_be_made_durable_are_not_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> None:
+        if folder.name == "below":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vimzoo.restoration.stream.sync_folder", full)
+    report = restore_files(find_jobs(folder / "in", folder / "out"), Same(), quiet=True)
+    assert {reason for _, reason in report.failed} == {"No space left on device"}
+    assert {job.target.parent.name for job, _ in report.failed} >= {"below"}
 
 
 def test_reading_and_writing_overlap_with_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,12 +180,29 @@ def test_reading_and_writing_overlap_with_the_model(folder: Path, monkeypatch: p
         writing.add(threading.get_ident())
         time.sleep(0.02)
 
-    monkeypatch.setattr("vimzoo.restoration.files.read_picture", read)
-    monkeypatch.setattr("vimzoo.restoration.files.write_picture", write)
+    monkeypatch.setattr("vimzoo.restoration.stream.read_picture", read)
+    monkeypatch.setattr("vimzoo.restoration.stream.write_picture", write)
     start = time.monotonic()
     report = restore_files(find_jobs(folder / "in", folder / "out"), Same(), quiet=True)
     assert len(report.restored) == 40 and time.monotonic() - start < 0.75 * 40 * 0.02
     assert running not in reading | writing and reading and len(writing) > 1
+
+
+def test_results_are_written_before_memory_is_said_to_be_short(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vimzoo.restoration.stream.SMALL", 0)
+    held: list[Path] = []
+
+    def write(picture: Any, path: Path, **_: Any) -> None:
+        held.append(path)
+        time.sleep(0.01)
+        held.remove(path)
+
+    monkeypatch.setattr("vimzoo.restoration.stream.write_picture", write)
+    monkeypatch.setattr("vimzoo.restoration.stream.available_bytes", lambda device: 0 if held else 1 << 30)
+    report = restore_files(find_jobs(folder / "in", folder / "out"), Same(), quiet=True)
+    assert len(report.restored) == 40
 
 
 def test_what_is_ahead_is_bounded() -> None:
@@ -184,10 +214,13 @@ def test_what_is_ahead_is_bounded() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         for item, future in ahead(pool, do, range(50), lambda item: 10, most=5):
-            assert future.result() == item and len(begun) <= item + 5
+            assert future.result() == item and len(begun) <= item + 1 + 5
         begun.clear()
         for item, future in ahead(pool, do, range(50), lambda item: 10, most=50, room=30):
             assert future.result() == item and len(begun) <= item + 3
+        begun.clear()
+        for item, future in ahead(pool, do, range(5), lambda item: 100, most=50, room=30):
+            assert future.result() == item and len(begun) == item + 1  # a large one is alone
         pending, free = Pending[int](pool, most=3, room=25), threading.Semaphore(0)
         for key in (0, 1):
             pending.add(key, 10, free.acquire)
@@ -199,29 +232,3 @@ def test_what_is_ahead_is_bounded() -> None:
         adding.join(5)
         free.release()
         assert {key for key, error in pending.all() if error is None} == {0, 1, 2}
-
-
-def test_one_sync_serves_several_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[float] = []
-
-    def slow(folder: Path) -> None:
-        begun.append(time.monotonic())
-        time.sleep(0.05)
-        if len(begun) == 2:
-            raise OSError("the disk is full")
-
-    monkeypatch.setattr(atomic, "sync_folder", slow)
-    sync, failed = atomic.FolderSync(), []
-
-    def renamed(_: int) -> None:
-        now = time.monotonic()
-        try:
-            sync.wait(tmp_path)
-        except OSError as error:
-            failed.append(error)
-        else:
-            assert any(start >= now for start in begun)
-
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(renamed, range(16)))
-    assert len(begun) <= 5 and len(failed) == 1  # which waited itself; the others try again

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vimzoo.restoration import Restorer, files, find_jobs, read_picture, restore_files
+from vimzoo.restoration import Restorer, find_jobs, read_picture, restore_files, stream
 
 
 def photo(path: Path, height: int = 8, width: int = 10) -> Path:
@@ -174,8 +174,8 @@ def test_the_bar_counts_pixels_and_says_how_long(
 def test_a_result_too_large_for_the_memory_is_refused(
     small, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "available_bytes", lambda device: 1000)
-    monkeypatch.setattr(files, "SMALL", 0)
+    monkeypatch.setattr(stream, "available_bytes", lambda device: 1000)
+    monkeypatch.setattr(stream, "SMALL", 0)
     report = restore_files(
         find_jobs(tree, tree.parent / "out"), Restorer(small("light_x2"), tile=16), quiet=True
     )

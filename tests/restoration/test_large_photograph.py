@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from vimzoo.compat import mambair
-from vimzoo.restoration.files import COPIES
+from vimzoo.restoration.stream import COPIES
 
 WIDTH, HEIGHT, STRIP = 4000, 3000, 400
 SCALE = 2

@@ -25,6 +25,18 @@ PAIRS = ("files", "images", "ms", "crops_per_s")
 SHARDS = ("read", "loader processes", "vimzoo", "webdataset", "ratio")
 PHOTOGRAPH = ("pixels", "result", "threads", "seconds", "cpu_seconds", "peak_gb", "limit_gb")
 """Columns of docs/restoration.md's table of a large photograph."""
+FOLDERS = (
+    "model",
+    "pictures",
+    "threads",
+    "batch",
+    "model_ms",
+    "whole_ms",
+    "x_model",
+    "quarter_mb",
+    "peak_mb",
+)
+"""Columns of docs/restoration.md's table of small pictures."""
 ROUTES = ("trained_with", "updates", "evaluated_with", "psnr", "spread_db", "margin_db")
 """Columns of docs/restoration.md's table of MambaIRv2's routes."""
 S4D = (
@@ -186,6 +198,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "peers": pictures.peers_table(),
             "libraries": pictures.libraries_table(),
             "routing": results.compared("routing", ROUTES),
+            "folders": results.compared("cpu_folders", FOLDERS),
             "photograph": results.compared("cpu_restoration_photograph", PHOTOGRAPH),
             "pairs": results.compared("cpu_pairs_crops", PAIRS),
         },

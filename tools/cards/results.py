@@ -12,6 +12,7 @@ from .markdown import DISTURBED, NOT_MEASURED, comparison, number, read_result
 COMMANDS = {
     "checkpoint_forms": "benchmarks/checkpoint_forms.py",
     "cpu_each_model": "benchmarks/each_model.py",
+    "cpu_folders": "benchmarks/folders.py",
     "cpu_inference_faults": "benchmarks/cpu_inference.py faults",
     "cpu_inference_steps": "benchmarks/cpu_inference.py steps",
     "cpu_isa": "benchmarks/cpu.py isa",

@@ -60,7 +60,7 @@ def check_kind(options: argparse.Namespace, defaults: argparse.ArgumentParser) -
     Raises:
         UsageError: the options do not fit the input.
     """
-    film = is_film(options.input)
+    film = is_film(Path(options.input))
     for name in PICTURE_OPTIONS if film else FILM_OPTIONS:
         if getattr(options, name) != defaults.get_default(name):
             kind = "pictures" if film else "films"

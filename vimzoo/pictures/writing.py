@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from .formats import SUFFIXES, WRITTEN
 from .picture import Picture, PictureError
 from .record import Format
 
-__all__ = ["check_fits", "format_of", "left_out", "write_picture"]
+__all__ = ["check_fits", "encoded", "format_of", "left_out", "write_picture"]
 
 _OPTIONAL = {"iptc": "IPTC data", "texts": "texts", "geo": "GeoTIFF's position"}
 """What a picture is left without where a format has no room for it."""
@@ -38,14 +40,34 @@ def write_picture(picture: Picture, path: Path, *, quality: int = 95) -> None:
         PictureError: the format is not supported or cannot hold the picture.
     """
     form = format_of(path)
+    picture = _fitted(picture, form)
+    with whole_file(path) as file:
+        _encode(file, picture, form, quality)
+
+
+def encoded(picture: Picture, name: Path, quality: int = 95) -> bytes:
+    """The content of the file that `write_picture` writes under a name.
+
+    Raises:
+        PictureError: as there.
+    """
+    form, file = format_of(name), io.BytesIO()
+    _encode(file, _fitted(picture, form), form, quality)
+    return file.getvalue()
+
+
+def _fitted(picture: Picture, form: Format) -> Picture:
+    """A picture without a profile for other channels, and whose metadata state its size."""
     height, width, channels = picture.pixels.shape
     check_fits(form, width, height, picture)
     wanted = b"RGB " if channels > 2 else b"GRAY"
     profile = picture.profile if picture.profile is not None and picture.profile[16:20] == wanted else None
-    picture = replace(picture, profile=profile, exif=exif.resized(picture.exif, width, height))
+    return replace(picture, profile=profile, exif=exif.resized(picture.exif, width, height))
+
+
+def _encode(file: IO[bytes], picture: Picture, form: Format, quality: int) -> None:
     assert form.write is not None
-    with whole_file(path) as file:
-        form.write(file, picture, quality)
+    form.write(file, picture, quality)
 
 
 def left_out(picture: Picture, form: Format) -> str | None:

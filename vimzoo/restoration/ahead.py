@@ -31,24 +31,25 @@ def ahead(
         pool: Runs the function.
         items: Taken one by one, as they are begun.
         pixels: How much memory an item takes.
-        most: Items at once.
-        room: Pixels at once; one item may have more.
+        most: Items ahead.
+        room: Pixels, of the item that is yielded and those ahead, above which no further one is begun.
     """
     waiting, held, source = deque[tuple[Item, Future[Result]]](), 0, iter(items)
-    more = True
-    while waiting or more:
-        while more and len(waiting) < most and (not waiting or held < room):
-            try:
-                item = next(source)
-            except StopIteration:
-                more = False
-                break
+
+    def begin() -> bool:
+        nonlocal held
+        for item in source:
             waiting.append((item, pool.submit(do, item)))
             held += pixels(item)
-        if waiting:
-            item, future = waiting.popleft()
-            held -= pixels(item)
-            yield item, future
+            return True
+        return False
+
+    while waiting or begin():
+        item, future = waiting.popleft()  # which is in memory until the next one is asked for
+        while len(waiting) < most and held < room and begin():
+            pass
+        held -= pixels(item)
+        yield item, future
 
 
 class Pending(Generic[Key]):
@@ -73,6 +74,10 @@ class Pending(Generic[Key]):
                 break
             wait(running, return_when=FIRST_COMPLETED)
         self.waiting[self.pool.submit(do, *arguments)] = key, pixels
+
+    def wait(self) -> None:
+        """Wait until all tasks that have been begun are finished."""
+        wait(self.waiting)
 
     def fail(self, key: Key, error: Exception) -> None:
         """Note a task that has failed before it began."""

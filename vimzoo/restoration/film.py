@@ -24,12 +24,12 @@ from vimzoo.film.reading import Film, Shown
 from vimzoo.film.segments import Segments
 from vimzoo.film.writing import Setup
 
-from .files import check_place
 from .film_plan import planned, tried
 from .film_work import SEGMENT, Range, Timing, Worker
 from .frames import Frames
 from .origin import identity
 from .restorer import Restorer
+from .stream import check_place
 
 __all__ = ["FilmReport", "FilmRequest", "restore_film"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vimzoo.pictures.formats import SUFFIXES, WRITTEN
 
-__all__ = ["Job", "Report", "find_jobs", "reason_of"]
+__all__ = ["Job", "Report", "find_jobs", "reason_of", "result_name"]
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _folder_jobs(source: Path, target: Path, suffix: str | None) -> list[Job]:
     for path in sorted(_pictures(source, others)):
         if not (own.is_relative_to(whole) and _real(path).is_relative_to(own)):
             place = path.relative_to(source)
-            jobs.append(Job(path, target / place.parent / _result_name(path, suffix)))
+            jobs.append(Job(path, target / place.parent / result_name(path, suffix)))
     if not jobs:
         raise ValueError(f"{source}: no pictures in it; expected files ending in {', '.join(SUFFIXES)}")
     if others:
@@ -86,7 +86,7 @@ def _folder_jobs(source: Path, target: Path, suffix: str | None) -> list[Job]:
     return jobs
 
 
-def _result_name(source: Path, suffix: str | None) -> str:
+def result_name(source: Path, suffix: str | None) -> str:
     """The name of a picture's result; formats that are only read become another one, after their full name."""
     if suffix is not None:
         return source.with_suffix(suffix).name
@@ -123,7 +123,7 @@ def _single_job(source: Path, target: Path, suffix: str | None) -> Job:
     if source.suffix.lower() not in SUFFIXES and target.suffix.lower() not in WRITTEN and suffix is None:
         raise ValueError(f"{source}: expected a file ending in {', '.join(SUFFIXES)}")
     if target.is_dir() or not target.suffix:
-        return Job(source, target / _result_name(source, suffix))
+        return Job(source, target / result_name(source, suffix))
     if target.suffix.lower() not in WRITTEN:
         raise ValueError(f"{target}: expected a folder, or a file ending in {', '.join(WRITTEN)}")
     if suffix is not None and WRITTEN[target.suffix.lower()] != WRITTEN[suffix.lower()]:

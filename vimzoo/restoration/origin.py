@@ -30,16 +30,26 @@ def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existin
     own = identity(restorer)
     note, skipped = folder / NOTE, existing == "skip" and any(job.target.is_file() for job in jobs)
     theirs = _read(note)
-    if skipped and theirs is not None and theirs != own:
+    if skipped:
+        refuse_others(folder, own, theirs)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(note, "w") as file:
+            file.write(json.dumps(own) + "\n")
+
+
+def refuse_others(folder: Path | str, own: dict[str, Any], theirs: dict[str, Any] | None) -> None:
+    """Raise if the record of a folder is of another model.
+
+    Raises:
+        ValueError: it is.
+    """
+    if theirs is not None and theirs != own:
         names = ", ".join(name for name in own | theirs if theirs.get(name) != own.get(name))
         raise ValueError(
             f"--existing skip: the results in {folder} were made with other {names}; expected another folder, or "
             "--existing overwrite"
         )
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(note, "w") as file:
-            file.write(json.dumps(own) + "\n")
 
 
 def identity(restorer: Restorer) -> dict[str, Any]:

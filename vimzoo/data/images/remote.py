@@ -1,9 +1,10 @@
-"""Files below a URL, through fsspec: listing, ranged reads, retries."""
+"""Files below a URL, through fsspec: listing, ranged reads, whole writes, retries."""
 
 from __future__ import annotations
 
 import io
 import re
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -112,6 +113,25 @@ class Remote:
         """As `info`, of many files."""
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(self.info, names))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all; folders are made.
+
+        Raises:
+            OSError, Unreachable: it cannot be written.
+        """
+        system, path = self._system(), self.path(name)
+        place, _, base = path.rpartition("/")
+        if not self._stores_objects:  # there a file appears when all of it is there
+            base = f".{uuid.uuid4().hex}.part"
+        retried(lambda: system.makedirs(place, exist_ok=True), place)
+        retried(lambda: system.pipe_file(f"{place}/{base}", data), path)
+        if not self._stores_objects:
+            retried(lambda: system.mv(f"{place}/{base}", path), path)
+
+    @property
+    def _stores_objects(self) -> bool:
+        return self.url.startswith(("s3://", "gs://", "gcs://", "az://", "abfs://", "abfss://"))
 
     def open(self, name: str, size: int) -> io.BufferedReader:
         """A file of known size, to read headers that are far apart."""

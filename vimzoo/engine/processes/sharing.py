@@ -263,7 +263,12 @@ def shared_command(
             with _first_speaks(world):
                 asked = parse(arguments)
             try:
-                if devices := getattr(asked, "devices", None):
+                devices = getattr(asked, "devices", None)
+                if getattr(asked, "engine", None) is not None and (devices or world.size > 1):
+                    raise UsageError(
+                        "--engine ray: expected without --devices and without torchrun, as Ray starts the processes"
+                    )
+                if devices:
                     if module is not None and world.size == 1 < len(devices):
                         return run_on(devices, module, sys.argv[1:] if arguments is None else arguments)
                     asked.device = _own(devices, world)
