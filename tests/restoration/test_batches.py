@@ -119,7 +119,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_picture_counts_when_it_is_on_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("encoded_here", (0, 1 << 16))
+def test_a_picture_counts_when_it_is_on_the_disk(
+    encoded_here: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its bytes are synced before it has its name, and its folder after that; several share a sync."""
     steps: list[tuple[str, str]] = []
     real_sync, real_replace = atomic.os.fsync, Path.replace
@@ -146,6 +149,7 @@ def test_a_picture_counts_when_it_is_on_the_disk(folder: Path, monkeypatch: pyte
             yield index, reason
 
     said: list[Any] = []
+    monkeypatch.setattr("vimzoo.restoration.stream.ENCODED_HERE", encoded_here)
     monkeypatch.setattr(atomic.os, "fsync", fsync)
     monkeypatch.setattr(Path, "replace", replace)
     jobs = find_jobs(folder / "in", folder / "out")
@@ -181,7 +185,7 @@ def test_reading_and_writing_overlap_with_the_model(folder: Path, monkeypatch: p
         time.sleep(0.02)
 
     monkeypatch.setattr("vimzoo.restoration.stream.read_picture", read)
-    monkeypatch.setattr("vimzoo.restoration.stream.write_picture", write)
+    monkeypatch.setattr("vimzoo.restoration.stream.LocalDisk.store", write)
     start = time.monotonic()
     report = restore_files(find_jobs(folder / "in", folder / "out"), Same(), quiet=True)
     assert len(report.restored) == 40 and time.monotonic() - start < 0.75 * 40 * 0.02
@@ -194,12 +198,12 @@ def test_results_are_written_before_memory_is_said_to_be_short(
     monkeypatch.setattr("vimzoo.restoration.stream.SMALL", 0)
     held: list[Path] = []
 
-    def write(picture: Any, path: Path, **_: Any) -> None:
-        held.append(path)
+    def store(self: Any, content: bytes, job: Any) -> None:
+        held.append(job.target)
         time.sleep(0.01)
-        held.remove(path)
+        held.remove(job.target)
 
-    monkeypatch.setattr("vimzoo.restoration.stream.write_picture", write)
+    monkeypatch.setattr("vimzoo.restoration.stream.LocalDisk.store", store)
     monkeypatch.setattr("vimzoo.restoration.stream.available_bytes", lambda device: 0 if held else 1 << 30)
     report = restore_files(find_jobs(folder / "in", folder / "out"), Same(), quiet=True)
     assert len(report.restored) == 40

@@ -13,10 +13,10 @@ from typing import IO, Any, Protocol, TypeAlias
 
 import torch
 
-from vimzoo.files import sync_folder
+from vimzoo.files import sync_folder, whole_file
 from vimzoo.pictures.picture import Picture, PictureError
 from vimzoo.pictures.reading import PAGES, read_picture
-from vimzoo.pictures.writing import check_fits, format_of, left_out, write_picture
+from vimzoo.pictures.writing import check_fits, encoded, format_of, left_out, write_picture
 
 from .ahead import Pending, ahead
 from .batches import Steps, interleaved
@@ -45,6 +45,8 @@ SMALL = 64 << 20
 """Bytes of a result that are not looked for among the free ones."""
 READERS, WRITERS = 2, 4
 """Threads. Those that write mostly wait for the disk."""
+ENCODED_HERE = 1 << 16
+"""Pixels of a result up to which it is encoded by the thread that runs the model."""
 TELL_EVERY = 0.25
 """Seconds; syncing a folder costs more than writing a small picture."""
 Work: TypeAlias = tuple[Job, int]
@@ -81,6 +83,9 @@ class Disk(Protocol):
     def write(self, picture: Picture, job: Job, quality: int) -> None:
         """Write a result."""
 
+    def store(self, content: bytes, job: Job) -> None:
+        """Write a result's file."""
+
     def commit(self, jobs: Iterable[Job]) -> None:
         """Make written results durable."""
 
@@ -108,6 +113,11 @@ class LocalDisk:
     def write(self, picture: Picture, job: Job, quality: int) -> None:
         """Write a result, whose bytes are synced."""
         write_picture(picture, job.target, quality=quality)
+
+    def store(self, content: bytes, job: Job) -> None:
+        """Write a result's file, whose bytes are synced."""
+        with whole_file(job.target) as file:
+            file.write(content)
 
     def commit(self, jobs: Iterable[Job]) -> None:
         """Sync the folders of results, so that their names are durable too."""
@@ -153,8 +163,7 @@ def restored_stream(
                 if isinstance(result, Exception):
                     pending.fail(one, result)
                 else:
-                    size = result.pixels.shape[0] * result.pixels.shape[1]
-                    pending.add(one, size, disk.write, result, one.job, options.quality)
+                    _begin_to_write(pending, one, result, disk, options.quality)
                 del result
                 yield from commits.told(pending.finished())
             yield from commits.told(pending.all())
@@ -170,6 +179,20 @@ class _Begun:
     index: int
     job: Job
     meter: _Meter
+
+
+def _begin_to_write(pending: Pending[_Begun], one: _Begun, result: Picture, disk: Disk, quality: int) -> None:
+    """Write in a thread; small pictures are encoded in this one, which takes less than to wake another for it."""
+    size = result.pixels.shape[0] * result.pixels.shape[1]
+    if size > ENCODED_HERE:
+        pending.add(one, size, disk.write, result, one.job, quality)
+        return
+    try:
+        content = encoded(result, one.job.target, quality)
+    except Exception as error:
+        pending.fail(one, error)
+    else:
+        pending.add(one, size, disk.store, content, one.job)
 
 
 class _Commits:

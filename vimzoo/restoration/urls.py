@@ -112,7 +112,10 @@ class _Urls:
         """Nothing: a server tells when it is asked to write."""
 
     def write(self, picture: Picture, job: Job, quality: int) -> None:
-        self.target.write(job.target.as_posix(), encoded(picture, job.target, quality))
+        self.store(encoded(picture, job.target, quality), job)
+
+    def store(self, content: bytes, job: Job) -> None:
+        self.target.write(job.target.as_posix(), content)
 
     def commit(self, jobs: Iterable[Job]) -> None:
         """Nothing: what a server has taken is durable."""
