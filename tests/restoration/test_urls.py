@@ -96,3 +96,7 @@ def test_urls_and_clusters_of_the_commands(source: Path, capsys: pytest.CaptureF
     assert restore.main(words) == 2 and "as Ray starts the processes" in capsys.readouterr().err
     words = [str(source), "--engine", "ray", "--output", "found", "--device", "cpu"]
     assert predict.main(words) == 2 and "which chooses the devices" in capsys.readouterr().err
+    words = ["s3://bucket/in", "s3://bucket/out", "--checkpoint", "x", "--engine", "ray"]
+    assert restore.main([*words, "--crf", "3"]) == 2 and "an option for films" in capsys.readouterr().err
+    assert restore.main(["s3://bucket/film.mp4", *words[1:]]) == 2
+    assert "takes folders of pictures" in capsys.readouterr().err

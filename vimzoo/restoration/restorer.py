@@ -235,7 +235,9 @@ class Restorer:
         for turn in range(1, turns):
             result += self._flip(x, places, part, turn)
         result = (result / turns).cpu()
-        if not math.isfinite(result.sum(dtype=torch.float64).item()):  # a third of the time of isfinite().all()
+        if not math.isfinite(
+            result.sum(dtype=torch.float64).item()
+        ):  # a third of the time of isfinite().all()
             hint = "; try bfloat16 or float32" if self.dtype == torch.float16 else ""
             raise FloatingPointError(f"the model returned NaN or infinity in {self.dtype}{hint}")
         return result
