@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from picture_files import DEEP, Same, noise
 from PIL import Image
 
 from vimzoo import predict, restore
+from vimzoo.compat import mambair
 from vimzoo.data.images.remote import Remote
 from vimzoo.restoration import Picture, Restorer, read_picture, write_picture
 from vimzoo.restoration.stream import Options
@@ -83,6 +86,29 @@ def test_a_file_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(Exception, match="the disk is full"):
         remote.write("deep/a.bin", b"second")
     assert (tmp_path / "new/deep/a.bin").read_bytes() == b"first"
+
+
+def test_the_command_over_a_cluster_of_one(
+    source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for Ray, which tests/crossings/test_ray.py has."""
+
+    def here(make: Any, names: list[str], workers: int | None) -> Any:
+        return zip(names, make()(names), strict=True)
+
+    monkeypatch.setattr(restore, "over_cluster", here)
+    weights = mambair.official_state_dict(timm.create_model("test_mambair"))
+    torch.save({"params": weights}, source.parent / "x2.pth")
+    out = source.parent / "out"
+    words = [f"file://{source}", f"file://{out}", "--checkpoint", str(source.parent / "x2.pth"), "--quiet"]
+    assert restore.main([*words, "--engine", "ray", "--format", "png"]) == 0
+    assert capsys.readouterr().out == "4 restored\n"
+    assert read_picture(out / "be low/b.png").pixels.shape == (18, 28, 3)
+    (out / "a.png").unlink()
+    (source / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert restore.main([str(source), str(out), *words[2:], "--engine", "ray", "--format", "png"]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("1 restored, 3 skipped") and "failed: torn.png: damaged" in said.err
 
 
 def test_urls_and_clusters_of_the_commands(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
