@@ -260,6 +260,8 @@ def check_restore(command: str, workplace: Path) -> None:
     if "film.mp4" in command:
         av = pytest.importorskip("av", reason="needs the extra vimzoo[films]")
         _film(av, workplace / "film.mp4")
+    place = tempfile.mkdtemp(dir=workplace)  # other commands have the same results
+    command = command.replace(" restored ", f" {place}/restored ")
     said = run(re.sub(r"--model \S+", f"--checkpoint {RESTORATION}", command), workplace)
     assert re.fullmatch(r"\d+ (frames )?restored\n", said)
 
@@ -334,8 +336,7 @@ def check_torchrun(command: str, workplace: Path) -> None:
         have_a_run(workplace)
         assert len([json.loads(line) for line in run(command, workplace).splitlines()]) == 24
     elif "vimzoo.restore" in command:
-        place = tempfile.mkdtemp(dir=workplace)
-        check_restore(command.replace(" restored ", f" {place}/restored "), workplace)
+        check_restore(command, workplace)
     else:
         check_eval(command.replace(" outputs/DATE/TIME", ""), workplace)
 
