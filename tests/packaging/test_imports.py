@@ -84,12 +84,7 @@ def modules(package: ModuleType) -> Iterator[tuple[ModuleType, str, ModuleType]]
     for found in pkgutil.iter_modules(package.__path__):
         if package.__name__ == "vimzoo.kernels" and found.name.startswith("_cpu_"):
             continue  # libraries for ctypes
-        try:
-            module = importlib.import_module(f"{package.__name__}.{found.name}")
-        except ModuleNotFoundError as error:
-            if error.name != "av":  # the extra vimzoo[films]
-                raise
-            continue
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
         yield package, found.name, module
         if found.ispkg:
             yield from modules(module)

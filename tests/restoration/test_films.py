@@ -80,11 +80,13 @@ def restore(source: Path, target: Path, restorer: Restorer, **options: Any) -> F
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ten_checks(kind: str, tmp_path: Path, same: Restorer) -> None:
+def test_ten_checks(kind: str, tmp_path: Path, same: Restorer, capfd) -> None:
     """Through a network that changes nothing; see `held` for the checks."""
     name, made, options = KINDS[kind]
     source, target = film(tmp_path / name, **made), tmp_path / f"out{Path(name).suffix}"
+    capfd.readouterr()
     report = restore(source, target, same, **options)
+    assert capfd.readouterr() == ("", "")  # encoders like to talk
     before, after = held(source), held(target)
     assert before["1 frames"] == report.frames == len(EVEN) and report.damage == []
     assert {path.name for path in tmp_path.iterdir()} == {name, target.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -64,6 +65,7 @@ class Setup:
 
     def add_to(self, container: Any) -> Any:
         """A new stream in a container that is being written."""
+        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 would print its settings for every part
         stream = container.add_stream(self.encoder.name, rate=self.rate, options=self.options)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pix_fmt
         context = stream.codec_context
