@@ -19,11 +19,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
 import fill
+import test_local_references as local_references
 import test_mambair_references as mambair_references
+import test_peers_references as peers_references
 import test_vim_references as vim_references
 import test_vmamba_references as vmamba_references
 
-from vimzoo.compat import mambair, vim, vmamba
+from vimzoo.compat import efficient_vmamba, local_vim, mambair, vim, vmamba
 from vimzoo.models.mambair import MAMBAIR_FACTS
 from vimzoo.models.vim import VIM_LONG_NAMES
 
@@ -124,6 +126,17 @@ def main() -> None:
         path = vmamba_references.REFERENCES / f"{name}.json.gz"
         module = eval(fill.load(path)["build"], dict(vars(vmamba))).eval()
         rows.append(compare(module, vmamba_references, vmamba, path))
+    for name in local_references.NAMES:
+        if not name.endswith("official"):  # those have a bug of the official code, which is not reproduced
+            torch.manual_seed(0)
+            path = local_references.REFERENCES / f"{name}.json.gz"
+            module = local_references.build(fill.load(path)).eval()
+            rows.append(compare(module, local_references, local_vim, path))
+    for pattern in ("efficient_vmamba", "plain_mamba"):
+        for path in sorted(peers_references.REFERENCES.glob(f"{pattern}_*.json.gz")):
+            torch.manual_seed(0)
+            module = peers_references.build(fill.load(path)).eval()
+            rows.append(compare(module, peers_references, efficient_vmamba, path))
     for pattern in ("block", "mambair"):
         for path in sorted(mambair_references.REFERENCES.glob(f"{pattern}*.json.gz")):
             rows.append(compare_restoration(path))

@@ -24,8 +24,10 @@ UNET: dict[str, Any] = dict(embed_dim=30, depths=(1, 1, 1, 1), refinement_depth=
 SMALL: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "vim": ("test_vim", {}, (64, 96)),
     "vmamba": ("test_vmamba", {}, (64, 96)),
+    "efficient vmamba": ("test_efficient_vmamba", {}, (64, 96)),
     "local vim": ("test_local_vim", {}, (64, 96)),
     "local vmamba": ("test_local_vmamba", {}, (64, 96)),
+    "plain mamba": ("test_plain_mamba", {}, (64, 96)),
     "mambair": ("test_mambair", {}, (16, 24)),
     "mambairv2": ("mambairv2_light_x2", V2, (16, 24)),
     "mambair unet": ("mambair_realdn_unet", UNET, (16, 24)),

@@ -139,6 +139,12 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.layers.VSSBlock.forward ValueError": lambda tmp: layers.VSSBlock(8)(torch.zeros(1, 4, 4, 7)),
     "vimzoo.layers.AddNorm ValueError": lambda tmp: layers.AddNorm(8, norm="abacus"),  # type: ignore[arg-type]
     "vimzoo.layers.BiMamba ValueError": lambda tmp: layers.BiMamba(8, bimamba="v9"),  # type: ignore[arg-type]
+    "vimzoo.layers.AtrousSS2D ValueError": lambda tmp: layers.AtrousSS2D(4),
+    "vimzoo.layers.AtrousSS2D.forward ValueError": lambda tmp: layers.AtrousSS2D(8)(x),
+    "vimzoo.layers.ChannelGate ValueError": lambda tmp: layers.ChannelGate(4),
+    "vimzoo.layers.PlainMambaBlock ValueError": lambda tmp: layers.PlainMambaBlock(8, norm="abacus"),
+    "vimzoo.layers.SnakeSS2D ValueError": lambda tmp: layers.SnakeSS2D(8, d_conv=4),
+    "vimzoo.layers.SnakeSS2D.forward ValueError": lambda tmp: layers.SnakeSS2D(8)(x),
     "vimzoo.layers.LocalMamba ValueError": lambda tmp: layers.LocalMamba(8, ["x"]),
     "vimzoo.layers.LocalMamba.forward ValueError": lambda tmp: layers.LocalMamba(8, ["h"])(x, (2, 3)),
     "vimzoo.layers.LocalSS2D ValueError": lambda tmp: layers.LocalSS2D(8, paths=["x"]),
@@ -216,6 +222,11 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.data.image_folder UsageError": lambda tmp: data.image_folder(str(tmp / "none"), img_size=8),
     "vimzoo.data.paired_folder UsageError": lambda tmp: data.paired_folder(tmp / "none"),
     "vimzoo.data.shards UsageError": lambda tmp: data.shards(str(tmp / "none"), img_size=8),
+    "vimzoo.models.EfficientVMamba ValueError": lambda tmp: models.EfficientVMamba(depths=(0, 0)),
+    "vimzoo.models.PlainMamba ValueError": lambda tmp: models.PlainMamba(embed_dim=0),
+    "vimzoo.models.PlainMamba.set_input_size ValueError": lambda tmp: timm.create_model(
+        "test_plain_mamba"
+    ).set_input_size(patch_size=7),
     "vimzoo.models.LocalVMamba TypeError": lambda tmp: models.LocalVMamba(paths="cross"),
     "vimzoo.models.LocalVMamba ValueError": lambda tmp: models.LocalVMamba("x"),
     "vimzoo.models.LocalVim TypeError": lambda tmp: models.LocalVim(bimamba="v1"),

@@ -25,6 +25,7 @@ from vimzoo.errors import UsageError
 RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("vi*.yaml"))
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("*vmamba*.yaml"))
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("local_vim*.yaml"))
+RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("plain_mamba*.yaml"))
 
 
 def tables():

@@ -18,7 +18,7 @@ SEARCH = {"test_local_vim": {"depth": 4}, "test_local_vmamba": {"depths": (1, 1,
 
 
 def test_there_are_relatives() -> None:
-    assert {"test_local_vim", "test_local_vmamba"} <= set(RELATIVES)
+    assert {"test_local_vim", "test_local_vmamba", "test_plain_mamba"} <= set(RELATIVES)
 
 
 @pytest.mark.parametrize("name", RELATIVES)

@@ -1,6 +1,8 @@
 """Modules that any backbone may use: the state-space core, Vim's and VMamba's mixers, norms and embeddings."""
 
 from .bimamba import BiMamba, BiMambaBlock, CausalConv
+from .channel_gate import ChannelGate
+from .efficient import AtrousBlock, AtrousSS2D
 from .linear import Linear, apply_linear
 from .local import LocalMamba, LocalMambaBlock, LocalSS2D, LocalVSSBlock, searched_directions
 from .map_embed import MapDownsample, MapStem
@@ -9,6 +11,7 @@ from .mlp import Mlp
 from .moe import MoE
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
+from .plain_mamba import PlainMambaBlock, SnakeSS2D
 from .quantized import QuantizedLinear
 from .rope import GridRope
 from .s4d import S4D
@@ -21,9 +24,12 @@ __all__ = [
     "SS2D",
     "Add",
     "AddNorm",
+    "AtrousBlock",
+    "AtrousSS2D",
     "BiMamba",
     "BiMambaBlock",
     "CausalConv",
+    "ChannelGate",
     "GridRope",
     "Linear",
     "LocalMamba",
@@ -36,8 +42,10 @@ __all__ = [
     "Mlp",
     "MoE",
     "PatchEmbed",
+    "PlainMambaBlock",
     "QuantizedLinear",
     "SelectiveSSM",
+    "SnakeSS2D",
     "VSSBlock",
     "VSSBlock2d",
     "apply_linear",

@@ -13,9 +13,9 @@ from vimzoo.ops import ScanPath, causal_conv1d
 from vimzoo.ops.paths.path import ROW, pad_paths, path_arguments, path_steps, tokens_from_codes
 
 from .bimamba import BiMambaBlock
+from .channel_gate import ChannelGate
 from .checks import check_sizes, check_tokens, inner_width
 from .linear import apply_linear
-from .plain import apply_norm
 from .ss2d import SS2D
 from .ssm import SelectiveSSM
 from .vss_block import VSSBlock
@@ -75,12 +75,11 @@ def block_directions(directions: Any, count: int) -> list[Any]:
     return [None if names is None else tuple(names) for names in sets]
 
 
-class DirectionMerge(nn.Module):
-    """The sum of all directions, each channel of each direction times a gate.
+class DirectionMerge(ChannelGate):
+    """The sum of all directions, each channel of each direction times a gate (state-space channel attention).
 
-    The gate is computed from the mean of the direction's tokens, by layers that all directions share (the paper's
-    state-space channel attention). A search normalises the gated directions and weights them by the softmax of
-    ``weights``; the directions with the largest weights are then kept.
+    The gate of a direction sees its own tokens. A search normalises the gated directions and weights them by the
+    softmax of ``weights``; the directions with the largest weights are then kept.
 
     Args:
         dim: Channels D, at least 8.
@@ -99,17 +98,10 @@ class DirectionMerge(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        check_sizes(dim=dim, directions=directions)
-        if dim < 8:
-            raise ValueError(
-                f"dim: expected at least 8 channels, of which the gate sees an eighth, got {dim}"
-            )
-        self.norm = nn.LayerNorm(dim, **dd)
-        self.reduce = nn.Linear(dim, dim // 8, **dd)
-        self.select = nn.Linear(dim // 8, dim, **dd)
-        self.weights = nn.Parameter(torch.empty(directions, 1, 1, **dd)) if search else None
+        super().__init__(dim, device, dtype)
+        check_sizes(directions=directions)
+        weights = torch.empty(directions, 1, 1, device=device, dtype=dtype) if search else None
+        self.weights = None if weights is None else nn.Parameter(weights)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,9 +111,7 @@ class DirectionMerge(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Directions ``(B, K, L, D)`` in token order -> ``(B, L, D)``."""
-        summary = apply_norm(self.norm, y).mean(2)
-        gate = apply_linear(self.select, F.gelu(apply_linear(self.reduce, summary))).sigmoid()
-        y = y * gate.unsqueeze(2)
+        y = self.gated(y)
         if self.weights is not None:
             y = F.layer_norm(y, y.shape[-1:]) * self.weights.softmax(0)
         return y.sum(1)

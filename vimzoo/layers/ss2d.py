@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vimzoo.ops import inference
-from vimzoo.ops.paths.path import CROSS, ScanPath, checked_paths, path_arguments, path_codes
+from vimzoo.ops.paths.path import ATROUS, CROSS, ScanPath, checked_paths, path_arguments, path_codes
 
 from .cascade import CascadeSSM
 from .checks import check_map, check_rates, check_sizes, inner_width
@@ -25,6 +25,7 @@ SCANS: dict[str, tuple[ScanPath, ...]] = {
     "unidirectional": (_ROW,) * 4,
     # each row or column is a separate sequence, so these are the paths of a single row
     "cascade": (_ROW, _ROW_BACK, _ROW, _ROW_BACK),
+    "atrous": ATROUS,
 }
 GATES = ("none", "act", "linear")
 
@@ -45,7 +46,8 @@ class SS2D(nn.Module):
             input (the first VMamba), ``"linear"``: not activated (``nozact``).
         paths: ``"cross"``: rows, columns, and both backward. ``"bidirectional"`` and ``"unidirectional"``: rows
             only, each direction twice, or forward four times (table 10 of the paper's appendix). ``"cascade"``:
-            each row as a separate sequence, then each column. Or any number of scan paths, for example
+            each row as a separate sequence, then each column. ``"atrous"``: four quarters of the map, of every second
+            row and column (EfficientVMamba). Or any number of scan paths, for example
             ``SS2D(96, paths=[ScanPath.hilbert()])``.
         out_norm: Normalisation of the merged output: ``"layer"``, ``"none"``, ``"softmax"`` (over positions),
             ``"sigmoid"``, ``"conv"`` (depthwise 3 x 3) or ``"layer conv"`` (one after the other).

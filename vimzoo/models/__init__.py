@@ -1,10 +1,12 @@
 """Architectures, a folder for each family; importing this registers them with timm."""
 
+from .efficient_vmamba import EfficientVMamba
 from .inferred import load_restoration, restoration_from_tensors
 from .local_vim import LocalVim
 from .local_vmamba import LocalVMamba
 from .mambair import MambaIR, MambaIRUNet, MambaIRv2
 from .matrices import fallback_list
+from .plain_mamba import PlainMamba
 from .registry import FAMILIES
 from .vim import Vim
 from .vmamba import VMamba
@@ -14,11 +16,13 @@ from .weights.saving import save_for_hf
 __all__ = [
     "FAMILIES",
     "CheckpointError",
+    "EfficientVMamba",
     "LocalVMamba",
     "LocalVim",
     "MambaIR",
     "MambaIRUNet",
     "MambaIRv2",
+    "PlainMamba",
     "VMamba",
     "Vim",
     "fallback_list",

@@ -61,8 +61,10 @@ def is_official(names: Iterable[str]) -> bool:
 def holds_vim(names: Iterable[str]) -> bool:
     """Whether a state dict with these names, the authors' or ours, is a Vim's."""
     names = list(names)
-    local = any(re.search(r"\.mixer\.(attn|merge)\.", name) for name in names)  # LocalVim
-    return not local and any(re.match(r"(layers|blocks)\.\d+\.mixer\.", name) for name in names)
+    other = any(
+        re.search(r"\.mixer\.((attn|merge)\.|moves$)", name) for name in names
+    )  # LocalVim, PlainMamba
+    return not other and any(re.match(r"(layers|blocks)\.\d+\.mixer\.", name) for name in names)
 
 
 def without_tables(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -161,7 +161,7 @@ class VMamba(SmallOnOneThread):
         for i, dim in enumerate(dims):
             down = MapDownsample(dims[i - 1], dim, downsample, norm, **dd) if i > 0 else nn.Identity()
             blocks = [
-                self.block_class(dim, drop_path=next(rates), **{**block, **next(own)}, **dd)
+                self.new_block(i, dim, drop_path=next(rates), **{**block, **next(own)}, **dd)
                 for _ in range(depths[i])
             ]
             self.stages.append(VMambaStage(down, blocks))
@@ -171,6 +171,10 @@ class VMamba(SmallOnOneThread):
         )
         self.head_hidden_size = self.head.num_features
         VMamba.init_weights(self, needs_reset=False)  # OpenMMLab's base class has another method of this name
+
+    def new_block(self, stage: int, dim: int, **options: Any) -> nn.Module:
+        """A block of ``dim`` channels for a stage, with options as `VSSBlock` takes them."""
+        return self.block_class(dim, **options)
 
     @torch.jit.ignore
     def init_weights(self, needs_reset: bool = True) -> None:

@@ -90,8 +90,9 @@ def holds_vmamba(names: Iterable[str]) -> bool:
     """Whether a state dict with these names, of any of the authors' files or ours, is a VMamba's."""
     block = re.compile(r"(stages|layers)\.\d+\.blocks\.\d+\.(op|ss2d|self_attention)\.")
     names = list(names)
-    # VM-UNet is made of the first release's blocks, LocalVMamba has them with a merging of its own
-    other = any(name.startswith("layers_up.") or re.search(r"\.(multi_scan|merge)\.", name) for name in names)
+    # VM-UNet is made of the first release's blocks, LocalVMamba and EfficientVMamba have more in them
+    parts = re.compile(r"^layers_up\.|\.(multi_scan|merge|conv_branch|branch)\.")
+    other = any(parts.search(name) for name in names)
     return not other and any(block.match(name) or name.startswith("classifier.head.") for name in names)
 
 

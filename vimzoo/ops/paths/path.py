@@ -332,7 +332,18 @@ def _visits(paths: tuple[ScanPath, ...], height: int, width: int) -> np.ndarray:
     return np.stack(found)
 
 
-_BUILDERS = {"tokens": _stacked, "steps": _visits}
+@lru_cache(maxsize=1024)
+def _moves(paths: tuple[ScanPath, ...], height: int, width: int) -> np.ndarray:
+    _visits(paths, height, width)  # every token is reached once
+    found = np.zeros((len(paths), height * width), dtype=np.int64)
+    for path, moves in zip(paths, found, strict=True):
+        tokens = path.walk(height, width)
+        down, right = np.diff(tokens // width), np.diff(tokens % width)
+        moves[tokens[1:]] = np.select([right > 0, right < 0, down < 0], [1, 2, 3], 4)
+    return found
+
+
+_BUILDERS = {"tokens": _stacked, "steps": _visits, "moves": _moves}
 _TABLES: dict[tuple, Tensor] = {}
 
 
@@ -405,6 +416,19 @@ def path_steps(
         ValueError: a path leaves a token out, or visits one twice.
     """
     return _constant("steps", paths, height, width, device)
+
+
+def path_moves(
+    paths: Sequence[ScanPath], height: int, width: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """How continuous paths without pads reach each token, int64 ``(K, H W)``; cached as tables are.
+
+    0 is a path's start, 1 a step to the right, 2 to the left, 3 up and 4 down.
+
+    Raises:
+        ValueError: a path leaves a token out, or visits one twice.
+    """
+    return _constant("moves", paths, height, width, device)
 
 
 def path_table(paths: Sequence[ScanPath], height: int, width: int) -> Tensor | None:
