@@ -24,7 +24,7 @@ def dialect_of(module: nn.Module) -> Dialect:
     Raises:
         TypeError: no part of it belongs to a family.
     """
-    family = family_of(module)
+    family = None if isinstance(module, Named) else family_of(module)
     if family is not None:
         return family.dialect
     for part in module.modules():  # those that belong to no family say it themselves
