@@ -61,6 +61,8 @@ DIGITS = (
     "images_per_s_batch_64",
 )
 """Columns of docs/export.md's table of the digits' model as a file."""
+EXPERTS = ("mlp", "parameters", "top1", "top1_spread", "loss")
+"""Columns of docs/quantization.md's table of experts."""
 PRODUCTS = (
     "rows",
     "inputs",
@@ -192,7 +194,10 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "compilers": versions.compilers_table(folder),
         },
         root / "docs" / "kernels.md": {"s4d": results.compared("cpu_s4d", S4D)},
-        root / "docs" / "quantization.md": {"products": results.compared("quantized_linear", PRODUCTS)},
+        root / "docs" / "quantization.md": {
+            "products": results.compared("quantized_linear", PRODUCTS),
+            "experts": results.compared("moe", EXPERTS),
+        },
         root / "docs" / "restoration.md": {
             "kept": pictures.kept_table(),
             "peers": pictures.peers_table(),

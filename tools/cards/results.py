@@ -39,6 +39,7 @@ COMMANDS = {
     "export_digits": "benchmarks/export.py",
     "export_runtimes": "benchmarks/export_runtimes.py measure FOLDER",
     "instructions": "benchmarks/instructions.py",
+    "moe": "benchmarks/moe.py",
     "parity": "benchmarks/parity.py",
     "photos_denoise": "benchmarks/photos.py denoise",
     "photos_sr_x2": "benchmarks/photos.py sr_x2",
