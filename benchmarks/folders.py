@@ -25,9 +25,9 @@ from vimzoo.restoration import Picture, Restorer, find_jobs, restore_files, writ
 
 SIDE = 64
 BATCHES = (1, 2, 4, 8)
-MODELS = {"test_mambair": (1000, 3), "mambair_light_x2": (500, 1)}
+MODELS = {"test_mambair": (1000, 3), "mambair_light_x2": (300, 1)}
 """Pictures, and rounds."""
-SAMPLE = 100  # pictures of the model alone, before and after each round
+SAMPLE = 48  # pictures of the model alone, before and after each round
 ABOUT = (
     "photographs of 64 x 64, PNG in and out, through `vimzoo.restoration.restore_files`, random weights: milliseconds "
     "per picture of the model alone at its best batch, and of the whole run with reading and writing; x_model: their "
@@ -65,7 +65,7 @@ def measured(name: str, threads: int, source: Path) -> dict[str, Any]:
     model = timm.create_model(name).eval()
     for batch in BATCHES:
         alone(model, batch, batch)
-    times = {batch: min(alone(model, batch, 16) for _ in range(3)) for batch in BATCHES}
+    times = {batch: min(alone(model, batch, 8) for _ in range(2)) for batch in BATCHES}
     best = min(times, key=times.__getitem__)
     restorer, process = Restorer(model, tile=128, batch=best), psutil.Process()
     sizes: list[int] = []

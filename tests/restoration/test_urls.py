@@ -59,7 +59,7 @@ def test_impossible_folders_are_refused(source: Path) -> None:
         UrlFolder(f"file://{source}", f"file://{source}2", ".webp").find()
     (source.parent / "empty").mkdir()
     with pytest.raises(ValueError, match="no pictures in it"):
-        UrlFolder(f"file://{source.parent}/empty", "file:///tmp/x").find()
+        UrlFolder(f"file://{source.parent}/empty", f"file://{source.parent}/x").find()
 
 
 def test_results_of_another_model_are_refused(source: Path, small: Any) -> None:
