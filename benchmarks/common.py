@@ -116,6 +116,12 @@ def write(
     return path
 
 
+def kept(name: str) -> list[dict[str, Any]]:
+    """The rows of an earlier result of this machine, for benchmarks that are run in pieces."""
+    path = RESULTS / folder_name(machine()) / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
 def thread_counts() -> list[int]:
     """One thread, and two where there are two cores."""
     return [1, 2] if CORES > 1 else [1]

@@ -1,14 +1,15 @@
 """Exported files in the runtimes that read them, beside eager PyTorch: size, difference and time.
 
 ``python benchmarks/export_runtimes.py write FOLDER`` writes the files. ``... measure FOLDER`` times them interleaved,
-in one process for each model, and writes ``benchmarks/results/MACHINE/export_runtimes.json``. ``--earlier FOLDER`` adds
-ONNX files of an earlier version of this package, which have to be there under the models' names. Weights are random.
-Needs the extra ``openvino``.
+in one process for each model, and writes ``benchmarks/results/MACHINE/export_runtimes.json``, in which rows of other
+models, batches and threads are kept. ``--earlier FOLDER`` adds ONNX files of an earlier version of this package, which
+have to be there under the models' names. Weights are random. Needs the extra ``openvino``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -21,11 +22,12 @@ from typing import Any
 
 import timm
 import torch
-from common import measure, table, write
+from common import kept, measure, table, thread_counts, write
 from torch import Tensor, nn
 
-import vimzoo  # noqa: F401  registers the models
+import vimzoo
 from vimzoo import exporting
+from vimzoo.exporting.formats.onnx import open_onnx
 from vimzoo.exporting.openvino import load_inlined, load_with_our_scan
 
 Run = Callable[[Tensor], Tensor]
@@ -49,7 +51,9 @@ def write_files(folder: Path, names: list[str], kinds: list[str]) -> None:
         for kind in kinds:
             begin = time.process_time()
             path = folder / f"{name}{WRITTEN[kind]}"
-            exporting.export(str(folder / f"{name}.saved"), kind, path)
+            exporting.export(
+                str(folder / f"{name}.saved"), kind, path, **{"int8": True} if kind == "onnx" else {}
+            )
             (folder / f"{path.name}.seconds").write_text(str(time.process_time() - begin))
             print(f"{path.name}: {time.process_time() - begin:.0f} s of CPU", flush=True)
 
@@ -60,15 +64,25 @@ def runs(
     """Runtime and variant -> the file and how it is run."""
     onnx_file = folder / f"{name}.onnx"
     found: dict[tuple[str, str], tuple[Path, Run]] = {
-        ("onnxruntime", "onnx"): (onnx_file, exporting.load(onnx_file, "onnx")),
-        ("OpenVINO", "onnx, inlined"): (onnx_file, load_inlined(onnx_file)),
-        ("OpenVINO, one size", "onnx, inlined"): (onnx_file, load_inlined(onnx_file, shape)),
-        ("OpenVINO with our scan, one size", "onnx"): (onnx_file, load_with_our_scan(onnx_file, shape)),
-        ("OpenVINO with our scan, bfloat16", "onnx"): (
-            onnx_file,
-            load_with_our_scan(onnx_file, shape, "bf16"),
-        ),
+        (runtime, "onnx"): (onnx_file, load())
+        for runtime, load in (
+            ("onnxruntime", lambda: exporting.load(onnx_file, "onnx")),
+            ("onnxruntime with our scan", lambda: open_onnx(onnx_file, vimzoo.onnxruntime_extension()).run),
+            ("OpenVINO", lambda: load_inlined(onnx_file)),
+            ("OpenVINO, one size", lambda: load_inlined(onnx_file, shape)),
+            ("OpenVINO with our scan", lambda: load_with_our_scan(onnx_file)),
+            ("OpenVINO with our scan, one size", lambda: load_with_our_scan(onnx_file, shape)),
+            (
+                "OpenVINO with our scan, one size, bfloat16",
+                lambda: load_with_our_scan(onnx_file, shape, "bf16"),
+            ),
+        )
     }
+    if (small := folder / f"{name}.int8.onnx").is_file():
+        found["onnxruntime with our scan", "onnx, int8"] = (
+            small,
+            open_onnx(small, vimzoo.onnxruntime_extension()).run,
+        )
     for kind, runtime in (("pt2", "PyTorch"), ("torchscript", "TorchScript"), ("aoti", "AOTInductor")):
         path = folder / f"{name}{WRITTEN[kind]}"
         if path.is_file():
@@ -83,8 +97,8 @@ def runs(
 def measure_model(
     name: str, folder: Path, earlier: Path | None, batch: int, budget: float
 ) -> list[dict[str, Any]]:
-    """Rows of one model on one thread, all forms interleaved."""
-    torch.set_num_threads(1)
+    """Rows of one model with as many threads as torch has, all forms interleaved."""
+    threads = torch.get_num_threads()
     side, model = MODELS[name], make(name)
     shape = (batch, model.pretrained_cfg["input_size"][0], side, side)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
@@ -92,13 +106,27 @@ def measure_model(
     want = model(images)
     calls = {("eager PyTorch", "-"): partial(model, images)}
     calls |= {key: partial(run, images) for key, (_, run) in forms.items()}
-    times = measure({" | ".join(key): call for key, call in calls.items()}, 9, budget)
+    named = {" | ".join(key): call for key, call in calls.items()}
+    if threads == 1:
+        times = measure(named, 9, budget)
+    else:  # one after another: a runtime's threads go on waiting for work a while, which disturbs the next one
+        times = {}
+        for key, call in named.items():
+            times |= measure({key: call}, 9, budget / len(named))
+            time.sleep(0.5)
     eager, rows = times["eager PyTorch | -"]["median"], []
     for key in calls:
         taken = times[" | ".join(key)]["median"]
-        one_size = "one size" in key[0] or "bfloat16" in key[0]
+        one_size = "one size" in key[0]
         opened = "-" if one_size else "batch" if model.pretrained_cfg["fixed_input_size"] else "batch, size"
-        row = {"model": name, "px": side, "batch": batch, "threads": 1, "runtime": key[0], "file": key[1]}
+        row = {
+            "model": name,
+            "px": side,
+            "batch": batch,
+            "threads": threads,
+            "runtime": key[0],
+            "file": key[1],
+        }
         row["open"] = opened
         if key in forms:
             path, run = forms[key]
@@ -111,6 +139,11 @@ def measure_model(
     return rows
 
 
+def place_of(row: dict[str, Any]) -> tuple[int, ...]:
+    """What a row was measured together with, in the order of the table."""
+    return list(MODELS).index(row["model"]), row["batch"], row["threads"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=["write", "measure", "model"])
@@ -119,6 +152,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=WRITTEN, default=list(WRITTEN))
     parser.add_argument("--earlier", type=Path)
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
+    parser.add_argument("--threads", nargs="+", type=int, default=thread_counts())
     parser.add_argument("--budget", type=float, default=20, help="seconds for each model and batch")
     options = parser.parse_args()
     if options.part == "write":
@@ -126,7 +160,8 @@ def main() -> None:
         return
     if options.part == "model":  # in a process of its own, so that no model finds another's memory
         (name,), rows = options.models, []
-        for batch in options.batches:
+        for threads, batch in itertools.product(options.threads, options.batches):
+            torch.set_num_threads(threads)
             rows += measure_model(name, options.folder, options.earlier, batch, options.budget)
         print(json.dumps(rows))
         return
@@ -137,12 +172,17 @@ def main() -> None:
             [sys.executable, __file__, "model", *words], capture_output=True, text=True, check=True
         )
         found = json.loads(done.stdout.splitlines()[-1])
-        table(found, ["model", "runtime", "file", "px", "batch", "mb", "difference", "ms", "x_eager"])
+        table(
+            found, ["model", "runtime", "file", "px", "batch", "threads", "mb", "difference", "ms", "x_eager"]
+        )
         rows += found
+    now = {place_of(row) for row in rows}
+    rows += [row for row in kept("export_runtimes") if place_of(row) not in now]
+    rows.sort(key=place_of)
     about = (
-        "exported files with random weights on one thread, all forms of a model interleaved; difference: largest of an "
-        "output from eager PyTorch's, as a share of the output's standard deviation; x_eager: time divided by eager "
-        "PyTorch's"
+        "exported files with random weights, all forms of a model interleaved, with several threads one after another; "
+        "open: what the file leaves open in the runtime; difference: the largest from eager PyTorch, as a share of the "
+        "output's standard deviation; x_eager: time divided by eager PyTorch's"
     )
     extra = {package: version(package) for package in ("onnx", "onnxscript", "onnxruntime", "openvino")}
     write("export_runtimes", rows, about, extra=extra)

@@ -122,7 +122,7 @@ struct Kernel {
     void scan(Object *context, const scan_paths_args &call) {
         const int64_t threads = std::min<int64_t>(std::thread::hardware_concurrency(), vimzoo::most_threads(call));
         const int64_t parts = std::max<int64_t>(1, threads / call.batch), tasks = call.batch * parts;
-        if (tasks == 1 || quiet.fetch_add(1) % QUIET_RUNS != 0) {
+        if (threads == 1 || quiet.fetch_add(1) % QUIET_RUNS != 0) {
             vimzoo_scan_paths_forward(&call);
             return;
         }
@@ -176,7 +176,9 @@ onnxruntime::Operator made() {
 extern "C" __attribute__((visibility("default"))) Status *RegisterCustomOps(
     Object *options, const onnxruntime::Base *base) {
     static const onnxruntime::Operator scan = made();
-    api = onnxruntime::Functions(base->functions(onnxruntime::VERSION));
+    void *const *table = base->functions(onnxruntime::VERSION);
+    if (!table) return nullptr; /* an older release, which runs the file's function */
+    api = onnxruntime::Functions(table);
     return guarded([&] {
         Object *domain; /* never released: sessions keep it */
         api(onnxruntime::CREATE_DOMAIN, "vimzoo", &domain);

@@ -8,8 +8,8 @@ import pytest
 
 
 @pytest.fixture
-def browser() -> Iterator[Any]:
-    """A headless Chromium, where there is one."""
+def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A headless Chromium, where there is one; a parameter may be options in place of ``disable-gpu``."""
     selenium = pytest.importorskip("selenium.webdriver", reason="needs the package selenium")
     chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if chromium is None or driver is None:
@@ -17,8 +17,9 @@ def browser() -> Iterator[Any]:
     options = selenium.ChromeOptions()
     options.binary_location = chromium
     for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "headless", "no-sandbox", "disable-quic", "no-first-run", "disable-background-networking",
         "disable-component-update", "disable-sync", "window-size=1200,1400",
+        *getattr(request, "param", ("disable-gpu",)),
     ):  # fmt: skip
         options.add_argument(f"--{flag}")
     page = selenium.Chrome(options=options, service=selenium.ChromeService(driver))

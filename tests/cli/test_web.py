@@ -224,6 +224,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
         for name in MODELS:
             timm.models.save_for_hf(made(name), str(folder / f"{name}.saved"))
             export.export(str(folder / f"{name}.saved"), "web", folder / name)
+        FORMATS["web"].save(source("classifier"), folder / "tiny")
     picture(folder / "picture.png", 50, 70)
     (folder / "damaged.png").write_bytes(b"\x89PNG")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
@@ -298,3 +299,25 @@ def test_restoration_in_a_browser(sites: tuple[str, Path], browser: Any) -> None
         "const s = document.getElementById('slider'); s.value = 20; s.dispatchEvent(new Event('input'))"
     )
     assert "20%" in page.element("after").get_attribute("style")
+
+
+SOFTWARE_GPU = (
+    "enable-unsafe-webgpu",
+    "use-webgpu-adapter=swiftshader",
+    "enable-features=Vulkan",
+    "ignore-gpu-blocklist",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("browser", [SOFTWARE_GPU], indirect=True, ids=["swiftshader"])
+def test_webgpu_is_tried_after_webassembly(sites: tuple[str, Path], browser: Any) -> None:
+    """On a GPU in software, which is slow, and for which a network with scans would take minutes."""
+    address, _ = sites
+    page = Page(browser, f"{address}/tiny/")
+    assert browser.find_element("tag name", "body").get_attribute("data-backend") in ("WebAssembly", "WebGPU")
+    deadline = time.monotonic() + WAIT
+    while not (outcome := page.element("status").get_attribute("title")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert float(outcome.partition("difference ")[2]) < 1e-4, outcome

@@ -18,17 +18,22 @@ const answers = {
     state(facts ? "working" : "loading", `${what}: ${Math.round(100 * share)} %`, share);
   },
   ready({ model, backend, difference, milliseconds }) {
+    const first = !facts;
     facts = model;
     document.title = element("name").textContent = facts.model;
     element("file").disabled = false;
     element("tiles").hidden = !facts.scale;
-    element("tile").value = facts.sides?.[0] ?? 128;
+    if (first) element("tile").value = facts.sides?.[0] ?? 128;
     element("tile").disabled = Boolean(facts.sides);
     document.body.dataset.backend = backend;
     document.body.dataset.difference = difference;
     const equal = `largest difference from PyTorch ${difference.toExponential(1)} of the output's spread`;
-    state("ready", `Ready, in ${backend}: ${milliseconds.toFixed(0)} ms for a picture of ${facts.check.shape[3]} x ` +
+    const now = first ? "ready" : document.body.dataset.state;
+    if (now === "ready") state(now, `Ready, in ${backend}: ${milliseconds.toFixed(0)} ms for a picture of ${facts.check.shape[3]} x ` +
       `${facts.check.shape[2]} pixels, ${equal}.`);
+  },
+  tried({ outcome }) {
+    document.body.dataset.tried = element("status").title = outcome;
   },
   classes({ classes }) {
     const items = classes.map(([name, probability]) => {

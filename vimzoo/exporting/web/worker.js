@@ -61,18 +61,23 @@ async function checked(model, backend) {
 async function load() {
   facts = JSON.parse(new TextDecoder().decode(await fetched("./model.json", "Loading")));
   const model = await fetched("./model.onnx", "Loading the model");
-  let best = await checked(model, "WebAssembly");
-  if (await navigator.gpu?.requestAdapter()) {
-    try {
-      const gpu = await checked(model, "WebGPU");
-      if (gpu.difference <= GPU_BOUND && gpu.milliseconds < best.milliseconds) best = gpu;
-    } catch (error) {
-      console.warn(`WebGPU is not used: ${error.message ?? error}`);
-    }
+  const { milliseconds } = use(await checked(model, "WebAssembly"));
+  if (!(await navigator.gpu?.requestAdapter())) return;
+  try { // meanwhile pictures are taken already: a slow GPU may need long for this
+    const gpu = await checked(model, "WebGPU");
+    send("tried", { outcome: `WebGPU: ${gpu.milliseconds.toFixed(1)} ms, difference ${gpu.difference}` });
+    if (gpu.difference <= GPU_BOUND && gpu.milliseconds < milliseconds) use(gpu);
+  } catch (error) {
+    send("tried", { outcome: `WebGPU: ${error?.message ?? error}` });
   }
-  const { backend, difference, milliseconds } = best;
-  run = best.call;
+}
+
+/** Runs further pictures in a backend that has been checked, and says so. */
+function use(found) {
+  const { backend, difference, milliseconds } = found;
+  run = found.call;
   send("ready", { model: facts, backend, difference, milliseconds });
+  return found;
 }
 
 /** The pixels of a picture, upright, as they are stored. */
