@@ -127,7 +127,7 @@ def measure_model(
             "runtime": key[0],
             "file": key[1],
         }
-        row["open"] = opened
+        row |= {"open": opened, "mb": "-", "difference": "-"}
         if key in forms:
             path, run = forms[key]
             seconds = Path(f"{path}.seconds")

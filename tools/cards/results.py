@@ -37,7 +37,7 @@ COMMANDS = {
     "cpu_vmamba": "benchmarks/cpu_models.py vmamba",
     "cpu_vmamba_memory": "benchmarks/cpu_models.py memory",
     "export_digits": "benchmarks/export.py",
-    "export_runtimes": "benchmarks/export_runtimes.py measure FOLDER",
+    "export_runtimes": "benchmarks/export_runtimes.py measure",
     "instructions": "benchmarks/instructions.py",
     "moe": "benchmarks/moe.py",
     "parity": "benchmarks/parity.py",
