@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         })  # fmt: skip
     table(rows, list(rows[0]))
     about = (
-        f"{MODEL} on the bundled digits, {options.epochs} epochs, {len(options.seeds)} seeds: mean accuracy of the test "
-        f"images in per cent, its standard deviation over the seeds, and mean loss; moe: {EXPERTS} experts as wide as "
-        "the dense MLP, one of them for each token"
+        f"{MODEL} on the bundled digits, {options.epochs} epochs, {len(options.seeds)} seeds: mean accuracy of the "
+        "test images in per cent, its standard deviation over the seeds, and mean loss; "
+        f"moe: {EXPERTS} experts as wide as the dense MLP, one of them for each token"
     )
     write("moe", rows, about)
 
