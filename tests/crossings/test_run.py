@@ -46,5 +46,7 @@ def test_a_row_replaces_that_of_its_library(script: dict[str, Any], tmp_path: Pa
 def test_every_library_is_pinned_and_used_in_a_document() -> None:
     texts = "".join(path.read_text() for path in (HERE.parents[1] / "docs").glob("*.md"))
     for name, requirements in ((n, r) for table in PINNED.values() for n, r in table.items()):
-        assert all(re.fullmatch(r"[\w-]+(\[\w+\])?==\d[\w.]*", one) for one in requirements.split()), requirements
+        assert all(re.fullmatch(r"[\w-]+(\[\w+\])?==\d[\w.]*", one) for one in requirements.split()), (
+            requirements
+        )
         assert re.search(rf"^(import .*\b|from ){name}\b|--engine {name}\b", texts, re.M), name
