@@ -2,7 +2,8 @@
 
 Writes ``benchmarks/results/MACHINE/cpu_inference_*.json``. A model runs with everything, then as in training, where
 torch's operators run one by one, and with each step left out. All take turns in one process, and times are of the
-processor. Vim has neither an MLP nor a LayerNorm nor a convolution of maps: what it shows for these steps is the noise.
+processor. The last step does the work of others where it applies, so that leaving those out shows the noise. Vim has
+neither an MLP nor a LayerNorm nor a convolution of maps.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 import vimzoo  # noqa: F401  registers the models
 from vimzoo.layers import linear, plain
-from vimzoo.ops import dense, inference
+from vimzoo.ops import dense, inference, mixers
 from vimzoo.ops.conv import op as conv
 from vimzoo.ops.norm import op as norm
 from vimzoo.ops.runtime import native
@@ -52,9 +53,10 @@ STEPS: dict[str, list[tuple[Any, str, Any]]] = {
         (m, "is_inference", never) for m in (dense, conv, norm, along_paths)
     ],
     "LayerNorm and gate in C": [(linear, "_FORWARDS", linear._FORWARDS | {nn.LayerNorm: None})],
-    "depthwise convolution and SiLU in C": [(plain, "_is_depthwise", never)],
+    "depthwise convolution and SiLU in C": [(plain, "is_depthwise", never)],
     "1 x 1 convolutions as products, weights packed once": [(plain, "_dense", lambda *args: None)],
-    "GELU in the product, MLP by rows": [(inference, "takes_mlp", never)],
+    "GELU in the product, MLP by rows": [(inference, "takes_mlp", never), (mixers, "takes", never)],
+    "a mixer or MLP in one call, with our own products": [(mixers, "takes", never)],
 }
 
 

@@ -10,6 +10,7 @@
 #define CHUNK 32     /* steps between saved states */
 #define MOST_TAPS 16 /* of a causal convolution */
 #define FEW_ROWS 4   /* with more rows packing the weight for products of bytes pays */
+#define GRAIN 100000 /* nanoseconds of work on one core that justify waking another thread */
 
 /* Orders with a closed form; a direction with another order is described by a table. */
 enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED, PATH_TABLE };
@@ -90,6 +91,38 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(int64_t, task) F(int64_t, dtype) F(int64_t, threads)                                                              \
     F(const char *, x) F(int64_t, x_row) F(const char *, values) F(const float *, scale) F(const float *, offset)       \
     F(const float *, bias) F(char *, out)
+
+/* y = act(scale x weight^T + bias) + add: x (rows, depth), weight (columns, depth) dense, y and add (rows, columns). */
+#define PRODUCT_FIELDS(F)                                                                                               \
+    F(int64_t, rows) F(int64_t, depth) F(int64_t, columns) F(int64_t, dtype) F(int64_t, gelu) F(int64_t, threads)       \
+    F(const char *, x) F(int64_t, x_row) F(const char *, weight) F(const char *, bias) F(double, scale)                 \
+    F(const char *, add) F(int64_t, add_row) F(char *, out) F(int64_t, out_row)
+
+/* act(x weight1^T + bias1) weight2^T + bias2 + add with GELU: weights (hidden, depth) and (columns, hidden). */
+#define MLP_FIELDS(F)                                                                                                   \
+    F(int64_t, rows) F(int64_t, depth) F(int64_t, hidden) F(int64_t, columns) F(int64_t, dtype) F(int64_t, threads)     \
+    F(const char *, x) F(const char *, weight1) F(const char *, bias1) F(const char *, weight2) F(const char *, bias2)  \
+    F(const char *, add) F(char *, out)
+
+/* A mixer: [residual and norm,] projection, convolution and SiLU, scan, norm, gate, projection [, addition].
+ * x, residual, kept, add and out are (B, H W, dim), dense. Parameters are in dtype, A_log in A_dtype; strides of 0 over
+ * directions share a parameter. What is NULL is left out: norms, biases, residual, kept (the stream x + residual), add. */
+#define MIXER_FIELDS(F)                                                                                                 \
+    F(int64_t, batch) F(int64_t, height) F(int64_t, width) F(int64_t, dim) F(int64_t, inner) F(int64_t, states)         \
+    F(int64_t, rank) F(int64_t, directions) F(int64_t, dtype) F(int64_t, A_dtype) F(int64_t, threads)                   \
+    F(int64_t, gated)        /* a second half of the first projection gates the output of the scan, or of the norm */   \
+    F(int64_t, taps)         /* of causal convolutions of a sequence; 0 for a 3 x 3 one of a map */                     \
+    F(int64_t, convolutions) /* causal ones: one, or one for each direction */                                          \
+    F(int64_t, projections)  /* of each token to [dt | B | C]: one, or one for each direction */                        \
+    F(const char *, x) F(const char *, in_weight) F(const char *, in_bias)                                              \
+    F(const char *, conv_weight) F(const char *, conv_bias) F(const int64_t *, reverse) F(const char *, x_proj)         \
+    F(const char *, A_log) F(const char *, dt_weight) F(const char *, dt_bias) F(const char *, D)                       \
+    F(int64_t, A_k) F(int64_t, w_k) F(int64_t, bias_k) F(int64_t, D_k) F(int64_t, p_k) F(const int64_t *, codes)        \
+    F(const char *, norm_weight) F(const char *, norm_bias) F(double, eps)                                              \
+    F(const char *, out_weight) F(const char *, out_bias) F(double, scale) F(const char *, add) F(char *, out)          \
+    /* the norm before it, an RMSNorm if first_rms */                                                                   \
+    F(const char *, first_weight) F(const char *, first_bias) F(double, first_eps) F(int64_t, first_rms)                \
+    F(const char *, residual) F(int64_t, residual_dtype) F(char *, kept) F(int64_t, kept_dtype)
 
 /* All CUDA kernels of the scan have one struct; addresses are 64-bit numbers there. */
 #define CUDA_SCAN_FIELDS(F)                                                                                             \

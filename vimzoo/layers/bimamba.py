@@ -9,12 +9,14 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vimzoo.ops import causal_conv1d
+from vimzoo.ops.mixers import Mixer, Norm, mix
+from vimzoo.ops.norm.call import stream_dtype
 from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, path_codes
 
 from .checks import check_rates, check_sizes, check_tokens, inner_width
-from .linear import apply_linear
+from .linear import apply_linear, functions_are_replaced, is_plain, tensor_of
 from .norm import AddNorm
-from .ssm import SelectiveSSM
+from .ssm import SelectiveSSM, mixer_of
 
 
 class CausalConv(nn.Module):
@@ -165,6 +167,11 @@ class BiMamba(nn.Module):
             ValueError: ``x`` is not such a sequence.
         """
         x = check_tokens(x, self.dim)
+        if not torch.jit.is_scripting():
+            mixer = self.in_one_call()
+            mixed = None if mixer is None else mix(x, (1, x.shape[1]), mixer)
+            if mixed is not None:
+                return mixed[0]
         x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
         inner, z = x.chunk(2, dim=-1)
         u = self.conv(inner)
@@ -173,6 +180,23 @@ class BiMamba(nn.Module):
         y = self.ssm(u, z, self.codes, None, 1, x.shape[1])
         y = self._project_out(y)
         return y if self.gamma is None else y * self.gamma
+
+    @torch.jit.ignore
+    def in_one_call(self) -> Mixer | None:
+        """What `vimzoo.ops.mixers.mix` is given in inference; ``None`` where the parts have to run one by one."""
+        parts: Any = self._modules  # without the detour by which a module finds its children
+        first, conv, ssm, last = parts["in_proj"], parts["conv"], parts["ssm"], parts["out_proj"]
+        if (
+            torch.is_grad_enabled()
+            or not (is_plain(first, nn.Linear) and is_plain(last, nn.Linear))
+            or not (is_plain(conv, CausalConv) and is_plain(ssm, SelectiveSSM))
+            or self.gamma is not None
+            or functions_are_replaced()
+        ):
+            return None
+        return mixer_of(
+            first, conv, ssm, None, last, tuple(conv.reverse), self.codes, 0.5 if self.halve else 1.0
+        )
 
     def _project_out(self, y: Tensor) -> Tensor:
         if self.halve and self.proj_bias:
@@ -220,5 +244,26 @@ class BiMambaBlock(nn.Module):
         """The last block's output and stream, ``(B, L, D)`` each -> this block's output and the stream it read."""
         if residual is not None:
             x = self.drop_path(x)
+        if not torch.jit.is_scripting():
+            mixed = self._in_one_call(x, residual)
+            if mixed is not None:
+                return mixed  # type: ignore[return-value]
         x, residual = self.norm(x, residual)
         return self.mixer(x), residual
+
+    @torch.jit.ignore
+    def _in_one_call(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
+        parts: Any = self._modules
+        norm, mixer = parts["norm"], parts["mixer"]
+        if (
+            torch.is_grad_enabled()
+            or not (is_plain(norm, AddNorm) and is_plain(mixer, BiMamba))
+            or x.dim() != 3
+        ):
+            return None
+        mixer = mixer.in_one_call()
+        if mixer is None:
+            return None
+        stream = stream_dtype(x, residual, norm.residual_in_fp32)
+        first = Norm(norm.weight, tensor_of(norm, "bias"), norm.eps, norm.rms)
+        return mix(x, (1, x.shape[1]), mixer, first, residual, stream)

@@ -22,8 +22,10 @@ _FORWARDS: dict[type[nn.Module], Any] = {
     for kind in (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.SiLU, nn.GELU, nn.Identity, nn.Dropout, nn.Sequential)
 }
 _FUNCTIONS = {name: getattr(F, name) for name in ("linear", "layer_norm", "conv2d", "silu", "gelu")}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in _HOOKS)
+_GLOBAL_HOOKS = tuple(
+    getattr(torch_module, f"_global_{name}_hooks")
+    for name in ("forward", "forward_pre", "backward", "backward_pre")
+)
 
 
 def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -40,14 +42,18 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def is_plain(layer: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Whether calling ``layer`` would run the ``forward`` of torch's class ``kind`` and nothing else."""
-    return (
-        type(layer) is kind
-        and kind.forward is _FORWARDS[kind]
-        and "forward" not in layer.__dict__
-        and not any(getattr(layer, name) for name in _HOOKS)
-        and not any(_GLOBAL_HOOKS)
-    )
+    """Whether calling ``layer`` would run the ``forward`` of the class ``kind`` and nothing else."""
+    if type(layer) is not kind or kind.forward is not _FORWARDS.get(kind, kind.forward):
+        return False
+    own = layer.__dict__
+    hooked = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"]
+    return not (hooked or own["_backward_pre_hooks"] or "forward" in own or any(_GLOBAL_HOOKS))
+
+
+def tensor_of(layer: nn.Module, name: str) -> Any:
+    """``layer.NAME``, without the detour by which a module finds its parameters."""
+    found = layer._parameters.get(name)
+    return getattr(layer, name) if found is None else found
 
 
 def calls_are_watched() -> bool:

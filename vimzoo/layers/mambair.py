@@ -9,6 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from .checks import check_double, check_map, check_rates, check_sizes
+from .linear import is_plain
 from .plain import add_scaled, apply_convs, apply_norm
 from .ss2d import SS2D
 
@@ -203,5 +204,7 @@ class RestorationBlock(nn.Module):
         if torch.jit.is_scripting():
             x = x * self.skip1 + self.drop_path(self.ss2d(self.norm1(x)))
             return x * self.skip2 + self.cab(self.norm2(x))
-        x = add_scaled(self.drop_path(self.ss2d(apply_norm(self.norm1, x))), x, self.skip1)
+        y = self.ss2d.in_one_call(x, self.norm1) if is_plain(self.ss2d, SS2D) else None
+        y = self.ss2d(apply_norm(self.norm1, x)) if y is None else y
+        x = add_scaled(self.drop_path(y), x, self.skip1)
         return add_scaled(self.cab(apply_norm(self.norm2, x)), x, self.skip2)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vimzoo.ops import inference
+from vimzoo.ops import inference, mixers
 
 from .checks import check_rates, check_sizes, check_tokens
 from .linear import apply_linear, functions_are_replaced, is_plain
@@ -52,10 +52,10 @@ class Mlp(nn.Module):
             ValueError: ``x`` has another width.
         """
         x = check_tokens(x, self.dim, 0)
-        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips only a block of its own
-            if self._is_one_kernel(x):
-                fc1, fc2 = self.fc1, self.fc2
-                return inference.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        if not torch.jit.is_scripting():
+            y = self.in_one_call(x)
+            if y is not None:
+                return y
         x = self.fc1(x) if torch.jit.is_scripting() else apply_linear(self.fc1, x)
         if self.gated:
             values, gates = x.chunk(2, dim=-1)
@@ -66,8 +66,18 @@ class Mlp(nn.Module):
         return self.drop(x)
 
     @torch.jit.ignore
+    def in_one_call(self, x: Tensor, add: Tensor | None = None) -> Tensor | None:
+        """The layer in inference, plus ``add``; ``None`` where its parts have to run one by one."""
+        if torch.is_grad_enabled() or not self._is_one_kernel(x):
+            return None
+        parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        y = mixers.mlp(x, *parameters, add)
+        if y is None and inference.takes_mlp(x.dtype):
+            y = inference.mlp(x, *parameters)
+            y = y if add is None else add + y
+        return y
+
     def _is_one_kernel(self, x: Tensor) -> bool:
-        """Whether `vimzoo.ops.inference.mlp` may compute this layer."""
         return (
             not self.gated
             and is_plain(self.act, nn.GELU)
@@ -77,6 +87,5 @@ class Mlp(nn.Module):
             and is_plain(self.fc1, nn.Linear)
             and is_plain(self.fc2, nn.Linear)
             and inference.can_infer(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-            and inference.takes_mlp(x.dtype)
             and not functions_are_replaced()
         )

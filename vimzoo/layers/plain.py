@@ -25,10 +25,8 @@ def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tenso
         ``(..., C)``.
     """
     if (
-        is_plain(layer, nn.LayerNorm)
-        and layer.weight is not None
+        is_layer_norm(layer, x.shape[-1])
         and inference.can_infer(x, layer.weight, layer.bias)  # type: ignore[arg-type]
-        and layer.normalized_shape == x.shape[-1:]
         and (gate is None or (gate.shape == x.shape and gate.dtype == x.dtype))
         and not functions_are_replaced()
     ):
@@ -64,7 +62,7 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
         and not functions_are_replaced()
     ):
         silu = is_plain(act, nn.SiLU)
-        if _is_depthwise(layer) and x.shape[3] == len(weight):
+        if is_depthwise(layer) and x.shape[3] == len(weight):
             y = inference.depthwise(x, weight, layer.bias, silu)  # type: ignore[arg-type]
             act = None if silu else act
         else:
@@ -74,9 +72,20 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
     return y if act is None else act(y)
 
 
-def _is_depthwise(layer: nn.Module) -> bool:
+def is_layer_norm(layer: nn.Module | None, width: int) -> bool:
+    """Whether this is a plain `torch.nn.LayerNorm` with a weight, of a last axis of ``width``."""
     return (
-        layer.groups == layer.in_channels == layer.out_channels
+        is_plain(layer, nn.LayerNorm)
+        and layer.weight is not None  # type: ignore[union-attr]
+        and layer.normalized_shape == (width,)  # type: ignore[union-attr]
+    )
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether a convolution is a depthwise 3 x 3 one that keeps the size of the map and pads with zeros."""
+    return (
+        layer.padding_mode == "zeros"
+        and layer.groups == layer.in_channels == layer.out_channels
         and layer.kernel_size == (3, 3)
         and layer.stride == layer.padding == layer.dilation == (1, 1)
     )

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from vimzoo.ops import inference
+from vimzoo.ops.mixers import Norm, mix
 from vimzoo.ops.paths.path import ATROUS, CROSS, ScanPath, checked_paths, path_arguments, path_codes
 
 from .cascade import CascadeSSM
 from .checks import check_map, check_rates, check_sizes, inner_width
-from .linear import apply_linear, is_plain
+from .linear import apply_linear, functions_are_replaced, is_plain
 from .maps import Permute, SpatialSoftmax, activation
-from .plain import apply_conv, apply_norm
-from .ssm import SelectiveSSM
+from .plain import apply_conv, apply_norm, is_depthwise, is_layer_norm
+from .ssm import SelectiveSSM, mixer_of
 
 _ROW, _ROW_BACK = ScanPath("row"), ScanPath("row").reversed()
 SCANS: dict[str, tuple[ScanPath, ...]] = {
@@ -129,6 +130,10 @@ class SS2D(nn.Module):
             ValueError: ``x`` is not such a map, or has no positions.
         """
         x = check_map(x, self.dim, 3, 1)
+        if not torch.jit.is_scripting():
+            mixed = self.in_one_call(x)
+            if mixed is not None:
+                return mixed
         x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
         z = x
         if self.gate != "none":
@@ -155,6 +160,42 @@ class SS2D(nn.Module):
             y = y * z
         y = self.out_proj(y) if torch.jit.is_scripting() else apply_linear(self.out_proj, y)
         return self.drop(y)
+
+    @torch.jit.ignore
+    def in_one_call(self, x: Tensor, norm: nn.Module | None = None, add: bool = False) -> Tensor | None:
+        """The layer in inference by `vimzoo.ops.mixers.mix`; ``None`` where its parts have to run one by one.
+
+        Args:
+            x: Map ``(B, H, W, C)``.
+            norm: A norm of ``x`` before the layer.
+            add: Add ``x`` to the result.
+        """
+        if torch.is_grad_enabled() or not self._is_one_kernel(norm) or functions_are_replaced():
+            return None
+        layers: Any = (self._modules[name] for name in ("in_proj", "conv", "ssm", "out_norm", "out_proj"))
+        mixer = mixer_of(*layers, (), self.codes)
+        first = None if norm is None else Norm(norm.weight, norm.bias, norm.eps, rms=False)  # type: ignore[arg-type]
+        mixed = None if mixer is None else mix(x, (x.shape[1], x.shape[2]), mixer, first, add=add)
+        return None if mixed is None else mixed[0]
+
+    def _is_one_kernel(self, norm: nn.Module | None) -> bool:
+        parts: Any = self._modules  # without the detour by which a module finds its children
+        conv, out_norm, drop = parts.get("conv"), parts["out_norm"], parts["drop"]
+        return (
+            (norm is None or is_layer_norm(norm, self.dim))
+            and is_plain(parts["in_proj"], nn.Linear)
+            and is_plain(parts["out_proj"], nn.Linear)
+            and is_plain(conv, nn.Conv2d)
+            and is_depthwise(conv)
+            and is_plain(parts["act"], nn.SiLU)
+            and is_plain(parts["ssm"], SelectiveSSM)
+            and not self.has_table
+            and is_layer_norm(out_norm, self.out_proj.in_features)
+            and is_plain(parts["out_act"], nn.Identity)
+            and self.gate in ("none", "act")
+            and is_plain(drop, nn.Dropout)
+            and not (drop.training and drop.p)
+        )
 
     @torch.jit.ignore
     def _gates_in_norm(self, y: Tensor, z: Tensor) -> bool:

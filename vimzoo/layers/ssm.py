@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import Self
+from typing import Any, Self
 
 import torch
 from timm.models import register_notrace_function
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from vimzoo.errors import UsageError
 from vimzoo.ops import linear, scan_codes
+from vimzoo.ops.mixers import Mixer
 
 from .checks import check_sizes
+from .linear import tensor_of
 
 PARAMETERS = ("A_log", "D", "x_proj", "dt_proj", "dt_bias")
 
@@ -217,3 +219,30 @@ class SelectiveSSM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.dim}, d_state={self.d_state}, dt_rank={self.dt_rank}, directions={self.directions}"
+
+
+def mixer_of(
+    first: Any,
+    conv: Any,
+    ssm: Any,
+    norm: Any,
+    last: Any,
+    reverse: tuple[bool, ...],
+    codes: list[int],
+    scale: float = 1.0,
+) -> Mixer | None:
+    """The parameters of a mixer's layers for `vimzoo.ops.mixers.mix`; ``None`` of a scan with heads.
+
+    Args:
+        first, conv, ssm, norm, last: The layers; ``norm`` follows the scan and may be ``None``.
+        reverse, codes, scale: As in `vimzoo.ops.mixers.Mixer`.
+    """
+    if ssm.dt_proj is None:
+        return None
+
+    def pair(layer: Any) -> tuple[Any, Any]:
+        return (None, None) if layer is None else (tensor_of(layer, "weight"), tensor_of(layer, "bias"))
+
+    scan: Any = [tensor_of(ssm, name) for name in ("x_proj", "dt_proj", "dt_bias", "D")]
+    tensors: Any = (*pair(first), *pair(conv), *scan, *pair(norm), *pair(last), tensor_of(ssm, "A_log"))
+    return Mixer(*tensors, reverse, tuple(codes), 1.0 if norm is None else norm.eps, scale)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from vimzoo.ops.experts import GATED_ACTIVATIONS
 
 from .checks import check_map, check_norm_dtype, check_rates, check_sizes, inner_width
+from .linear import is_plain
 from .maps import map_norm
 from .mlp import Mlp
 from .moe import MoE
-from .plain import apply_norm
+from .plain import apply_norm, is_layer_norm
 from .ss2d import SS2D
 
 GATED_NAMES = {plain: gated for gated, plain in GATED_ACTIVATIONS.items()}
@@ -120,26 +121,57 @@ class VSSBlock(nn.Module):
         if not self.channels_last:
             x = x.permute(0, 2, 3, 1)
         if self.ss2d is not None and self.norm1 is not None:
+            added: Tensor | None = None
             if not torch.jit.is_scripting():
                 check_norm_dtype(x, self.norm1)
-            y = x
-            if not self.post_norm:
-                y = self.norm1(x) if torch.jit.is_scripting() else apply_norm(self.norm1, x)
-            y = self.ss2d(y)
-            if self.post_norm:
-                y = self.norm1(y) if torch.jit.is_scripting() else apply_norm(self.norm1, y)
-            x = x + self.drop_path(y)
+                added = self._add_scanned(x)
+            if added is None:
+                y = x
+                if not self.post_norm:
+                    y = self.norm1(x) if torch.jit.is_scripting() else apply_norm(self.norm1, x)
+                y = self.ss2d(y)
+                if self.post_norm:
+                    y = self.norm1(y) if torch.jit.is_scripting() else apply_norm(self.norm1, y)
+                added = x + self.drop_path(y)
+            x = added
         if self.mlp is not None and self.norm2 is not None:
+            added = None
             if not torch.jit.is_scripting():
                 check_norm_dtype(x, self.norm2)
-            y = x
-            if not self.post_norm:
-                y = self.norm2(x) if torch.jit.is_scripting() else apply_norm(self.norm2, x)
-            y = self.mlp(y)
-            if self.post_norm:
-                y = self.norm2(y) if torch.jit.is_scripting() else apply_norm(self.norm2, y)
-            x = x + self.drop_path(y)
+                added = self._add_mlp(x)
+            if added is None:
+                y = x
+                if not self.post_norm:
+                    y = self.norm2(x) if torch.jit.is_scripting() else apply_norm(self.norm2, x)
+                y = self.mlp(y)
+                if self.post_norm:
+                    y = self.norm2(y) if torch.jit.is_scripting() else apply_norm(self.norm2, y)
+                added = x + self.drop_path(y)
+            x = added
         return x if self.channels_last else x.permute(0, 3, 1, 2)
+
+    @torch.jit.ignore
+    def _add_scanned(self, x: Tensor) -> Tensor | None:
+        """The first branch in inference, added; ``None`` where its parts have to run one by one."""
+        ss2d: Any = self.ss2d
+        if not self._adds() or not is_plain(ss2d, SS2D) or x.dim() != 4:
+            return None
+        return ss2d.in_one_call(x, self.norm1, add=True)
+
+    @torch.jit.ignore
+    def _add_mlp(self, x: Tensor) -> Tensor | None:
+        """The second branch likewise."""
+        mlp: Any = self.mlp
+        norm: Any = self.norm2
+        if not self._adds() or not is_plain(mlp, Mlp) or not is_layer_norm(norm, self.dim):
+            return None
+        return mlp.in_one_call(apply_norm(norm, x), x)
+
+    def _adds(self) -> bool:
+        """Whether branches start with a norm and are added as they are."""
+        drop = self.drop_path
+        dropped = not is_plain(drop, nn.Identity) and (drop.training or not is_plain(drop, DropPath))
+        return not (torch.is_grad_enabled() or self.post_norm or dropped)
 
 
 class VSSBlock2d(VSSBlock):

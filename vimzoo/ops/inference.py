@@ -29,12 +29,24 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 _ONEDNN_DTYPES = {torch.float32: True, torch.bfloat16: _HAS_ONEDNN and _mkldnn._is_mkldnn_bf16_supported()}
 
 
-def can_infer(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Whether the functions of this module may take these tensors: of one dtype that the native library knows."""
+def can_infer(x: Tensor, *parameters: Tensor | None, others: tuple[Tensor | None, ...] = ()) -> bool:
+    """Whether the functions of this module may take these tensors: of one dtype that the native library knows.
+
+    Args:
+        x, parameters: The tensors.
+        others: More, which may be in float32 while those are not.
+    """
+    if not is_inference(x, *parameters, *others):
+        return False
+    dtype = x.dtype
+    for p in parameters:
+        if p is not None and p.dtype is not dtype:
+            return False
+    for p in others:
+        if p is not None and p.dtype is not dtype and p.dtype is not torch.float32:
+            return False
     return (
-        is_inference(x, *parameters)
-        and x.dtype in DTYPES
-        and all(p is None or p.dtype == x.dtype for p in parameters)
+        dtype in DTYPES
         and native.load()[0] is not None
         and backends.forced_backend() in (None, "cpu")
         and x.numel() > 0

@@ -11,6 +11,12 @@ from torch import Tensor
 from ..runtime.call import Call
 
 
+def stream_dtype(x: Tensor, residual: Tensor | None, residual_in_fp32: bool) -> torch.dtype:
+    """Dtype of the new stream: that of the stream so far, or of ``x``, widened to float32 on request."""
+    base = x.dtype if residual is None else residual.dtype
+    return torch.float32 if residual_in_fp32 and base in (torch.bfloat16, torch.float16) else base
+
+
 @dataclass(slots=True)
 class NormCall(Call):
     """The inputs of ``vimzoo::add_norm``, as `vimzoo.ops.add_norm` describes them."""
@@ -42,7 +48,5 @@ class NormCall(Call):
 
     @property
     def stream_dtype(self) -> torch.dtype:
-        """Dtype of the new stream: that of the stream so far, or of ``x``, widened to float32 on request."""
-        base = self.x.dtype if self.residual is None else self.residual.dtype
-        half = base in (torch.bfloat16, torch.float16)
-        return torch.float32 if self.residual_in_fp32 and half else base
+        """As `stream_dtype` says."""
+        return stream_dtype(self.x, self.residual, self.residual_in_fp32)

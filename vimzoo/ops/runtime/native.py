@@ -28,10 +28,20 @@ from .memory import keep_freed_memory
 LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
-INFERENCE = ("depthwise", "quantized_linear")
+INFERENCE = ("depthwise", "quantized_linear", "product", "mlp", "mixer")
 """Kernels without a backward pass, which layers call in inference."""
 STRUCTS = tuple(Arguments(op) for op in (*OPERATORS, *INFERENCE))
-ScanPathsArgs, SelectiveScanArgs, CausalConvArgs, AddNormArgs, DepthwiseArgs, QuantizedLinearArgs = STRUCTS
+(
+    ScanPathsArgs,
+    SelectiveScanArgs,
+    CausalConvArgs,
+    AddNormArgs,
+    DepthwiseArgs,
+    QuantizedLinearArgs,
+    ProductArgs,
+    MlpArgs,
+    MixerArgs,
+) = STRUCTS
 
 
 def library_path(level: str) -> Path | None:
@@ -95,9 +105,12 @@ def _entry_points(library: ctypes.CDLL) -> SimpleNamespace:
             entries[f"{op}_{way}"] = entry
     fingerprint = library.vimzoo_fingerprint
     fingerprint.argtypes, fingerprint.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_uint64
-    has_int8 = bool(library.vimzoo_has_int8())
     return SimpleNamespace(
-        **entries, set_threads=library.vimzoo_set_threads, fingerprint=fingerprint, has_int8=has_int8
+        **entries,
+        set_threads=library.vimzoo_set_threads,
+        fingerprint=fingerprint,
+        has_int8=bool(library.vimzoo_has_int8()),
+        product_takes=library.vimzoo_product_takes,
     )
 
 

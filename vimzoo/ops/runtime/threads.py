@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from . import native
+from .abi import CONSTANTS
 
 __all__ = ["GRAIN", "calling_thread", "for_work"]
 
-GRAIN = 100_000
+GRAIN = CONSTANTS["GRAIN"]
 """Nanoseconds of work on one core that justify waking another thread."""
 _logger = logging.getLogger("vimzoo")
 _started = False  # an operator has run while several threads were available, so OpenMP threads may exist

@@ -1,0 +1,38 @@
+/* Two products with GELU between them, some rows at a time, so that the hidden layer stays in the second-level cache. */
+#include "product.h"
+
+ARGUMENTS(mlp, MLP_FIELDS);
+
+enum { HIDDEN_BYTES = 512 << 10, FEWEST_ROWS = 96 };
+
+static void some_rows(const mlp_args *a, int64_t row, int64_t rows, int threads) {
+    const int size = item_size(a->dtype);
+    arena scratch = arena_new(rows * a->hidden * size);
+    const product_args first = {.rows = rows, .depth = a->depth, .columns = a->hidden, .dtype = a->dtype, .gelu = 1,
+                                .threads = threads, .x = a->x + row * a->depth * size, .x_row = a->depth,
+                                .weight = a->weight1, .bias = a->bias1, .scale = 1.0, .out = scratch.base,
+                                .out_row = a->hidden};
+    const int64_t at = row * a->columns * size;
+    const product_args second = {.rows = rows, .depth = a->hidden, .columns = a->columns, .dtype = a->dtype,
+                                 .threads = threads, .x = scratch.base, .x_row = a->hidden, .weight = a->weight2,
+                                 .bias = a->bias2, .scale = 1.0, .add = a->add ? a->add + at : NULL,
+                                 .add_row = a->columns, .out = a->out + at, .out_row = a->columns};
+    vimzoo_product_forward(&first);
+    vimzoo_product_forward(&second);
+    free(scratch.base);
+}
+
+EXPORT void vimzoo_mlp_forward(const mlp_args *a) {
+    const int threads = (int)a->threads;
+    const int64_t rows = max_of(FEWEST_ROWS, HIDDEN_BYTES / (a->hidden * item_size(a->dtype)));
+    if (a->rows < threads * FEWEST_ROWS || a->rows <= rows) {
+        some_rows(a, 0, a->rows, threads);
+        return;
+    }
+    const int64_t chunks = ceil_div(ceil_div(a->rows, rows), threads) * threads;
+    PARALLEL_FOR(threads)
+    for (int64_t i = 0; i < chunks; i++) {
+        const int64_t row = a->rows * i / chunks;
+        some_rows(a, row, a->rows * (i + 1) / chunks - row, 1);
+    }
+}

@@ -1,0 +1,249 @@
+"""Mixers and MLPs in inference on the CPU, each in one call of C: see ``kernels/mixer`` and ``kernels/product``.
+
+Their matrix products are our own. They run where those are as fast as oneDNN's, which is with AVX-512 and, in bfloat16,
+its extension for products of that type. Nothing is prepared and kept: C reads the parameters as they are at each call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .inference import can_infer
+from .runtime import native, threads
+from .runtime.abi import CONSTANTS, DTYPES, address
+from .runtime.contract import MOST_REMEMBERED
+from .runtime.strides import direction_stride
+
+__all__ = ["Mixer", "mix", "mlp", "takes"]
+
+
+class Mixer(NamedTuple):
+    """What `mix` computes: projection, convolution and SiLU, scan, norm, gate, projection.
+
+    With K directions, inner width D, N states and rank R of the step sizes. A gate, ``silu`` of the second half of the
+    first projection, multiplies the norm's output, or the scan's without a norm.
+
+    Args:
+        in_weight, in_bias: ``(D or 2 D, C)`` and its first axis.
+        conv_weight, conv_bias: ``(1 or K, D, W)`` and ``(1 or K, D)``, or for maps ``(D, 1, 3, 3)`` and ``(D,)``.
+        x_proj: ``(1 or K, R + 2 N, D)``.
+        dt_proj, dt_bias, skip: ``(1 or K, D, R)``, ``(1 or K, D)``, ``(1 or K, D)``.
+        norm_weight, norm_bias: ``(D,)``, of a LayerNorm.
+        out_weight, out_bias: ``(C, D)`` and ``(C,)``.
+        A_log: ``(1 or K, D, N)``; it may be in float32 while the others are not.
+        reverse: For each causal convolution whether it runs backward; empty for maps.
+        codes: The K paths, without tables.
+        eps: Of the norm.
+        scale: Factor on the last projection, before its bias.
+    """
+
+    in_weight: Tensor
+    in_bias: Tensor | None
+    conv_weight: Tensor
+    conv_bias: Tensor | None
+    x_proj: Tensor
+    dt_proj: Tensor
+    dt_bias: Tensor
+    skip: Tensor
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    out_weight: Tensor
+    out_bias: Tensor | None
+    A_log: Tensor
+    reverse: tuple[bool, ...]
+    codes: tuple[int, ...]
+    eps: float
+    scale: float
+
+
+class Norm(NamedTuple):
+    """The norm before a mixer: LayerNorm, or RMSNorm, with ``weight`` and ``bias`` of ``(C,)``."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    rms: bool
+
+
+_ADDRESSES = (
+    "in_weight", "in_bias", "conv_weight", "conv_bias", "x_proj", "dt_weight", "dt_bias", "D", "norm_weight",
+    "norm_bias", "out_weight", "out_bias", "A_log", "first_weight", "first_bias", "residual",
+)  # fmt: skip
+"""The fields in C of the tensors of a `Mixer`, of the norm before it, and of the stream."""
+_OWN = _ADDRESSES.index("A_log")
+
+
+class _Kind(NamedTuple):
+    """What calls of the same sizes and settings share."""
+
+    arguments: Callable[..., bytes]
+    """Of the threads, ``x``, the addition, both results, the dtype of the second, and `_ADDRESSES`."""
+    work: float
+    """Nanoseconds on one core."""
+    alive: tuple[Any, ...]
+    """What the arguments point to."""
+
+
+_KINDS: dict[tuple, _Kind | None] = {}
+"""By sizes and settings; ``None`` if C cannot take them."""
+
+
+@cache
+def takes(dtype: torch.dtype) -> bool:
+    """Whether products of this dtype run here; those of bfloat16 need even depths besides."""
+    return dtype in DTYPES and bool(native.require().product_takes(DTYPES[dtype]))
+
+
+def mix(
+    x: Tensor,
+    grid: tuple[int, int],
+    m: Mixer,
+    norm: Norm | None = None,
+    residual: Tensor | None = None,
+    stream: torch.dtype | None = None,
+    add: bool = False,
+) -> tuple[Tensor, Tensor | None] | None:
+    """A mixer, of the norm of its input, or of the norm of ``x + residual``.
+
+    Args:
+        x: ``(B, ..., C)``, tokens of maps of the size ``grid``, which is ``(1, L)`` for a sequence.
+        grid: Rows and columns.
+        m: The mixer.
+        norm: What is applied before it.
+        residual: The shape of ``x``; only with ``norm``.
+        stream: The dtype in which ``x + residual`` is returned too.
+        add: Add ``x`` to the output.
+
+    Returns:
+        The output, of the shape of ``x`` and dense, and the stream; ``None`` where the operators have to run one by
+        one.
+    """
+    own: tuple[Any, ...] = m[:_OWN]
+    if not takes(x.dtype) or not can_infer(x, *own, *(norm or ())[:2], others=(m.A_log, residual)):
+        return None
+    tensors = (*own, m.A_log, *((None, None) if norm is None else norm[:2]), residual)
+    kind = _kind_of(x, grid, m, norm, tensors)
+    if kind is None or not all([t is None or t.is_contiguous() for t in tensors]):
+        return None
+    x = x.contiguous()
+    out, kept = torch.empty_like(x), None if stream is None else torch.empty_like(x, dtype=stream)
+    native.require().mixer_forward(kind.arguments(
+        threads.for_work(kind.work), address(x), address(x) if add else 0, address(out), address(kept),
+        0 if kept is None else DTYPES[kept.dtype], *map(address, tensors),
+    ))  # fmt: skip
+    return out, kept
+
+
+def _kind_of(x: Tensor, grid: tuple[int, int], m: Mixer, norm: Norm | None, tensors: tuple) -> _Kind | None:
+    """`_kind`, computed once."""
+    shapes = tuple([None if t is None else t.shape for t in tensors])
+    dtypes = x.dtype, m.A_log.dtype, None if tensors[-1] is None else tensors[-1].dtype
+    key = (x.shape, grid, shapes, dtypes, m[_OWN + 1 :], None if norm is None else norm[2:])
+    if key not in _KINDS:
+        if len(_KINDS) >= MOST_REMEMBERED:
+            _KINDS.clear()
+        _KINDS[key] = _kind(x, grid, m, norm, tensors[-1])
+    return _KINDS[key]
+
+
+def _kind(
+    x: Tensor, grid: tuple[int, int], m: Mixer, norm: Norm | None, residual: Tensor | None
+) -> _Kind | None:
+    if (
+        m.in_weight.dim() != 2
+        or m.A_log.dim() != 3
+        or m.dt_proj.dim() != 3
+        or m.conv_weight.dim() not in (3, 4)
+    ):
+        return None
+    K, dim, maps, taps = len(m.codes), x.shape[-1], not m.reverse, m.conv_weight.shape[-1]
+    inner, states, rank = m.A_log.shape[1], m.A_log.shape[2], m.dt_proj.shape[-1]
+    wide, filters, directions = len(m.in_weight), len(m.reverse), len(m.x_proj)
+    expected: list[tuple[Tensor | None, tuple[int, ...]]] = [
+        (m.in_weight, (wide, dim)), (m.in_bias, (wide,)),
+        (m.conv_weight, (inner, 1, 3, 3) if maps else (filters, inner, taps)),
+        (m.conv_bias, (inner,) if maps else (filters, inner)),
+        (m.x_proj, (directions, rank + 2 * states, inner)),
+        (m.norm_weight, (inner,)), (m.norm_bias, (inner,)), (m.out_weight, (dim, inner)), (m.out_bias, (dim,)),
+    ]  # fmt: skip
+    shared = [
+        (m.A_log, (inner, states)),
+        (m.dt_proj, (inner, rank)),
+        (m.dt_bias, (inner,)),
+        (m.skip, (inner,)),
+    ]
+    expected += [(t, (len(t), *shape)) for t, shape in shared]
+    expected += [
+        (residual, tuple(x.shape)),
+        *(() if norm is None else ((norm.weight, (dim,)), (norm.bias, (dim,)))),
+    ]
+    fits = (
+        all(t is None or tuple(t.shape) == shape for t, shape in expected)
+        and all(len(t) in (1, K) for t in (*(t for t, _ in shared), m.x_proj))
+        and wide in (inner, 2 * inner)
+        and (maps or (filters in (1, K) and taps <= CONSTANTS["MOST_TAPS"]))
+        and states <= native.MOST_STATES
+        and x.numel() == len(x) * grid[0] * grid[1] * dim
+        and (x.dtype == torch.float32 or dim % 2 == inner % 2 == 0)
+    )
+    if not fits:
+        return None
+    reverse, codes = (ctypes.c_int64 * max(filters, 1))(*m.reverse), (ctypes.c_int64 * K)(*m.codes)
+    separate = filters > 1
+    fields = dict(
+        batch=len(x), height=grid[0], width=grid[1], dim=dim, inner=inner, states=states, rank=rank, directions=K,
+        dtype=DTYPES[x.dtype], A_dtype=DTYPES[m.A_log.dtype], gated=int(wide > inner), taps=0 if maps else taps,
+        convolutions=max(filters, 1), projections=K if separate else directions,
+        reverse=ctypes.addressof(reverse), codes=ctypes.addressof(codes), eps=m.eps, scale=m.scale,
+        A_k=direction_stride(m.A_log), w_k=direction_stride(m.dt_proj), bias_k=direction_stride(m.dt_bias),
+        D_k=direction_stride(m.skip), p_k=direction_stride(m.x_proj),
+        residual_dtype=0 if residual is None else DTYPES[residual.dtype],
+    )  # fmt: skip
+    if norm is not None:
+        fields |= dict(first_eps=norm.eps, first_rms=int(norm.rms))
+    work = x.numel() / dim * inner * (0.01 * (wide + dim) + K * (0.8 + 0.1 * states))
+    called = ("threads", "x", "add", "out", "kept", "kept_dtype", *_ADDRESSES)
+    return _Kind(native.MixerArgs.with_fixed(called, fields), work, (reverse, codes))
+
+
+def mlp(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    add: Tensor | None = None,
+) -> Tensor | None:
+    """``gelu(x weight1^T + bias1) weight2^T + bias2 + add``, without writing the hidden layer to memory.
+
+    Args:
+        x: ``(..., I)``, of which `vimzoo.ops.inference.can_infer` is true, together with the parameters.
+        weight1, bias1: ``(H, I)`` and ``(H,)``.
+        weight2, bias2: ``(O, H)`` and ``(O,)``.
+        add: ``(..., O)``, of the same dtype.
+
+    Returns:
+        ``(..., O)``, dense; ``None`` where torch's products have to run.
+    """
+    (hidden, depth), columns = weight1.shape, len(weight2)
+    parameters = (weight1, bias1, weight2, bias2)
+    shapes = ((hidden, x.shape[-1]), (hidden,), (columns, hidden), (columns,))
+    fits = all(p is None or tuple(p.shape) == s for p, s in zip(parameters, shapes, strict=True))
+    fits &= add is None or (add.shape == (*x.shape[:-1], columns) and add.dtype == x.dtype)
+    even = x.dtype == torch.float32 or depth % 2 == hidden % 2 == 0
+    if not (takes(x.dtype) and fits and even and all(p is None or p.is_contiguous() for p in parameters)):
+        return None
+    x, add = x.contiguous(), None if add is None else add.contiguous()
+    out, rows = x.new_empty((*x.shape[:-1], columns)), x.numel() // depth
+    native.require().mlp_forward(native.MlpArgs(
+        rows=rows, depth=depth, hidden=hidden, columns=columns, dtype=DTYPES[x.dtype],
+        threads=threads.for_work(0.01 * rows * hidden * (depth + columns)), x=address(x), weight1=address(weight1),
+        bias1=address(bias1), weight2=address(weight2), bias2=address(bias2), add=address(add), out=address(out),
+    ))  # fmt: skip
+    return out
