@@ -172,8 +172,10 @@ class SS2D(nn.Module):
         """
         if torch.is_grad_enabled() or not self._is_one_kernel(norm) or functions_are_replaced():
             return None
-        layers: Any = (self._modules[name] for name in ("in_proj", "conv", "ssm", "out_norm", "out_proj"))
-        mixer = mixer_of(*layers, (), self.codes)
+        parts: Any = self._modules
+        mixer = mixer_of(
+            parts["in_proj"], parts["conv"], parts["ssm"], parts["out_norm"], parts["out_proj"], (), self.codes
+        )  # fmt: skip
         first = None if norm is None else Norm(norm.weight, norm.bias, norm.eps, rms=False)  # type: ignore[arg-type]
         mixed = None if mixer is None else mix(x, (x.shape[1], x.shape[2]), mixer, first, add=add)
         return None if mixed is None else mixed[0]

@@ -244,5 +244,5 @@ def mixer_of(
         return (None, None) if layer is None else (tensor_of(layer, "weight"), tensor_of(layer, "bias"))
 
     scan: Any = [tensor_of(ssm, name) for name in ("x_proj", "dt_proj", "dt_bias", "D")]
-    tensors: Any = (*pair(first), *pair(conv), *scan, *pair(norm), *pair(last), tensor_of(ssm, "A_log"))
-    return Mixer(*tensors, reverse, tuple(codes), 1.0 if norm is None else norm.eps, scale)
+    tensors = (*pair(first), *pair(conv), *scan, *pair(norm), *pair(last), tensor_of(ssm, "A_log"))
+    return Mixer._make((*tensors, reverse, tuple(codes), 1.0 if norm is None else norm.eps, scale))
