@@ -12,6 +12,7 @@ from vimzoo.ops import causal_conv1d
 from vimzoo.ops.mixers import Mixer, Norm, mix
 from vimzoo.ops.norm.call import stream_dtype
 from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, path_codes
+from vimzoo.ops.runtime.library import is_inference
 
 from .checks import check_rates, check_sizes, check_tokens, inner_width
 from .linear import apply_linear, functions_are_replaced, is_plain, tensor_of
@@ -169,7 +170,7 @@ class BiMamba(nn.Module):
         x = check_tokens(x, self.dim)
         if not torch.jit.is_scripting():
             mixer = self.in_one_call()
-            mixed = None if mixer is None else mix(x, (1, x.shape[1]), mixer)
+            mixed = None if mixer is None else mix(x, mixer)
             if mixed is not None:
                 return mixed[0]
         x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
@@ -187,7 +188,7 @@ class BiMamba(nn.Module):
         parts: Any = self._modules  # without the detour by which a module finds its children
         first, conv, ssm, last = parts["in_proj"], parts["conv"], parts["ssm"], parts["out_proj"]
         if (
-            torch.is_grad_enabled()
+            not is_inference()
             or not (is_plain(first, nn.Linear) and is_plain(last, nn.Linear))
             or not (is_plain(conv, CausalConv) and is_plain(ssm, SelectiveSSM))
             or self.gamma is not None
@@ -255,15 +256,11 @@ class BiMambaBlock(nn.Module):
     def _in_one_call(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
         parts: Any = self._modules
         norm, mixer = parts["norm"], parts["mixer"]
-        if (
-            torch.is_grad_enabled()
-            or not (is_plain(norm, AddNorm) and is_plain(mixer, BiMamba))
-            or x.dim() != 3
-        ):
+        if not is_inference() or not (is_plain(norm, AddNorm) and is_plain(mixer, BiMamba)):
             return None
         mixer = mixer.in_one_call()
         if mixer is None:
             return None
         stream = stream_dtype(x, residual, norm.residual_in_fp32)
         first = Norm(norm.weight, tensor_of(norm, "bias"), norm.eps, norm.rms)
-        return mix(x, (1, x.shape[1]), mixer, first, residual, stream)
+        return mix(x, mixer, first, residual, stream)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from vimzoo.ops import inference, mixers
+from vimzoo.ops.runtime.library import is_inference
 
 from .checks import check_rates, check_sizes, check_tokens
 from .linear import apply_linear, functions_are_replaced, is_plain
@@ -68,7 +69,7 @@ class Mlp(nn.Module):
     @torch.jit.ignore
     def in_one_call(self, x: Tensor, add: Tensor | None = None) -> Tensor | None:
         """The layer in inference, plus ``add``; ``None`` where its parts have to run one by one."""
-        if torch.is_grad_enabled() or not self._is_one_kernel(x):
+        if not is_inference() or not self._is_one_kernel(x):
             return None
         parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         y = mixers.mlp(x, *parameters, add)

@@ -25,8 +25,9 @@ def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tenso
         ``(..., C)``.
     """
     if (
-        is_layer_norm(layer, x.shape[-1])
+        is_plain(layer, nn.LayerNorm)
         and inference.can_infer(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+        and is_layer_norm(layer, x.shape[-1])  # after the first, which is false of x in a traced graph
         and (gate is None or (gate.shape == x.shape and gate.dtype == x.dtype))
         and not functions_are_replaced()
     ):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vimzoo.ops import inference
 from vimzoo.ops.mixers import Norm, mix
 from vimzoo.ops.paths.path import ATROUS, CROSS, ScanPath, checked_paths, path_arguments, path_codes
+from vimzoo.ops.runtime.library import is_inference
 
 from .cascade import CascadeSSM
 from .checks import check_map, check_rates, check_sizes, inner_width
@@ -170,14 +171,14 @@ class SS2D(nn.Module):
             norm: A norm of ``x`` before the layer.
             add: Add ``x`` to the result.
         """
-        if torch.is_grad_enabled() or not self._is_one_kernel(norm) or functions_are_replaced():
+        if not is_inference() or not self._is_one_kernel(norm) or functions_are_replaced():
             return None
         parts: Any = self._modules
         mixer = mixer_of(
             parts["in_proj"], parts["conv"], parts["ssm"], parts["out_norm"], parts["out_proj"], (), self.codes
         )  # fmt: skip
         first = None if norm is None else Norm(norm.weight, norm.bias, norm.eps, rms=False)  # type: ignore[arg-type]
-        mixed = None if mixer is None else mix(x, (x.shape[1], x.shape[2]), mixer, first, add=add)
+        mixed = None if mixer is None else mix(x, mixer, first, add=add)
         return None if mixed is None else mixed[0]
 
     def _is_one_kernel(self, norm: nn.Module | None) -> bool:

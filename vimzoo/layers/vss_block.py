@@ -8,6 +8,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vimzoo.ops.experts import GATED_ACTIVATIONS
+from vimzoo.ops.runtime.library import is_inference
 
 from .checks import check_map, check_norm_dtype, check_rates, check_sizes, inner_width
 from .linear import is_plain
@@ -154,7 +155,7 @@ class VSSBlock(nn.Module):
     def _add_scanned(self, x: Tensor) -> Tensor | None:
         """The first branch in inference, added; ``None`` where its parts have to run one by one."""
         ss2d: Any = self.ss2d
-        if not self._adds() or not is_plain(ss2d, SS2D) or x.dim() != 4:
+        if not self._adds() or not is_plain(ss2d, SS2D):
             return None
         return ss2d.in_one_call(x, self.norm1, add=True)
 
@@ -171,7 +172,7 @@ class VSSBlock(nn.Module):
         """Whether branches start with a norm and are added as they are."""
         drop = self.drop_path
         dropped = not is_plain(drop, nn.Identity) and (drop.training or not is_plain(drop, DropPath))
-        return not (torch.is_grad_enabled() or self.post_norm or dropped)
+        return is_inference() and not (self.post_norm or dropped)
 
 
 class VSSBlock2d(VSSBlock):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .inference import can_infer
+from .paths.path import COLUMN_REVERSED, ROW
 from .runtime import native, threads
 from .runtime.abi import CONSTANTS, DTYPES, address
 from .runtime.contract import MOST_REMEMBERED
@@ -102,7 +103,6 @@ def takes(dtype: torch.dtype) -> bool:
 
 def mix(
     x: Tensor,
-    grid: tuple[int, int],
     m: Mixer,
     norm: Norm | None = None,
     residual: Tensor | None = None,
@@ -112,8 +112,7 @@ def mix(
     """A mixer, of the norm of its input, or of the norm of ``x + residual``.
 
     Args:
-        x: ``(B, ..., C)``, tokens of maps of the size ``grid``, which is ``(1, L)`` for a sequence.
-        grid: Rows and columns.
+        x: Sequences ``(B, L, C)`` or maps ``(B, H, W, C)``.
         m: The mixer.
         norm: What is applied before it.
         residual: The shape of ``x``; only with ``norm``.
@@ -125,10 +124,10 @@ def mix(
         one.
     """
     own: tuple[Any, ...] = m[:_OWN]
-    if not takes(x.dtype) or not can_infer(x, *own, *(norm or ())[:2], others=(m.A_log, residual)):
+    if not can_infer(x, *own, *(norm or ())[:2], others=(m.A_log, residual)) or not takes(x.dtype):
         return None
     tensors = (*own, m.A_log, *((None, None) if norm is None else norm[:2]), residual)
-    kind = _kind_of(x, grid, m, norm, tensors)
+    kind = _kind_of(x, m, norm, tensors)
     if kind is None or not all([t is None or t.is_contiguous() for t in tensors]):
         return None
     x = x.contiguous()
@@ -140,26 +139,25 @@ def mix(
     return out, kept
 
 
-def _kind_of(x: Tensor, grid: tuple[int, int], m: Mixer, norm: Norm | None, tensors: tuple) -> _Kind | None:
+def _kind_of(x: Tensor, m: Mixer, norm: Norm | None, tensors: tuple) -> _Kind | None:
     """`_kind`, computed once."""
     shapes = tuple([None if t is None else t.shape for t in tensors])
     dtypes = x.dtype, m.A_log.dtype, None if tensors[-1] is None else tensors[-1].dtype
-    key = (x.shape, grid, shapes, dtypes, m[_OWN + 1 :], None if norm is None else norm[2:])
+    key = (x.shape, shapes, dtypes, m[_OWN + 1 :], None if norm is None else norm[2:])
     if key not in _KINDS:
         if len(_KINDS) >= MOST_REMEMBERED:
             _KINDS.clear()
-        _KINDS[key] = _kind(x, grid, m, norm, tensors[-1])
+        _KINDS[key] = _kind(x, m, norm, tensors[-1])
     return _KINDS[key]
 
 
-def _kind(
-    x: Tensor, grid: tuple[int, int], m: Mixer, norm: Norm | None, residual: Tensor | None
-) -> _Kind | None:
+def _kind(x: Tensor, m: Mixer, norm: Norm | None, residual: Tensor | None) -> _Kind | None:
     if (
         m.in_weight.dim() != 2
         or m.A_log.dim() != 3
         or m.dt_proj.dim() != 3
         or m.conv_weight.dim() not in (3, 4)
+        or x.dim() != (3 if m.reverse else 4)
     ):
         return None
     K, dim, maps, taps = len(m.codes), x.shape[-1], not m.reverse, m.conv_weight.shape[-1]
@@ -189,7 +187,7 @@ def _kind(
         and wide in (inner, 2 * inner)
         and (maps or (filters in (1, K) and taps <= CONSTANTS["MOST_TAPS"]))
         and states <= native.MOST_STATES
-        and x.numel() == len(x) * grid[0] * grid[1] * dim
+        and all(ROW <= code <= COLUMN_REVERSED for code in m.codes)
         and (x.dtype == torch.float32 or dim % 2 == inner % 2 == 0)
     )
     if not fits:
@@ -197,7 +195,8 @@ def _kind(
     reverse, codes = (ctypes.c_int64 * max(filters, 1))(*m.reverse), (ctypes.c_int64 * K)(*m.codes)
     separate = filters > 1
     fields = dict(
-        batch=len(x), height=grid[0], width=grid[1], dim=dim, inner=inner, states=states, rank=rank, directions=K,
+        batch=len(x), height=x.shape[1] if maps else 1, width=x.shape[-2], dim=dim, inner=inner,
+        states=states, rank=rank, directions=K,
         dtype=DTYPES[x.dtype], A_dtype=DTYPES[m.A_log.dtype], gated=int(wide > inner), taps=0 if maps else taps,
         convolutions=max(filters, 1), projections=K if separate else directions,
         reverse=ctypes.addressof(reverse), codes=ctypes.addressof(codes), eps=m.eps, scale=m.scale,
