@@ -99,16 +99,19 @@ static void convolve(const mixer_args *a, const floats *f, int64_t images, const
     }
 }
 
-/* A group of images from `first` on. `scratch` has room for its activations. */
-static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t images, arena scratch) {
+/* Scratch for one activation. Each has a block of its own: glibc takes larger ones from the system, with a fault per page. */
+static char *room(int64_t bytes) { return arena_new(bytes).base; }
+
+/* A group of images from `first` on. */
+static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t images) {
     const int64_t length = a->height * a->width, tokens = images * length, size = item_size(a->dtype);
     const int64_t wide = a->gated ? 2 * a->inner : a->inner, columns = a->rank + 2 * a->states;
     const int64_t separate = a->convolutions > 1, at = first * length * a->dim;
-    char *normed = a->first_weight ? arena_take(&scratch, tokens * a->dim * size) : NULL;
-    char *xz = arena_take(&scratch, tokens * wide * size);
-    char *u = arena_take(&scratch, tokens * a->inner * a->convolutions * size);
-    char *rows = arena_take(&scratch, tokens * columns * a->projections * size);
-    char *y = arena_take(&scratch, tokens * a->inner * size), *z = a->gated ? xz + a->inner * size : NULL;
+    char *normed = a->first_weight ? room(tokens * a->dim * size) : NULL;
+    char *xz = room(tokens * wide * size);
+    char *u = room(tokens * a->inner * a->convolutions * size);
+    char *rows = room(tokens * columns * a->projections * size);
+    char *y = room(tokens * a->inner * size), *z = a->gated ? xz + a->inner * size : NULL;
 
     if (normed) normalise(a, f, tokens, at, normed);
     multiply(a, (product_args){.rows = tokens, .depth = a->dim, .columns = wide, .x_row = a->dim,
@@ -142,15 +145,15 @@ static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t ima
     multiply(a, (product_args){.rows = tokens, .depth = a->inner, .columns = a->dim, .x = y, .x_row = a->inner,
                                .weight = a->out_weight, .bias = a->out_bias, .scale = a->scale,
                                .add = a->add ? a->add + at * size : NULL, .out = a->out + at * size});
+    free(normed), free(xz), free(u), free(rows), free(y);
 }
 
 EXPORT void vimzoo_mixer_forward(const mixer_args *a) {
-    const int64_t length = a->height * a->width, D = a->inner, K = a->directions, size = item_size(a->dtype);
+    const int64_t length = a->height * a->width, D = a->inner, K = a->directions;
     const int64_t group = min_of(a->batch, max_of(1, TOKENS / length));
     const int64_t numbers = K * D * (a->states + a->rank + a->taps + 15) + 2 * a->dim + 512;
-    const int64_t items = a->dim + (a->gated + 2 + a->convolutions) * D + (a->rank + 2 * a->states) * a->projections;
-    arena scratch = arena_new(numbers * sizeof(float) + group * length * items * size + 1024);
+    arena scratch = arena_new(numbers * sizeof(float) + 1024);
     const floats f = read_parameters(a, &scratch);
-    for (int64_t i = 0; i < a->batch; i += group) mix(a, &f, i, min_of(group, a->batch - i), scratch);
+    for (int64_t i = 0; i < a->batch; i += group) mix(a, &f, i, min_of(group, a->batch - i));
     free(scratch.base);
 }
