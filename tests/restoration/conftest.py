@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from film_models import Same
 from sklearn.datasets import load_sample_image
 
 from vimzoo.models import MambaIR, MambaIRUNet, MambaIRv2
+from vimzoo.restoration import Restorer
 
 MICRO = dict(embed_dim=32, depths=(1, 1), d_state=4)
 BUILDS = {
@@ -41,3 +43,14 @@ def small():
 def photograph() -> np.ndarray:
     """(427, 640, 3) uint8."""
     return np.ascontiguousarray(load_sample_image("flower.jpg"))
+
+
+@pytest.fixture
+def same() -> Restorer:
+    return Restorer(Same())
+
+
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("film", "film_work"):
+        monkeypatch.setattr(f"vimzoo.restoration.{module}.SEGMENT", 3)

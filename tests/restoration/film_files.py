@@ -17,12 +17,26 @@ from torch import Tensor
 
 from vimzoo.film.layout import Layout
 from vimzoo.film.planes import frame_of, planar
+from vimzoo.restoration import Restorer
+from vimzoo.restoration.film import FilmReport, FilmRequest, restore_film
 
 WIDTH, HEIGHT, FRAMES = 48, 32, 8
 EVEN = tuple(500 * i for i in range(FRAMES))
 VARIABLE = (0, 500, 1000, 1750, 3000, 3250, 3500, 5000)
 UNIT = Fraction(1, 12_000)
 LIGHT = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+BT709 = dict(color_range=1, colorspace=1, color_primaries=1, color_trc=1)
+BT601 = dict(color_range=1, colorspace=6, color_primaries=6, color_trc=6)
+PQ = dict(color_range=1, colorspace=9, color_primaries=9, color_trc=16)
+FIELDS = {"crf": "0", "flags": "+ilme+ildct"}
+DEEP = {"x265-params": f"log-level=error:master-display={LIGHT}:max-cll=1000,400"}
+TURNED = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+MIRRORED = (-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+LATE = dict(times=VARIABLE, last=1000)
+EVERYTHING = dict(sound=("ger", "eng"), chapters=True)
+SMALL = dict(codec="libx265", size=(64, 64), pix_fmt="yuv420p10le", options=DEEP, tags=PQ)
+WITH_ALPHA = dict(codec="libvpx-vp9", pix_fmt="yuva420p", options={"lossless": "1", "auto-alt-ref": "0"})
+LOSSLESS: dict[str, Any] = dict(crf=0)
 Pictures = Callable[[int, Layout, int, int], list[Tensor]]
 
 
@@ -234,3 +248,7 @@ def held(path: Path) -> dict[str, Any]:
             "10 chapters": chapters,
             "10 title": container.metadata.get("title"),
         }  # fmt: skip
+
+
+def restore(source: Path, target: Path, restorer: Restorer, **options: Any) -> FilmReport:
+    return restore_film(FilmRequest(source, target, **options), restorer, quiet=True)

@@ -1,5 +1,8 @@
 """Networks whose results are known."""
 
+import os
+import signal
+
 import torch
 from torch import Tensor, nn
 
@@ -17,3 +20,19 @@ class Same(RestorationModel):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+
+
+class Stops(Same):
+    """Ends its process, or fails, at the n-th frame."""
+
+    def __init__(self, frames: int, kill: bool = False) -> None:
+        super().__init__()
+        self.left, self.kill = frames, kill
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 0:
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("stopped here")
+        return super().forward(x)
