@@ -9,7 +9,7 @@ DOCUMENTED := vimzoo vimzoo.errors vimzoo.ops.reference vimzoo.layers vimzoo.com
 	vimzoo.compat.local_vim vimzoo.compat.local_vmamba vimzoo.compat.efficient_vmamba vimzoo.compat.plain_mamba \
 	vimzoo.compat.time_machine \
 	vimzoo.compat.vmamba_single_file vimzoo.compat.mambair vimzoo.compat.mambair_unet vimzoo.compat.mamba_ssm \
-	vimzoo.restoration vimzoo.explain vimzoo.metrics vimzoo.convert vimzoo.export \
+	vimzoo.restoration vimzoo.explain vimzoo.metrics vimzoo.segmentation vimzoo.convert vimzoo.export \
 	vimzoo.exporting vimzoo.data vimzoo.engine vimzoo.spandrel vimzoo.comfyui vimzoo.restore vimzoo.eval vimzoo.predict vimzoo.demo vimzoo.plots vimzoo.doctor
 SOURCES := $(wildcard kernels/*/*.c kernels/*/*.h)
 

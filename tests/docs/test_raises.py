@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import vimzoo
-from vimzoo import data, explain, exporting, layers, metrics, models, ops, restoration
+from vimzoo import data, explain, exporting, layers, metrics, models, ops, restoration, segmentation
 from vimzoo.ops import ScanPath
 from vimzoo.ops.scan.call import ScanCall
 
@@ -30,12 +30,14 @@ MODULES = (
     "vimzoo.exporting",
     "vimzoo.explain",
     "vimzoo.restoration",
+    "vimzoo.segmentation",
     "vimzoo.data",
     "vimzoo.models",
 )
 
 x = torch.zeros(1, 4, 8)
 image = torch.rand(3, 16, 16)
+marks = torch.tensor([[0, 1]])
 
 
 def scan(**changed: Any) -> Any:
@@ -84,6 +86,21 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.restoration_from_tensors CheckpointError": lambda tmp: vimzoo.restoration_from_tensors({}),
     "vimzoo.restoration_from_tensors ValueError": lambda tmp: vimzoo.restoration_from_tensors(
         {}, routing="top"
+    ),
+    "vimzoo.segmentation.SegmentationLoss ValueError": lambda tmp: segmentation.SegmentationLoss(dice=-1),
+    "vimzoo.segmentation.counts ValueError": lambda tmp: segmentation.counts(marks, marks, 1),
+    "vimzoo.segmentation.dice_loss ValueError": lambda tmp: segmentation.dice_loss(
+        torch.zeros(1, 1, 2), marks
+    ),
+    "vimzoo.segmentation.image_scores ValueError": lambda tmp: segmentation.image_scores(
+        torch.zeros(1, 2, 3), empty="two"
+    ),
+    "vimzoo.segmentation.overlap ValueError": lambda tmp: segmentation.overlap(torch.zeros(3), "area"),
+    "vimzoo.segmentation.sliding_windows ValueError": lambda tmp: segmentation.sliding_windows(
+        nn.Identity(), image[None], (8,)
+    ),
+    "vimzoo.segmentation.surface_scores ValueError": lambda tmp: segmentation.surface_scores(
+        marks.numpy(), marks.numpy(), (0, 1)
     ),
     "vimzoo.ops.ScanPath ValueError": lambda tmp: ScanPath("sideways"),  # type: ignore[arg-type]
     "vimzoo.ops.ScanPath.from_table ValueError": lambda tmp: ScanPath.from_table([0.5]),  # type: ignore[list-item]
@@ -265,6 +282,7 @@ ELSEWHERE = {
     "vimzoo.ops.scan_codes BackendError": "tests/ops/test_backends.py",
     "vimzoo.layers.SelectiveSSM.apply UsageError": "tests/explain",
     "vimzoo.metrics.ssim ImportError": "needs a missing package",
+    "vimzoo.segmentation.surface_scores ImportError": "needs a missing package",
     "vimzoo.exporting.export ExportError": "tests/cli/test_export_command.py",
     "vimzoo.exporting.quantise ImportError": "needs a missing package",
     "vimzoo.exporting.save_onnx ImportError": "needs a missing package",

@@ -22,7 +22,7 @@ FLOORS = (
     {"data", "models", "quantization"},
     {"film", "layers", "pictures"},
     {"ops"},
-    {"kernels", "configs", "metrics"},
+    {"kernels", "configs", "metrics", "segmentation"},
     {"commands"},
     {"errors", "files", "records"},
 )

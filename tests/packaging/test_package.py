@@ -314,7 +314,7 @@ def test_no_paths_of_a_machine_nor_registry_hosts() -> None:
 def public_members() -> list[tuple[str, object]]:
     """Everything that the public modules offer by ``__all__``, by place, and the public methods of its classes."""
     found: list[tuple[str, object]] = []
-    public = ("ops", "layers", "models", "data", "engine", "restoration")
+    public = ("ops", "layers", "models", "data", "engine", "restoration", "segmentation")
     for name in ("vimzoo", *(f"vimzoo.{package}" for package in public)):
         module = importlib.import_module(name)
         found.append((name, module))
@@ -343,6 +343,7 @@ def test_everything_public_has_a_docstring() -> None:
         "vimzoo/ops",
         "vimzoo/pictures",
         "vimzoo/restoration",
+        "vimzoo/segmentation",
         "vimzoo/restore.py",
         "vimzoo/doctor.py",
         "setup.py",
