@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from torch.overrides import TorchFunctionMode
 
 from vimzoo.models.counting import count_operations
 
@@ -24,6 +25,25 @@ class Size:
     paper_flops: int
 
 
+class _NoValues(TorchFunctionMode):
+    """Tensors without data, left as they are by what would fill them: initialisation takes half of the time."""
+
+    FILLING = frozenset(
+        getattr(torch.Tensor, name)
+        for name in ("normal_", "uniform_", "clamp_", "erfinv_", "mul_", "add_", "fill_", "zero_", "copy_")
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.FILLING and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _without_values(name: str, **options: Any) -> Any:
+    with torch.device("meta"), _NoValues():
+        return timm.create_model(name, **options).eval()
+
+
 @cache
 def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> Size:
     """Parameters and operations of a registered model, counted without computing anything.
@@ -32,17 +52,15 @@ def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> 
         shape: Channels, height and width of the image; None is the model's own.
         options: Of the model.
     """
-    with torch.device("meta"):
-        model: Any = timm.create_model(name, **options).eval()
+    model = _without_values(name, **options)
     flops, paper_flops = count_operations(model, shape or model.pretrained_cfg["input_size"])
     return Size(sum(p.numel() for p in model.parameters()), flops, paper_flops)
 
 
 @cache
-def _published_shape(name: str, scale: int, channels: int) -> tuple[int, int, int]:
+def _published_shape(name: str, scale: int, channels: int, **options: Any) -> tuple[int, int, int]:
     """The shape of an image whose result has at least `RESULT`'s pixels, with sides that the model takes."""
-    with torch.device("meta"):
-        multiple = getattr(timm.create_model(name), "multiple_of", 1)
+    multiple = getattr(_without_values(name, **options), "multiple_of", 1)
     step = scale * multiple
     height, width = (-(-side // step) * multiple for side in RESULT)
     return channels, height, width
@@ -59,7 +77,7 @@ def restoration_size(name: str, scale: int, channels: int, depths: tuple[int, ..
         depths: Blocks per group, if all blocks are alike, and so are all groups: networks of one and of two are
             counted, which takes seconds rather than minutes for all models. None counts the network itself.
     """
-    shape = _published_shape(name, scale, channels)
+    shape = _published_shape(name, scale, channels, **({} if depths is None else {"depths": (1,)}))
     if depths is None:
         return size_of(name, shape)
     groups, blocks = len(depths), sum(depths)
