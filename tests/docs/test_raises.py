@@ -303,6 +303,7 @@ ELSEWHERE = {
     "vimzoo.data.BucketBatches UsageError": "tests/engine",
     "vimzoo.data.StageBatches UsageError": "tests/engine",
     "vimzoo.data.bundled_photos UsageError": "tests/engine",
+    "vimzoo.data.mask_folder UsageError": "tests/segmentation/test_masks.py",
     "vimzoo.models.MambaIRUNet.forward ValueError": "tests/models/test_mambair.py",
     "vimzoo.models.MambaIRv2.forward ValueError": "tests/models/test_mambair.py",
     "vimzoo.models.MambaIRv2.forward_features ValueError": "tests/models/test_mambair.py",

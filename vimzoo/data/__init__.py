@@ -12,6 +12,7 @@ from .sources.degraded_folder import degraded_folder
 from .sources.digits import bundled_digits
 from .sources.folder import image_folder
 from .sources.hub import hub_dataset
+from .sources.masks import mask_folder
 from .sources.paired import paired_folder
 from .sources.photos import bundled_photos
 from .sources.shards import shards
@@ -35,6 +36,7 @@ __all__ = [
     "eval_loader",
     "hub_dataset",
     "image_folder",
+    "mask_folder",
     "paired_folder",
     "sample",
     "shards",

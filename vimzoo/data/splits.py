@@ -36,8 +36,8 @@ class Splits:
     ``train`` is indexed by ``(epoch, index)``, ``(epoch, index, repeat)`` under repeated augmentation, or
     ``(epoch, index, height, width)`` where images come in many sizes or stages, so that an augmented sample depends on
     nothing but the seed and its key (never on the number of workers); ``val`` and ``test`` are indexed by
-    ``index``. All give a normalised float32 image ``(C, H, W)`` and its target: a class number, or the image
-    wanted. ``classes`` is empty where there are none.
+    ``index``. All give a normalised float32 image ``(C, H, W)`` and its target: a class number, a class number for
+    each pixel ``(H, W)``, or the image wanted. ``classes`` is empty where there are none.
 
     ``eval_batch`` is the number of images evaluated at once where it must differ from the loader's ``batch_size`` (1
     for whole images of many sizes), ``scale`` the number of target pixels per image pixel and axis, ``crop_pct`` the
@@ -48,6 +48,8 @@ class Splits:
     machines have to exchange first.
 
     ``labels`` are the class numbers of the training images, (N,), where they are known without reading these.
+    ``pixels`` are the numbers of training pixels by class, (C,), where targets are masks; pixels of class
+    ``ignore_index`` count in no loss and no score.
     ``members`` holds the `keys` of each part's images by the name of the part, where they are files of a folder, and
     ``notes`` what the user should know about how the data were read.
     """
@@ -69,6 +71,8 @@ class Splits:
     labels: np.ndarray | None = None
     members: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    pixels: np.ndarray | None = None
+    ignore_index: int = 255
 
     def record(self) -> dict[str, Any]:
         """A record of the data for a checkpoint: class names, and folder and keys of images that are files.

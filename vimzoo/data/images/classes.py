@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, Subset
 
 from vimzoo.errors import UsageError
@@ -23,7 +24,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 class Renumbered(Dataset):
-    """A data set whose class number ``n`` becomes ``numbers[n]``."""
+    """A data set whose class number ``n`` becomes ``numbers[n]``, of images or pixels; that of ignored pixels stays."""
 
     def __init__(self, images: Images, numbers: Sequence[int]) -> None:
         self.images, self.numbers = images, list(numbers)
@@ -31,15 +32,21 @@ class Renumbered(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Any) -> tuple[Any, int]:
+    def __getitem__(self, key: Any) -> tuple[Any, Any]:
         image, number = self.images[key]
-        return image, self.numbers[int(number)]
+        return image, self._renumbered(number)
 
-    def __getitems__(self, keys: Sequence[Any]) -> list[tuple[Any, int]]:
+    def __getitems__(self, keys: Sequence[Any]) -> list[tuple[Any, Any]]:
         """A batch, for torch's loader."""
         batch = getattr(self.images, "__getitems__", None)
         pairs = batch(keys) if batch else [self.images[key] for key in keys]
-        return [(image, self.numbers[int(number)]) for image, number in pairs]
+        return [(image, self._renumbered(number)) for image, number in pairs]
+
+    def _renumbered(self, target: Any) -> Any:
+        if getattr(target, "ndim", 0) == 0:
+            return self.numbers[int(target)]
+        known = (target >= 0) & (target < len(self.numbers))
+        return torch.tensor(self.numbers)[target.where(known, 0)].where(known, target)
 
     def part(self, places: Sequence[int]) -> Renumbered:
         """Some of the images, in the order of ``places``."""
@@ -73,10 +80,15 @@ def numbered_as(data: Splits, classes: Sequence[str], owner: str) -> Splits:
     if any(len(set(names)) < len(names) for names in (classes, data.classes)):
         raise UsageError(f"{found}; expected unique names")
     numbers = [list(classes).index(name) for name in data.classes]
+    pixels = data.pixels
+    if pixels is not None:
+        pixels = np.zeros(len(classes), dtype=pixels.dtype)
+        pixels[numbers] = data.pixels
     return replace(
         data,
         classes=tuple(classes),
         train=Renumbered(data.train, numbers),
+        pixels=pixels,
         labels=None if data.labels is None else np.array(numbers)[data.labels],
         val=Renumbered(data.val, numbers),
         test=None if data.test is None else Renumbered(data.test, numbers),
