@@ -33,6 +33,8 @@ def test_contract(name: str) -> None:
         assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
         final, maps = model.forward_intermediates(images)
         torch.testing.assert_close(final, features)
+        _, first = model.forward_intermediates(images, [0], stop_early=True)
+        torch.testing.assert_close(first[0], maps[0])
     infos = model.feature_info
     assert [tuple(m.shape) for m in maps] == [
         (2, info["num_chs"], 64 // info["reduction"], 64 // info["reduction"]) for info in infos
@@ -47,6 +49,23 @@ def test_contract(name: str) -> None:
     assert model.eval()(images).shape == (2, 3) and model.get_classifier().out_features == 3
     model.reset_classifier(0)
     assert model(images).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize("name", [name for name in RELATIVES if name != "test_local_vim"])
+def test_the_norm_is_of_maps_of_the_last_resolution(name: str) -> None:
+    model = timm.create_model(name).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        plain = model.forward_intermediates(images, output_fmt="NHWC", intermediates_only=True)
+        normed = model.forward_intermediates(images, norm=True, output_fmt="NHWC", intermediates_only=True)
+        end, _ = model.forward_intermediates(images, [0], stop_early=True)
+        features = model.forward_features(images)
+        last = model.feature_info[-1]
+        for info, x, y in zip(model.feature_info, plain, normed, strict=True):
+            fits = (info["num_chs"], info["reduction"]) == (last["num_chs"], last["reduction"])
+            torch.testing.assert_close(y, model.norm(x) if fits else x)
+    torch.testing.assert_close(end, normed[0])
+    torch.testing.assert_close(normed[-1], features)
 
 
 @pytest.mark.parametrize("name", RELATIVES)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models._features_fx import create_feature_extractor, get_graph_node_names
 from torch import Tensor, nn
 
-from vimzoo.models import MambaIRv2
+from vimzoo.models import FAMILIES, MambaIRv2
 from vimzoo.ops import ScanPath
 
 pytestmark = [
@@ -22,6 +23,11 @@ pytestmark = [
 ]
 SHAPES = ((1, 3, 64, 64), (3, 3, 64, 64), (1, 3, 96, 64), (2, 3, 32, 128), (1, 3, 32, 32))
 """The fourth has as many pixels as the image that was traced, in another shape."""
+CLASSIFIERS = [
+    next(name for name in family.facts if name.startswith("test_"))
+    for family in FAMILIES.values()
+    if family.task == "classification"
+]
 ANY_SIZE: dict[str, tuple[str, dict[str, Any]]] = {
     "vim": ("test_vim", {}),
     "vim, rotary embedding": ("test_vim", {"rope": True}),
@@ -133,3 +139,15 @@ def test_a_file_needs_the_operators_alone(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path)
     with torch.no_grad():
         assert difference(torch.load(tmp_path / "answer.pt"), model(images)) < 3e-5
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_symbolic_tracing(name: str, gradients: bool) -> None:
+    """torch.fx, as timm's feature extraction uses it."""
+    model = timm.create_model(name).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.set_grad_enabled(gradients):
+        last = get_graph_node_names(model)[1][-1]
+        graph = create_feature_extractor(model, {last: "classes"})
+        torch.testing.assert_close(graph(x)["classes"], model(x))

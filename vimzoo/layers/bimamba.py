@@ -256,7 +256,7 @@ class BiMambaBlock(nn.Module):
     def _in_one_call(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
         parts: Any = self._modules
         norm, mixer = parts["norm"], parts["mixer"]
-        if not is_inference() or not (is_plain(norm, AddNorm) and is_plain(mixer, BiMamba)):
+        if not is_inference(x) or not (is_plain(norm, AddNorm) and is_plain(mixer, BiMamba)):
             return None
         mixer = mixer.in_one_call()
         if mixer is None:

@@ -93,8 +93,11 @@ def check_double(x: Tensor, weight: Tensor) -> None:
     Raises:
         ValueError: it is not.
     """
-    if not torch.jit.is_scripting() and (x.dtype == torch.float64) != (weight.dtype == torch.float64):
-        raise ValueError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
+    if not torch.jit.is_scripting():
+        if _is_proxy(x):
+            return
+        if (x.dtype == torch.float64) != (weight.dtype == torch.float64):
+            raise ValueError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
 
 
 def check_norm_dtype(x: Tensor, norm: torch.nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .channel_gate import ChannelGate
@@ -10,6 +11,7 @@ from .ss2d import SS2D
 from .vss_block import VSSBlock
 
 
+@register_notrace_module  # the orders of tokens follow from sizes, which FX cannot follow
 class AtrousSS2D(SS2D):
     """`SS2D` and a convolutional branch of the same input, added after one `ChannelGate` for both.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from vimzoo.ops import ScanPath, causal_conv1d
@@ -146,6 +147,7 @@ def in_token_order(y: Tensor, steps: Tensor) -> Tensor:
     return y.flatten(1, 2).index_select(1, (steps + first).flatten()).unflatten(1, steps.shape)
 
 
+@register_notrace_module  # the orders of tokens follow from sizes, which FX cannot follow
 class LocalSS2D(SS2D):
     """VMamba's mixer along LocalMamba's directions, which `DirectionMerge` adds up.
 
@@ -228,6 +230,7 @@ class PathConv(nn.Module):
         return causal_conv1d(x.flatten(2), weight, bias, "silu", reverse=[False]).reshape(x.shape)
 
 
+@register_notrace_module  # the orders of tokens follow from sizes, which FX cannot follow
 class LocalMamba(nn.Module):
     """Mamba mixer that reads the patches of a sequence along several paths over their map.
 

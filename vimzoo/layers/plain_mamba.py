@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, trunc_normal_
+from timm.layers import DropPath, register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
 from vimzoo.ops import scan_codes
@@ -21,6 +21,7 @@ MOVES = 5
 """The first step of a path, and steps to the right, to the left, up and down."""
 
 
+@register_notrace_module  # the orders of tokens follow from sizes, which FX cannot follow
 class SnakeSS2D(nn.Module):
     """Two-dimensional selective scan along four snakes that share all parameters.
 

@@ -1,11 +1,13 @@
 """Rotary position embedding over a grid of patches, as Vim's first release used it (after EVA-02)."""
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .checks import check_sizes, check_tokens
 
 
+@register_notrace_module  # sizes decide, which FX cannot follow
 class GridRope(nn.Module):
     """Rotates pairs of channels by an angle that grows with a patch's row (first half of the channels) or
     column.

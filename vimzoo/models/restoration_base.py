@@ -12,6 +12,7 @@ from vimzoo.layers.buffers import DerivedBuffers
 from vimzoo.layers.images import warn_unless_finite
 
 from .export_options import ExportOptions
+from .initial import reset_layers
 from .threads import SmallOnOneThread
 from .weights.loading import CheckpointError, FilterFn, load_into, unwrapped
 from .weights.reader import read_tensors
@@ -62,9 +63,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
             needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
         """
         if needs_reset:
-            for module in self.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()  # type: ignore[operator]
+            reset_layers(self)
             self.init_non_persistent_buffers()
         for module in self.modules():
             if isinstance(module, nn.Linear):

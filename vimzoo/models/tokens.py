@@ -1,9 +1,11 @@
 """Inserts, extracts and pools class tokens in a sequence of patches, and resizes position embeddings around them."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_function
 from torch import Tensor
+from torch.fx import Proxy
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 CLS_TOKENS = {"none": 0, "head": 1, "middle": 1, "double": 2}
@@ -124,7 +126,6 @@ def _traced_resize(
     return resize_pos_embed(pos_embed, old_size, (int(height), int(width)), placement, official)
 
 
-@register_notrace_function  # FX cannot trace control flow that depends on sizes
 def resize_pos_embed(
     pos_embed: Tensor,
     old_size: tuple[int, int],
@@ -152,6 +153,11 @@ def resize_pos_embed(
     Raises:
         RuntimeError: the embeddings are not those of ``old_size``.
     """
+    if not torch.jit.is_scripting():
+        for given in (pos_embed, *new_size):
+            if isinstance(given, Proxy):  # one node of the graph: FX cannot follow what depends on sizes
+                args: Any = (pos_embed, old_size, new_size, placement, official)
+                return given.tracer.create_proxy("call_function", resize_pos_embed, args, {})
     if not torch.jit.is_scripting() and torch.jit.is_tracing():
         height, width = torch.as_tensor(new_size[0]), torch.as_tensor(new_size[1])
         return _traced_resize(pos_embed, old_size, height, width, placement, official)

@@ -48,8 +48,8 @@ EFFICIENT_VMAMBA_FACTS: dict[str, ModelFacts] = {
             top1=81.8, recipe=_RECIPE + "batch 1024", note=_note("Base"), **_PUBLISHED, **_SOURCE,
         ),
         ModelFacts(
-            "test_efficient_vmamba", "", args=dict(depths=(1, 1, 1, 1), dims=(16, 24, 32, 48), d_state=2),
-            input_size=(3, 64, 64), params=117_157, note="for tests", **_SOURCE,
+            "test_efficient_vmamba", "", args=dict(depths=(1, 1, 1, 1), dims=(24, 32, 48, 64), d_state=2),
+            input_size=(3, 64, 64), params=191_375, note="for tests", **_SOURCE,
         ),
     )
 }  # fmt: skip

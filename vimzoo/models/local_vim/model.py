@@ -13,6 +13,7 @@ from vimzoo.layers import GridRope, LocalMambaBlock
 from vimzoo.layers.checks import check_choice
 from vimzoo.layers.local import block_directions
 
+from ..initial import reset_layers
 from ..tokens import resize_pos_embed
 from ..vim.model import Vim
 from .names import LOCAL_VIM
@@ -81,9 +82,7 @@ class LocalVim(Vim):
             needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
         """
         if needs_reset:
-            for module in self.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()  # type: ignore[operator]
+            reset_layers(self)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)

@@ -74,10 +74,10 @@ LOCAL_VMAMBA_FACTS: dict[str, ModelFacts] = {
         ModelFacts(
             "test_local_vmamba", "",
             args=dict(
-                depths=(1, 1, 1, 1), dims=(16, 24, 32, 48), d_state=2,
+                depths=(1, 1, 1, 1), dims=(24, 32, 48, 64), d_state=2,
                 directions=(("h", "w3_flip"), ("v", "h_flip"), ("w2", "w2_flip"), ("v_flip", "h")),
             ),
-            input_size=(3, 64, 64), params=100_246, note="for tests", **_SOURCE,
+            input_size=(3, 64, 64), params=159_578, note="for tests", **_SOURCE,
         ),
     )
 }  # fmt: skip

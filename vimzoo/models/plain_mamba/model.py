@@ -6,16 +6,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, trunc_normal_
+from timm.layers import calculate_drop_path_rates, trunc_normal_
 from timm.models import checkpoint
 from torch import Tensor, nn
 
 from vimzoo.layers import PlainMambaBlock
-from vimzoo.layers.checks import check_choice, check_rates, check_sizes
-from vimzoo.layers.plain import apply_norm
+from vimzoo.layers.checks import check_rates, check_sizes
 
-from .._timm import feature_take_indices, update_model_input_size
-from ..threads import SmallOnOneThread
+from .._timm import update_model_input_size
+from ..initial import reset_layers
+from ..map_model import MapModel
 from ..tokens import resize_pos_embed
 from ..weights.grids import GridModel
 from ..weights.loading import load_into
@@ -23,7 +23,7 @@ from .names import PLAIN_MAMBA, checkpoint_filter_fn
 from .stem import ConvStem
 
 
-class PlainMamba(GridModel, SmallOnOneThread):
+class PlainMamba(GridModel, MapModel):
     """PlainMamba with timm's model contract; any image size.
 
     The authors' option names are given in parentheses; `vimzoo.compat.plain_mamba.PlainMamba` takes those.
@@ -50,6 +50,7 @@ class PlainMamba(GridModel, SmallOnOneThread):
     """
 
     dialect = PLAIN_MAMBA
+    parts = "blocks"
     _keep_in_fp32_modules_strict = (
         "A_log",
     )  # asked for by transformers when it loads in bfloat16 or float16
@@ -82,17 +83,12 @@ class PlainMamba(GridModel, SmallOnOneThread):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        if num_classes < 0:
-            raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
-        check_choice(("", "avg", "max", "avgmax", "catavgmax"), global_pool=global_pool or "")
         check_sizes(embed_dim=embed_dim, depth=depth)
         check_rates(drop_rate=drop_rate, pos_drop_rate=pos_drop_rate, drop_path_rate=drop_path_rate)
         if not all(i in range(depth) for i in dw_blocks):
             raise ValueError(f"dw_blocks: expected blocks in 0..{depth - 1}, got {tuple(dw_blocks)}")
-        self.num_classes = num_classes
         self.in_chans = in_chans
-        self.num_features = self.embed_dim = embed_dim
-        self.output_fmt = "NHWC"
+        self.embed_dim = embed_dim
         self.grad_checkpointing = False
         self.feature_info = [
             dict(module=f"blocks.{i}", num_chs=embed_dim, reduction=patch_size) for i in range(depth)
@@ -110,10 +106,7 @@ class PlainMamba(GridModel, SmallOnOneThread):
             *(PlainMambaBlock(embed_dim, i in dw_blocks, rates[i], norm, mixer, **dd) for i in range(depth))
         )
         self.norm: nn.Module = nn.LayerNorm(embed_dim, 1e-6, **dd)
-        self.head = ClassifierHead(
-            embed_dim, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt="NHWC", **dd
-        )
-        self.head_hidden_size = self.head.num_features
+        self.add_head(num_classes, global_pool, drop_rate, dd)
         self.init_weights(needs_reset=False)
 
     @torch.jit.ignore
@@ -124,9 +117,7 @@ class PlainMamba(GridModel, SmallOnOneThread):
             needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
         """
         if needs_reset:
-            for module in self.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()  # type: ignore[operator]
+            reset_layers(self)
         if self.pos_embed is not None:
             trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
@@ -180,20 +171,6 @@ class PlainMamba(GridModel, SmallOnOneThread):
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier of ``num_classes`` (0 for none); ``global_pool=None`` keeps the pooling."""
-        if num_classes < 0:
-            raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
-        self.head_hidden_size = self.head.num_features
-        self._init_head()
-
     def pos_embed_layout(self) -> tuple[tuple[int, int], str, int]:
         """As `GridModel` asks for it."""
         return self.patch_embed.grid_size, "none", 0
@@ -228,66 +205,5 @@ class PlainMamba(GridModel, SmallOnOneThread):
             x = x + pos_embed.reshape(1, *grid, -1)
         return self.pos_drop(x)
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        return checkpoint(block, x) if self.grad_checkpointing else block(x)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` -> the last map after its norm, ``(B, h, w, D)``."""
-        x = self._embed(x)
-        for block in self.blocks:
-            x = self._run(block, x)
-        return apply_norm(self.norm, x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map ``(B, h, w, D)`` -> logits ``(B, classes)``, or with ``pre_logits`` the pooled features."""
-        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` -> logits ``(B, classes)``."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps after chosen blocks.
-
-        Args:
-            x: Images ``(B, C, H, W)``.
-            indices: Blocks, negative from the end; a number for the last so many; ``None`` for all.
-            norm: Apply the final norm to each.
-            stop_early: Run no block after the last chosen one.
-            output_fmt: ``"NCHW"`` or ``"NHWC"`` maps.
-            intermediates_only: Return only the list.
-
-        Returns:
-            ``(forward_features(x), list)``, or the list.
-        """
-        check_choice(("NCHW", "NHWC"), output_fmt=output_fmt)
-        take, last = feature_take_indices(len(self.blocks), indices)
-        intermediates: list[Tensor] = []
-        x = self._embed(x)
-        for i, block in enumerate(self.blocks):
-            if i <= last or not stop_early:
-                x = self._run(block, x)
-                if i in take:
-                    y = self.norm(x) if norm else x
-                    intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
-        return intermediates if intermediates_only else (self.norm(x), intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove layers that the chosen features do not need; returns the features' indices from the first block."""
-        take, last = feature_take_indices(len(self.blocks), indices)
-        self.blocks = self.blocks[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take
+    def _run(self, part: nn.Module, x: Tensor) -> Tensor:
+        return checkpoint(part, x) if self.grad_checkpointing else part(x)

@@ -15,6 +15,7 @@ from vimzoo.layers import Add, AddNorm, BiMambaBlock, PatchEmbed
 from vimzoo.layers.checks import check_choice, check_rates, check_sizes, per_block
 
 from .._timm import feature_take_indices, update_model_input_size
+from ..initial import reset_layers
 from ..threads import SmallOnOneThread
 from ..tokens import checked_pool, cls_count, insert_cls, patch_tokens, pooled, resize_pos_embed, split_tokens
 from ..weights.grids import GridModel
@@ -165,9 +166,7 @@ class Vim(GridModel, SmallOnOneThread):
             needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
         """
         if needs_reset:
-            for module in self.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()  # type: ignore[operator]
+            reset_layers(self)
         self.patch_embed.init_weights()
         for parameter in (self.pos_embed, self.cls_token):
             if parameter is not None:
@@ -275,7 +274,8 @@ class Vim(GridModel, SmallOnOneThread):
         image = x
         x = self.patch_embed(image)
         grid = self.patch_embed.dynamic_feat_size((image.shape[2], image.shape[3]))
-        cls_token, pos_embed = self.cls_token, self.pos_embed
+        cls_token = self.cls_token
+        pos_embed: Tensor | None = self.pos_embed
         x = x.contiguous() if cls_token is None else insert_cls(x, cls_token, self.cls_position)
         if pos_embed is not None:
             if self.dynamic_img_size:

@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple, trunc_normal_
+from timm.layers import calculate_drop_path_rates, to_2tuple, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
@@ -17,8 +17,9 @@ from vimzoo.layers.maps import map_norm
 from vimzoo.layers.plain import apply_norm
 from vimzoo.ops import ScanPath
 
-from .._timm import feature_take_indices, update_model_input_size
-from ..threads import SmallOnOneThread
+from .._timm import update_model_input_size
+from ..initial import reset_layers
+from ..map_model import MapModel
 from ..weights.loading import load_into
 from .names import VMAMBA, checkpoint_filter_fn, resize_map
 
@@ -47,7 +48,7 @@ class VMambaStage(nn.Module):
         return self.blocks(x)
 
 
-class VMamba(SmallOnOneThread):
+class VMamba(MapModel):
     """VMamba with timm's model contract; any image size.
 
     The authors' option names are given in parentheses; `vimzoo.compat.vmamba.VSSM` takes those.
@@ -126,9 +127,6 @@ class VMamba(SmallOnOneThread):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        if num_classes < 0:
-            raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
-        check_choice(("", "avg", "max", "avgmax", "catavgmax"), global_pool=global_pool or "")
         check_choice(STEMS, stem=stem)
         check_choice(DOWNSAMPLES, downsample=downsample)
         check_rates(
@@ -138,11 +136,8 @@ class VMamba(SmallOnOneThread):
             drop_path_rate=drop_path_rate,
         )
         dims = _widths(dims, depths)
-        self.num_classes = num_classes
         self.in_chans = in_chans
         self.embed_dim = dims[0]
-        self.num_features = dims[-1]
-        self.output_fmt = "NHWC"
         self.feature_info = [
             dict(num_chs=dim, reduction=patch_size * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)
         ]
@@ -166,10 +161,7 @@ class VMamba(SmallOnOneThread):
             ]
             self.stages.append(VMambaStage(down, blocks))
         self.norm = map_norm(norm, dims[-1], **dd)
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt="NHWC", **dd
-        )
-        self.head_hidden_size = self.head.num_features
+        self.add_head(num_classes, global_pool, drop_rate, dd)
         VMamba.init_weights(self, needs_reset=False)  # OpenMMLab's base class has another method of this name
 
     def new_block(self, stage: int, dim: int, **options: Any) -> nn.Module:
@@ -184,9 +176,7 @@ class VMamba(SmallOnOneThread):
             needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
         """
         if needs_reset:
-            for module in self.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()  # type: ignore[operator]
+            reset_layers(self)
         if self.pos_embed is not None:
             trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
@@ -230,18 +220,7 @@ class VMamba(SmallOnOneThread):
         for stage in self.stages:
             stage.grad_checkpointing = enable  # type: ignore[assignment]
 
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier."""
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier of ``num_classes`` (0 for none); ``global_pool=None`` keeps the pooling."""
-        if num_classes < 0:
-            raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
-        self.head_hidden_size = self.head.num_features
+    def _init_head(self) -> None:
         if isinstance(self.head.fc, nn.Linear):
             _init_linear(self.head.fc)
 
@@ -276,68 +255,6 @@ class VMamba(SmallOnOneThread):
         """Images ``(B, C, H, W)`` -> the last map after its norm, ``(B, h, w, D)``."""
         x = self.stages(self._embed(x))
         return self.norm(x) if torch.jit.is_scripting() else apply_norm(self.norm, x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map ``(B, h, w, D)`` -> logits ``(B, classes)``, or with ``pre_logits`` the pooled features."""
-        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` -> logits ``(B, classes)``."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps after chosen stages, before they are downsampled.
-
-        Args:
-            x: Images ``(B, C, H, W)``.
-            indices: Stages, negative from the end; a number for the last so many; ``None`` for all.
-            norm: Apply the final norm to the last stage's map; the others have none that fits.
-            stop_early: Run no stage after the last chosen one.
-            output_fmt: ``"NCHW"`` or ``"NHWC"`` maps.
-            intermediates_only: Return only the list.
-
-        Returns:
-            ``(forward_features(x), list)``, or the list.
-        """
-        check_choice(("NCHW", "NHWC"), output_fmt=output_fmt)
-        take, last = feature_take_indices(len(self.stages), indices)
-        intermediates: list[Tensor] = []
-        x = self._embed(x)
-        final = len(self.stages) - 1
-        for i, stage in enumerate(self.stages):
-            if i <= last or not stop_early:
-                x = stage(x)
-                if i in take:
-                    y = self.norm(x) if norm and i == final else x
-                    intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
-        if intermediates_only:
-            return intermediates
-        if last == final or not stop_early:
-            x = self.norm(x)
-        return x, intermediates
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove layers that the chosen features do not need; returns the features' indices from the first stage."""
-        take, last = feature_take_indices(len(self.stages), indices)
-        cut = last < len(self.stages) - 1
-        self.stages = self.stages[: last + 1]
-        if cut:  # norm and head are of the last stage's width
-            self.num_features = self.head.in_features = self.feature_info[last]["num_chs"]  # type: ignore
-        if prune_norm or cut:
-            self.norm = nn.Identity()
-        if prune_head or cut:
-            self.reset_classifier(0, "")
-        return take
 
 
 def _widths(dims: int | Sequence[int], depths: Sequence[int]) -> list[int]:
