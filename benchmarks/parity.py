@@ -22,10 +22,11 @@ import fill
 import test_local_references as local_references
 import test_mambair_references as mambair_references
 import test_peers_references as peers_references
+import test_videomamba_references as videomamba_references
 import test_vim_references as vim_references
 import test_vmamba_references as vmamba_references
 
-from vimzoo.compat import efficient_vmamba, local_vim, mambair, vim, vmamba
+from vimzoo.compat import efficient_vmamba, local_vim, mambair, videomamba, vim, vmamba
 from vimzoo.models.mambair import MAMBAIR_FACTS
 from vimzoo.models.vim import VIM_LONG_NAMES
 
@@ -50,7 +51,7 @@ def compare(module: nn.Module, references: ModuleType, compat: ModuleType, path:
     module.load_state_dict(fill.state_dict(reference))
     inner = reference.get("intermediates") or {}
     seen = references.record(module) if inner else {}
-    result = module(fill.model_input(reference))
+    result = eval(reference.get("call", "m(x)"), {"m": module, "x": fill.model_input(reference)})
     outputs = vim_references.outputs_of(result)
     norms = reference.get("grad_norm") or {}
     if norms:
@@ -137,6 +138,11 @@ def main() -> None:
             torch.manual_seed(0)
             module = peers_references.build(fill.load(path)).eval()
             rows.append(compare(module, peers_references, efficient_vmamba, path))
+    for name in videomamba_references.MODELS:
+        torch.manual_seed(0)
+        path = videomamba_references.REFERENCES / f"{name}.json.gz"
+        module = videomamba_references.build(fill.load(path)).eval()
+        rows.append(compare(module, videomamba_references, videomamba, path))
     for pattern in ("block", "mambair"):
         for path in sorted(mambair_references.REFERENCES.glob(f"{pattern}*.json.gz")):
             rows.append(compare_restoration(path))

@@ -1,25 +1,22 @@
 """LocalVim: Vim whose blocks read rows, columns and windows of the map; the package registers its variants."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import trunc_normal_
 from timm.models import checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from vimzoo.layers import GridRope, LocalMambaBlock
 from vimzoo.layers.checks import check_choice
 from vimzoo.layers.local import block_directions
 
-from ..initial import reset_layers
 from ..tokens import resize_pos_embed
 from ..vim.model import Vim
 from .names import LOCAL_VIM
 
-VIMS_ALONE = frozenset({"bimamba", "divide_out", "layer_scale", "mixers"})
-"""Options of `Vim` that say how its two directions are scanned."""
+VIMS_ALONE = frozenset({"bimamba", "divide_out", "layer_scale", "mixers", "init"})
+"""Options of `Vim` that say how its two directions are scanned and initialised."""
 
 
 class LocalVim(Vim):
@@ -68,38 +65,11 @@ class LocalVim(Vim):
         mixers = [{"directions": names, "middle": cls_token == "middle"} for names in sets]
         super().__init__(
             depth=depth, cls_token=cls_token, dynamic_img_size=dynamic_img_size, dynamic_img_pad=dynamic_img_pad,
-            mixers=mixers, **options,
+            mixers=mixers, init="equal_steps", **options,
         )  # fmt: skip
         self.rope = GridRope(self.embed_dim, rope_size) if rope else None
         self.rope_residual = rope_residual
         self.rope_first = self.num_prefix_tokens
-
-    @torch.jit.ignore
-    def init_weights(self, needs_reset: bool = True) -> None:
-        """The authors' initialisation, which sets all projections of the scans anew, so that all steps start at 0.69.
-
-        Args:
-            needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
-        """
-        if needs_reset:
-            reset_layers(self)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if self.pos_embed is not None:
-            trunc_normal_(self.pos_embed, std=0.02)
-        if self.cls_token is not None:
-            nn.init.zeros_(self.cls_token)
-        for block in self.blocks:
-            mixer: Any = block.mixer
-            trunc_normal_(mixer.ssm.x_proj, std=0.02)
-            trunc_normal_(mixer.ssm.dt_proj, std=0.02)
-            nn.init.zeros_(mixer.ssm.dt_bias)
-            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
-            with torch.no_grad():
-                mixer.out_proj.weight /= math.sqrt(len(self.blocks))
 
     def _tables(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary tables of the model's grid, resized to ``grid``."""

@@ -1,22 +1,23 @@
-"""Vision Mamba (Vim): facts about its models, and their registration with timm.
+"""Vision Mamba (Vim): facts about its models, and their registration with timm; VideoMamba's image models are Vims.
 
 `Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model`, Zhu et al.,
 ICML 2024, arXiv:2401.09417; code and weights by its authors at https://github.com/hustvl/Vim (Apache-2.0).
 """
 
+from functools import partial
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model, register_model_deprecations
 
 from ..facts import ModelFacts
 from ..family import Family
-from ..weights.loading import build_model
-from .ablations import OPTIONS, VimAblation
 from .class_maps import cam_arguments
+from .creating import create
 from .model import Vim, checkpoint_filter_fn
 from .names import VIM, holds_vim
+from .videomamba import AUTHORS_NAMES, VIDEOMAMBA_FACTS
 
-__all__ = ["FAMILY", "VIM_FACTS", "VIM_LONG_NAMES", "Vim", "checkpoint_filter_fn"]
+__all__ = ["FAMILY", "VIDEOMAMBA_FACTS", "VIM_FACTS", "VIM_LONG_NAMES", "Vim", "checkpoint_filter_fn"]
 
 _SOURCE: dict[str, Any] = dict(origin="https://github.com/hustvl/Vim", paper="2401.09417")
 _README = "https://github.com/hustvl/Vim#model-weights"
@@ -104,11 +105,11 @@ VIM_LONG_NAMES: dict[str, str | None] = {
 
 FAMILY = Family(
     "Vim",
-    VIM_FACTS,
+    {**VIM_FACTS, **VIDEOMAMBA_FACTS},
     VIM,
     lambda state: Vim if holds_vim(state) else None,
     cam=cam_arguments,
-    authors_names=VIM_LONG_NAMES,
+    authors_names={**VIM_LONG_NAMES, **AUTHORS_NAMES},
 )
 
 default_cfgs = generate_default_cfgs(
@@ -122,16 +123,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_vim(variant: str, pretrained: bool = False, **kwargs: Any) -> Vim:
-    out_indices = kwargs.pop("out_indices", 3)
-    return build_model(
-        VimAblation if OPTIONS & kwargs.keys() else Vim,
-        variant,
-        pretrained,
-        checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=out_indices, feature_cls="getter"),
-        **{**VIM_FACTS[variant].args, **kwargs},
-    )
+_create_vim = partial(create, VIM_FACTS)
 
 
 @register_model

@@ -54,6 +54,8 @@ class Vim(GridModel, SmallOnOneThread):
         pos_drop_rate: Dropout after the position embedding (``drop_rate``).
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
         step_sizes: Initial step sizes, as `BiMamba` takes them (``dt_min``, ``dt_max``, ...).
+        init: ``"vim"``, or ``"equal_steps"``: all linear maps, those of the scans included, from a normal distribution
+            of deviation 0.02, and all step sizes 0.69; see `init_weights`.
         dynamic_img_size: Take any image size; position embeddings are resized on the fly.
         dynamic_img_pad: Pad images whose sides are not a multiple of the stride; without it their last pixels are
             dropped.
@@ -99,6 +101,7 @@ class Vim(GridModel, SmallOnOneThread):
         pos_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         step_sizes: Mapping[str, Any] | None = None,
+        init: str = "vim",
         dynamic_img_size: bool = False,
         dynamic_img_pad: bool = False,
         mixers: Sequence[Mapping[str, Any]] | None = None,
@@ -110,6 +113,7 @@ class Vim(GridModel, SmallOnOneThread):
         if num_classes < 0:
             raise ValueError(f"num_classes: expected 0 (no classifier) or more, got {num_classes}")
         check_sizes(depth=depth)
+        check_choice(("vim", "equal_steps"), init=init)
         check_rates(drop_rate=drop_rate, pos_drop_rate=pos_drop_rate, drop_path_rate=drop_path_rate)
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -118,6 +122,7 @@ class Vim(GridModel, SmallOnOneThread):
         self.num_prefix_tokens = cls_count(cls_token)
         self.global_pool = checked_pool(global_pool, self.cls_position)
         self.dynamic_img_size = dynamic_img_size
+        self.init = init
         self.grad_checkpointing = False
 
         self.patch_embed = PatchEmbed(
@@ -158,29 +163,43 @@ class Vim(GridModel, SmallOnOneThread):
     def init_weights(self, needs_reset: bool = True) -> None:
         """The authors' initialisation.
 
-        It leaves the backward direction's step bias at 0, a first step of softplus(0) = 0.69 where the
-        forward one starts between 0.001 and 0.1: their code marks only the forward bias as initialised.
-        Kept, for their results.
+        ``"vim"`` leaves the backward direction's step bias at 0, a first step of softplus(0) = 0.69 where the
+        forward one starts between 0.001 and 0.1: Vim's code marks only the forward bias as initialised.
+        ``"equal_steps"`` is the initialisation of LocalMamba's and VideoMamba's code, which resets the step biases of
+        all directions. Both are kept, for their results.
 
         Args:
             needs_reset: Reset every layer first (after ``to_empty``); the constructor's have just done so.
         """
         if needs_reset:
             reset_layers(self)
-        self.patch_embed.init_weights()
-        for parameter in (self.pos_embed, self.cls_token):
-            if parameter is not None:
-                trunc_normal_(parameter, std=0.02)
+        equal_steps = self.init == "equal_steps"
+        if equal_steps:
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    trunc_normal_(module.weight, std=0.02)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        else:
+            self.patch_embed.init_weights()
+        if self.pos_embed is not None:
+            trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            nn.init.zeros_(self.cls_token) if equal_steps else trunc_normal_(self.cls_token, std=0.02)
         for block in self.blocks:
             mixer: Any = block.mixer
             for linear in (mixer.in_proj, mixer.out_proj):
                 if linear.bias is not None:
                     nn.init.zeros_(linear.bias)
+            if equal_steps:
+                trunc_normal_(mixer.ssm.x_proj, std=0.02)
+                trunc_normal_(mixer.ssm.dt_proj, std=0.02)
             nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
                 mixer.out_proj.weight /= math.sqrt(len(self.blocks))
-                mixer.ssm.dt_bias[1:] = 0.0
-        self._init_head()
+                mixer.ssm.dt_bias[0 if equal_steps else 1 :] = 0.0
+        if not equal_steps:
+            self._init_head()
 
     def _init_head(self) -> None:
         if isinstance(self.head, nn.Linear):
