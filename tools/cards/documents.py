@@ -94,6 +94,9 @@ QUANTISERS = (
 RUNTIMES = ("model", "px", "batch", "threads", "runtime", "file", "open", "mb", "difference", "x_eager")
 """Columns of docs/export.md's table of runtimes."""
 
+SPARSE = ("rows", "zeros", "dense", "int8", "int8 dynamic", "csr", "coo", "blocks", "fewer units")
+"""Columns of docs/quantization.md's table of sparse layers."""
+
 INTRODUCTION = """\
 # Model cards
 
@@ -197,6 +200,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "quantization.md": {
             "products": results.compared("quantized_linear", PRODUCTS),
             "experts": results.compared("moe", EXPERTS),
+            "sparse": results.compared("sparse", SPARSE),
         },
         root / "docs" / "restoration.md": {
             "kept": pictures.kept_table(),
@@ -210,7 +214,10 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "scaling.md": scaling.sections(
             {name: results.newest(name) for name in scaling.RESULTS}
         ),
-        root / "docs" / "training.md": {"shards": results.compared("shards", SHARDS)},
+        root / "docs" / "training.md": {
+            "shards": results.compared("shards", SHARDS),
+            "shapes": result_table(read_result(folder, "dynamic_shapes"), command("dynamic_shapes")),
+        },
         root / "kernels" / "selective_scan" / "README.md": {
             "slots": versions.slots_table(folder),
             "instructions": result_table(read_result(folder, "instructions"), command("instructions")),

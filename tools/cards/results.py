@@ -36,6 +36,7 @@ COMMANDS = {
     "cpu_threads_load": "benchmarks/cpu_threads.py load",
     "cpu_vmamba": "benchmarks/cpu_models.py vmamba",
     "cpu_vmamba_memory": "benchmarks/cpu_models.py memory",
+    "dynamic_shapes": "benchmarks/dynamic_shapes.py",
     "export_digits": "benchmarks/export.py",
     "export_runtimes": "benchmarks/export_runtimes.py measure",
     "instructions": "benchmarks/instructions.py",
@@ -52,6 +53,7 @@ COMMANDS = {
     "scaling_steps": "benchmarks/scaling.py",
     "scaling_traffic": "benchmarks/scaling.py",
     "shards": "benchmarks/shards.py",
+    "sparse": "benchmarks/sparse.py",
     "trainer": "benchmarks/trainer.py",
 }
 """What measures each result file."""
