@@ -151,3 +151,13 @@ def test_symbolic_tracing(name: str, gradients: bool) -> None:
         last = get_graph_node_names(model)[1][-1]
         graph = create_feature_extractor(model, {last: "classes"})
         torch.testing.assert_close(graph(x)["classes"], model(x))
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in ("test_vim", "test_vmamba")])
+def test_a_scripted_model_calls_python_for_its_paths(name: str) -> None:
+    """It computes the same, of other sizes too; only models whose paths have closed forms can also be saved."""
+    model = timm.create_model(name).eval()
+    scripted: Any = torch.jit.script(model)
+    for size in ((64, 64), (64, 96)):
+        x = torch.randn(1, 3, *size)
+        torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-5)

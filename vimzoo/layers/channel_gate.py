@@ -35,8 +35,12 @@ class ChannelGate(nn.Module):
 
     def gated(self, y: Tensor) -> Tensor:
         """``(..., L, D)``, each channel times its gate, which sees the L tokens."""
-        summary = apply_norm(self.norm, y).mean(-2, keepdim=True)
-        return y * apply_linear(self.select, F.gelu(apply_linear(self.reduce, summary))).sigmoid()
+        if torch.jit.is_scripting():
+            gate = self.select(F.gelu(self.reduce(self.norm(y).mean(-2, keepdim=True))))
+        else:
+            summary = apply_norm(self.norm, y).mean(-2, keepdim=True)
+            gate = apply_linear(self.select, F.gelu(apply_linear(self.reduce, summary)))
+        return y * gate.sigmoid()
 
     def forward(self, y: Tensor) -> Tensor:
         """As `gated`."""

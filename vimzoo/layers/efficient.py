@@ -41,7 +41,7 @@ class AtrousSS2D(SS2D):
             ValueError: ``x`` is not such a map, or has no positions.
         """
         x = check_map(x, self.dim, 3, 1)
-        scanned = super().forward(x).flatten(1, 2)
+        scanned = self._mixed(x).flatten(1, 2)
         convolved = self.branch(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
         return (self.channel_gate(scanned) + self.channel_gate(convolved)).reshape(x.shape)
 

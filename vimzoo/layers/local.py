@@ -11,12 +11,20 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from vimzoo.ops import ScanPath, causal_conv1d
-from vimzoo.ops.paths.path import ROW, pad_paths, path_arguments, path_steps, tokens_from_codes
+from vimzoo.ops.paths.path import (
+    ROW,
+    pad_paths,
+    path_arguments,
+    path_names,
+    path_steps,
+    tokens_from_codes,
+)
 
 from .bimamba import BiMambaBlock
 from .channel_gate import ChannelGate
 from .checks import check_sizes, check_tokens, inner_width
 from .linear import apply_linear
+from .scripted import scripted_table
 from .ss2d import SS2D
 from .ssm import SelectiveSSM
 from .vss_block import VSSBlock
@@ -168,14 +176,19 @@ class LocalSS2D(SS2D):
         self.merge = DirectionMerge(self.ssm.dim, len(names), search=paths is None, **dd)
         self.directions = tuple(names)
 
-    @torch.jit.ignore
     def scan(self, x: Tensor) -> Tensor:
         """The scan alone, on a map ``(B, H, W, D)`` of the inner width."""
         height, width = x.shape[1], x.shape[2]
-        codes, table = path_arguments(self.paths, height, width, x.device)
-        y = self.ssm(x.flatten(1, 2), None, codes, table, height, width, merge=False)
-        y = in_token_order(y, path_steps(self.paths, height, width, x.device))
-        return self.merge(y).reshape(x.shape)
+        table: Tensor | None = None
+        if torch.jit.is_scripting():
+            if self.has_table:
+                table = scripted_table("tokens", self.path_names, height, width, x.device)
+            steps = scripted_table("steps", self.path_names, height, width, x.device)
+        else:
+            _, table = path_arguments(self.paths, height, width, x.device)
+            steps = path_steps(self.paths, height, width, x.device)
+        y = self.ssm(x.flatten(1, 2), None, self.codes, table, height, width, merge=False)
+        return self.merge(in_token_order(y, steps)).reshape(x.shape)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, directions={self.directions}, gate={self.gate}"
@@ -271,7 +284,9 @@ class LocalMamba(nn.Module):
         self.middle = middle
         self.directions = tuple(SEARCHED if directions is None else directions)
         self.paths = local_paths(SEARCHED if directions is None else directions)
+        self.path_names = path_names(self.paths)
         count = len(self.paths)
+        self.codes = [ROW] * count  # of tokens that are gathered before
         self.in_proj = nn.Linear(dim, 2 * inner, bias=proj_bias, **dd)
         self.conv = PathConv(inner, d_conv, count, conv_bias, **dd)
         rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
@@ -291,20 +306,25 @@ class LocalMamba(nn.Module):
             raise ValueError(
                 f"x: expected {length} tokens for a grid of {grid[0]} x {grid[1]}, got {x.shape[1]}"
             )
-        inner, z = apply_linear(self.in_proj, x).chunk(2, dim=-1)
+        both = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
+        inner, z = both.chunk(2, dim=-1)
         tokens, steps = self._orders(grid, x.device)
         order = torch.where(tokens < 0, length, tokens).T.flatten()
         u = F.pad(inner, (0, 0, 0, 1)).index_select(1, order)  # pads read the row of zeros
         u = self.conv(u.unflatten(1, tokens.T.shape))
-        y = self.ssm(u, None, [ROW] * len(self.paths), None, 1, tokens.shape[1], merge=False)
+        y = self.ssm(u, None, self.codes, None, 1, tokens.shape[1], merge=False)
         y = self.merge(in_token_order(y, steps) * F.silu(z).unsqueeze(1))
-        return apply_linear(self.out_proj, y)
+        return self.out_proj(y) if torch.jit.is_scripting() else apply_linear(self.out_proj, y)
 
     def _orders(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """The token at each step ``(K, T)``, and the step of each token ``(K, L)``."""
-        codes, table = path_arguments(self.paths, grid[0], grid[1], device)
-        tokens = tokens_from_codes(codes, table, grid[0], grid[1]).to(device)
-        steps = path_steps(self.paths, grid[0], grid[1], device)
+        if torch.jit.is_scripting():
+            tokens = scripted_table("tokens", self.path_names, grid[0], grid[1], device)
+            steps = scripted_table("steps", self.path_names, grid[0], grid[1], device)
+        else:
+            codes, table = path_arguments(self.paths, grid[0], grid[1], device)
+            tokens = tokens_from_codes(codes, table, grid[0], grid[1]).to(device)
+            steps = path_steps(self.paths, grid[0], grid[1], device)
         if not self.middle:
             return tokens, steps
         place = grid[0] * grid[1] // 2

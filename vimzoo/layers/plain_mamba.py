@@ -10,11 +10,12 @@ from timm.layers import DropPath, register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
 from vimzoo.ops import scan_codes
-from vimzoo.ops.paths.path import SNAKES, path_arguments, path_moves, path_steps
+from vimzoo.ops.paths.path import SNAKES, path_arguments, path_codes, path_moves, path_names, path_steps
 
 from .checks import check_map, check_rates, check_sizes, inner_width
 from .linear import apply_linear
 from .plain import apply_conv, apply_norm
+from .scripted import scripted_table
 from .ssm import PARAMETERS, SelectiveSSM
 
 MOVES = 5
@@ -65,6 +66,7 @@ class SnakeSS2D(nn.Module):
         inner = inner_width("expand", expand, dim)
         self.dim = dim
         self.layer_scale = layer_scale
+        self.path_names, self.codes = path_names(SNAKES), path_codes(SNAKES)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=proj_bias, **dd)
         self.conv = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
         self.act = nn.SiLU()
@@ -88,28 +90,38 @@ class SnakeSS2D(nn.Module):
             ValueError: ``x`` is not such a map, or has no positions.
         """
         x = check_map(x, self.dim, 3, 1)
-        inner, z = apply_linear(self.in_proj, x).chunk(2, dim=-1)
-        u = apply_conv(self.conv, inner, self.act)
-        y = self.scan(u, z).reshape(u.shape)
-        y = apply_linear(self.out_proj, y)
+        if torch.jit.is_scripting():
+            inner, z = self.in_proj(x).chunk(2, dim=-1)
+            u = self.act(self.conv(inner.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            y = self.out_proj(self.scan(u, z).reshape(u.shape))
+        else:
+            inner, z = apply_linear(self.in_proj, x).chunk(2, dim=-1)
+            u = apply_conv(self.conv, inner, self.act)
+            y = apply_linear(self.out_proj, self.scan(u, z).reshape(u.shape))
         return y if self.gamma is None else y * self.gamma
 
     def scan(self, u: Tensor, z: Tensor) -> Tensor:
         """The gated scan alone, on maps ``(B, H, W, D)`` -> ``(B, H W, D)``."""
         height, width = u.shape[1], u.shape[2]
         tokens = u.flatten(1, 2)
-        steps = path_steps(SNAKES, height, width, u.device)
-        moves = path_moves(SNAKES, height, width, u.device)
+        table: Tensor | None = None
+        if torch.jit.is_scripting():
+            steps = scripted_table("steps", self.path_names, height, width, u.device)
+            moves = scripted_table("moves", self.path_names, height, width, u.device)
+            table = scripted_table("tokens", self.path_names, height, width, u.device)
+        else:
+            steps = path_steps(SNAKES, height, width, u.device)
+            moves = path_moves(SNAKES, height, width, u.device)
+            _, table = path_arguments(SNAKES, height, width, u.device)
         # each position gets the row of the position that its step is the number of
         rows = self.ssm.project(tokens).squeeze(2)
         rows = rows.index_select(1, steps.T.flatten()).unflatten(1, steps.T.shape)
         states = self.ssm.d_state
         told = F.pad(self.moves[moves.T], (self.ssm.dt_rank, states)).to(rows.dtype)
-        codes, table = path_arguments(SNAKES, height, width, u.device)
         rates, dt_proj, dt_bias = self.ssm.step_parameters()
         return scan_codes(
             tokens, rows + told, rates, dt_proj, 2 * dt_bias, self.ssm.D, z.flatten(1, 2),
-            codes=codes, table=table, height=height, width=width,
+            codes=self.codes, table=table, height=height, width=width,
         )  # fmt: skip
 
 
@@ -152,5 +164,6 @@ class PlainMambaBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C) -> (B, H, W, C)``."""
-        x = x + self.drop_path(self.mixer(apply_norm(self.norm, x)))
+        y = self.norm(x) if torch.jit.is_scripting() else apply_norm(self.norm, x)
+        x = x + self.drop_path(self.mixer(y))
         return x if self.dw is None else self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

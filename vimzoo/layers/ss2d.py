@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from vimzoo.ops import inference
 from vimzoo.ops.mixers import Norm, mix
-from vimzoo.ops.paths.path import ATROUS, CROSS, ScanPath, checked_paths, path_arguments, path_codes
+from vimzoo.ops.paths.path import (
+    ATROUS,
+    CROSS,
+    ScanPath,
+    checked_paths,
+    path_arguments,
+    path_codes,
+    path_names,
+)
 from vimzoo.ops.runtime.library import is_inference
 
 from .cascade import CascadeSSM
@@ -18,6 +26,7 @@ from .checks import check_map, check_rates, check_sizes, inner_width
 from .linear import apply_linear, functions_are_replaced, is_plain
 from .maps import Permute, SpatialSoftmax, activation
 from .plain import apply_conv, apply_norm, is_depthwise, is_layer_norm
+from .scripted import scripted_table
 from .ssm import SelectiveSSM, mixer_of
 
 _ROW, _ROW_BACK = ScanPath("row"), ScanPath("row").reversed()
@@ -103,6 +112,7 @@ class SS2D(nn.Module):
         self.dim = dim
         self.gate = gate
         self.paths = _checked_paths(paths)
+        self.path_names = path_names(self.paths)
         self.codes = path_codes(self.paths)
         self.has_table = any(path.order == "table" for path in self.paths)
         self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=proj_bias, **dd)
@@ -130,7 +140,9 @@ class SS2D(nn.Module):
         Raises:
             ValueError: ``x`` is not such a map, or has no positions.
         """
-        x = check_map(x, self.dim, 3, 1)
+        return self._mixed(check_map(x, self.dim, 3, 1))
+
+    def _mixed(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             mixed = self.in_one_call(x)
             if mixed is not None:
@@ -211,7 +223,10 @@ class SS2D(nn.Module):
         height, width = x.shape[1], x.shape[2]
         table: Tensor | None = None
         if self.has_table:
-            table = self._table(height, width, x.device)
+            if torch.jit.is_scripting():
+                table = scripted_table("tokens", self.path_names, height, width, x.device)
+            else:
+                table = self._table(height, width, x.device)
         y = self.ssm(x.flatten(1, 2), None, self.codes, table, height, width)
         return y.reshape(x.shape)
 

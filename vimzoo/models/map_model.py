@@ -7,7 +7,6 @@ from timm.layers import ClassifierHead, get_device_dtype
 from torch import Tensor, nn
 
 from vimzoo.layers.checks import check_choice
-from vimzoo.layers.plain import apply_norm
 
 from ._timm import feature_take_indices
 from .threads import SmallOnOneThread
@@ -21,8 +20,9 @@ class MapModel(SmallOnOneThread):
     """A classifier of images whose parts pass on maps ``(B, H, W, C)``: one embedding, parts, a norm and a head.
 
     A family sets ``in_chans``, ``embed_dim``, ``feature_info`` (an entry for each part), the module list named by
-    ``parts``, ``norm`` and, by `add_head`, ``head``. It defines ``init_weights``, ``_embed`` and ``_init_head``, and
-    where needed ``_run``. Parts may be stages of several resolutions or blocks of one.
+    ``parts``, ``norm`` and, by `add_head`, ``head``. It defines ``init_weights``, ``_init_head``, ``_embed``, where
+    needed ``_run``, and ``forward_features``, in a form that TorchScript compiles. Parts may be stages of several
+    resolutions or blocks of one.
     """
 
     parts = "stages"
@@ -86,10 +86,7 @@ class MapModel(SmallOnOneThread):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` -> the last map after its norm, ``(B, h, w, D)``."""
-        x = self._embed(x)
-        for part in getattr(self, self.parts):
-            x = self._run(part, x)
-        return apply_norm(self.norm, x)
+        raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map ``(B, h, w, D)`` -> logits ``(B, classes)``, or with ``pre_logits`` the pooled features."""

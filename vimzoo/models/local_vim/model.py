@@ -76,8 +76,8 @@ class LocalVim(Vim):
         assert self.rope is not None
         own = self.patch_embed.grid_size
         cos, sin = self.rope.tables(own[0], own[1], device)
-        cos, sin = (resize_pos_embed(table.unsqueeze(0), own, grid, "none")[0] for table in (cos, sin))
-        return cos, sin
+        cos = resize_pos_embed(cos.unsqueeze(0), own, grid, "none")[0]
+        return cos, resize_pos_embed(sin.unsqueeze(0), own, grid, "none")[0]
 
     def _forward_blocks(
         self, x: Tensor, grid: tuple[int, int], take: list[int], count: int
@@ -86,15 +86,16 @@ class LocalVim(Vim):
         tables = None if self.rope is None else self._tables(grid, x.device)
         residual: Tensor | None = None
         taps: list[tuple[Tensor, Tensor]] = []
-        for i, block in enumerate(self.blocks[:count]):
-            if self.rope is not None and tables is not None:
-                x = self.rope(x, *tables, self.rope_first)
-                if residual is not None and self.rope_residual:
-                    residual = self.rope(residual, *tables, self.rope_first)
-            if self.grad_checkpointing:
-                x, residual = checkpoint(block, x, residual, grid)
-            else:
-                x, residual = block(x, residual, grid)
-            if i in take and residual is not None:
-                taps.append((x, residual))
+        for i, block in enumerate(self.blocks):
+            if i < count:
+                if self.rope is not None and tables is not None:
+                    x = self.rope(x, tables[0], tables[1], self.rope_first)
+                    if residual is not None and self.rope_residual:
+                        residual = self.rope(residual, tables[0], tables[1], self.rope_first)
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x, residual = checkpoint(block, x, residual, grid)
+                else:
+                    x, residual = block(x, residual, grid)
+                if i in take and residual is not None:
+                    taps.append((x, residual))
         return x, residual, taps

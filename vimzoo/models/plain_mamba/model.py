@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vimzoo.layers import PlainMambaBlock
 from vimzoo.layers.checks import check_rates, check_sizes
+from vimzoo.layers.plain import apply_norm
 
 from .._timm import update_model_input_size
 from ..initial import reset_layers
@@ -205,5 +206,13 @@ class PlainMamba(GridModel, MapModel):
             x = x + pos_embed.reshape(1, *grid, -1)
         return self.pos_drop(x)
 
+    @torch.jit.ignore
     def _run(self, part: nn.Module, x: Tensor) -> Tensor:
         return checkpoint(part, x) if self.grad_checkpointing else part(x)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` -> the last map after its norm, ``(B, h, w, D)``."""
+        x = self._embed(x)
+        for block in self.blocks:
+            x = block(x) if torch.jit.is_scripting() else self._run(block, x)
+        return self.norm(x) if torch.jit.is_scripting() else apply_norm(self.norm, x)

@@ -375,7 +375,7 @@ _COMPILED = SimpleNamespace()
 @torch.compiler.assume_constant_result
 def _attribute(kind: str, height: int, width: int, device: str, *names: str) -> str:
     """The attribute of `_COMPILED` that holds the table of the paths of these names: a constant to the compiler."""
-    table = _table(kind, height, width, device, tuple(_NAMED[name] for name in names))
+    table = named_table(kind, names, height, width, device)
     name = f"table_{id(table)}"
     setattr(_COMPILED, name, table)
     return name
@@ -387,9 +387,18 @@ def _constant(
     """`_table`, also under the compiler."""
     height, width = index(height), index(width)
     if torch.compiler.is_dynamo_compiling():
-        names = [path._name for path in paths]  # type: ignore[attr-defined]
-        return getattr(_COMPILED, _attribute(kind, height, width, str(device), *names))
+        return getattr(_COMPILED, _attribute(kind, height, width, str(device), *path_names(paths)))
     return _table(kind, height, width, str(device), tuple(paths))
+
+
+def path_names(paths: Sequence[ScanPath]) -> list[str]:
+    """Names by which `named_table` finds paths as long as they exist, in this process."""
+    return [path._name for path in paths]  # type: ignore[attr-defined]
+
+
+def named_table(kind: str, names: Sequence[str], height: int, width: int, device: str) -> Tensor:
+    """The table of `path_arguments` (``"tokens"``), `path_steps` (``"steps"``) or `path_moves` (``"moves"``)."""
+    return _table(kind, height, width, device, tuple(_NAMED[name] for name in names))
 
 
 def path_arguments(
