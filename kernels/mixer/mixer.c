@@ -15,7 +15,7 @@ void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a);
 void vimzoo_depthwise_forward(const depthwise_args *a);
 void vimzoo_add_norm_forward(const add_norm_args *a);
 
-enum { TOKENS = 256 }; /* of a group of images */
+enum { TOKENS = 256, IN_CACHE = 2048 }; /* of a group of images; of a normalised part, which stays in the second-level cache */
 
 /* Parameters as the kernels read them. */
 typedef struct {
@@ -107,16 +107,19 @@ static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t ima
     const int64_t length = a->height * a->width, tokens = images * length, size = item_size(a->dtype);
     const int64_t wide = a->gated ? 2 * a->inner : a->inner, columns = a->rank + 2 * a->states;
     const int64_t separate = a->convolutions > 1, at = first * length * a->dim;
-    char *normed = a->first_weight ? room(tokens * a->dim * size) : NULL;
+    char *normed = a->first_weight ? room(min_of(IN_CACHE, tokens) * a->dim * size) : NULL;
     char *xz = room(tokens * wide * size);
     char *u = room(tokens * a->inner * a->convolutions * size);
     char *rows = room(tokens * columns * a->projections * size);
     char *y = room(tokens * a->inner * size), *z = a->gated ? xz + a->inner * size : NULL;
 
-    if (normed) normalise(a, f, tokens, at, normed);
-    multiply(a, (product_args){.rows = tokens, .depth = a->dim, .columns = wide, .x_row = a->dim,
-                               .x = normed ? normed : a->x + at * size,
-                               .weight = a->in_weight, .bias = a->in_bias, .scale = 1.0, .out = xz});
+    for (int64_t t = 0; t < tokens; t += IN_CACHE) {
+        const int64_t some = min_of(IN_CACHE, tokens - t), from = at + t * a->dim;
+        if (normed) normalise(a, f, some, from, normed);
+        multiply(a, (product_args){.rows = some, .depth = a->dim, .columns = wide, .x_row = a->dim,
+                                   .x = normed ? normed : a->x + from * size,
+                                   .weight = a->in_weight, .bias = a->in_bias, .scale = 1.0, .out = xz + t * wide * size});
+    }
     convolve(a, f, images, xz, wide, u);
     for (int64_t k = 0; k < a->convolutions; k++)
         multiply(a, (product_args){.rows = tokens, .depth = a->inner, .columns = separate ? columns : columns * a->projections,
@@ -135,16 +138,20 @@ static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t ima
         .A = f->A, .dt_weight = f->dt_weight, .dt_bias = f->dt_bias, .D = f->D, .A_k = a->A_k, .w_k = a->w_k,
         .bias_k = a->bias_k, .D_k = a->D_k, .codes = a->codes, .out = y};
     vimzoo_scan_paths_forward(&scan);
-    if (a->norm_weight) {
-        const add_norm_args norm = {.rows = tokens, .channels = a->inner, .x_dtype = a->dtype, .x = y, .out = y,
-                                    .threads = threads_for(a, 0.5 * (double)(tokens * a->inner)),
-                                    .weight = f->norm_weight, .bias = f->norm_bias, .eps = a->eps, .gate = z,
-                                    .gate_row = wide};
-        vimzoo_add_norm_forward(&norm);
+    for (int64_t t = 0; t < tokens; t += IN_CACHE) {
+        const int64_t some = min_of(IN_CACHE, tokens - t), to = at + t * a->dim;
+        char *part = y + t * a->inner * size;
+        if (a->norm_weight) {
+            const add_norm_args norm = {.rows = some, .channels = a->inner, .x_dtype = a->dtype, .x = part, .out = part,
+                                        .threads = threads_for(a, 0.5 * (double)(some * a->inner)),
+                                        .weight = f->norm_weight, .bias = f->norm_bias, .eps = a->eps,
+                                        .gate = z ? z + t * wide * size : NULL, .gate_row = wide};
+            vimzoo_add_norm_forward(&norm);
+        }
+        multiply(a, (product_args){.rows = some, .depth = a->inner, .columns = a->dim, .x = part, .x_row = a->inner,
+                                   .weight = a->out_weight, .bias = a->out_bias, .scale = a->scale,
+                                   .add = a->add ? a->add + to * size : NULL, .out = a->out + to * size});
     }
-    multiply(a, (product_args){.rows = tokens, .depth = a->inner, .columns = a->dim, .x = y, .x_row = a->inner,
-                               .weight = a->out_weight, .bias = a->out_bias, .scale = a->scale,
-                               .add = a->add ? a->add + at * size : NULL, .out = a->out + at * size});
     free(normed), free(xz), free(u), free(rows), free(y);
 }
 

@@ -5,6 +5,9 @@
 
 ARGUMENTS(add_norm, ADD_NORM_FIELDS);
 
+enum { AT_ONCE = 4 }; /* rows */
+#define EACH_ROW _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++)
+
 /* `v` with zeros beyond its first `lanes` lanes. */
 INLINE vf first_lanes(vf v, const int lanes) {
     if (lanes == VL) return v;
@@ -13,53 +16,60 @@ INLINE vf first_lanes(vf v, const int lanes) {
     return select_vf(lane < lanes, v, splat(0.0f));
 }
 
-/* Mean and 1 / sqrt(variance + eps) of a row; RMSNorm has mean 0. */
-INLINE void statistics(const add_norm_args *a, const float *row, float *mean, float *scale) {
-    vf sum = {0}, squares = {0};
-    *mean = 0.0f;
-    if (!a->rms) {
-        EACH_VECTOR(a->channels, sum += load_floats(row + c, lanes));
-        *mean = sum_vf(sum) / (float)a->channels;
-    }
-    EACH_VECTOR(a->channels, {
-        const vf v = first_lanes(load_floats(row + c, lanes) - *mean, lanes);
-        squares += v * v;
+/* Mean and 1 / sqrt(variance + eps) of `rows` rows of whole vectors, zeros beyond the last channel; RMSNorm has mean 0. Rows are
+ * treated side by side, as each one's sums wait for one another. */
+INLINE void statistics(const add_norm_args *a, const vf *row, const int rows, float *mean, float *scale) {
+    const int64_t vectors = ceil_div(a->channels, VL);
+    vf sum[AT_ONCE] = {0}, squares[AT_ONCE] = {0};
+    if (!a->rms)
+        for (int64_t j = 0; j < vectors; j++) EACH_ROW sum[i] += row[i * vectors + j];
+    EACH_ROW mean[i] = a->rms ? 0.0f : sum_vf(sum[i]) / (float)a->channels;
+    EACH_VECTOR(a->channels, EACH_ROW {
+        const vf v = first_lanes(row[i * vectors + c / VL] - mean[i], lanes);
+        squares[i] += v * v;
     });
-    *scale = (float)(1.0 / sqrt((double)sum_vf(squares) / (double)a->channels + a->eps));
+    EACH_ROW scale[i] = (float)(1.0 / sqrt((double)sum_vf(squares[i]) / (double)a->channels + a->eps));
 }
 
-INLINE void forward_row(const add_norm_args *a, int64_t row, float *stream, const int x_dtype, const int residual_dtype,
-                        const int kept_dtype) {
-    const int64_t at = row * a->channels;
-    EACH_VECTOR(a->channels, {
-        vf v = load_row(a->x + (at + c) * item_size(x_dtype), x_dtype, lanes);
-        if (a->residual)
-            v += load_row(a->residual + (at + c) * item_size(residual_dtype), residual_dtype, lanes);
-        store_row((char *)(stream + c), F32, lanes, v);
-        if (a->kept) store_row(a->kept + (at + c) * item_size(kept_dtype), kept_dtype, lanes, v);
+/* Rows from `row` on; stream: room for them. */
+INLINE void forward_some(const add_norm_args *a, int64_t row, const int rows, vf *stream, const int x_dtype,
+                         const int residual_dtype, const int kept_dtype) {
+    const int64_t vectors = ceil_div(a->channels, VL);
+    EACH_VECTOR(a->channels, EACH_ROW {
+        const int64_t at = (row + i) * a->channels + c;
+        vf v = load_row(a->x + at * item_size(x_dtype), x_dtype, lanes);
+        if (a->residual) v += load_row(a->residual + at * item_size(residual_dtype), residual_dtype, lanes);
+        stream[i * vectors + c / VL] = v;
+        if (a->kept) store_row(a->kept + at * item_size(kept_dtype), kept_dtype, lanes, v);
     });
-    float mean, scale;
-    statistics(a, stream, &mean, &scale);
+    float mean[AT_ONCE], scale[AT_ONCE];
+    statistics(a, stream, rows, mean, scale);
     EACH_VECTOR(a->channels, {
-        vf v = (load_floats(stream + c, lanes) - mean) * scale * load_floats(a->weight + c, lanes);
-        if (a->bias) v += load_floats(a->bias + c, lanes);
-        if (a->gate) {
-            const vf gate = load_row(a->gate + (row * a->gate_row + c) * item_size(x_dtype), x_dtype, lanes);
-            v *= gate * sigmoid_vf(gate);
+        const vf weight = load_floats(a->weight + c, lanes);
+        const vf bias = load_floats(a->bias ? a->bias + c : NULL, lanes);
+        EACH_ROW {
+            vf v = (stream[i * vectors + c / VL] - mean[i]) * scale[i] * weight + bias;
+            if (a->gate) {
+                const vf gate = load_row(a->gate + ((row + i) * a->gate_row + c) * item_size(x_dtype), x_dtype, lanes);
+                v *= gate * sigmoid_vf(gate);
+            }
+            store_row(a->out + ((row + i) * a->channels + c) * item_size(x_dtype), x_dtype, lanes, v);
         }
-        store_row(a->out + (at + c) * item_size(x_dtype), x_dtype, lanes, v);
     });
 }
 
-static void forward_rows(const add_norm_args *a, int64_t begin, int64_t end, float *stream) {
+INLINE void forward_part(const add_norm_args *a, int64_t begin, int64_t end, vf *stream, const int x_dtype,
+                         const int residual_dtype, const int kept_dtype) {
+    for (; begin + AT_ONCE <= end; begin += AT_ONCE)
+        forward_some(a, begin, AT_ONCE, stream, x_dtype, residual_dtype, kept_dtype);
+    for (; begin < end; begin++) forward_some(a, begin, 1, stream, x_dtype, residual_dtype, kept_dtype);
+}
+
+static void forward_rows(const add_norm_args *a, int64_t begin, int64_t end, vf *stream) {
     const int wide = a->residual_dtype == F32 && a->kept_dtype == F32;
-    if (a->x_dtype == F32 && wide)
-        for (int64_t row = begin; row < end; row++) forward_row(a, row, stream, F32, F32, F32);
-    else if (a->x_dtype == BF16 && wide)
-        for (int64_t row = begin; row < end; row++) forward_row(a, row, stream, BF16, F32, F32);
-    else
-        for (int64_t row = begin; row < end; row++)
-            forward_row(a, row, stream, (int)a->x_dtype, (int)a->residual_dtype, (int)a->kept_dtype);
+    if (a->x_dtype == F32 && wide) forward_part(a, begin, end, stream, F32, F32, F32);
+    else if (a->x_dtype == BF16 && wide) forward_part(a, begin, end, stream, BF16, F32, F32);
+    else forward_part(a, begin, end, stream, (int)a->x_dtype, (int)a->residual_dtype, (int)a->kept_dtype);
 }
 
 EXPORT void vimzoo_add_norm_forward(const add_norm_args *a) {
@@ -67,27 +77,25 @@ EXPORT void vimzoo_add_norm_forward(const add_norm_args *a) {
     const int64_t groups = threads;
     PARALLEL_FOR(threads)
     for (int64_t group = 0; group < groups; group++) {
-        arena scratch = arena_new(a->channels * sizeof(float) + 64);
-        forward_rows(a, a->rows * group / groups, a->rows * (group + 1) / groups, (float *)scratch.base);
+        arena scratch = arena_new(AT_ONCE * ceil_div(a->channels, VL) * sizeof(vf));
+        forward_rows(a, a->rows * group / groups, a->rows * (group + 1) / groups, (vf *)scratch.base);
         free(scratch.base);
     }
 }
 
 /* With n = (stream - mean) scale and g = dout weight: dstream = scale (g - mean(g) - n mean(g n)) + dkept. */
-static void backward_row(const add_norm_args *a, int64_t row, float *stream, float *dweight, float *dbias) {
+static void backward_row(const add_norm_args *a, int64_t row, vf *stream, float *dweight, float *dbias) {
     const int64_t at = row * a->channels;
-    for (int64_t c = 0; c < a->channels; c += VL) {
-        const int lanes = (int)min_of(VL, a->channels - c);
-        store_row((char *)(stream + c), F32, lanes,
-                  load_row(a->kept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes));
-    }
+    EACH_VECTOR(a->channels, {
+        stream[c / VL] = load_row(a->kept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes);
+    });
     float mean, scale;
-    statistics(a, stream, &mean, &scale);
+    statistics(a, stream, 1, &mean, &scale);
     vf sum_g = {0}, sum_gn = {0};
     for (int64_t c = 0; c < a->channels; c += VL) {
         const int lanes = (int)min_of(VL, a->channels - c);
         const vf dout = load_row(a->dout + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes);
-        const vf n = (load_floats(stream + c, lanes) - mean) * scale, g = dout * load_floats(a->weight + c, lanes);
+        const vf n = (stream[c / VL] - mean) * scale, g = dout * load_floats(a->weight + c, lanes);
         add_floats(dweight + c, dout * n, lanes);
         add_floats(dbias + c, dout, lanes);
         sum_g += g;
@@ -98,7 +106,7 @@ static void backward_row(const add_norm_args *a, int64_t row, float *stream, flo
     for (int64_t c = 0; c < a->channels; c += VL) {
         const int lanes = (int)min_of(VL, a->channels - c);
         const vf dout = load_row(a->dout + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes);
-        const vf n = (load_floats(stream + c, lanes) - mean) * scale, g = dout * load_floats(a->weight + c, lanes);
+        const vf n = (stream[c / VL] - mean) * scale, g = dout * load_floats(a->weight + c, lanes);
         vf d = (g - mean_g - n * mean_gn) * scale;
         if (a->dkept) d += load_row(a->dkept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes);
         store_row(a->dx + (at + c) * item_size(a->x_dtype), a->x_dtype, lanes, d);
@@ -111,10 +119,10 @@ EXPORT void vimzoo_add_norm_backward(const add_norm_args *a) {
     const int threads = (int)a->threads;
     PARALLEL_FOR(threads)
     for (int64_t group = 0; group < a->row_groups; group++) {
-        arena scratch = arena_new(a->channels * sizeof(float) + 64);
+        arena scratch = arena_new(ceil_div(a->channels, VL) * sizeof(vf));
         const int64_t end = a->rows * (group + 1) / a->row_groups;
         for (int64_t row = a->rows * group / a->row_groups; row < end; row++)
-            backward_row(a, row, (float *)scratch.base, a->dweight + group * a->channels,
+            backward_row(a, row, (vf *)scratch.base, a->dweight + group * a->channels,
                          a->dbias + group * a->channels);
         free(scratch.base);
     }

@@ -32,6 +32,7 @@ COMMANDS = {
     "cpu_s4d": "benchmarks/s4d.py",
     "cpu_scan_paths": "benchmarks/cpu.py paths",
     "cpu_selective_scan": "benchmarks/cpu.py scan",
+    "cpu_since": "benchmarks/since.py",
     "cpu_threads_grain": "benchmarks/cpu_threads.py grain",
     "cpu_threads_load": "benchmarks/cpu_threads.py load",
     "cpu_vmamba": "benchmarks/cpu_models.py vmamba",
