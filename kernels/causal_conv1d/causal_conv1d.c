@@ -6,17 +6,6 @@
 
 ARGUMENTS(causal_conv1d, CAUSAL_CONV1D_FIELDS);
 
-INLINE int64_t token_of(const causal_conv1d_args *a, int64_t k, int64_t l, int64_t tap) {
-    const int64_t distance = a->taps - 1 - tap;
-    const int64_t token = a->reverse[k] ? l + distance : l - distance;
-    return token < 0 || token >= a->length ? -1 : token;
-}
-
-INLINE vf read_x(const causal_conv1d_args *a, int64_t b, int64_t token, int64_t channel, int lanes) {
-    if (token < 0) return splat(0.0f);
-    return load_row(a->x + (b * a->x_b + token * a->x_l + channel) * item_size(a->dtype), a->dtype, lanes);
-}
-
 /* All channels of one token and direction. Rows outside the sequence are left out: taps [from, to) remain. */
 INLINE void convolve_token(const causal_conv1d_args *a, int64_t k, int64_t b, int64_t l, const vf *w, const int from,
                            const int to, const int taps, const int dtype) {
@@ -66,30 +55,38 @@ EXPORT void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
     free(scratch.base);
 }
 
-static void backward_image(const causal_conv1d_args *a, int64_t group, int64_t b, int64_t k, int64_t channel, int lanes) {
-    const int size = item_size(a->dtype);
-    vf w[MOST_TAPS], bias, dw[MOST_TAPS] = {{0}}, dbias = {0};
+/* One image and direction, tokens in the order in which the convolution sees them. The inputs of the taps move through `x`,
+ * and the gradients of those inputs through `dx`, so that each is read or added once. */
+INLINE void backward_image(const causal_conv1d_args *a, int64_t group, int64_t b, int64_t k, int64_t channel, const int lanes,
+                           const int taps, const int dtype) {
+    const int size = item_size(dtype), last = taps - 1;
+    const int64_t begin = a->reverse[k] ? a->length - 1 : 0, by = a->reverse[k] ? -1 : 1;
+    vf w[MOST_TAPS], bias, dbias = {0}, dw[MOST_TAPS] = {{0}}, x[MOST_TAPS] = {{0}}, dx[MOST_TAPS] = {{0}};
     read_taps(a, k, channel, lanes, w, &bias);
-    for (int64_t l = 0; l < a->length; l++) {
-        vf x[MOST_TAPS], sum = bias;
-        for (int j = 0; j < a->taps; j++) {
-            x[j] = read_x(a, b, token_of(a, k, l, j), channel, lanes);
-            sum += w[j] * x[j];
+    for (int64_t i = 0; i < a->length + last; i++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < last; j++) x[j] = x[j + 1], dx[j] = dx[j + 1];
+        dx[last] = splat(0.0f);
+        if (i < a->length) {
+            const int64_t token = begin + by * i;
+            x[last] = load_row(a->x + (b * a->x_b + token * a->x_l + channel) * size, dtype, lanes);
+            vf g = load_row(a->dy + (b * a->dy_b + token * a->dy_l + k * a->dy_k + channel) * size, dtype, lanes);
+            if (a->silu) {
+                vf sum = bias;
+#pragma GCC unroll 4
+                for (int j = 0; j < taps; j++) sum += w[j] * x[j];
+                const vf s = sigmoid_vf(sum);
+                g *= s * (1.0f + sum * (1.0f - s));
+            }
+            dbias += g;
+#pragma GCC unroll 4
+            for (int j = 0; j < taps; j++) dw[j] += g * x[j], dx[j] += g * w[j];
         }
-        vf g = load_row(a->dy + (b * a->dy_b + l * a->dy_l + k * a->dy_k + channel) * size, a->dtype, lanes);
-        if (a->silu) {
-            const vf s = sigmoid_vf(sum);
-            g *= s * (1.0f + sum * (1.0f - s));
-        }
-        dbias += g;
-        for (int j = 0; j < a->taps; j++) {
-            const int64_t token = token_of(a, k, l, j);
-            dw[j] += g * x[j];
-            if (token >= 0) add_floats(a->dx + (b * a->length + token) * a->channels + channel, g * w[j], lanes);
-        }
+        if (i >= last)
+            add_floats(a->dx + (b * a->length + begin + by * (i - last)) * a->channels + channel, dx[0], lanes);
     }
     const int64_t at = (group * a->directions + k) * a->channels + channel;
-    add_columns(a->dweight + at * a->taps, dw, a->taps, lanes, 1.0f);
+    add_columns(a->dweight + at * taps, dw, taps, lanes, 1.0f);
     add_floats(a->dbias + at, dbias, lanes);
 }
 
@@ -101,6 +98,9 @@ EXPORT void vimzoo_causal_conv1d_backward(const causal_conv1d_args *a) {
         const int64_t group = task / blocks, channel = task % blocks * VL;
         const int lanes = (int)min_of(VL, a->channels - channel);
         for (int64_t b = a->batch * group / a->batch_groups; b < a->batch * (group + 1) / a->batch_groups; b++)
-            for (int64_t k = 0; k < a->directions; k++) backward_image(a, group, b, k, channel, lanes);
+            for (int64_t k = 0; k < a->directions; k++) {
+                if (a->taps == 4) SPECIALISE(a->dtype, lanes, backward_image(a, group, b, k, channel, lanes_, 4, dtype_));
+                else backward_image(a, group, b, k, channel, lanes, (int)a->taps, (int)a->dtype);
+            }
     }
 }
