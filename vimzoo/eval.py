@@ -1,4 +1,4 @@
-"""Evaluate a trained or a published model: ``python -m vimzoo.eval [RUN] [key=value ...]``.
+"""Evaluate a trained or a published model, or an exported file: ``python -m vimzoo.eval [RUN] [key=value ...]``.
 
 Started by torchrun, the processes share the images; process 0 writes and prints what one process would.
 """
@@ -35,6 +35,8 @@ from .engine.record import Task
 from .engine.reports.drawing import drawn
 from .engine.tasks import find_task
 from .errors import UsageError
+from .exporting.evaluating import EvaluatedFile
+from .exporting.running import RUNNERS, RUNTIME_HELP
 from .models.opening import find_model
 from .models.routes import ROUTINGS
 
@@ -44,6 +46,7 @@ EXAMPLES = """examples:
   python -m vimzoo.eval model=vim_tiny_patch16_224 model.pretrained=true data=folder data.root=DIR \\
     data.test_fraction=1                                    # every image of DIR/CLASS/*.jpg
   python -m vimzoo.eval RUN --sizes 224 288 384             # the scores at each of these sizes
+  python -m vimzoo.eval RUN --model FILE.onnx               # an exported file on the images of a run
 """
 
 
@@ -59,13 +62,18 @@ def parser() -> argparse.ArgumentParser:
         "words", nargs="*", metavar="RUN | key=value", help="a run folder, and overrides of its settings"
     )
     command.add_argument(
-        "--model", metavar="RUN | NAME", help="a run folder, or a model with published weights"
+        "--model",
+        metavar="RUN | NAME | FILE",
+        help="a run folder, a model with published weights, or an exported file",
     )
+    command.add_argument("--runtime", choices=RUNNERS, help=RUNTIME_HELP)
     command.add_argument(
         "--split", choices=("test", "val"), help="split to evaluate (default: test if there is one)"
     )
     command.add_argument(
-        "--out", type=Path, help="folder for pictures and tables (default: RUN/eval, or eval)"
+        "--out",
+        type=Path,
+        help="folder for pictures and tables (default: RUN/eval, or eval; of files eval-NAME)",
     )
     command.add_argument(
         "--sizes",
@@ -89,14 +97,15 @@ def by_size(
     split: str | None = None,
     out: Path | None = None,
     world: World | None = None,
+    file: EvaluatedFile | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The scores of `evaluation` at each image size, by size."""
     world = world or World()
     words = words or [world.first(lambda: str(newest_run()))]
     folders = _folders(words)
-    out = out or Path(*folders[:1]) / "eval"
+    out = out or _output(Path(*folders[:1]), file)
     return {
-        str(size): evaluation([*words, f"data.img_size={size}"], split, out / f"{size}px", world)
+        str(size): evaluation([*words, f"data.img_size={size}"], split, out / f"{size}px", world, file)
         for size in sizes
     }
 
@@ -106,12 +115,22 @@ def _folders(words: Sequence[str]) -> list[str]:
     return [word for word in words if "=" not in word or (Path(word) / "config.yaml").is_file()]
 
 
+def _output(run: Path | None, file: EvaluatedFile | None) -> Path:
+    """The folder for results by default."""
+    return (run or Path()) / (f"eval-{file.path.stem}" if file else "eval")
+
+
 def evaluation(
-    words: Sequence[str], split: str | None = None, out: Path | None = None, world: World | None = None
+    words: Sequence[str],
+    split: str | None = None,
+    out: Path | None = None,
+    world: World | None = None,
+    file: EvaluatedFile | None = None,
 ) -> dict[str, Any]:
     """Run the evaluation; returns the scores that are printed and written to ``out/eval.json``.
 
     Args:
+        file: an exported file to be evaluated in place of the model that the words mean.
         world: the processes that share the images. Only process 0 writes files and returns complete scores.
 
     Raises:
@@ -126,7 +145,11 @@ def evaluation(
     cfg = world.first(lambda: run_settings(run, settings) if run else composed_settings(settings))
     check_run(cfg)
     task = find_task(cfg["task"])
-    data = in_turn(lambda: _numbered(build_data(cfg), cfg, run), world)
+    amp = AMP[cfg["run"]["amp"]]
+    opened = in_turn(lambda: file.open(cfg, amp), world) if file else None
+    data = in_turn(
+        lambda: _file_data(cfg, file, opened) if file else _numbered(build_data(cfg), cfg, run), world
+    )
     check_data(world, data)
     if not run:
         cfg["model"] = classes.evaluated(cfg["model"], data)
@@ -137,14 +160,18 @@ def evaluation(
     images = getattr(data, split)
     if images is None:
         raise UsageError(f"--split={split}: {data.name} has no such images")
-    device, amp = pick_device(cfg["run"]["device"], world.local_rank), AMP[cfg["run"]["amp"]]
+    device = pick_device("cpu" if file else cfg["run"]["device"], world.local_rank)
+    if file:
+        amp = None  # the file computes in it
     if world.main:
         slow_half(amp, device, "run.amp")
     if crop := cfg["data"].get("eval_crop"):
         classes.warn(
             f"of larger images the middle {crop} x {crop} pixels are evaluated; data.eval_crop=null takes whole images"
         )
-    model = in_turn(lambda: best_model(run, cfg, data) if run else _published(cfg, data, task), world)
+    model = opened or in_turn(
+        lambda: best_model(run, cfg, data) if run else _published(cfg, data, task), world
+    )
     model = task.as_measured(model.to(device).eval())
     batch_size = data.eval_batch or cfg["data"]["batch_size"]
     limit = cfg["run"]["limit_batches"]
@@ -172,12 +199,23 @@ def evaluation(
         numbers["model_images_per_s"] = sum(world.gather(throughput(model, loader, device, amp)))
     if not world.main:
         return numbers
-    out = out or (run or Path()) / "eval"
+    out = out or _output(run, file)
     out.mkdir(parents=True, exist_ok=True)
     numbers |= task.details(scores, data, out)
     (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n")
     drawn(", ".join(task.files), task.pictures, model, images, scores, data, out)
     return numbers | {"folder": str(out)}
+
+
+def _file_data(cfg: dict[str, Any], file: EvaluatedFile, model: Any) -> Splits:
+    """The data as an exported file takes them, with its class numbers."""
+    facts = getattr(model, "pretrained_cfg", {})
+    names = facts.get("label_names")
+    if names is None and model.num_classes == classes.IMAGENET:
+        names = classes.imagenet_names()
+    data = classes.named_data(build_data(cfg, facts or None), names and tuple(names), str(file.path))
+    file.check(model, data)
+    return data
 
 
 def _numbered(data: Splits, cfg: dict[str, Any], run: Path | None) -> Splits:
@@ -249,16 +287,17 @@ def command(asked: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
-    words = [*model_words(asked.model), *asked.words]
+    file = EvaluatedFile.chosen(asked.model, asked.runtime, asked.routing)
+    words = [*([] if file else model_words(asked.model)), *asked.words]
     if asked.routing:
         words = words or [world.first(lambda: str(newest_run()))]
         words.append(f"++model.routing={asked.routing}")
     # Whatever else is printed on the way must not stand in the JSON
     with contextlib.redirect_stdout(sys.stderr if asked.json else sys.stdout):
         if asked.sizes:
-            numbers = by_size(words, asked.sizes, asked.split, asked.out, world)
+            numbers = by_size(words, asked.sizes, asked.split, asked.out, world, file)
         else:
-            numbers = evaluation(words, asked.split, asked.out, world)
+            numbers = evaluation(words, asked.split, asked.out, world, file)
     if not world.main:
         return 0
     if asked.json:

@@ -14,6 +14,7 @@ from pathlib import Path
 from .commands import Parser, command, run_command
 from .exporting import FORMATS, ExportError, Written, export, parse_size
 from .models.routes import ROUTINGS
+from .quantization import KINDS
 
 __all__ = ["FORMATS", "ExportError", "Written", "export", "main", "parser"]
 
@@ -42,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument(
         "--routing", choices=ROUTINGS, help="of MambaIRv2: argmax, as a file cannot draw at random"
     )
+    parsed.add_argument(
+        "--quantize", choices=KINDS, help="first round the linear layers as vimzoo.quantize does"
+    )
     parsed.add_argument("--output", type=Path, metavar="FILE | FOLDER", help="default: the current folder")
     for name, variant in variants().items():
         parsed.add_argument(f"--{name}", action="store_true", help=variant)
@@ -66,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         size=None if options.size is None else parse_size(options.size),
         say=lambda line: print(line, file=sys.stderr, flush=True),
         routing=options.routing,
+        quantize=options.quantize,
         **{name: getattr(options, name) for name in variants()},
     )
     print(*written, sep="\n")

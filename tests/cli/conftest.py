@@ -1,10 +1,12 @@
-"""A real browser for the pages."""
+"""A real browser for the pages, and exported files for the commands that take them."""
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from exported import picture, written
 
 
 @pytest.fixture
@@ -25,3 +27,14 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
     page = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
     yield page
     page.quit()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The networks of `exported` as ONNX files for any size, one for one size, and a picture."""
+    folder = tmp_path_factory.mktemp("files")
+    for what in ("classifier", "restorer"):
+        written(what, "onnx", folder)
+    written("restorer", "onnx", folder, 16)
+    picture(folder / "picture.png")
+    return folder

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exported import CLASSES, FACTS, network, picture, restored, written
+from exported import CLASSES, FACTS, network, picture, restored
 from PIL import Image
 
 from vimzoo import demo, exporting, predict, restore
@@ -17,16 +17,6 @@ from vimzoo.exporting import running
 from vimzoo.exporting.record import Source
 
 onnx = pytest.importorskip("onnx", reason="needs the extra vimzoo[export]")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    for what in ("classifier", "restorer"):
-        written(what, "onnx", folder)
-    written("restorer", "onnx", folder, 16)
-    picture(folder / "picture.png")
-    return folder
 
 
 def wanted(files: Path) -> dict[str, float]:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
+import vimzoo
 from vimzoo import exporting
 from vimzoo.explain import cam_arguments
 
@@ -177,6 +179,21 @@ def test_openvino_our_scan_is_the_operator(
         hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         found = core.compile_model(core.read_model(tmp_path / "scan.onnx"), "CPU", hints)(feeds)[0]
         torch.testing.assert_close(torch.from_numpy(found).to(dtype), want)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8-dynamic", "int4"])
+def test_openvino_keeps_quantised_products(kind: str, tmp_path: Path) -> None:
+    """OpenVINO rounds the inputs of products with 8-bit weights unless the file or the user tells it not to."""
+    openvino = pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = vimzoo.quantize(nn.Sequential(nn.Linear(48, 64)), kind).requires_grad_(False)
+    images = torch.randn(40, 48)
+    source = exporting.Source(network, images, False, {})
+    exporting.FORMATS["openvino"].save(source, tmp_path / "model.xml")
+    core = openvino.Core()
+    opened = core.compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = torch.from_numpy(opened(images.numpy())[0])
+    torch.testing.assert_close(found, network(images), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("form", ["openvino", "onnx"])

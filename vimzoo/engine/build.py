@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -56,8 +57,12 @@ def pick_device(name: str, local_rank: int = 0, argument: str = "run.device=") -
     return device
 
 
-def build_data(cfg: dict[str, Any]) -> Splits:
+def build_data(cfg: dict[str, Any], pretrained_cfg: Mapping[str, Any] | None = None) -> Splits:
     """The group ``data`` (without what the loader takes) and ``aug.transform`` are the arguments of a data source.
+
+    Args:
+        cfg: The configuration.
+        pretrained_cfg: What the model says of its images, under timm's names; by default that of the registered model.
 
     Raises:
         UsageError: unknown source or argument, or data that are missing or unusable.
@@ -72,7 +77,8 @@ def build_data(cfg: dict[str, Any]) -> Splits:
         raise UsageError(
             f"data.root={root} is of type {type(root).__name__}; for a folder of that name quote it: {word}"
         )
-    pretrained_cfg = model_cfg(cfg["model"]["model_name"])
+    if pretrained_cfg is None:
+        pretrained_cfg = model_cfg(cfg["model"]["model_name"])
     given = {"aug": cfg["aug"]["transform"], "seed": cfg["run"]["seed"], "pretrained_cfg": pretrained_cfg}
     with naming_settings(cfg):
         try:

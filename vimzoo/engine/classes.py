@@ -71,15 +71,30 @@ def run_data(data: Splits, run: Path) -> Splits:
 def published_data(data: Splits, options: Mapping[str, Any]) -> Splits:
     """The data numbered as the classes of the weights that ``options`` name; unchanged without weights.
 
-    ImageNet's classes may also be folders 0 to 999. Weights that name no classes are taken to have those of the
-    data, which is logged.
-
     Raises:
         UsageError: the data have classes that the weights do not know.
     """
-    if not data.classes or not (options.get("start") or options.get("pretrained")):
+    if not (options.get("start") or options.get("pretrained")):
         return data
-    names, owner = of_weights(options), str(options.get("start") or options["model_name"])
+    return named_data(data, of_weights(options), str(options.get("start") or options["model_name"]))
+
+
+def named_data(data: Splits, names: Names | None, owner: str) -> Splits:
+    """The data numbered as a model's classes are.
+
+    ImageNet's classes may also be folders 0 to 999. A model that names no classes is taken to have those of the data,
+    which is logged.
+
+    Args:
+        data: With or without classes.
+        names: The model's classes by number; None if it does not name them.
+        owner: Of these names, for messages.
+
+    Raises:
+        UsageError: the data have classes that the model does not know.
+    """
+    if not data.classes:
+        return data
     imagenet = imagenet_names()
     if names is None and set(data.classes) <= set(imagenet):
         names = imagenet

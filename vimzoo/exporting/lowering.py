@@ -89,6 +89,30 @@ def add_norm(*arguments: Any) -> tuple[Tensor, Tensor]:
     return normed.to(x.dtype), kept.clone() if kept is x else kept
 
 
+def quantized_linear(
+    x: Tensor,
+    values: Tensor,
+    scale: Tensor,
+    offset: Tensor | None,
+    columns: int,
+    bias: Tensor | None,
+    activations: str,
+) -> Tensor:
+    """``vimzoo::quantized_linear`` as a node ``vimzoo::QuantizedLinear``; `vimzoo.exporting.quantized` replaces it."""
+    work = compute_dtype(x)
+    attributes: dict[str, Any] = {"columns": columns, "activations": activations}
+    shape = (*x.shape[:-1], values.shape[0])
+    y = torch.onnx.ops.symbolic(
+        "vimzoo::QuantizedLinear",
+        [x.to(work), values, scale, offset],
+        attributes,
+        dtype=work,
+        shape=shape,
+        version=1,
+    )
+    return (y if bias is None else y + bias.to(work)).to(x.dtype)
+
+
 def stable_sort(
     x: Tensor, *, stable: bool | None = True, dim: int = -1, descending: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -107,6 +131,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.vimzoo.scan_paths.default: scan_paths,
     torch.ops.vimzoo.causal_conv1d.default: causal_conv1d,
     torch.ops.vimzoo.add_norm.default: add_norm,
+    torch.ops.vimzoo.quantized_linear.default: quantized_linear,
     torch.ops.aten.sort.stable: stable_sort,
 }
 """Decompositions, for ``ExportedProgram.run_decompositions``, of the operators that exporters do not know."""

@@ -12,6 +12,9 @@ from vimzoo.ops.runtime.openvino import openvino_extension
 
 from .record import Opened, Run, Runtime
 
+EXACT = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""OpenVINO rounds the activations of products with weights of 8 bits by default, and without a message."""
+
 
 def compiled(model: Any, core: Any, shape: tuple[int, ...] | None, precision: str = "f32") -> Run:
     """A model that OpenVINO has read, on the CPU, with as many threads as torch uses.
@@ -24,7 +27,11 @@ def compiled(model: Any, core: Any, shape: tuple[int, ...] | None, precision: st
     """
     if shape is not None:
         model.reshape(list(shape))
-    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    options = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        **EXACT,
+    }
     request = core.compile_model(model, "CPU", options)
 
     def run(images: Tensor) -> Tensor:

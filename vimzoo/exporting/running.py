@@ -1,4 +1,4 @@
-"""Files that `export` wrote in the place of models, for the commands that predict and restore."""
+"""Files that `export` wrote in the place of models, for the commands that evaluate, predict and restore."""
 
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ class ClassifierFile(nn.Module):
     Attributes:
         pretrained_cfg: What the file says of its input and classes, under timm's names.
         num_classes: Number of logits.
+        sides: Height and width of its images; None where it takes any.
     """
 
     def __init__(self, opened: Opened, facts: Mapping[str, Any]) -> None:
@@ -90,6 +91,7 @@ class ClassifierFile(nn.Module):
         self.run = opened.run
         self.pretrained_cfg = dict(facts)
         self.num_classes: int = facts["num_classes"]
+        self.sides = opened.sides
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the file."""
@@ -101,6 +103,7 @@ class RestorationFile(RestorationModel):
 
     Attributes:
         usual_tile: Side of its tiles where the user leaves it open.
+        sides: Height and width of its images; None where it takes any.
     """
 
     def __init__(self, opened: Opened, facts: Mapping[str, Any], digest: bytes) -> None:
@@ -108,7 +111,8 @@ class RestorationFile(RestorationModel):
         self.run = opened.run
         self.feature_info: list[Any] = []
         self.in_chans, self.scale = facts["input_size"][0], facts["scale"]
-        side = opened.sides[0]
+        self.sides = opened.sides
+        side = self.sides[0]
         multiple = facts.get("multiple_of", 1)
         self.multiple_of, self.usual_tile = (multiple, max(TILE, multiple)) if side is None else (side, side)
         # In place of weights, by which results are told from those of another model
@@ -133,47 +137,64 @@ def exported(
     Raises:
         UsageError: the runtime is missing, or does not read the file or the type; or the file has no metadata.
     """
-    path = Path(given or "")
-    suffixes = {suffix for runner in RUNNERS.values() for suffix in runner.suffixes}
-    if runtime is None:
-        if path.suffix not in suffixes or not path.is_file():
-            return None
-        runtime = next(name for name, runner in RUNNERS.items() if path.suffix in runner.suffixes)
-    runner = RUNNERS[runtime]
-    if path.suffix not in runner.suffixes or not path.is_file():
-        raise UsageError(
-            f"--runtime {runtime}: expected --model FILE ({' or '.join(runner.suffixes)}) that vimzoo.export wrote, "
-            f"got {given or 'none'}"
-        )
+    if (runtime := chosen_runtime(given, runtime)) is None:
+        return None
     for name, value in refused.items():
         if value is not None:
             raise UsageError(
                 f"--{name} {value}: {given} is an exported file, for which this cannot be chosen"
             )
-    if dtype not in runner.precisions:
-        able = " or ".join(str(one).removeprefix("torch.") for one in runner.precisions)
-        asked = str(dtype).removeprefix("torch.")
-        raise UsageError(f"--dtype {asked}: {runtime} computes {path} in {able}")
-    if absent := [module for module in runner.requires if find_spec(module) is None]:
+    return opened_file(Path(given or ""), runtime, dtype)
+
+
+def chosen_runtime(given: str | None, runtime: str | None = None) -> str | None:
+    """What is to run an exported file; None if ``given`` is a model for PyTorch.
+
+    Args:
+        given: Value of ``--model``.
+        runtime: One of `RUNNERS`, or None to go by the file's suffix.
+
+    Raises:
+        UsageError: there is no file that the runtime reads.
+    """
+    path = Path(given or "")
+    if runtime is None:
+        able = (name for name, runner in RUNNERS.items() if path.suffix in runner.suffixes)
+        return next(able, None) if path.is_file() else None
+    suffixes = RUNNERS[runtime].suffixes
+    if path.suffix not in suffixes or not path.is_file():
         raise UsageError(
-            f"--runtime {runtime}: needs {', '.join(absent)}; pip install 'vimzoo[{runner.extra}]'"
+            f"--runtime {runtime}: expected --model FILE ({' or '.join(suffixes)}) that vimzoo.export wrote, "
+            f"got {given or 'none'}"
         )
-    return opened_file(path, runtime, runner.precisions[dtype])
+    return runtime
 
 
-def opened_file(path: Path, runtime: str, precision: str = "f32") -> ClassifierFile | RestorationFile:
+def opened_file(
+    path: Path, runtime: str, dtype: torch.dtype = torch.float32, setting: str = ""
+) -> ClassifierFile | RestorationFile:
     """A file as a model.
 
     Args:
         path: As `export` writes it, in a format that the runtime reads.
         runtime: One of `RUNNERS`.
-        precision: Of the arithmetic, as the runtime calls it.
+        dtype: Of the arithmetic.
+        setting: By what the user chose it, for messages; by default ``--dtype`` and the name of the type.
 
     Raises:
-        UsageError: the runtime does not read the file, or the file does not say what it is.
+        UsageError: the runtime is missing, or does not read the file or the type; or the file does not say what it is.
     """
+    runner = RUNNERS[runtime]
+    if dtype not in runner.precisions:
+        able = " or ".join(str(one).removeprefix("torch.") for one in runner.precisions)
+        setting = setting or f"--dtype {str(dtype).removeprefix('torch.')}"
+        raise UsageError(f"{setting}: {runtime} computes {path} in {able}")
+    if absent := [module for module in runner.requires if find_spec(module) is None]:
+        raise UsageError(
+            f"--runtime {runtime}: needs {', '.join(absent)}; pip install 'vimzoo[{runner.extra}]'"
+        )
     try:
-        opened = RUNNERS[runtime].open(path, precision)
+        opened = runner.open(path, runner.precisions[dtype])
     except UsageError:
         raise
     except Exception as error:  # runtimes raise anything

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from vimzoo.errors import Failure, UsageError
 from vimzoo.files import remove, unfinished
 from vimzoo.models.opening import find_model
 from vimzoo.ops.runtime.threads import counted
+from vimzoo.quantization import KINDS
+from vimzoo.quantization import quantize as quantize_model
 
 from .check import BOUND, Check, coarsest, compare, compare_everywhere, image_shapes, milliseconds
 from .formats import FORMATS
@@ -115,6 +117,7 @@ def export(
     random: bool = False,
     size: tuple[int, int] | str | None = None,
     routing: str | None = None,
+    quantize: str | None = None,
     say: Say | None = None,
     **variants: bool,
 ) -> list[Written]:
@@ -131,6 +134,8 @@ def export(
             written for any, another one for its own size.
         routing: ``"argmax"`` for a MambaIRv2, which is written so in any case: without it, weights that were not
             trained so get a notice on stderr.
+        quantize: A kind of `vimzoo.quantize`, which the model goes through first; the name of the kind becomes a part
+            of the file's default name.
         say: Is given a line of text now and then while a step takes long; None for silence.
         variants: Further files that the format can make, by name: ``int8=True`` also writes an ONNX file with 8-bit
             weights.
@@ -140,7 +145,8 @@ def export(
 
     Raises:
         UsageError: the request cannot be met.
-        ExportError: the model cannot be written in this format, or the file differs by more than `BOUND`.
+        ExportError: the model cannot be written in this format, or the file differs by more than `BOUND`; if the model
+            rounds activations, by more than `vimzoo.quantize` changed the model.
     """
     form = find_format(kind)
     if form.prepare is not None:
@@ -150,11 +156,13 @@ def export(
         if variant not in form.variants:
             able = " or ".join(f.name for f in FORMATS.values() if variant in f.variants) or "none"
             raise UsageError(f"--{variant}: needs --format {able}, got {kind}")
+    if quantize is not None and quantize not in KINDS:
+        raise UsageError(f"--quantize {quantize}: expected one of {', '.join(KINDS)}")
     found = find_model(name, "MODEL")
     architecture = found.name or name.rpartition("/")[2]
     path = output or Path()
     if path.is_dir():
-        path /= architecture + form.suffix
+        path /= ".".join([architecture, *filter(None, [quantize])]) + form.suffix
     if not path.parent.is_dir():
         raise UsageError(f"--output {path}: there is no folder {path.parent}")
     if form.folder and path.exists():
@@ -162,9 +170,11 @@ def export(
     model = build(name, checkpoint, random, size, routing)
     if size is None:
         size = default_size(name, model)
-    shapes = image_shapes(model, size)
+    shapes, bound = image_shapes(model, size), BOUND
+    if quantize is not None:
+        model, bound = quantized(model, quantize, shapes)
     example = torch.rand(shapes[0], generator=torch.Generator().manual_seed(0))
-    source = Source(model, example, size == "dynamic", describe(architecture, model, size))
+    source = Source(model, example, size == "dynamic", describe(architecture, model, size, quantize))
     with unfinished(path, form.suffix) as file, ExitStack() as stack:
         for new, to in zip(beside(file, form), beside(path, form), strict=True):
             stack.enter_context(moved(new, to))
@@ -178,11 +188,11 @@ def export(
             raise
         except Exception as error:  # exporters and runtimes raise anything
             raise ExportError(f"--format {kind}: {name} cannot be written: {summary(error)}") from error
-        if not worst.difference <= BOUND:
+        if not worst.difference <= bound:
             where = f" in {worst.runtime}" if worst.runtime else ""
             raise ExportError(
                 f"{kind}: differs from PyTorch{where} by {worst.difference:.1e} of the spread on images "
-                f"{worst.shape}; expected at most {BOUND:.0e}, nothing was written"
+                f"{worst.shape}; expected at most {bound:.0e}, nothing was written"
             )
     written = [replace(measured(path, run, model, worst, shapes[-1]), companions=beside(path, form))]
     for variant in wanted:
@@ -194,6 +204,23 @@ def export(
             worst = compare(run, model, shapes)
         written.append(measured(other, run, model, worst, shapes[-1]))
     return written
+
+
+def quantized(model: nn.Module, kind: str, shapes: Sequence[tuple[int, ...]]) -> tuple[nn.Module, float]:
+    """A model with small weights, and the bound for its files.
+
+    Where activations are rounded, a difference in the last bit of a sum decides how a number is rounded, and grows from
+    layer to layer. Such files may differ by as much as rounding changed the model.
+
+    Raises:
+        UsageError: the model has no linear layers, or weights that are not finite.
+    """
+    try:
+        small = quantize_model(model, kind)
+    except ValueError as error:
+        raise UsageError(f"--quantize {kind}: {error}") from error
+    rounds = KINDS[kind].get("activations", "float") != "float"
+    return small, max(BOUND, compare(model, small, shapes).difference if rounds else 0.0)
 
 
 def beside(path: Path, form: Format) -> tuple[Path, ...]:
@@ -228,13 +255,16 @@ def default_size(name: str, model: nn.Module) -> tuple[int, int] | str | None:
     return height, width
 
 
-def describe(name: str, model: nn.Module, size: tuple[int, int] | str | None) -> dict[str, Any]:
+def describe(
+    name: str, model: nn.Module, size: tuple[int, int] | str | None, kind: str | None = None
+) -> dict[str, Any]:
     """The metadata of a file: timm's facts about the input, and the classes with their names, or the scale."""
     cfg: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]
     if isinstance(size, tuple):
         cfg["input_size"] = (cfg["input_size"][0], *size)
     kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
-    facts = {"model": name, **{key: cfg[key] for key in kept if cfg.get(key) is not None}}
+    facts = {"model": name} | ({"quantize": kind} if kind else {})
+    facts |= {key: cfg[key] for key in kept if cfg.get(key) is not None}
     own = ("num_classes", "scale", "multiple_of")
     return facts | {key: getattr(model, key) for key in own if hasattr(model, key)}
 

@@ -8,7 +8,7 @@ Everywhere else, and where gradients are wanted, torch computes the same.
 
 import logging
 from functools import cache
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from . import backends
 from .dense import linear
 from .runtime import native, threads
 from .runtime.abi import CONSTANTS, DTYPES, address
-from .runtime.library import check_tensors, is_inference
+from .runtime.library import LIBRARY, check_tensors, is_inference
 
 __all__ = ["QuantizedWeight", "quantize_weight", "quantized_linear"]
 
@@ -29,6 +29,10 @@ _MIDDLE = {8: 0.0, 4: 8.0}
 """The offset of weights without offsets: 4-bit ones are stored as 0..15."""
 _PRODUCT, _PRODUCT_8_BITS, _WEIGHTS = range(3)
 _logger = logging.getLogger(__name__)
+LIBRARY.define(
+    "quantized_linear(Tensor x, Tensor values, Tensor scale, Tensor? offset, SymInt columns, Tensor? bias, "
+    "str activations) -> Tensor"
+)
 
 
 class QuantizedWeight(NamedTuple):
@@ -165,6 +169,12 @@ def quantized_linear(
             )
         if torch.is_grad_enabled() and x.requires_grad:
             raise ValueError("activations: expected 'float' where a gradient is wanted; rounding has none")
+    if not torch.is_grad_enabled() and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+        return torch.ops.vimzoo.quantized_linear(x, *weight[:3], columns, bias, activations)
+    return _product(x, weight, bias, activations)
+
+
+def _product(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, activations: str) -> Tensor:
     if _takes(x, weight, bias):
         return _native(x, weight, bias, activations)
     if activations == "int8":
@@ -221,3 +231,24 @@ def _native(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, activations
         offset=address(offset), bias=address(float_bias), out=address(out),
     ))  # fmt: skip
     return linear(x, out, None if bias is None else bias.to(x.dtype)) if many else out
+
+
+def _kernel(
+    x: Tensor,
+    values: Tensor,
+    scale: Tensor,
+    offset: Tensor | None,
+    columns: int,
+    bias: Tensor | None,
+    activations: str,
+) -> Tensor:
+    """``torch.ops.vimzoo.quantized_linear``: one node of exported programs. It has no gradient."""
+    return _product(x, QuantizedWeight(values, scale, offset, columns), bias, activations)
+
+
+def _fake(x: Tensor, values: Tensor, *others: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], values.shape[0]))
+
+
+LIBRARY.impl("quantized_linear", _kernel, "CompositeExplicitAutograd")
+torch.library.register_fake("vimzoo::quantized_linear", _fake, lib=LIBRARY)

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -221,7 +222,7 @@ def pictures(model: nn.Module, images: Images, scores: Scores, data: Splits, out
 
     count = min(SHEET_IMAGES, len(scores.psnr))
     figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
-    device = next(model.parameters()).device
+    device = next(chain(model.parameters(), model.buffers())).device  # exported files have no parameters
     for row in range(count):
         low, high = images[row]
         restored = model(low[None].to(device))[0].float().cpu()

@@ -26,17 +26,24 @@ def save_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any])
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is missing.
     """
+    from ..quantized import needed_opset, write_products
     from ..scan_function.attach import attach_functions, fold
 
     lowered = program.run_decompositions(DECOMPOSITIONS)
     written = torch.onnx.export(
-        lowered, dynamo=True, input_names=["images"], output_names=["output"], verbose=False
+        lowered,
+        dynamo=True,
+        input_names=["images"],
+        output_names=["output"],
+        opset_version=needed_opset(program),
+        verbose=False,
     )
     assert written is not None
     model = written.model
     for node in model.graph.all_nodes():
         # Stack traces with the paths of this machine, hundreds of kilobytes
         node.metadata_props.clear()
+    write_products(model)
     fold(model)
     attach_functions(model)
     model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})

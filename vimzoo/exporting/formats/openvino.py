@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from vimzoo.ops.runtime.openvino import openvino_extension
 
-from ..openvino import load_with_our_scan
+from ..openvino import EXACT, load_with_our_scan
 from ..program import to_program
 from ..record import Format, Runtime, Source
 from .onnx import save_onnx
@@ -26,6 +26,8 @@ def _save(source: Source, path: Path) -> None:
         model = core.read_model(onnx_file)
         for key, value in source.metadata.items():
             model.set_rt_info(json.dumps(value), ["vimzoo", key])  # `open_with_our_scan` reads it
+        for key, value in EXACT.items():
+            model.set_rt_info(value, ["runtime_options", key])  # where OpenVINO looks for options of a file
         openvino.save_model(model, path, compress_to_fp16=False)
 
 

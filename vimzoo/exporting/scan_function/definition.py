@@ -138,6 +138,8 @@ class _Scan:
 
     def _forward(self, values: Value, columns: bool) -> Value:
         op = self.op
+        # Keeps onnxruntime from joining this transposition with one outside to one that it has no fast code for
+        values = op.Reshape(values, op.ints(0, 0, -1))
         if self.kind.table:  # -1, a pad, is the last row, of zeros
             return op.Pad(op.Transpose(values, perm=[1, 0, 2]), op.ints(0, 0, 0, 1, 0, 0))
         if self.rows:
