@@ -14,6 +14,7 @@ from vimzoo.errors import UsageError
 from vimzoo.exporting import FORMATS, progress
 from vimzoo.exporting.formats import web
 from vimzoo.models import FAMILIES
+from vimzoo.models.counting import input_shape
 from vimzoo.models.registry import family_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "export.md"
@@ -28,6 +29,7 @@ SMALL: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "local vim": ("test_local_vim", {}, (64, 96)),
     "local vmamba": ("test_local_vmamba", {}, (64, 96)),
     "plain mamba": ("test_plain_mamba", {}, (64, 96)),
+    "videomamba": ("test_videomamba", {}, (64, 96)),
     "mambair": ("test_mambair", {}, (16, 24)),
     "mambairv2": ("mambairv2_light_x2", V2, (16, 24)),
     "mambair unet": ("mambair_realdn_unet", UNET, (16, 24)),
@@ -65,7 +67,7 @@ def test_format(form: str, name: str, tmp_path: Path) -> None:
     assert written.worst.difference <= exporting.BOUND
     if name == "mambairv2":
         model.routing = "argmax"
-    images = torch.rand(3, 3, *size)
+    images = torch.rand(3, *input_shape(model, size))
     with torch.no_grad():
         want = model(images)
     found = exporting.load(tmp_path / "model", form)(images)

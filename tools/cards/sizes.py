@@ -10,7 +10,7 @@ import timm
 import torch
 from torch.overrides import TorchFunctionMode
 
-from vimzoo.models.counting import count_operations
+from vimzoo.models.counting import count_operations, input_shape
 
 RESULT = (720, 1280)
 """Height and width of the result that published operation counts of restoration models are for."""
@@ -53,8 +53,15 @@ def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> 
         options: Of the model.
     """
     model = _without_values(name, **options)
-    flops, paper_flops = count_operations(model, shape or model.pretrained_cfg["input_size"])
+    flops, paper_flops = count_operations(model, shape or input_shape(model))
     return Size(sum(p.numel() for p in model.parameters()), flops, paper_flops)
+
+
+@cache
+def clip_size(name: str, depth: int) -> Size:
+    """The size of a model of clips, all of whose blocks are alike: those of one block and of two are counted."""
+    one, two = (astuple(size_of(name, depth=count)) for count in (1, 2))
+    return Size(*(first + (depth - 1) * (second - first) for first, second in zip(one, two, strict=True)))
 
 
 @cache

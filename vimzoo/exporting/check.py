@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from vimzoo.models.counting import input_shape
 from vimzoo.models.export_options import ExportOptions
 
 from .record import Format, Run
@@ -55,7 +56,7 @@ def image_shapes(model: nn.Module, size: tuple[int, int] | str | None) -> list[t
         size: ``"dynamic"``, height and width, or None for the model's own.
     """
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    channels, height, width = cfg["input_size"]
+    height, width = cfg["input_size"][1:]
     if size == "dynamic":
         # torch.export would specialise a side of one position
         height, width = (max(side, 2 * coarsest(model)) for side in (height, width))
@@ -63,7 +64,7 @@ def image_shapes(model: nn.Module, size: tuple[int, int] | str | None) -> list[t
         sizes = [(height, width + 32), (height + 32, width), (height + step, width + 96), (height, width)]
     else:
         sizes = [size if isinstance(size, tuple) else (height, width)] * 3
-    return [(batch, channels, *hw) for batch, hw in zip((2, 3, 1, 1), sizes, strict=False)]
+    return [(batch, *input_shape(model, hw)) for batch, hw in zip((2, 3, 1, 1), sizes, strict=False)]
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ def to_program(model: nn.Module, example: Tensor, *, dynamic_size: bool = False)
         example: Images ``(B, C, H, W)``, B at least 2. No axis that is to stay open may have size 1.
         dynamic_size: Leave height and width open too.
     """
-    axes = {0: Dim.DYNAMIC} | ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic_size else {})
+    last = example.dim() - 1
+    axes = {0: Dim.DYNAMIC} | ({last - 1: Dim.DYNAMIC, last: Dim.DYNAMIC} if dynamic_size else {})
     model = model.eval().requires_grad_(False)
     with torch.no_grad():
         return torch.export.export(model, (example,), dynamic_shapes=(axes,))

@@ -17,6 +17,7 @@ from .rope import GridRope
 from .s4d import S4D
 from .ss2d import SS2D
 from .ssm import SelectiveSSM
+from .tubelet_embed import TubeletEmbed
 from .vss_block import VSSBlock, VSSBlock2d
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "QuantizedLinear",
     "SelectiveSSM",
     "SnakeSS2D",
+    "TubeletEmbed",
     "VSSBlock",
     "VSSBlock2d",
     "apply_linear",

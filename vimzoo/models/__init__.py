@@ -8,6 +8,7 @@ from .mambair import MambaIR, MambaIRUNet, MambaIRv2
 from .matrices import fallback_list
 from .plain_mamba import PlainMamba
 from .registry import FAMILIES
+from .videomamba import VideoMamba
 from .vim import Vim
 from .vmamba import VMamba
 from .weights.loading import CheckpointError, load_checkpoint, read_checkpoint
@@ -24,6 +25,7 @@ __all__ = [
     "MambaIRv2",
     "PlainMamba",
     "VMamba",
+    "VideoMamba",
     "Vim",
     "fallback_list",
     "load_checkpoint",

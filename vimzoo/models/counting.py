@@ -1,4 +1,4 @@
-"""Operations of any model, counted on the meta device: nothing is computed."""
+"""Shapes of inputs, and operations of any model, counted on the meta device: nothing is computed."""
 
 import copy
 from typing import Any
@@ -34,3 +34,15 @@ def count_operations(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int
     rest = counter.get_total_flops()
     ours, papers = (sum(kind) for kind in zip(*scans, (0, 0), strict=True))
     return rest + ours, (rest + papers) // 2
+
+
+def input_shape(model: Any, size: tuple[int, int] | None = None) -> tuple[int, ...]:
+    """Shape of one input: channels, the frames of a model of clips, height and width.
+
+    Args:
+        model: With timm's ``pretrained_cfg``.
+        size: Height and width; by default the model's own.
+    """
+    channels, *own = model.pretrained_cfg["input_size"]
+    frames = getattr(model, "num_frames", None)
+    return (channels, *(() if frames is None else (frames,)), *(size or own))

@@ -30,7 +30,7 @@ class Facts:
     """
 
     task: ClassVar[str]
-    """``"classification"`` or ``"restoration"``."""
+    """``"classification"``, ``"restoration"`` or ``"video"``."""
     hub_task: ClassVar[str]
     """The Hugging Face Hub's name for the task."""
 
@@ -159,6 +159,88 @@ class ModelFacts(Facts):
             num_classes=self.num_classes, crop_pct=self.crop_pct, mean=IMAGENET_MEAN, std=IMAGENET_STD
         )
         return super().timm_cfgs(**{**cfg, **overrides})
+
+
+@dataclass(frozen=True)
+class ClipWeights:
+    """One published file of a model of clips.
+
+    Attributes:
+        file: In the model's Hugging Face repository.
+        num_classes: Of the data that it was trained on.
+        top1: Accuracy in per cent.
+        clips, crops: Views that the accuracy is an average over: clips in time, and crops of each.
+        recipe: How the weights were trained, in short.
+    """
+
+    file: str
+    num_classes: int
+    top1: float
+    clips: int
+    crops: int
+    recipe: str
+
+
+@dataclass(frozen=True)
+class VideoFacts(Facts):
+    """Facts about one classifier of clips.
+
+    Attributes:
+        num_frames: Frames of a clip.
+        num_classes: Classes of a model without published weights.
+        trained: Published weights by tag.
+        hub_id: Hugging Face repository of the authors' weights.
+        score_source: Where the accuracies are stated.
+    """
+
+    task = "video"
+    hub_task = "video-classification"
+
+    num_frames: int = field(default=8, kw_only=True)
+    num_classes: int = field(default=1000, kw_only=True)
+    trained: Mapping[str, ClipWeights] = field(default_factory=dict, kw_only=True)
+    hub_id: str = field(default="", kw_only=True)
+    score_source: str = field(default="", kw_only=True)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags of the published weights, or one empty tag."""
+        return tuple(self.trained) or ("",)
+
+    @property
+    def purpose(self) -> str:
+        """Number of frames and classes."""
+        return f"clips of {self.num_frames} frames to classes"
+
+    def weights(self, tag: str) -> dict[str, str]:
+        """See `Facts`."""
+        return {"hub_id": self.hub_id, "hub_file": self.trained[tag].file} if tag in self.trained else {}
+
+    def published(self, tag: str) -> dict[str, Any]:
+        """See `Facts`."""
+        if tag not in self.trained:
+            return {}
+        found = self.trained[tag]
+        score = f"top-1 {found.top1} % over {found.clips} x {found.crops} views (clips x crops)"
+        return {
+            "Published accuracy": [score, f"as stated at {self.score_source}"],
+            "Training": found.recipe,
+        }
+
+    def configuration(self) -> dict[str, Any]:
+        """See `ModelFacts`."""
+        return {**super().configuration(), "num_classes": None, "drop_rate": 0.0, "drop_path_rate": 0.0}
+
+    def timm_cfgs(self, **overrides: Any) -> dict[str, dict[str, Any]]:
+        """See `Facts`; frames are resized bilinearly and not cropped further."""
+        cfg: dict[str, Any] = dict(
+            interpolation="bilinear", crop_pct=1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+            num_classes=self.num_classes,
+        )  # fmt: skip
+        cfgs = super().timm_cfgs(**{**cfg, **overrides})
+        for tag, found in self.trained.items():
+            cfgs[self.tagged(tag)]["num_classes"] = found.num_classes
+        return cfgs
 
 
 @dataclass(frozen=True)

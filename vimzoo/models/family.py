@@ -44,5 +44,5 @@ class Family:
 
     @property
     def task(self) -> str:
-        """``"classification"`` or ``"restoration"``."""
+        """``"classification"``, ``"restoration"`` or ``"video"``."""
         return next(iter(self.facts.values())).task

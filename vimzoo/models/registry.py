@@ -43,7 +43,7 @@ def discover() -> None:
 
 
 def known_facts(task: str | None = None) -> dict[str, Facts]:
-    """Facts by registered name, of all models or those of a task (``"classification"``, ``"restoration"``)."""
+    """Facts by registered name, of all models or those of a task; see `vimzoo.models.family.Family.task`."""
     families = (family for family in FAMILIES.values() if task in (None, family.task))
     return {name: facts for family in families for name, facts in family.facts.items()}
 

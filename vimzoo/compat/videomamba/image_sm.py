@@ -12,7 +12,7 @@ from vimzoo.models.vim.videomamba import AUTHORS_NAMES, SIZES
 
 from ..attributes import Alias, given_arguments, refuse_unknown
 from ..mamba_ssm.modules.mamba_simple import refuse_inference
-from ..official import accept_official_names
+from ..official import accept_official_names, official_state_dict
 from .arguments import WITHOUT_EFFECT, Attributes, model_options
 from .mamba_simple import Mamba, create_block
 
@@ -79,17 +79,22 @@ class VisionMamba(Attributes, Vim):
         return self.head(self.forward_features(x, inference_params))
 
 
+def official_weights(name: str, **options: Any) -> dict[str, Tensor]:
+    """The published weights of a model under the authors' name, downloaded, for a model with these options."""
+    source = timm.create_model(str(AUTHORS_NAMES[name]), pretrained=True, **options)
+    return official_state_dict(source)
+
+
 def _registered(name: str) -> Callable[..., VisionMamba]:
     tagged = str(AUTHORS_NAMES[name])
 
     def build(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
         model = VisionMamba(patch_size=16, **SIZES[name.removeprefix("videomamba_")], **kwargs)
         if pretrained:
-            source = timm.create_model(
-                tagged, pretrained=True, num_classes=model.num_classes, in_chans=model.in_chans,
-                img_size=model.patch_embed.img_size,
-            )  # fmt: skip
-            model.load_state_dict(source.state_dict())
+            size = model.patch_embed.img_size
+            model.load_state_dict(
+                official_weights(name, num_classes=model.num_classes, in_chans=model.in_chans, img_size=size)
+            )
         return model
 
     build.__name__ = build.__qualname__ = name

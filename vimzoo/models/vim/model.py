@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -62,12 +62,15 @@ class Vim(GridModel, SmallOnOneThread):
         mixers: Arguments of mixers of another class, one mapping per block, instead of ``bimamba``, ``divide_out`` and
             ``layer_scale``.
 
+        embed_layer: Class of the patch embedding.
+
     Raises:
         ValueError: an option has no such value, or a size is not positive.
     """
 
     dynamic_img_size: Final[bool]
     dialect = VIM
+    filter_fn = staticmethod(checkpoint_filter_fn)
     block_class: type[BiMambaBlock] = BiMambaBlock
     _keep_in_fp32_modules_strict = (
         "A_log",
@@ -105,6 +108,7 @@ class Vim(GridModel, SmallOnOneThread):
         dynamic_img_size: bool = False,
         dynamic_img_pad: bool = False,
         mixers: Sequence[Mapping[str, Any]] | None = None,
+        embed_layer: Callable[..., PatchEmbed] = PatchEmbed,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -125,7 +129,7 @@ class Vim(GridModel, SmallOnOneThread):
         self.init = init
         self.grad_checkpointing = False
 
-        self.patch_embed = PatchEmbed(
+        self.patch_embed = embed_layer(
             img_size, patch_size, stride, in_chans, embed_dim,
             strict_img_size=not dynamic_img_size, dynamic_img_pad=dynamic_img_pad, **dd,
         )  # fmt: skip
@@ -226,7 +230,7 @@ class Vim(GridModel, SmallOnOneThread):
             pos_embed_grid: As `vimzoo.load_checkpoint` takes it.
         """
         filter_fn = partial(
-            checkpoint_filter_fn, official_pos_embed=official_pos_embed, pos_embed_grid=pos_embed_grid
+            self.filter_fn, official_pos_embed=official_pos_embed, pos_embed_grid=pos_embed_grid
         )
         load_into(self, checkpoint_path, filter_fn, use_ema=use_ema, prefix=prefix)
 

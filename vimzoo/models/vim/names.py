@@ -61,9 +61,9 @@ def is_official(names: Iterable[str]) -> bool:
 def holds_vim(names: Iterable[str]) -> bool:
     """Whether a state dict with these names, the authors' or ours, is a Vim's."""
     names = list(names)
-    other = any(
-        re.search(r"\.mixer\.((attn|merge)\.|moves$)", name) for name in names
-    )  # LocalVim, PlainMamba
+    other = any(  # LocalVim, PlainMamba, VideoMamba for clips
+        re.search(r"\.mixer\.((attn|merge)\.|moves$)|^temporal_pos_embed", name) for name in names
+    )
     return not other and any(re.match(r"(layers|blocks)\.\d+\.mixer\.", name) for name in names)
 
 
