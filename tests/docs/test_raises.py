@@ -177,6 +177,11 @@ CASES: dict[str, Callable[[Path], Any]] = {
         x
     ),
     "vimzoo.layers.Mlp ValueError": lambda tmp: layers.Mlp(8, 8, act="abacus"),
+    "vimzoo.layers.TubeletEmbed ValueError": lambda tmp: layers.TubeletEmbed(num_frames=0),
+    "vimzoo.layers.TubeletEmbed.set_frames ValueError": lambda tmp: layers.TubeletEmbed(
+        tubelet_size=2, embed_dim=8
+    ).set_frames(1),
+    "vimzoo.layers.TubeletEmbed.forward ValueError": lambda tmp: layers.TubeletEmbed(embed_dim=8)(image),
     "vimzoo.layers.PatchEmbed ValueError": lambda tmp: layers.PatchEmbed(img_size=8, patch_size=16),
     "vimzoo.layers.PatchEmbed.forward ValueError": lambda tmp: layers.PatchEmbed(img_size=32, patch_size=16)(
         torch.zeros(1, 3, 8)
@@ -228,6 +233,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
         None, [], existing="abacus"
     ),  # type: ignore[arg-type]
     "vimzoo.data.Shapes UsageError": lambda tmp: data.Shapes([], 16),
+    "vimzoo.data.moving_digits UsageError": lambda tmp: data.moving_digits(frames=1),
     "vimzoo.data.bundled_digits UsageError": lambda tmp: data.bundled_digits(img_size=0),
     "vimzoo.data.degraded_folder UsageError": lambda tmp: data.degraded_folder(tmp, scale=1, sigma=0.0),
     "vimzoo.data.hub_dataset UsageError": lambda tmp: data.hub_dataset(None),
@@ -256,6 +262,10 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.VMamba.set_input_size ValueError": lambda tmp: timm.create_model(
         "test_vmamba"
     ).set_input_size(patch_size=7),
+    "vimzoo.models.VideoMamba ValueError": lambda tmp: models.VideoMamba(1, 2),
+    "vimzoo.models.VideoMamba.set_input_size ValueError": lambda tmp: models.VideoMamba(
+        2, 2, embed_dim=8, depth=1
+    ).set_input_size(num_frames=1),
     "vimzoo.models.Vim ValueError": lambda tmp: models.Vim(embed_dim=0),
     "vimzoo.models.read_checkpoint CheckpointError": lambda tmp: models.read_checkpoint(tmp / "none"),
 }

@@ -13,6 +13,7 @@ from .sources.digits import bundled_digits
 from .sources.folder import image_folder
 from .sources.hub import hub_dataset
 from .sources.masks import mask_folder
+from .sources.moving_digits import moving_digits
 from .sources.paired import paired_folder
 from .sources.photos import bundled_photos
 from .sources.shards import shards
@@ -37,6 +38,7 @@ __all__ = [
     "hub_dataset",
     "image_folder",
     "mask_folder",
+    "moving_digits",
     "paired_folder",
     "sample",
     "shards",

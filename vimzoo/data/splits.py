@@ -50,6 +50,8 @@ class Splits:
     ``labels`` are the class numbers of the training images, (N,), where they are known without reading these.
     ``pixels`` are the numbers of training pixels by class, (C,), where targets are masks; pixels of class
     ``ignore_index`` count in no loss and no score.
+    Where ``frames`` is given, images are clips ``(C, frames, H, W)``, and held-out ones may be several views of a film,
+    ``(views, C, frames, H, W)``, whose probabilities are averaged.
     ``members`` holds the `keys` of each part's images by the name of the part, where they are files of a folder, and
     ``notes`` what the user should know about how the data were read.
     """
@@ -73,6 +75,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     pixels: np.ndarray | None = None
     ignore_index: int = 255
+    frames: int | None = None
 
     def record(self) -> dict[str, Any]:
         """A record of the data for a checkpoint: class names, and folder and keys of images that are files.

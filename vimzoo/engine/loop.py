@@ -155,6 +155,14 @@ class Tally:
         return vars(self)
 
 
+def of_views(model: nn.Module, images: Tensor) -> Tensor:
+    """A model's output; for several views of each film, (B, views, C, T, H, W), the logarithm of mean probabilities."""
+    if images.dim() != 6:
+        return model(images)
+    views = [model(view).float().softmax(-1) for view in images.unbind(1)]
+    return torch.stack(views).mean(0).log()
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -184,7 +192,7 @@ def evaluate(
     with together(model, world):
         for images, targets in loader:
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                output = model(images.to(device, non_blocking=True))
+                output = of_views(model, images.to(device, non_blocking=True))
             tally.add(output)
             scores.add(output, targets.to(device, non_blocking=True))
     world.add_up(scores)

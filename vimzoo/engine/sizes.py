@@ -14,8 +14,8 @@ from .state import State
 
 
 def count(state: State, images: Tensor) -> None:
-    """Count a batch; ``images`` (B, C, H, W) is this process's share of it."""
-    size = "x".join(map(str, (len(images) * state.world.size, *images.shape[2:])))
+    """Count a batch; ``images`` (B, C, H, W) or (B, C, T, H, W) is this process's share of it."""
+    size = "x".join(map(str, (len(images) * state.world.size, *images.shape[-2:])))
     state.sizes[size] = state.sizes.get(size, 0) + 1
 
 

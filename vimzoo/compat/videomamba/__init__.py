@@ -8,7 +8,7 @@ The authors define a class ``VisionMamba`` in several files, so each has a modul
 | ``image_sm/models/videomamba_distill.py`` | `vimzoo.compat.videomamba.image_distill` |
 | ``video_sm/models/videomamba.py`` | `vimzoo.compat.videomamba.video_sm` |
 | ``video_sm/models/videomamba_pretrain.py`` | `vimzoo.compat.videomamba.video_pretrain` |
-| ``video_mm/models/backbones/videomamba/videomamba.py`` | `vimzoo.compat.videomamba.video_mm` |
+| ``video_mm/models/backbones/videomamba/videomamba.py`` | `vimzoo.compat.videomamba.multimodal` (``video_mm``) |
 | ``mamba_ssm/modules/mamba_simple.py`` of their fork | `vimzoo.compat.videomamba.mamba_simple` |
 
 Code written for theirs works after changing its import line: arguments keep their names, positions, defaults and
@@ -17,7 +17,8 @@ gradients back under their names.
 """
 
 from ..official import official_gradients, official_state_dict
-from . import image_distill, image_sm, mamba_simple, video_mm, video_pretrain, video_sm
+from . import image_distill, image_sm, mamba_simple, video_pretrain, video_sm
+from . import multimodal as video_mm
 from .mamba_simple import Mamba, create_block
 
 __all__ = [

@@ -51,6 +51,8 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
         options.setdefault("img_size", data.input_size[1:])
         if data.batching.any_shape:
             options.setdefault("dynamic_img_size", True)
+    if data.frames is not None:
+        options.setdefault("num_frames", data.frames)
     names = of_weights(options)
     if start := options.pop("start", None):
         overlay = {**options.get("pretrained_cfg_overlay", {}), "file": start}
@@ -58,6 +60,16 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     if names and (start or ":" in options["model_name"] or set(names) & set(data.classes)):
         return model_for(options, names, data.classes)
     return create_model({**options, "num_classes": len(data.classes)})
+
+
+class ClipMixup(Mixup):
+    """timm's ``Mixup`` that also takes clips (B, C, T, H, W), all of whose frames are mixed alike."""
+
+    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch and its class numbers -> the mixed batch and its soft targets."""
+        shape = x.shape
+        mixed, targets = super().__call__(x.flatten(1, -3) if x.dim() == 5 else x, target)
+        return mixed.view(shape), targets
 
 
 # Arguments of timm's Mixup that switch off what it does by default
@@ -85,13 +97,13 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[Mixup | None, nn.Modu
         mixed = mixup["mixup_alpha"] > 0 or mixup["cutmix_alpha"] > 0
         smoothing = 0.0 if mixed else mixup["label_smoothing"]
         weighted = WeightedCrossEntropy(class_weights(weights, data), smoothing)
-        return Mixup(**mixup, num_classes=len(data.classes)) if mixed else None, weighted
+        return ClipMixup(**mixup, num_classes=len(data.classes)) if mixed else None, weighted
     if mixup["mixup_alpha"] <= 0 and mixup["cutmix_alpha"] <= 0:
         hard = LabelSmoothingCrossEntropy if name == "cross_entropy" else BinaryCrossEntropy
         return None, hard(smoothing=mixup["label_smoothing"])
     # Mixup smooths the labels itself
     soft = SoftTargetCrossEntropy() if name == "cross_entropy" else BinaryCrossEntropy(smoothing=0.0)
-    return Mixup(**mixup, num_classes=len(data.classes)), soft
+    return ClipMixup(**mixup, num_classes=len(data.classes)), soft
 
 
 def class_weights(asked: Any, data: Splits) -> Tensor:
@@ -242,7 +254,11 @@ def prediction_sheet(images: Images, predictions: Tensor, targets: Tensor, data:
     figure.suptitle(f"{mistakes} mistake{plural} in {len(targets)} images, shown first", fontsize=11)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
     for place, index in enumerate(chosen, start=1):
-        picture = (images[index][0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+        image = images[index][0]
+        if data.frames is not None:  # the middle frame, of several views the first
+            image = image[0] if image.dim() == 5 else image
+            image = image[:, data.frames // 2]
+        picture = (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
         right = bool(predictions[index] == targets[index])
         guess, truth = (printable(data.classes[int(part[index])]) for part in (predictions, targets))
         axes = figure.add_subplot(rows, 8, place)

@@ -34,7 +34,7 @@ class VideoMamba(Vim):
         ValueError: an option has no such value, a size is not positive, or a clip is shorter than a tubelet.
     """
 
-    filter_fn = staticmethod(checkpoint_filter_fn)
+    _filter_fn = staticmethod(checkpoint_filter_fn)
     if TYPE_CHECKING:  # TorchScript takes annotations of a class for attributes to compile
         patch_embed: TubeletEmbed
 

@@ -70,7 +70,7 @@ class Vim(GridModel, SmallOnOneThread):
 
     dynamic_img_size: Final[bool]
     dialect = VIM
-    filter_fn = staticmethod(checkpoint_filter_fn)
+    _filter_fn = staticmethod(checkpoint_filter_fn)
     block_class: type[BiMambaBlock] = BiMambaBlock
     _keep_in_fp32_modules_strict = (
         "A_log",
@@ -230,7 +230,7 @@ class Vim(GridModel, SmallOnOneThread):
             pos_embed_grid: As `vimzoo.load_checkpoint` takes it.
         """
         filter_fn = partial(
-            self.filter_fn, official_pos_embed=official_pos_embed, pos_embed_grid=pos_embed_grid
+            self._filter_fn, official_pos_embed=official_pos_embed, pos_embed_grid=pos_embed_grid
         )
         load_into(self, checkpoint_path, filter_fn, use_ema=use_ema, prefix=prefix)
 
