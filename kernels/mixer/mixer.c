@@ -23,16 +23,6 @@ typedef struct {
         *first_bias;
 } floats;
 
-static const float *as_floats(arena *scratch, const char *p, int64_t dtype, int64_t count) {
-    if (!p || dtype == F32) return (const float *)p;
-    float *out = arena_take(scratch, count * sizeof(float));
-    for (int64_t i = 0; i < count; i += VL) {
-        const int lanes = (int)min_of(VL, count - i);
-        store_row((char *)(out + i), F32, lanes, load_row(p + i * item_size(dtype), dtype, lanes));
-    }
-    return out;
-}
-
 /* A = -exp(A_log). */
 static const float *decay_rates(arena *scratch, const char *p, int64_t dtype, int64_t count) {
     float *out = arena_take(scratch, count * sizeof(float));
@@ -62,11 +52,12 @@ static int threads_for(const mixer_args *a, double nanoseconds) {
     return (int)max_of(1, min_of(a->threads, (int64_t)(nanoseconds / GRAIN)));
 }
 
-static void multiply(const mixer_args *a, product_args p) {
+/* A product, with p.weight or with a weight of 8 or 4 bits. */
+static void multiply(const mixer_args *a, product_args p, const char *quantized) {
     p.dtype = a->dtype;
     p.out_row = p.add_row = p.columns;
     p.threads = threads_for(a, 0.004 * (double)(p.rows * p.depth * p.columns) * item_size(a->dtype) / 4);
-    vimzoo_product_forward(&p);
+    vimzoo_product_with(&p, quantized);
 }
 
 /* The norm before the mixer of a group's tokens, which start `at` items after those of the first image -> normed. */
@@ -118,14 +109,14 @@ static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t ima
         if (normed) normalise(a, f, some, from, normed);
         multiply(a, (product_args){.rows = some, .depth = a->dim, .columns = wide, .x_row = a->dim,
                                    .x = normed ? normed : a->x + from * size,
-                                   .weight = a->in_weight, .bias = a->in_bias, .scale = 1.0, .out = xz + t * wide * size});
+                                   .weight = a->in_weight, .bias = a->in_bias, .scale = 1.0, .out = xz + t * wide * size}, a->in_quantized);
     }
     convolve(a, f, images, xz, wide, u);
     for (int64_t k = 0; k < a->convolutions; k++)
         multiply(a, (product_args){.rows = tokens, .depth = a->inner, .columns = separate ? columns : columns * a->projections,
                                    .x = u + k * tokens * a->inner * size, .x_row = a->inner,
                                    .weight = a->x_proj + k * a->p_k * size, .scale = 1.0,
-                                   .out = rows + k * tokens * columns * size});
+                                   .out = rows + k * tokens * columns * size}, NULL);
     const int64_t r_l = separate ? columns : columns * a->projections;
     const scan_paths_args scan = {
         .batch = images, .length = length, .channels = a->inner, .directions = a->directions, .states = a->states,
@@ -150,7 +141,7 @@ static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t ima
         }
         multiply(a, (product_args){.rows = some, .depth = a->inner, .columns = a->dim, .x = part, .x_row = a->inner,
                                    .weight = a->out_weight, .bias = a->out_bias, .scale = a->scale,
-                                   .add = a->add ? a->add + to * size : NULL, .out = a->out + to * size});
+                                   .add = a->add ? a->add + to * size : NULL, .out = a->out + to * size}, a->out_quantized);
     }
     free(normed), free(xz), free(u), free(rows), free(y);
 }

@@ -17,8 +17,8 @@ static void some_rows(const mlp_args *a, int64_t row, int64_t rows, int threads)
                                  .threads = threads, .x = scratch.base, .x_row = a->hidden, .weight = a->weight2,
                                  .bias = a->bias2, .scale = 1.0, .add = a->add ? a->add + at : NULL,
                                  .add_row = a->columns, .out = a->out + at, .out_row = a->columns};
-    vimzoo_product_forward(&first);
-    vimzoo_product_forward(&second);
+    vimzoo_product_with(&first, a->quantized1);
+    vimzoo_product_with(&second, a->quantized2);
     free(scratch.base);
 }
 

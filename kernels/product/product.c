@@ -17,7 +17,7 @@ EXPORT int vimzoo_product_takes(int dtype) {
 }
 
 #if VL == 16
-enum { PIECE = 128, PANEL = 2 * VL, MOST_ROWS = 12 };
+enum { PIECE = 192, PANEL = 2 * VL, MOST_ROWS = 12 };
 /* Of a chunk of x: enough rows to pay for transposing the weight; what stays in the second-level cache. */
 enum { FEWEST_ROWS = 96, WORDS_OF_ROWS = 160 << 10 };
 
@@ -67,27 +67,14 @@ static void transpose_piece(const product_args *a, const piece *p, vf *panel) {
 /* The cache lines of the next piece of the weight, which are asked for one by one meanwhile: the memory of a processor
  * core answers a few dozen requests at a time. */
 typedef struct {
-    const char *row;
-    int64_t step, rows; /* bytes from row to row; rows that are left */
-    int lines, line;    /* of a row */
+    const char *first;
+    int64_t step, asked, lines; /* bytes from row to row; lines so far and in all: the first of every row, then the second */
 } lines_ahead;
 
 INLINE void ask(lines_ahead *ahead) {
-    __builtin_prefetch(ahead->row + ahead->line * 64, 0, 3);
-    if (++ahead->line < ahead->lines) return;
-    ahead->line = 0;
-    ahead->rows--;
-    ahead->row += ahead->step;
-}
-
-/* gelu(x) = x (1 - erfc(x / sqrt(2)) / 2), by Abramowitz and Stegun 7.1.26: error of erfc 1.5e-7. */
-INLINE vf gelu_vf(vf x, const int narrow) {
-    const vf z = (vf)((vi)x & 0x7fffffff) * 0.70710678f, t = reciprocal_vf(1.0f + 0.3275911f * z);
-    vf p = 1.061405429f * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = (p * t + 0.254829592f) * t * exp2_vf(z * z * -LOG2E, narrow) * 0.5f;
-    return x * select_vf((vi)x < 0, p, 1.0f - p);
+    if (ahead->asked == ahead->lines) return;
+    __builtin_prefetch(ahead->first + ahead->asked % PANEL * ahead->step + ahead->asked / PANEL * 64, 0, 3);
+    ahead->asked++;
 }
 
 /* What is done with rows [row, row + rows) of a panel: the sums so far in `partial`, which the last piece turns into output. */
@@ -102,22 +89,28 @@ INLINE void multiply(const product_args *a, const piece *p, const vf *panel, int
         for (int j = 0; j < vectors; j++)
             sum[i][j] = p->begin ? *(const vf *)(partial + (i * vectors + j) * VL) : splat(0.0f);
     lines_ahead soon = *ahead;
-    for (int64_t w = 0; w < p->end - p->begin; w++) {
-        vf weight[2];
-        if (w & 1 && soon.rows) ask(&soon);
+    for (int64_t n = p->end - p->begin; n > 0; n -= 2) {
+        ask(&soon);
 #pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++) weight[j] = panel[w * vectors + j];
+        for (int word = 0; word < 2; word++) {
+            if (word == n) break;
+            vf weight[2];
+#pragma GCC unroll 2
+            for (int j = 0; j < vectors; j++) weight[j] = *panel++;
 #pragma GCC unroll 12
-        for (int i = 0; i < rows; i++) {
-            const vf v = (vf)_mm512_set1_ps(load_one(at[i / 3] + i % 3 * step + w * 4, F32));
+            for (int i = 0; i < rows; i++) {
+                const vf v = (vf)_mm512_set1_ps(load_one(at[i / 3] + i % 3 * step + word * 4, F32));
 #pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++)
+                for (int j = 0; j < vectors; j++)
 #if defined(__AVX512BF16__)
-                if (dtype == BF16) sum[i][j] = (vf)_mm512_dpbf16_ps((__m512)sum[i][j], (__m512bh)v, (__m512bh)weight[j]);
-                else
+                    if (dtype == BF16) sum[i][j] = (vf)_mm512_dpbf16_ps((__m512)sum[i][j], (__m512bh)v, (__m512bh)weight[j]);
+                    else
 #endif
-                    sum[i][j] += v * weight[j];
+                        sum[i][j] += v * weight[j];
+            }
         }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) at[i] += 8;
     }
     *ahead = soon;
     const int last = p->end * 4 == a->depth * item_size(dtype);
@@ -150,9 +143,8 @@ static void multiply_rows(const product_args *a, int64_t row, int64_t rows, int6
     float *partial = (float *)scratch.next;
     for (int64_t i = first * deep; i < last * deep; i++) {
         const piece p = piece_at(a, i / deep, i % deep), next = piece_at(a, (i + 1) / deep, (i + 1) % deep);
-        lines_ahead ahead = {.row = weight_at(a, next.column, next.begin), .step = a->depth * item_size(a->dtype),
-                             .rows = i + 1 < last * deep ? min_of(PANEL, a->columns - next.column) : 0,
-                             .lines = (int)ceil_div(next.end - next.begin, 16)};
+        lines_ahead ahead = {.first = weight_at(a, next.column, next.begin), .step = a->depth * item_size(a->dtype),
+                             .lines = i + 1 < last * deep ? PANEL * ceil_div(next.end - next.begin, 16) : 0};
         transpose_piece(a, &p, panel);
         for (int64_t block = 0; block < blocks; block++) {
             const int64_t r = row + min_of(block * height, rows - height);

@@ -9,4 +9,8 @@ ARGUMENT_STRUCT(product, PRODUCT_FIELDS);
 /* out = act(scale x weight^T + bias) + add. */
 EXPORT void vimzoo_product_forward(const product_args *a);
 
+/* The same with a weight of 8 or 4 bits, which the fields of quantized_linear describe at `weight`; NULL: as above. The
+ * rows of out and add have no gaps. */
+void vimzoo_product_with(const product_args *a, const char *weight);
+
 #endif

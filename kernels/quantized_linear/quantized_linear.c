@@ -2,7 +2,7 @@
  *
  * Blocks of 32 weights: 8 bits in order, 4 bits with weight i in the low half of byte i and weight i + 16 in the high half.
  */
-#include "../selective_scan/task.h"
+#include "../product/product.h"
 
 ARGUMENTS(quantized_linear, QUANTIZED_LINEAR_FIELDS);
 
@@ -58,9 +58,15 @@ INLINE float largest_of(const quantized_linear_args *a, const char *from, const 
         largest = at_least((vf)((vi)v & 0x7fffffff), largest);
         strange += v * 0.0f; /* a maximum may lose NaN */
     });
-    float top = sum_vf(strange);
+    const float odd = sum_vf(strange);
+#if VL == 16
+    const float top = _mm512_reduce_max_ps((__m512)largest);
+    return odd == 0.0f ? top : odd;
+#else
+    float top = odd;
     for (int i = 0; i < VL; i++) top = largest[i] > top ? largest[i] : top;
     return top;
+#endif
 }
 /* To the nearest whole number, ties to even, for values up to 127. */
 INLINE vf whole(vf v) {
@@ -222,18 +228,27 @@ static void pack(const quantized_linear_args *a, int64_t n, vi *out) {
         }
 }
 
+/* Whole numbers as bytes. */
+INLINE v8 bytes_of(vf v) {
+#if VL == 16
+    return (v8)_mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)v)); /* the compiler converts one by one */
+#else
+    return __builtin_convertvector(v, v8);
+#endif
+}
+
 /* A row in 8 bits; returns its scale, and in `sum` 128 times the sum of its bytes. */
 static float narrow_row(const quantized_linear_args *a, int64_t row, int8_t *bytes, int32_t *sum, const int dtype) {
     const char *from = a->x + row * a->x_row * item_size(dtype);
     const float top = largest_of(a, from, dtype), factor = top > 0.0f ? 127.0f / top : 0.0f;
     vf total = {0};
-    for (int64_t k = 0; k < a->padded; k += VL) {
-        const int lanes = (int)max_of(0, min_of(VL, a->inputs - k));
-        const vf v = whole((lanes ? load_row(from + k * item_size(dtype), dtype, lanes) : splat(0.0f)) * factor);
-        const v8 narrow = __builtin_convertvector(v, v8);
-        memcpy(bytes + k, &narrow, sizeof narrow);
+    memset(bytes + a->inputs, 0, a->padded - a->inputs);
+    EACH_VECTOR(a->inputs, {
+        const vf v = whole(load_row(from + c * item_size(dtype), dtype, lanes) * factor);
+        const v8 narrow = bytes_of(v);
+        memcpy(bytes + c, &narrow, lanes);
         total += v;
-    }
+    });
     *sum = 128 * (int32_t)sum_vf(total);
     return top / 127.0f;
 }
@@ -243,7 +258,7 @@ INLINE VNNI void tile(const quantized_linear_args *a, int64_t row, int64_t n, co
                       const float *scales, const int32_t *sums, const int count, const int dtype) {
     vi total[TILE_ROWS][2];
 #pragma GCC unroll 8
-    for (int r = 0; r < TILE_ROWS; r++) total[r][0] = total[r][1] = (vi){0};
+    for (int r = 0; r < TILE_ROWS; r++) total[r][0] = total[r][1] = (vi){0} - sums[r];
     for (int64_t k = 0; k < a->padded / 4; k++) {
         const vi left = packed[2 * k], right = packed[2 * k + 1];
 #pragma GCC unroll 8
@@ -259,12 +274,14 @@ INLINE VNNI void tile(const quantized_linear_args *a, int64_t row, int64_t n, co
         const int64_t at = n + half * VL;
         if (at >= a->outputs) break;
         const int lanes = (int)min_of(VL, a->outputs - at);
-        const vf scale = load_row((const char *)(a->scale + at), F32, lanes);
+        const vf scale = load_row((const char *)(a->scale + at), F32, lanes) * (a->factor == 0.0 ? 1.0f : (float)a->factor);
         const vf bias = a->bias ? load_row((const char *)(a->bias + at), F32, lanes) : splat(0.0f);
 #pragma GCC unroll 8
         for (int r = 0; r < TILE_ROWS; r++) {
             if (r >= count) break;
-            const vf y = __builtin_convertvector(total[r][half] - sums[r], vf) * (scales[r] * scale) + bias;
+            vf y = __builtin_convertvector(total[r][half], vf) * (scales[r] * scale) + bias;
+            if (a->gelu) y = gelu_vf(y, dtype != F32);
+            if (a->add) y += load_row(a->add + ((row + r) * a->outputs + at) * item_size(dtype), dtype, lanes);
             store_row(a->out + ((row + r) * a->outputs + at) * item_size(dtype), dtype, lanes, y);
         }
     }
@@ -273,7 +290,7 @@ INLINE VNNI void tile(const quantized_linear_args *a, int64_t row, int64_t n, co
 INLINE VNNI void tiles(const quantized_linear_args *a, int64_t begin, int64_t end, const vi *packed, int8_t *bytes,
                        const int dtype) {
     float scales[ROWS];
-    int32_t sums[ROWS];
+    int32_t sums[ROWS] = {0};
     memset(bytes + (end - begin) * a->padded, 0, (ROWS - (end - begin)) * a->padded);
     for (int64_t row = begin; row < end; row++)
         scales[row - begin] = narrow_row(a, row, bytes + (row - begin) * a->padded, sums + (row - begin), dtype);
@@ -319,6 +336,29 @@ EXPORT int vimzoo_has_int8(void) {
 #else
     return 0;
 #endif
+}
+
+void vimzoo_product_with(const product_args *p, const char *weight) {
+    if (!weight) {
+        vimzoo_product_forward(p);
+        return;
+    }
+    quantized_linear_args a = *(const quantized_linear_args *)weight;
+    const int eight = a.task == PRODUCT_8_BITS, size = item_size((int)p->dtype);
+    arena scratch = arena_new(p->columns * (eight ? (int64_t)sizeof(float) : p->depth * size));
+    a.dtype = p->dtype, a.threads = p->threads;
+    if (eight) {
+        a.rows = p->rows, a.x = p->x, a.x_row = p->x_row, a.out = p->out;
+        a.gelu = p->gelu, a.factor = p->scale, a.add = p->add;
+        if (p->bias) a.bias = as_floats(&scratch, p->bias, (int)p->dtype, p->columns);
+        products_8_bits(&a);
+    } else {
+        product_args wide = *p;
+        wide.weight = a.out = scratch.base;
+        weights(&a);
+        vimzoo_product_forward(&wide);
+    }
+    free(scratch.base);
 }
 
 EXPORT void vimzoo_quantized_linear_forward(const quantized_linear_args *a) {

@@ -85,12 +85,13 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const float *, weight) F(const float *, bias) F(char *, out)
 
 /* Weights of 8 bits, signed, or 4 bits, unsigned, in rows that are padded to whole blocks of 32; scale and offset, or NULL,
- * (outputs, padded / group). `task`: 0 product with x as it is, 1 with x in 8 bits, 2 the weights themselves as out. */
+ * (outputs, padded / group). `task`: 0 product with x as it is, 1 with x in 8 bits, 2 the weights themselves as out.
+ * Of task 1, for blocks in one call: act(factor x weight^T + bias) + add with GELU if `gelu`; a factor of 0 means 1. */
 #define QUANTIZED_LINEAR_FIELDS(F)                                                                                      \
     F(int64_t, rows) F(int64_t, inputs) F(int64_t, outputs) F(int64_t, padded) F(int64_t, bits) F(int64_t, group)       \
     F(int64_t, task) F(int64_t, dtype) F(int64_t, threads)                                                              \
     F(const char *, x) F(int64_t, x_row) F(const char *, values) F(const float *, scale) F(const float *, offset)       \
-    F(const float *, bias) F(char *, out)
+    F(const float *, bias) F(char *, out) F(int64_t, gelu) F(double, factor) F(const char *, add)
 
 /* y = act(scale x weight^T + bias) + add: x (rows, depth), weight (columns, depth) dense, y and add (rows, columns). */
 #define PRODUCT_FIELDS(F)                                                                                               \
@@ -98,11 +99,12 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const char *, x) F(int64_t, x_row) F(const char *, weight) F(const char *, bias) F(double, scale)                 \
     F(const char *, add) F(int64_t, add_row) F(char *, out) F(int64_t, out_row)
 
-/* act(x weight1^T + bias1) weight2^T + bias2 + add with GELU: weights (hidden, depth) and (columns, hidden). */
+/* act(x weight1^T + bias1) weight2^T + bias2 + add with GELU: weights (hidden, depth) and (columns, hidden). Weights of 8 or
+ * 4 bits are the fields of quantized_linear that describe them instead, here and below. */
 #define MLP_FIELDS(F)                                                                                                   \
     F(int64_t, rows) F(int64_t, depth) F(int64_t, hidden) F(int64_t, columns) F(int64_t, dtype) F(int64_t, threads)     \
     F(const char *, x) F(const char *, weight1) F(const char *, bias1) F(const char *, weight2) F(const char *, bias2)  \
-    F(const char *, add) F(char *, out)
+    F(const char *, add) F(char *, out) F(const char *, quantized1) F(const char *, quantized2)
 
 /* A mixer: [residual and norm,] projection, convolution and SiLU, scan, norm, gate, projection [, addition].
  * x, residual, kept, add and out are (B, H W, dim), dense. Parameters are in dtype, A_log in A_dtype; strides of 0 over
@@ -122,7 +124,8 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const char *, out_weight) F(const char *, out_bias) F(double, scale) F(const char *, add) F(char *, out)          \
     /* the norm before it, an RMSNorm if first_rms */                                                                   \
     F(const char *, first_weight) F(const char *, first_bias) F(double, first_eps) F(int64_t, first_rms)                \
-    F(const char *, residual) F(int64_t, residual_dtype) F(char *, kept) F(int64_t, kept_dtype)
+    F(const char *, residual) F(int64_t, residual_dtype) F(char *, kept) F(int64_t, kept_dtype)                         \
+    F(const char *, in_quantized) F(const char *, out_quantized)
 
 /* All CUDA kernels of the scan have one struct; addresses are 64-bit numbers there. */
 #define CUDA_SCAN_FIELDS(F)                                                                                             \

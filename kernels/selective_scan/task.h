@@ -51,6 +51,17 @@ INLINE void *arena_take(arena *a, size_t bytes) {
     return block;
 }
 
+/* A parameter as the kernels read it: itself, or widened. */
+HELPER const float *as_floats(arena *scratch, const char *p, int64_t dtype, int64_t count) {
+    if (!p || dtype == F32) return (const float *)p;
+    float *out = arena_take(scratch, count * sizeof(float));
+    for (int64_t i = 0; i < count; i += VL) {
+        const int lanes = (int)min_of(VL, count - i);
+        store_row((char *)(out + i), F32, lanes, load_row(p + i * item_size(dtype), dtype, lanes));
+    }
+    return out;
+}
+
 /* `lanes` rows of `columns` floats, a channel each -> one vector a column: out[column], scaled. */
 HELPER void load_columns(vf *out, const float *rows, int64_t columns, int lanes, float scale) {
     for (int64_t c = 0; c < columns; c += VL) {

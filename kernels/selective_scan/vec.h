@@ -129,6 +129,16 @@ INLINE vf logistic(vf x, const int narrow) {
 INLINE vf sigmoid_vf(vf x) { return logistic(x, 0); }
 INLINE vf silu_vf(vf x, const int narrow) { return x * logistic(x, narrow); }
 
+/* gelu(x) = x (1 - erfc(x / sqrt(2)) / 2), by Abramowitz and Stegun 7.1.26: error of erfc 1.5e-7. */
+INLINE vf gelu_vf(vf x, const int narrow) {
+    const vf z = (vf)((vi)x & 0x7fffffff) * 0.70710678f, t = reciprocal_vf(1.0f + 0.3275911f * z);
+    vf p = 1.061405429f * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = (p * t + 0.254829592f) * t * exp2_vf(z * z * -LOG2E, narrow) * 0.5f;
+    return x * select_vf((vi)x < 0, p, 1.0f - p);
+}
+
 INLINE float sum_vf(vf v) {
 #if VL == 16
     return _mm512_reduce_add_ps((__m512)v);

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import vimzoo
+import vimzoo.quantization
 from vimzoo.layers import SS2D, BiMamba, BiMambaBlock, VSSBlock
 from vimzoo.layers.mambair import RestorationBlock
 from vimzoo.layers.mlp import Mlp
+from vimzoo.layers.quantized import QuantizedLinear
 from vimzoo.ops import mixers
 from vimzoo.ops.runtime import native
 from vimzoo.ops.runtime.abi import DTYPES, address
@@ -34,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return counted
 
-    for name in ("mixer_forward", "mlp_forward"):
+    for name in ("mixer_forward", "mlp_forward", "quantized_linear_forward"):
         monkeypatch.setattr(library, name, counting(name, getattr(library, name)))
     return made
 
@@ -144,6 +147,42 @@ def test_layers_give_what_their_operators_give(name: str, dtype: torch.dtype, ca
             torch.set_num_threads(1)
     if isinstance(found, tuple):
         assert found[1].dtype == truth[1].dtype
+
+
+QUANTIZED = ("Vim's mixer", "with biases", "block", "VMamba's block", "gated", "MLP")
+
+
+@pytest.mark.parametrize("dtype", TAKEN, ids=str)
+@pytest.mark.parametrize("kind", vimzoo.quantization.KINDS)
+@pytest.mark.parametrize("name", QUANTIZED)
+@torch.inference_mode()
+def test_weights_of_few_bits_stay_within_the_call(
+    name: str, kind: str, dtype: torch.dtype, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, given = LAYERS[name]()
+    layer = vimzoo.quantize(layer, kind).to(dtype)
+    given = (given[0].to(dtype), *given[1:])
+    if kind == "int8-dynamic" and not native.require().has_int8:
+        pytest.skip("no products of bytes here")
+
+    def one_by_one(layer: nn.Module, given: tuple[Tensor, ...]) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(mixers, "takes", lambda dtype: False)
+            return layer(*given)
+
+    truth, exact = one_by_one(layer, given), one_by_one(layer.float(), tuple(x.float() for x in given))
+    assert set(calls) == {"quantized_linear_forward"}
+    calls.clear()
+    found = layer.to(dtype)(*given)
+    assert calls and "quantized_linear_forward" not in calls
+    assert error(found, exact) < 1.1 * error(truth, exact) + (1e-3 if kind == "int8-dynamic" else 5e-6)
+    before = first_of(found)
+    for module in layer.modules():
+        if isinstance(module, QuantizedLinear):
+            module.weight_values.view(-1)[0] ^= 0x55
+            found = first_of(layer(*given))
+            assert not torch.equal(found, before)
+            before = found
 
 
 @torch.inference_mode()

@@ -189,7 +189,6 @@ class BiMamba(nn.Module):
         first, conv, ssm, last = parts["in_proj"], parts["conv"], parts["ssm"], parts["out_proj"]
         if (
             not is_inference()
-            or not (is_plain(first, nn.Linear) and is_plain(last, nn.Linear))
             or not (is_plain(conv, CausalConv) and is_plain(ssm, SelectiveSSM))
             or self.gamma is not None
             or functions_are_replaced()

@@ -9,6 +9,7 @@ from vimzoo.ops.runtime.library import is_inference
 from .checks import check_rates, check_sizes, check_tokens
 from .linear import apply_linear, functions_are_replaced, is_plain
 from .maps import activation
+from .quantized import linear_weight
 
 
 class Mlp(nn.Module):
@@ -69,24 +70,29 @@ class Mlp(nn.Module):
     @torch.jit.ignore
     def in_one_call(self, x: Tensor, add: Tensor | None = None) -> Tensor | None:
         """The layer in inference, plus ``add``; ``None`` where its parts have to run one by one."""
-        if not is_inference() or not self._is_one_kernel(x):
+        if not is_inference() or not self._is_one_kernel():
             return None
-        parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        y = mixers.mlp(x, *parameters, add)
-        if y is None and inference.takes_mlp(x.dtype):
-            y = inference.mlp(x, *parameters)
+        weight1, weight2 = linear_weight(self.fc1), linear_weight(self.fc2)
+        if weight1 is None or weight2 is None:
+            return None
+        bias1, bias2 = self.fc1.bias, self.fc2.bias
+        if not inference.can_infer(
+            x, *[t for t in (weight1, weight2) if isinstance(t, Tensor)], bias1, bias2
+        ):
+            return None
+        y = mixers.mlp(x, weight1, bias1, weight2, bias2, add)
+        floats = isinstance(weight1, Tensor) and isinstance(weight2, Tensor)
+        if y is None and floats and inference.takes_mlp(x.dtype):
+            y = inference.mlp(x, weight1, bias1, weight2, bias2)  # type: ignore[arg-type]
             y = y if add is None else add + y
         return y
 
-    def _is_one_kernel(self, x: Tensor) -> bool:
+    def _is_one_kernel(self) -> bool:
         return (
             not self.gated
             and is_plain(self.act, nn.GELU)
             and self.act.approximate == "none"
             and is_plain(self.drop, nn.Dropout)
             and not (self.training and self.drop.p)
-            and is_plain(self.fc1, nn.Linear)
-            and is_plain(self.fc2, nn.Linear)
-            and inference.can_infer(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
             and not functions_are_replaced()
         )

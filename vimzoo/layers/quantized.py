@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from vimzoo.ops.quantized import QuantizedWeight, quantize_weight, quantized_linear
+from vimzoo.ops.quantized import QuantizedWeight, Rounded, quantize_weight, quantized_linear
 
 from .checks import check_tokens
+from .linear import is_plain, tensor_of
 
 
 class QuantizedLinear(nn.Module):
@@ -50,9 +53,10 @@ class QuantizedLinear(nn.Module):
     @property
     def quantized(self) -> QuantizedWeight:
         """The weight."""
+        own: Any = self._buffers  # without the detour by which a module finds them
         return QuantizedWeight(
-            self.weight_values, self.weight_scale, self.weight_offset, self.in_features  # type: ignore[arg-type]
-        )  # fmt: skip
+            own["weight_values"], own["weight_scale"], own["weight_offset"], self.in_features
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., I) -> (..., O)``.
@@ -80,3 +84,10 @@ class QuantizedLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"bits={weight.bits}, group={weight.group}, activations={self.activations}"
         )
+
+
+def linear_weight(layer: nn.Module | None) -> Tensor | Rounded | None:
+    """The weight of a layer that a block in one call may stand in for: a plain linear layer, quantized or not."""
+    if is_plain(layer, nn.Linear):
+        return tensor_of(layer, "weight")  # type: ignore[arg-type]
+    return Rounded(layer.quantized, layer.activations) if is_plain(layer, QuantizedLinear) else None  # type: ignore[union-attr, arg-type]

@@ -198,8 +198,6 @@ class SS2D(nn.Module):
         conv, out_norm, drop = parts.get("conv"), parts["out_norm"], parts["drop"]
         return (
             (norm is None or is_layer_norm(norm, self.dim))
-            and is_plain(parts["in_proj"], nn.Linear)
-            and is_plain(parts["out_proj"], nn.Linear)
             and is_plain(conv, nn.Conv2d)
             and is_depthwise(conv)
             and is_plain(parts["act"], nn.SiLU)

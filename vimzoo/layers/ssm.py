@@ -14,6 +14,7 @@ from vimzoo.ops.mixers import Mixer
 
 from .checks import check_sizes
 from .linear import tensor_of
+from .quantized import linear_weight
 
 PARAMETERS = ("A_log", "D", "x_proj", "dt_proj", "dt_bias")
 
@@ -240,9 +241,14 @@ def mixer_of(
     if ssm.dt_proj is None:
         return None
 
+    in_weight, out_weight = linear_weight(first), linear_weight(last)
+    if in_weight is None or out_weight is None:
+        return None
+
     def pair(layer: Any) -> tuple[Any, Any]:
         return (None, None) if layer is None else (tensor_of(layer, "weight"), tensor_of(layer, "bias"))
 
     scan: Any = [tensor_of(ssm, name) for name in ("x_proj", "dt_proj", "dt_bias", "D")]
-    tensors = (*pair(first), *pair(conv), *scan, *pair(norm), *pair(last), tensor_of(ssm, "A_log"))
+    first_two, last_two = (in_weight, tensor_of(first, "bias")), (out_weight, tensor_of(last, "bias"))
+    tensors = (*first_two, *pair(conv), *scan, *pair(norm), *last_two, tensor_of(ssm, "A_log"))
     return Mixer._make((*tensors, reverse, tuple(codes), 1.0 if norm is None else norm.eps, scale))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .inference import can_infer
 from .paths.path import COLUMN_REVERSED, ROW
+from .quantized import Rounded
 from .runtime import native, threads
 from .runtime.abi import CONSTANTS, DTYPES, address
 from .runtime.contract import MOST_REMEMBERED
@@ -31,7 +32,7 @@ class Mixer(NamedTuple):
     first projection, multiplies the norm's output, or the scan's without a norm.
 
     Args:
-        in_weight, in_bias: ``(D or 2 D, C)`` and its first axis.
+        in_weight, in_bias: ``(D or 2 D, C)`` and its first axis; the two projections may be of 8 or 4 bits.
         conv_weight, conv_bias: ``(1 or K, D, W)`` and ``(1 or K, D)``, or for maps ``(D, 1, 3, 3)`` and ``(D,)``.
         x_proj: ``(1 or K, R + 2 N, D)``.
         dt_proj, dt_bias, skip: ``(1 or K, D, R)``, ``(1 or K, D)``, ``(1 or K, D)``.
@@ -44,7 +45,7 @@ class Mixer(NamedTuple):
         scale: Factor on the last projection, before its bias.
     """
 
-    in_weight: Tensor
+    in_weight: Tensor | Rounded
     in_bias: Tensor | None
     conv_weight: Tensor
     conv_bias: Tensor | None
@@ -54,7 +55,7 @@ class Mixer(NamedTuple):
     skip: Tensor
     norm_weight: Tensor | None
     norm_bias: Tensor | None
-    out_weight: Tensor
+    out_weight: Tensor | Rounded
     out_bias: Tensor | None
     A_log: Tensor
     reverse: tuple[bool, ...]
@@ -77,7 +78,8 @@ _ADDRESSES = (
     "norm_bias", "out_weight", "out_bias", "A_log", "first_weight", "first_bias", "residual",
 )  # fmt: skip
 """The fields in C of the tensors of a `Mixer`, of the norm before it, and of the stream."""
-_OWN = _ADDRESSES.index("A_log")
+_OWN, _OUT = _ADDRESSES.index("A_log"), _ADDRESSES.index("out_weight")
+_Packed = ctypes.Array[ctypes.c_char]
 
 
 class _Kind(NamedTuple):
@@ -123,7 +125,10 @@ def mix(
         The output, of the shape of ``x`` and dense, and the stream; ``None`` where the operators have to run one by
         one.
     """
-    own: tuple[Any, ...] = m[:_OWN]
+    first, last = _split(m.in_weight), _split(m.out_weight)
+    if first is None or last is None:
+        return None
+    own: tuple[Any, ...] = (first[0], *m[1:_OUT], last[0], *m[_OUT + 1 : _OWN])
     if not can_infer(x, *own, *(norm or ())[:2], others=(m.A_log, residual)) or not takes(x.dtype):
         return None
     tensors = (*own, m.A_log, *((None, None) if norm is None else norm[:2]), residual)
@@ -134,14 +139,25 @@ def mix(
     out, kept = torch.empty_like(x), None if stream is None else torch.empty_like(x, dtype=stream)
     native.require().mixer_forward(kind.arguments(
         threads.for_work(kind.work), address(x), address(x) if add else 0, address(out), address(kept),
-        0 if kept is None else DTYPES[kept.dtype], *map(address, tensors),
+        0 if kept is None else DTYPES[kept.dtype], *map(address, tensors), _pointer(first[1]), _pointer(last[1]),
     ))  # fmt: skip
     return out, kept
 
 
+def _split(weight: Tensor | Rounded) -> tuple[Tensor | None, _Packed | None] | None:
+    """A weight as a tensor, or as what C is given of one of 8 or 4 bits; ``None`` if C cannot take it."""
+    if not isinstance(weight, Rounded):
+        return weight, None
+    return (None, weight.packed()) if weight.takes() else None
+
+
+def _pointer(packed: _Packed | None) -> int:
+    return 0 if packed is None else ctypes.addressof(packed)
+
+
 def _kind_of(x: Tensor, m: Mixer, norm: Norm | None, tensors: tuple) -> _Kind | None:
     """`_kind`, computed once."""
-    shapes = tuple([None if t is None else t.shape for t in tensors])
+    shapes = (m.in_weight.shape, m.out_weight.shape, *[None if t is None else t.shape for t in tensors])
     dtypes = x.dtype, m.A_log.dtype, None if tensors[-1] is None else tensors[-1].dtype
     key = (x.shape, shapes, dtypes, m[_OWN + 1 :], None if norm is None else norm[2:])
     if key not in _KINDS:
@@ -153,7 +169,7 @@ def _kind_of(x: Tensor, m: Mixer, norm: Norm | None, tensors: tuple) -> _Kind | 
 
 def _kind(x: Tensor, m: Mixer, norm: Norm | None, residual: Tensor | None) -> _Kind | None:
     if (
-        m.in_weight.dim() != 2
+        len(m.in_weight.shape) != 2
         or m.A_log.dim() != 3
         or m.dt_proj.dim() != 3
         or m.conv_weight.dim() not in (3, 4)
@@ -162,8 +178,8 @@ def _kind(x: Tensor, m: Mixer, norm: Norm | None, residual: Tensor | None) -> _K
         return None
     K, dim, maps, taps = len(m.codes), x.shape[-1], not m.reverse, m.conv_weight.shape[-1]
     inner, states, rank = m.A_log.shape[1], m.A_log.shape[2], m.dt_proj.shape[-1]
-    wide, filters, directions = len(m.in_weight), len(m.reverse), len(m.x_proj)
-    expected: list[tuple[Tensor | None, tuple[int, ...]]] = [
+    wide, filters, directions = m.in_weight.shape[0], len(m.reverse), len(m.x_proj)
+    expected: list[tuple[Tensor | Rounded | None, tuple[int, ...]]] = [
         (m.in_weight, (wide, dim)), (m.in_bias, (wide,)),
         (m.conv_weight, (inner, 1, 3, 3) if maps else (filters, inner, taps)),
         (m.conv_bias, (inner,) if maps else (filters, inner)),
@@ -207,15 +223,17 @@ def _kind(x: Tensor, m: Mixer, norm: Norm | None, residual: Tensor | None) -> _K
     if norm is not None:
         fields |= dict(first_eps=norm.eps, first_rms=int(norm.rms))
     work = x.numel() / dim * inner * (0.01 * (wide + dim) + K * (0.8 + 0.1 * states))
-    called = ("threads", "x", "add", "out", "kept", "kept_dtype", *_ADDRESSES)
+    called = (
+        "threads", "x", "add", "out", "kept", "kept_dtype", *_ADDRESSES, "in_quantized", "out_quantized"
+    )  # fmt: skip
     return _Kind(native.MixerArgs.with_fixed(called, fields), work, (reverse, codes))
 
 
 def mlp(
     x: Tensor,
-    weight1: Tensor,
+    weight1: Tensor | Rounded,
     bias1: Tensor | None,
-    weight2: Tensor,
+    weight2: Tensor | Rounded,
     bias2: Tensor | None,
     add: Tensor | None = None,
 ) -> Tensor | None:
@@ -223,26 +241,31 @@ def mlp(
 
     Args:
         x: ``(..., I)``, of which `vimzoo.ops.inference.can_infer` is true, together with the parameters.
-        weight1, bias1: ``(H, I)`` and ``(H,)``.
+        weight1, bias1: ``(H, I)`` and ``(H,)``; the weights may be of 8 or 4 bits.
         weight2, bias2: ``(O, H)`` and ``(O,)``.
         add: ``(..., O)``, of the same dtype.
 
     Returns:
         ``(..., O)``, dense; ``None`` where torch's products have to run.
     """
-    (hidden, depth), columns = weight1.shape, len(weight2)
-    parameters = (weight1, bias1, weight2, bias2)
+    first, second = _split(weight1), _split(weight2)
+    if first is None or second is None:
+        return None
+    (hidden, depth), columns = weight1.shape, weight2.shape[0]
+    shaped = (weight1, bias1, weight2, bias2)
     shapes = ((hidden, x.shape[-1]), (hidden,), (columns, hidden), (columns,))
-    fits = all(p is None or tuple(p.shape) == s for p, s in zip(parameters, shapes, strict=True))
+    fits = all(p is None or tuple(p.shape) == s for p, s in zip(shaped, shapes, strict=True))
     fits &= add is None or (add.shape == (*x.shape[:-1], columns) and add.dtype == x.dtype)
     even = x.dtype == torch.float32 or depth % 2 == hidden % 2 == 0
+    parameters = (first[0], bias1, second[0], bias2)
     if not (takes(x.dtype) and fits and even and all(p is None or p.is_contiguous() for p in parameters)):
         return None
     x, add = x.contiguous(), None if add is None else add.contiguous()
     out, rows = x.new_empty((*x.shape[:-1], columns)), x.numel() // depth
     native.require().mlp_forward(native.MlpArgs(
         rows=rows, depth=depth, hidden=hidden, columns=columns, dtype=DTYPES[x.dtype],
-        threads=threads.for_work(0.01 * rows * hidden * (depth + columns)), x=address(x), weight1=address(weight1),
-        bias1=address(bias1), weight2=address(weight2), bias2=address(bias2), add=address(add), out=address(out),
+        threads=threads.for_work(0.01 * rows * hidden * (depth + columns)), x=address(x), weight1=address(first[0]),
+        bias1=address(bias1), weight2=address(second[0]), bias2=address(bias2), add=address(add), out=address(out),
+        quantized1=_pointer(first[1]), quantized2=_pointer(second[1]),
     ))  # fmt: skip
     return out

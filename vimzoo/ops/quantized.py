@@ -6,6 +6,7 @@ many rows the weight is widened first, and with activations of 8 bits both facto
 Everywhere else, and where gradients are wanted, torch computes the same.
 """
 
+import ctypes
 import logging
 from functools import cache
 from typing import Any, NamedTuple, Self
@@ -19,7 +20,7 @@ from .runtime import native, threads
 from .runtime.abi import CONSTANTS, DTYPES, address
 from .runtime.library import LIBRARY, check_tensors, is_inference
 
-__all__ = ["QuantizedWeight", "quantize_weight", "quantized_linear"]
+__all__ = ["QuantizedWeight", "Rounded", "quantize_weight", "quantized_linear"]
 
 BLOCK = 32
 """Columns are padded to a multiple of this; 4-bit weights i and i + 16 of a block share a byte."""
@@ -28,6 +29,9 @@ ROWS_TO_WIDEN = 16
 _MIDDLE = {8: 0.0, 4: 8.0}
 """The offset of weights without offsets: 4-bit ones are stored as 0..15."""
 _PRODUCT, _PRODUCT_8_BITS, _WEIGHTS = range(3)
+_described = native.QuantizedLinearArgs.with_fixed(
+    ("inputs", "outputs", "padded", "bits", "group", "task", "values", "scale", "offset"), {}
+)
 _logger = logging.getLogger(__name__)
 LIBRARY.define(
     "quantized_linear(Tensor x, Tensor values, Tensor scale, Tensor? offset, SymInt columns, Tensor? bias, "
@@ -79,6 +83,39 @@ class QuantizedWeight(NamedTuple):
         groups = self.whole_numbers().unflatten(-1, (self.scale.shape[-1], -1))
         weight = (groups - offset) * self.scale[..., None]
         return weight.flatten(-2)[..., : self.columns].to(dtype)
+
+
+class Rounded(NamedTuple):
+    """A weight of 8 or 4 bits as blocks in one call take it in place of a tensor; see `vimzoo.ops.mixers`.
+
+    Attributes:
+        weight: Of ``(O, I)``.
+        activations: As `quantized_linear` takes it.
+    """
+
+    weight: QuantizedWeight
+    activations: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(O, I)``."""
+        return self.weight.values.shape[0], self.weight.columns
+
+    def takes(self) -> bool:
+        """Whether blocks in one call, which run only where `is_inference` is true, can multiply by this weight here."""
+        for t in self.weight[:3]:
+            if t is not None and not (type(t) is Tensor and t.is_cpu and t.is_contiguous()):
+                return False
+        return self.activations == "float" or native.require().has_int8
+
+    def packed(self) -> ctypes.Array[ctypes.c_char]:
+        """What C is given."""
+        weight = self.weight
+        (outputs, stored), bits = weight.values.shape, weight.bits
+        task = _PRODUCT_8_BITS if self.activations == "int8" else _WEIGHTS
+        return ctypes.create_string_buffer(_described(
+            weight.columns, outputs, stored * 8 // bits, bits, weight.group, task, *map(address, weight[:3])
+        ))  # fmt: skip
 
 
 def quantize_weight(
