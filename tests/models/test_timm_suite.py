@@ -34,7 +34,8 @@ ours = os.environ["AIMED_AT"].split(",")
 
 def among_sequences(patterns):
     "timm tests its own sequence models apart, by lists of patterns that contain this one."
-    return [*patterns, *(name for name in ours if "vmamba" not in name)] if "vit_*" in patterns else patterns
+    sequences = [name for name in ours if "vmamba" not in name and "plain_mamba" not in name]
+    return [*patterns, *sequences] if "vit_*" in patterns else patterns
 
 
 def aimed(filter="", module="", pretrained=False, exclude_filters="", **options):
