@@ -54,7 +54,7 @@ def compare(module: nn.Module, references: ModuleType, compat: ModuleType, path:
     inner = reference.get("intermediates") or {}
     seen = references.record(module) if inner else {}
     result = eval(reference.get("call", "m(x)"), {"m": module, "x": fill.model_input(reference)})
-    outputs = vim_references.outputs_of(result)
+    outputs = [output for output in vim_references.outputs_of(result) if output is not None]
     norms = reference.get("grad_norm") or {}
     if norms:
         sum((output * fill.example_input(output.shape, 7)).sum() for output in outputs).backward()

@@ -233,7 +233,8 @@ CASES: dict[str, Callable[[Path], Any]] = {
         None, [], existing="abacus"
     ),  # type: ignore[arg-type]
     "vimzoo.data.Shapes UsageError": lambda tmp: data.Shapes([], 16),
-    "vimzoo.data.moving_digits UsageError": lambda tmp: data.moving_digits(frames=1),
+    "vimzoo.data.film_folder UsageError": lambda tmp: data.film_folder(),
+    "vimzoo.data.bundled_moving_digits UsageError": lambda tmp: data.bundled_moving_digits(frames=1),
     "vimzoo.data.bundled_digits UsageError": lambda tmp: data.bundled_digits(img_size=0),
     "vimzoo.data.degraded_folder UsageError": lambda tmp: data.degraded_folder(tmp, scale=1, sigma=0.0),
     "vimzoo.data.hub_dataset UsageError": lambda tmp: data.hub_dataset(None),

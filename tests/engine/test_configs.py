@@ -80,7 +80,7 @@ def test_keys_are_arguments(option: str) -> None:
             of_pairs = option in ("data=photos", "data=paired", "data=degraded_folder")
             accepted |= set(inspect.signature(PairSettings if of_pairs else ImageSettings).parameters)
         assert keys <= accepted | {*LOADER_KEYS, "betas"}  # the optimizer's own
-    if group == "aug" and option not in ("aug=digits", "aug=flips", "aug=masks"):
+    if group == "aug" and option not in ("aug=digits", "aug=flips", "aug=masks", "aug=clips"):
         create_transform(32, is_training=True, **cfg["aug"]["transform"])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from trainer_helpers import composed
 
-from vimzoo.data import moving_digits
+from vimzoo.data import bundled_moving_digits
 from vimzoo.data.sources.moving_digits import DIRECTIONS, MovingDigits
 from vimzoo.engine import launch
 from vimzoo.engine.loop import of_views
@@ -18,7 +18,7 @@ from vimzoo.errors import UsageError
 
 @pytest.fixture(scope="module")
 def clips() -> MovingDigits:
-    data = moving_digits(frames=3)
+    data = bundled_moving_digits(frames=3)
     assert data.frames == 3 and data.input_size == (1, 24, 24) and data.classes == tuple(DIRECTIONS)
     return data.train
 
@@ -36,22 +36,22 @@ def test_a_digit_moves_in_the_direction_of_its_class(clips: MovingDigits) -> Non
 
 
 def test_clips_depend_on_their_key_alone(clips: MovingDigits) -> None:
-    again = moving_digits(frames=3).train
+    again = bundled_moving_digits(frames=3).train
     assert torch.equal(clips[1, 5][0], again[1, 5][0])
     assert any(clips[0, index][1] != clips[1, index][1] for index in range(20))
-    held = moving_digits().val
-    assert torch.equal(held[7][0], moving_digits(seed=3).val[7][0])
+    held = bundled_moving_digits().val
+    assert torch.equal(held[7][0], bundled_moving_digits(seed=3).val[7][0])
     with pytest.raises(IndexError):
         held[len(held)]
 
 
 def test_what_moving_digits_refuse() -> None:
     with pytest.raises(UsageError, match="`frames`=1: expected at least 2"):
-        moving_digits(frames=1)
+        bundled_moving_digits(frames=1)
     with pytest.raises(UsageError, match="take no augmentation, not hflip"):
-        moving_digits(aug={"hflip": 0.5})
+        bundled_moving_digits(aug={"hflip": 0.5})
     with pytest.raises(UsageError, match="`img_size`=7"):
-        moving_digits(7)
+        bundled_moving_digits(7)
 
 
 def test_probabilities_of_views_are_averaged() -> None:

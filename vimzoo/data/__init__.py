@@ -8,12 +8,13 @@ from .batches.stages import StageBatches, Stages
 from .batches.uniform import EpochBatches
 from .record import Source
 from .sources import SOURCES
+from .sources.clips import film_folder
 from .sources.degraded_folder import degraded_folder
 from .sources.digits import bundled_digits
 from .sources.folder import image_folder
 from .sources.hub import hub_dataset
 from .sources.masks import mask_folder
-from .sources.moving_digits import moving_digits
+from .sources.moving_digits import bundled_moving_digits
 from .sources.paired import paired_folder
 from .sources.photos import bundled_photos
 from .sources.shards import shards
@@ -31,14 +32,15 @@ __all__ = [
     "Stages",
     "UsageError",
     "bundled_digits",
+    "bundled_moving_digits",
     "bundled_photos",
     "closing",
     "degraded_folder",
     "eval_loader",
+    "film_folder",
     "hub_dataset",
     "image_folder",
     "mask_folder",
-    "moving_digits",
     "paired_folder",
     "sample",
     "shards",

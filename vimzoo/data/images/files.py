@@ -42,16 +42,18 @@ class Found:
         files: pictures at any depth, relative to the folder with ``/``, in natural order.
         folders: its folders, hidden ones left out.
         others: files that are no pictures, by suffix. hidden: hidden files and folders.
+        suffixes: of pictures.
     """
 
     files: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
+    suffixes: tuple[str, ...] = SUFFIXES
 
     def add(self, name: str) -> None:
         """Count a file as an image or not, by its suffix."""
-        if (suffix := os.path.splitext(name)[1].lower()) in SUFFIXES:
+        if (suffix := os.path.splitext(name)[1].lower()) in self.suffixes:
             self.files.append(name)
         else:
             self.others[suffix or "without suffix"] += 1
@@ -68,7 +70,7 @@ class Found:
         if self.others:
             kinds = ", ".join(f"{kind} {count}" for kind, count in self.others.most_common(6))
             said.append(
-                f"{self.others.total()} files that do not end in {', '.join(SUFFIXES[:4])}, ... ({kinds})"
+                f"{self.others.total()} files that do not end in {', '.join(self.suffixes[:4])}, ... ({kinds})"
             )
         if self.hidden:
             said.append(f"{self.hidden} hidden files or folders")
@@ -89,17 +91,18 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 Names = Callable[[Path], list[str] | None]
 
 
-def find_pictures(folder: Path, stored: Names | None = None) -> Found:
+def find_pictures(folder: Path, stored: Names | None = None, suffixes: tuple[str, ...] = SUFFIXES) -> Found:
     """All pictures below a folder. Links are followed, but not to a folder that holds the link.
 
     Args:
         folder: Where to look.
         stored: Tells the pictures of a folder that is a database; None for one to look into, as all are without it.
+        suffixes: Of the files that are looked for, in lower case.
 
     Raises:
         UsageError: a folder cannot be listed.
     """
-    found = Found()
+    found = Found(suffixes=suffixes)
     _walk(str(folder), "", frozenset(), found, stored)
     return found.sorted()
 

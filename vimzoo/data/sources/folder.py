@@ -178,7 +178,7 @@ def _open_as_before(root: Path, val: float, test: float) -> list[ReadImages]:
     ]
 
 
-def _open_found(
+def open_found(
     root: Path, found: Found, labels: Path | None, val: float, test: float, class_folders: str | None
 ) -> tuple[list[ReadImages], list[str]]:
     """The parts of the images found below a folder, with notes on its layout."""
@@ -198,10 +198,10 @@ def _open_remote(
     class_folders: str | None,
     cache: str | os.PathLike[str] | None,
 ) -> tuple[Path, tuple[list[ReadImages], list[str]]]:
-    """As `_open_found`, below a URL; also returns the path that represents the URL."""
+    """As `open_found`, below a URL; also returns the path that represents the URL."""
     root = cast(Path, PurePosixPath(remote.url))  # has fewer slashes than the URL
     try:
-        parts, notes = _open_found(root, remote.pictures(), labels, val, test, class_folders)
+        parts, notes = open_found(root, remote.pictures(), labels, val, test, class_folders)
     except (FileNotFoundError, Unreachable, UsageError) as error:
         raise UsageError(f"`root`={remote.url}: {str(error).replace(str(root), remote.url)}") from error
     kept = None
@@ -269,7 +269,7 @@ def image_folder(
         if split == "order" and listing is None:
             parts, notes = _open_as_before(path, *shares), []
         else:
-            parts, notes = _open_found(path, find_pictures(path), listing, *shares, class_folders)
+            parts, notes = open_found(path, find_pictures(path), listing, *shares, class_folders)
     train, val, test = [*parts, None][:3]
     assert train is not None and val is not None
     files = [part.files() for part in (train, val, test) if part is not None]

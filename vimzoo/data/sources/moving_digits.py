@@ -61,7 +61,7 @@ class MovingDigits(Dataset):
         return ((clip - self.norm[0]) / self.norm[1]).unsqueeze(0), label
 
 
-def moving_digits(
+def bundled_moving_digits(
     img_size: int | None = 24,
     frames: int = 4,
     val_fraction: float = 0.1,
@@ -117,4 +117,4 @@ def moving_digits(
     )
 
 
-SOURCE = Source("moving_digits", moving_digits)
+SOURCE = Source("moving_digits", bundled_moving_digits)

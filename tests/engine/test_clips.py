@@ -1,0 +1,125 @@
+"""Clips from the files of films: which frames and crops they hold, views, damaged files, and a run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainer_helpers import composed
+
+from vimzoo.data import film_folder
+from vimzoo.data.clips.views import crops_of, drawn, random_crop, spread
+from vimzoo.engine import launch
+from vimzoo.errors import UsageError
+
+av = pytest.importorskip("av", reason="needs the extra vimzoo[films]")
+CFG = dict(input_size=(3, 32, 32), mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def write(path: Path, frames: int, height: int = 48, width: int = 64) -> None:
+    """A lossless film whose frame i is grey of 4 i, with more red in its right half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("ffv1", rate=10, options={"level": "3"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+        for number in range(frames):
+            picture = np.full((height, width, 3), 4 * number, dtype=np.uint8)
+            picture[:, width // 2 :, 0] += 100
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                film.mux(packet)
+        for packet in stream.encode():
+            film.mux(packet)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("films")
+    for kind in ("a", "b"):
+        for number in range(3):
+            write(root / "train" / kind / f"{number}.mkv", 20)
+        write(root / "val" / kind / "0.mkv", 20)
+        write(root / "test" / kind / "0.mkv", 20 if kind == "a" else 3)
+    return root
+
+
+def test_frames_are_spread_as_the_authors_do() -> None:
+    """seg = (N - 1) / T; clip c of C begins int(seg / (C + 1) * (c + 1)) after round(seg * i)."""
+    assert spread(41, 4).tolist() == [5, 15, 25, 35]
+    assert [spread(41, 4, clip, 3).tolist() for clip in range(3)] == [
+        [2, 12, 22, 32], [5, 15, 25, 35], [7, 17, 27, 37],
+    ]  # fmt: skip
+    assert spread(1, 4).tolist() == [0, 0, 0, 0] and spread(3, 4).max() <= 2
+    draws = np.random.default_rng(0)
+    for _ in range(50):
+        places = drawn(41, 4, draws)
+        assert ((places >= [0, 10, 20, 30]) & (places <= [10, 20, 30, 40])).all()
+
+
+def test_crops_lie_along_the_long_side() -> None:
+    ramp = torch.arange(64.0).expand(3, 2, 32, 64)
+    left, middle, right = crops_of(ramp, 32, 3)
+    assert (left[0, 0, 0, 0], middle[0, 0, 0, 0], right[0, 0, 0, 0]) == (0, 16, 32)
+    assert torch.equal(crops_of(ramp, 32, 1)[0], middle)
+    assert torch.equal(crops_of(ramp.mT, 32, 3)[2], right.mT)
+    part = random_crop(ramp, 16, (0.2, 0.5), (0.75, 1.33), np.random.default_rng(0))
+    assert part.shape == (3, 2, 16, 16) and torch.equal(part[:, 0], part[:, 1])
+
+
+def test_views_of_a_folder_of_films(films: Path) -> None:
+    data = film_folder(films, frames=4, views=(2, 3), pretrained_cfg=CFG)
+    assert data.classes == ("a", "b") and data.frames == 4 and data.input_size == (3, 32, 32)
+    assert len(data.train) == 6 and data.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    clip, label = data.val[1]
+    assert clip.shape == (3, 4, 32, 32) and label == 1
+    wanted = spread(20, 4) * 4 / 255
+    torch.testing.assert_close(clip[1, :, 0, 0], torch.from_numpy(wanted).float(), atol=2e-3, rtol=0)
+    views, _ = data.test[0]
+    assert views.shape == (6, 3, 4, 32, 32)
+    second = torch.from_numpy(spread(20, 4, 1, 2) * 4 / 255).float()
+    torch.testing.assert_close(views[3, 1, :, 0, 0], second, atol=2e-3, rtol=0)
+    assert views[0, 0, 0, 0, 0] < views[2, 0, 0, 0, -1]  # red is in the right half alone
+    short, _ = data.test[1]  # of three frames, which are repeated
+    assert short.shape == (6, 3, 4, 32, 32) and short.isfinite().all()
+
+
+def test_training_clips_depend_on_their_key(films: Path) -> None:
+    aug = {"scale": (0.3, 1.0), "hflip": 0.5}
+    first, second = (film_folder(films, frames=4, aug=aug, pretrained_cfg=CFG).train for _ in range(2))
+    assert torch.equal(first[0, 1][0], second[0, 1][0])
+    assert not torch.equal(first[0, 1][0], first[1, 1][0])
+
+
+def test_a_damaged_film_is_replaced_and_named(tmp_path: Path) -> None:
+    for kind in ("a", "b"):
+        for number in range(3):
+            write(tmp_path / kind / f"{number}.mkv", 4, 16, 16)
+    (tmp_path / "a" / "1.mkv").write_bytes(b"no film")
+    data = film_folder(tmp_path, frames=2, test_fraction=1, pretrained_cfg=CFG)
+    assert [label for _, label in (data.test[i] for i in range(6))] == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(UsageError, match=r"1 of 6 images cannot be read, such as .*1\.mkv"):
+        data.unreadable()
+
+
+def test_what_a_folder_of_films_refuses(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UsageError, match="`root` is not set"):
+        film_folder()
+    with pytest.raises(UsageError, match="no such folder"):
+        film_folder(tmp_path / "none")
+    with pytest.raises(UsageError, match="`views`"):
+        film_folder(tmp_path, views=(0, 3))
+    with pytest.raises(UsageError, match="clips take scale, ratio and hflip, not color_jitter"):
+        film_folder(tmp_path, aug={"color_jitter": 0.3})
+    with pytest.raises(UsageError, match="`frames`=0"):
+        film_folder(tmp_path, frames=0)
+
+
+def test_a_run_on_films_with_views(films: Path, tmp_path: Path) -> None:
+    words = [
+        "model=test_videomamba", "+model.img_size=32", "+model.depth=1", "data=clips", f"data.root={films}",
+        "data.frames=2", "data.views=[2,2]", "data.batch_size=4", "data.workers=0", "data.img_size=32",
+        "run.epochs=1", "run.ema=null", "aug.mixup.mixup_alpha=0.5",
+    ]  # fmt: skip
+    launch(composed(*words), tmp_path, words)
+    assert "top1" in json.loads((tmp_path / "metrics.json").read_text())["test"]
