@@ -69,7 +69,10 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
         else:
             y = _dense(layer, weight, x)
     if y is None:
-        y = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = layer(x.permute(0, 3, 1, 2))
+        if is_plain(act, nn.SiLU):  # before the axes are moved: OpenVINO moves the data for what comes after
+            y, act = F.silu(y), None
+        y = y.permute(0, 2, 3, 1)
     return y if act is None else act(y)
 
 
