@@ -84,7 +84,7 @@ static void convolve(const mixer_args *a, const floats *f, int64_t images, const
     } else {
         const depthwise_args conv = {
             .batch = images, .height = a->height, .width = a->width, .channels = a->inner, .silu = 1, .dtype = a->dtype,
-            .threads = threads_for(a, 0.3 * (double)items), .x = xz, .x_b = length * wide, .x_h = a->width * wide,
+            .dilation = 1, .threads = threads_for(a, 0.3 * (double)items), .x = xz, .x_b = length * wide, .x_h = a->width * wide,
             .x_w = wide, .weight = f->conv_weight, .bias = f->conv_bias, .out = u};
         vimzoo_depthwise_forward(&conv);
     }

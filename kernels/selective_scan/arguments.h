@@ -80,7 +80,7 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
 /* Maps (B, H, W, C); x has strides, its channels are dense; weight (C, 3, 3), bias (C) or NULL; out is dense. */
 #define DEPTHWISE_FIELDS(F)                                                                                             \
     F(int64_t, batch) F(int64_t, height) F(int64_t, width) F(int64_t, channels) F(int64_t, silu) F(int64_t, dtype)      \
-    F(int64_t, threads)                                                                                                 \
+    F(int64_t, threads) F(int64_t, dilation)                                                                            \
     F(const char *, x) F(int64_t, x_b) F(int64_t, x_h) F(int64_t, x_w)                                                  \
     F(const float *, weight) F(const float *, bias) F(char *, out)
 

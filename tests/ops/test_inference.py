@@ -1,6 +1,7 @@
 """What runs in place of torch's operators in inference computes the same, and only where nothing has to see them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -68,16 +69,16 @@ def test_layer_norm(channels: int, dtype: torch.dtype, used: list[str]) -> None:
 def test_depthwise(height: int, width: int, channels: int, dtype: torch.dtype, used: list[str]) -> None:
     wide = torch.randn(2, height, width, 2 * channels).to(dtype)
     x = wide.chunk(2, dim=-1)[1]  # as the gated half of a projection lies in memory
-    for bias in (True, False):
-        layer = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias).to(dtype)
-        exact = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias).double()
+    for bias, distance in ((True, 1), (False, 1), (True, 2), (False, 3)):
+        of = partial(nn.Conv2d, channels, channels, 3, 1, distance, distance, channels, bias)
+        layer, exact = of().to(dtype), of().double()
         exact.load_state_dict(layer.state_dict())
         truth = exact(x.double().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach()
         with torch.inference_mode():
             assert error(apply_conv(layer, x), truth) < DTYPES[dtype]
             assert error(apply_conv(layer, x, nn.SiLU()), F.silu(truth)) < DTYPES[dtype]
             assert error(apply_conv(layer, x, nn.GELU()), F.gelu(truth)) < DTYPES[dtype]
-    assert used == ["depthwise"] * 6
+    assert used == ["depthwise"] * 12
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -11,6 +11,7 @@ from .markdown import DISTURBED, NOT_MEASURED, comparison, number, read_result
 
 COMMANDS = {
     "checkpoint_forms": "benchmarks/checkpoint_forms.py",
+    "cpu_compiled": "benchmarks/compiled.py",
     "cpu_each_model": "benchmarks/each_model.py",
     "cpu_folders": "benchmarks/folders.py",
     "cpu_inference_faults": "benchmarks/cpu_inference.py faults",

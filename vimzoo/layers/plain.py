@@ -39,8 +39,8 @@ def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tenso
 def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:
     """A convolution of a map with channels last, and an activation.
 
-    In inference a 1 x 1 convolution is a matrix product, a depthwise 3 x 3 one runs with SiLU in one pass, and the
-    weight of a dense one with few output pixels is packed once.
+    In inference a 1 x 1 convolution is a matrix product, a depthwise 3 x 3 one, dilated or not, runs with SiLU in one
+    pass, and the weight of a dense one with few output pixels is packed once.
 
     Args:
         layer: Any module from ``(B, I, H, W)`` to ``(B, O, H', W')``.
@@ -63,8 +63,8 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
         and not functions_are_replaced()
     ):
         silu = is_plain(act, nn.SiLU)
-        if is_depthwise(layer) and x.shape[3] == len(weight):
-            y = inference.depthwise(x, weight, layer.bias, silu)  # type: ignore[arg-type]
+        if is_depthwise(layer, dilated=True) and x.shape[3] == len(weight):
+            y = inference.depthwise(x, weight, layer.bias, silu, layer.dilation[0])  # type: ignore[arg-type,index]
             act = None if silu else act
         else:
             y = _dense(layer, weight, x)
@@ -85,13 +85,20 @@ def is_layer_norm(layer: nn.Module | None, width: int) -> bool:
     )
 
 
-def is_depthwise(layer: nn.Module) -> bool:
-    """Whether a convolution is a depthwise 3 x 3 one that keeps the size of the map and pads with zeros."""
+def is_depthwise(layer: nn.Module, dilated: bool = False) -> bool:
+    """Whether a convolution is a depthwise 3 x 3 one that keeps the size of the map and pads with zeros.
+
+    Args:
+        layer: The convolution.
+        dilated: Whether it may have a dilation, the same on both axes.
+    """
+    distance = layer.dilation[0] if dilated else 1  # type: ignore[index]
     return (
         layer.padding_mode == "zeros"
         and layer.groups == layer.in_channels == layer.out_channels
         and layer.kernel_size == (3, 3)
-        and layer.stride == layer.padding == layer.dilation == (1, 1)
+        and layer.stride == (1, 1)
+        and layer.padding == layer.dilation == (distance, distance)
     )
 
 

@@ -81,14 +81,15 @@ def layer_norm(
     return out
 
 
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
-    """Depthwise 3 x 3 convolution with padding 1, and SiLU.
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, dilation: int = 1) -> Tensor:
+    """Depthwise 3 x 3 convolution that keeps the size of the map, and SiLU.
 
     Args:
         x: Map ``(B, H, W, C)``.
         weight: ``(C, 1, 3, 3)``.
         bias: ``(C,)``.
         silu: Whether SiLU follows.
+        dilation: Pixels from tap to tap, and padding.
 
     Returns:
         ``(B, H, W, C)``, dense.
@@ -99,8 +100,8 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Ten
     batch, height, width, channels = x.shape
     native.require().depthwise_forward(native.DepthwiseArgs(
         batch=batch, height=height, width=width, channels=channels, silu=int(silu), dtype=DTYPES[x.dtype],
-        threads=threads.for_work(0.3 * x.numel()), x=address(x), x_b=x.stride(0), x_h=x.stride(1), x_w=x.stride(2),
-        weight=address(weight), bias=address(bias), out=address(out),
+        dilation=dilation, threads=threads.for_work(0.3 * x.numel()), x=address(x), x_b=x.stride(0),
+        x_h=x.stride(1), x_w=x.stride(2), weight=address(weight), bias=address(bias), out=address(out),
     ))  # fmt: skip
     return out
 
