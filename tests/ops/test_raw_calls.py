@@ -115,7 +115,7 @@ def test_under_address_sanitizer(tmp_path: Path) -> None:
     known: dict[str, dict[str, list[str]]] = {}
     exec(setup[1] + setup[2], known)
     flags = [
-        *known["X86_64"][level],
+        *known["LINUX_X86_64"][level],
         "-std=gnu11",
         "-O1",
         "-g",

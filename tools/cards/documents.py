@@ -94,6 +94,9 @@ QUANTISERS = (
 RUNTIMES = ("model", "px", "batch", "threads", "runtime", "file", "open", "mb", "difference", "x_eager")
 """Columns of docs/export.md's table of runtimes."""
 
+COMPILED = ("model", "px", "form", "ms", "x_eager")
+"""Columns of docs/faq.md's table of compiled models."""
+
 SPARSE = ("rows", "zeros", "dense", "int8", "int8 dynamic", "csr", "coo", "blocks", "fewer units")
 """Columns of docs/quantization.md's table of sparse layers."""
 
@@ -192,6 +195,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "formats": formats_table(),
             "runtimes": results.compared("export_runtimes", RUNTIMES),
         },
+        root / "docs" / "faq.md": {"compiled": results.compared("cpu_compiled", COMPILED)},
         root / "docs" / "install.md": {
             "versions": versions.versions_table(folder),
             "compilers": versions.compilers_table(folder),
