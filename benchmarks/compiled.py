@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the AOTInductor files")
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"by default {', '.join(MODELS)}")
     parser.add_argument("--prepare", action="store_true", help="measure nothing")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = []

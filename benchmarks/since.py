@@ -85,12 +85,13 @@ def call_of(case: Case) -> Callable[[], Any]:
 
 
 def serve(case: Case) -> None:
-    """Answers every line of standard input with the seconds of a call."""
+    """Answers every line of standard input with the seconds of a call, with one thread those of the processor."""
     call = call_of(case)
+    clock = time.process_time if case.threads == 1 else time.perf_counter
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = clock()
         call()
-        print(time.perf_counter() - start, flush=True)
+        print(clock() - start, flush=True)
 
 
 def compare(case: str, before: Path, seconds: float) -> dict[str, Any]:
@@ -164,8 +165,9 @@ def main() -> None:
     write(
         "cpu_since",
         old + rows,
-        "this checkout and an earlier one, a process each, interleaved; ms: medians; x_before: ratio of the two; "
-        "step: forward, backward and AdamW, bfloat16 by autocast; default memory allocator",
+        "this checkout and an earlier one, a process each, interleaved; ms: medians, with one thread of processor "
+        "time; x_before: ratio of the two; step: forward, backward and AdamW, bfloat16 by autocast; default memory "
+        "allocator",
     )
 
 
