@@ -182,7 +182,7 @@ def evaluation(
     data = replace(data, val=images, test=images)  # pictures and tables are of these
     loader = eval_loader(images, batch_size, cfg["data"]["workers"], None, world.rank, world.size)
     seed_everything(cfg["run"]["seed"])
-    scores = task.scores(data)
+    scores = task.judge(data)
     count = len(images)  # fewer under run.limit_batches
     numbers: dict[str, Any] = {"split": split, "images": count}
     if data.classes and data.crop_pct < 1:

@@ -1,5 +1,7 @@
 """Predict the classes of images: ``python -m vimzoo.predict IMAGE_OR_FOLDER ... [--model RUN_OR_NAME]``.
 
+A segmentation model predicts the class of each pixel; ``--masks FOLDER`` says where the masks are written.
+
 Started by torchrun, the processes share the images, and process 0 prints all results in order. The exit status is
 1 if an image could not be read.
 """
@@ -24,19 +26,23 @@ from .data.images.decode import DAMAGED, MODES, read_image
 from .data.images.files import find_pictures
 from .engine.build import pick_device
 from .engine.finished import newest_run
+from .engine.masks import predicted_masks
 from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
 from .engine.processes.ray_data import Do, add_engine, over_cluster
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError
 from .exporting.running import RUNNERS, RUNTIME_HELP, ClassifierFile, exported
+from .models import SegmentationModel
 from .models.opening import open_model
 from .models.weights.class_names import of_model
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    command = Parser(prog="python -m vimzoo.predict", description="Predict the classes of images.")
+    command = Parser(
+        prog="python -m vimzoo.predict", description="Predict the classes of images, or of their pixels."
+    )
     command.add_argument(
         "images",
         nargs="+",
@@ -50,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--runtime", choices=RUNNERS, help=RUNTIME_HELP)
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights file, with --model NAME")
     command.add_argument("--top", type=int, default=5, help="number of classes per image (default: 5)")
+    command.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FOLDER",
+        help="where the masks of a segmentation model are written, as PNG",
+    )
     command.add_argument("--batch", type=int, default=32, help="images per batch (default: 32)")
     device = command.add_mutually_exclusive_group()
     device.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
@@ -193,14 +205,29 @@ def command(asked: argparse.Namespace, world: World) -> int:
     model = in_turn(lambda: load_model(asked.model, asked.checkpoint, asked.runtime, asked.device), world)
     if isinstance(model, ClassifierFile):
         device = torch.device("cpu")
+    segments = isinstance(model, SegmentationModel)
+    if segments != (asked.masks is not None):
+        what = (
+            "a segmentation model; expected --masks FOLDER"
+            if segments
+            else "no segmentation model, for --masks"
+        )
+        raise UsageError(f"--model {asked.model}: {type(model).__name__} is {what}")
     failed = 0
     shared = partial(share, world=world)
-    for answer in predictions(model, files, asked.top, asked.batch, device, not asked.as_stored, shared):
+    if isinstance(model, SegmentationModel):
+        answers = predicted_masks(model, files, asked.masks, device, not asked.as_stored, shared)
+    else:
+        answers = predictions(model, files, asked.top, asked.batch, device, not asked.as_stored, shared)
+    for answer in answers:
         failed += "error" in answer
         if asked.json:
             print(json.dumps(answer))
         elif "error" in answer:
             print(f"{answer['file']}: {answer['error']}", file=sys.stderr)
+        elif segments:
+            said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answer["classes"].items())
+            print(f"{answer['file']}  {answer['mask']}  {said}")
         else:
             said = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in answer["classes"])
             print(f"{answer['file']}  {said}")
@@ -224,6 +251,10 @@ def on_ray(asked: argparse.Namespace) -> int:
     if asked.model is None and asked.runtime is None:
         asked.model = str(newest_run())
     model = load_model(asked.model, asked.checkpoint, asked.runtime)
+    if isinstance(model, SegmentationModel):
+        raise UsageError(
+            f"--model {asked.model}: a segmentation model; expected --masks FOLDER without --engine ray"
+        )
     if isinstance(model, ClassifierFile):
         raise UsageError(
             f"--model {asked.model}: an exported file; expected a model for PyTorch with --engine ray"

@@ -86,6 +86,8 @@ def composes(words: str) -> bool:
         "data=shards",
         "data=degraded_folder",
         "task=restore data=paired model=mambair",
+        "experiment=shapes",
+        "experiment=shapes data=masks model=unet",
         "model=timm model.model_name=x",
     ):
         try:

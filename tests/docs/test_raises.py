@@ -87,6 +87,16 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.restoration_from_tensors ValueError": lambda tmp: vimzoo.restoration_from_tensors(
         {}, routing="top"
     ),
+    "vimzoo.models.SegmentationModel.load_encoder CheckpointError": lambda tmp: (
+        models.SegmentationModel().load_encoder()
+    ),
+    "vimzoo.models.SegmentationModel.set_window ValueError": lambda tmp: (
+        models.SegmentationModel().set_window((8,))
+    ),
+    "vimzoo.models.SegmentationModel.start_from CheckpointError": lambda tmp: (
+        models.SegmentationModel().start_from(tmp / "none")
+    ),
+    "vimzoo.models.UNet ValueError": lambda tmp: models.UNet("no_backbone"),
     "vimzoo.segmentation.SegmentationLoss ValueError": lambda tmp: segmentation.SegmentationLoss(dice=-1),
     "vimzoo.segmentation.counts ValueError": lambda tmp: segmentation.counts(marks, marks, 1),
     "vimzoo.segmentation.dice_loss ValueError": lambda tmp: segmentation.dice_loss(
@@ -314,6 +324,7 @@ ELSEWHERE = {
     "vimzoo.data.BucketBatches UsageError": "tests/engine",
     "vimzoo.data.StageBatches UsageError": "tests/engine",
     "vimzoo.data.bundled_photos UsageError": "tests/engine",
+    "vimzoo.data.drawn_shapes UsageError": "tests/segmentation/test_task.py",
     "vimzoo.data.mask_folder UsageError": "tests/segmentation/test_masks.py",
     "vimzoo.models.MambaIRUNet.forward ValueError": "tests/models/test_mambair.py",
     "vimzoo.models.MambaIRv2.forward ValueError": "tests/models/test_mambair.py",

@@ -56,6 +56,8 @@ def official_file(path: Path) -> None:
     torch.save({"model": state, "model_ema": average, "epoch": 299, "args": Namespace(lr=1e-3)}, path)
 
 
+SHORT_SEGMENTATION = "run.epochs=1 run.limit_batches=2 data.workers=0 data.batch_size=4 data.img_size=32"
+
 SMALL_RESTORATION = dict(embed_dim=32, depths=[1], d_state=4, window=8, rank=6, num_tokens=10)
 
 
@@ -80,6 +82,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.effect_noise((40, 40), 20 + 10 * i).convert("RGB").save(
                 folder / "photos" / place / f"{i}.jpg"
             )
+    for kind in ("images", "masks"):
+        (folder / "boxes" / kind).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.zeros((40, 40), np.uint8)
+            pixels[i : i + 20, 5:25] = 1 if kind == "masks" else 200
+            Image.fromarray(pixels).save(folder / "boxes" / kind / f"{i}.png")
     for place, side in (("sets/low/Set5", 20), ("sets/high/Set5", 40), ("pairs/low", 40), ("pairs/high", 40)):
         (folder / place).mkdir(parents=True)
         for i in range(5):
@@ -166,6 +174,11 @@ def check_training(command: str, workplace: Path) -> None:
     if "photos_denoise" in command or "task=restore" in command:
         place = tempfile.mkdtemp(dir=workplace)  # not below outputs, where the newest run is looked for
         assert "test PSNR" in run(f"{command} {SHORT_RESTORATION} hydra.run.dir={place}/run", workplace)
+        return
+    if "experiment=shapes" in command:
+        place = tempfile.mkdtemp(dir=workplace)
+        small = command.replace("vmamba_tiny_s1l8", "test_vmamba")
+        assert "test mIoU" in run(f"{small} {SHORT_SEGMENTATION} hydra.run.dir={place}/run", workplace)
         return
     if "://" in command:
         command = on_this_machine(command, workplace)
@@ -324,6 +337,10 @@ def check_predict(command: str, workplace: Path) -> None:
     if file := re.search(r"\S+\.onnx", command):
         tiny = runpy.run_path(str(ROOT / "tests" / "cli" / "exported.py"))["written"]
         tiny("classifier", "onnx", workplace).rename(workplace / file[0])
+    if "--masks" in command:
+        timm.models.save_for_hf(timm.create_model("test_unet"), str(workplace / "RUN" / "model"))
+        assert run(command, workplace).count(".png  predicted/") == 12
+        return
     if "--model" not in command:
         have_a_run(workplace)
     assert run(command, workplace).count(".jpg  ") == 24

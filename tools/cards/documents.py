@@ -9,12 +9,28 @@ from pathlib import Path
 from vimzoo.exporting import FORMATS
 from vimzoo.models.registry import FAMILIES
 
-from . import classification, compat, crossings, pictures, restoration, scaling, speed, versions, video
+from . import (
+    classification,
+    compat,
+    crossings,
+    pictures,
+    restoration,
+    scaling,
+    segmentation,
+    speed,
+    versions,
+    video,
+)
 from .markdown import machine_line, or_none, read_result, result_table, table
 from .results import Results, command, marked
 
 ROOT = Path(__file__).resolve().parents[2]
-TASKS = {"classification": classification, "restoration": restoration, "video": video}
+TASKS = {
+    "classification": classification,
+    "restoration": restoration,
+    "segmentation": segmentation,
+    "video": video,
+}
 """What writes the cards of a family, by the family's task."""
 RATIOS = {
     "cpu_models": ("vim_ms", "deit_ms"),

@@ -17,6 +17,7 @@ from .sources.masks import mask_folder
 from .sources.moving_digits import bundled_moving_digits
 from .sources.paired import paired_folder
 from .sources.photos import bundled_photos
+from .sources.shapes import drawn_shapes
 from .sources.shards import shards
 from .splits import Images, Splits, stratified_split
 
@@ -36,6 +37,7 @@ __all__ = [
     "bundled_photos",
     "closing",
     "degraded_folder",
+    "drawn_shapes",
     "eval_loader",
     "film_folder",
     "hub_dataset",

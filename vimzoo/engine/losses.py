@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vimzoo.data import Splits
+from vimzoo.data.images.classes import listed
+from vimzoo.errors import UsageError
 
 
 class CharbonnierLoss(nn.Module):
@@ -72,3 +78,30 @@ class WeightedCrossEntropy(nn.Module):
             target = F.one_hot(target, output.shape[1]) * (1 - self.smoothing) + share
         weighted = target * self.weights.to(output.device)
         return -(weighted * output.log_softmax(1)).sum(1).mean()
+
+
+def class_weights(asked: Any, data: Splits) -> Tensor:
+    """Weights of the classes, (C,), of mean 1 over the training images, or over the pixels of training masks.
+
+    Args:
+        asked: ``balanced`` gives all classes the same weight in sum; or weights by class name, 1 where none is given.
+
+    Raises:
+        UsageError: neither, a name that is no class, or no labels to count.
+    """
+    counted = data.pixels
+    if counted is None and data.labels is not None:
+        counted = np.bincount(data.labels, minlength=len(data.classes))
+    if counted is None:
+        raise UsageError(f"loss.class_weights={asked}: {data.name} has no labels without reading images")
+    counts = torch.from_numpy(counted).float()
+    if asked == "balanced":
+        weights = 1 / counts.clamp(min=1)
+    elif isinstance(asked, dict) and not {str(name) for name in asked} - set(data.classes):
+        by_name = {str(name): float(weight) for name, weight in asked.items()}
+        weights = torch.tensor([by_name.get(name, 1.0) for name in data.classes])
+    else:
+        raise UsageError(
+            f"loss.class_weights={asked}: expected balanced, or weights by class name: {listed(data.classes)}"
+        )
+    return weights * (counts.sum() / (weights * counts).sum())

@@ -49,6 +49,8 @@ class Task:
         pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
             evaluation mode on its device, ``images`` the evaluated split and ``scores`` what was counted on it.
         details: (scores, data, out) -> further numbers of an evaluation; tables and pictures go into ``out``.
+        final_scores: ``scores`` of an evaluation after training, where these include what takes too long for every
+            epoch; None: the same.
         as_measured: model on its device -> the model as published figures were measured (tiling), for ``vimzoo.eval``.
     """
 
@@ -66,6 +68,11 @@ class Task:
     pictures: Callable[[nn.Module, Images, Any, Splits, Path], None]
     details: Callable[[Any, Splits, Path], dict[str, Any]] = lambda scores, data, out: {}
     as_measured: Callable[[nn.Module], nn.Module] = lambda model: model
+    final_scores: Callable[[Splits], Scores] | None = None
+
+    def judge(self, data: Splits) -> Scores:
+        """Empty sums of an evaluation after training."""
+        return (self.final_scores or self.scores)(data)
 
     def text(self, value: float) -> str:
         """A score with its unit: ``98.6 %``."""

@@ -176,7 +176,7 @@ def finish(state: State, data: Splits, cfg: dict[str, Any], out: Path, overrides
         images = sample(everything, limit * batch_size)
         data = replace(data, val=images, test=data.test and images)
     loader = eval_loader(images, batch_size, workers, None, state.world.rank, state.world.size)
-    task, scores = state.task, state.task.scores(data)
+    task, scores = state.task, state.task.judge(data)
     with closing(loader):
         metrics = evaluate(state.averaged, loader, scores, state.device, state.amp, state.world)
     model = export.whole_model(state, cfg, data)

@@ -8,6 +8,8 @@ from .mambair import MambaIR, MambaIRUNet, MambaIRv2
 from .matrices import fallback_list
 from .plain_mamba import PlainMamba
 from .registry import FAMILIES
+from .segmentation_base import SegmentationModel
+from .unet import UNet
 from .videomamba import VideoMamba
 from .vim import Vim
 from .vmamba import VMamba
@@ -24,6 +26,8 @@ __all__ = [
     "MambaIRUNet",
     "MambaIRv2",
     "PlainMamba",
+    "SegmentationModel",
+    "UNet",
     "VMamba",
     "VideoMamba",
     "Vim",

@@ -30,7 +30,7 @@ class Facts:
     """
 
     task: ClassVar[str]
-    """``"classification"``, ``"restoration"`` or ``"video"``."""
+    """``"classification"``, ``"restoration"``, ``"segmentation"`` or ``"video"``."""
     hub_task: ClassVar[str]
     """The Hugging Face Hub's name for the task."""
 
@@ -309,5 +309,59 @@ class RestorationFacts(Facts):
         cfg: dict[str, Any] = dict(
             num_classes=0, pool_size=None, crop_pct=1.0, mean=(0.0,) * channels, std=(1.0,) * channels,
             classifier=None,
+        )  # fmt: skip
+        return super().timm_cfgs(**{**cfg, **overrides})
+
+
+@dataclass(frozen=True)
+class SegmentationFacts(Facts):
+    """Facts about one network that gives every pixel class scores.
+
+    Attributes:
+        num_classes: Classes of the network as registered.
+        gflops: Billion operations at ``input_size`` as published, and what was counted.
+        scores: Published scores, each with data set and rule.
+        start: Weights that training begins with.
+        recipe: How the authors train, in short.
+    """
+
+    task = "segmentation"
+    hub_task = "image-segmentation"
+
+    num_classes: int = field(default=2, kw_only=True)
+    gflops: str = field(default="", kw_only=True)
+    scores: tuple[str, ...] = field(default=(), kw_only=True)
+    start: str = field(default="", kw_only=True)
+    recipe: str = field(default="", kw_only=True)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """One empty tag: there are no weights with a known address."""
+        return ("",)
+
+    @property
+    def purpose(self) -> str:
+        """Number of classes."""
+        return f"images to {self.num_classes} classes of pixels"
+
+    def weights(self, tag: str) -> dict[str, str]:
+        """See `Facts`."""
+        return {}
+
+    def published(self, tag: str) -> dict[str, Any]:
+        """See `Facts`."""
+        return {"Published scores": list(self.scores), "Training": self.recipe}
+
+    def configuration(self) -> dict[str, Any]:
+        """See `Facts`; ``start`` is a file of weights of the network or of its encoder."""
+        backbone = {"backbone": self.args["backbone"]} if "backbone" in self.args else {}
+        rates = {"drop_rate": 0.0, "drop_path_rate": 0.0}
+        return {**super().configuration(), "num_classes": None, "start": None, **backbone, **rates}
+
+    def timm_cfgs(self, **overrides: Any) -> dict[str, dict[str, Any]]:
+        """See `Facts`; images are not cropped."""
+        cfg: dict[str, Any] = dict(
+            num_classes=self.num_classes, pool_size=None, crop_pct=1.0, crop_mode="squash", mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         )  # fmt: skip
         return super().timm_cfgs(**{**cfg, **overrides})

@@ -44,5 +44,5 @@ class Family:
 
     @property
     def task(self) -> str:
-        """``"classification"``, ``"restoration"`` or ``"video"``."""
+        """``"classification"``, ``"restoration"``, ``"segmentation"`` or ``"video"``."""
         return next(iter(self.facts.values())).task

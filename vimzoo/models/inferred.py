@@ -163,7 +163,8 @@ def _inferred(
     for family in FAMILIES.values():
         kind: Any = family.detect(tensors)
         if kind is not None and family.task != "restoration":
-            return ValueError(f"not a restoration model of ours; it looks like {family.name}, a classifier")
+            kind_of = "a classifier" if family.task == "classification" else f"for {family.task}"
+            return ValueError(f"not a restoration model of ours; it looks like {family.name}, {kind_of}")
         if kind is not None and family.infer is None:
             return ValueError(
                 f"looks like {kind.__name__}, which a file alone does not describe; create it by name"

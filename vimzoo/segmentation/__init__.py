@@ -1,5 +1,6 @@
 """Segmentation: scores named by their rule, losses, sliding windows and colours. Knows no models and no files."""
 
+from .colours import overlay, palette
 from .counting import EMPTY, MEASURES, counts, image_scores, mean_over, overlap, pooled
 from .losses import SegmentationLoss, cross_entropy, dice_loss
 from .surfaces import SurfaceScores, surface_scores
@@ -17,6 +18,8 @@ __all__ = [
     "image_scores",
     "mean_over",
     "overlap",
+    "overlay",
+    "palette",
     "pooled",
     "sliding_windows",
     "surface_scores",

@@ -15,13 +15,12 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from torch import Tensor, nn
 
 from vimzoo.data import Images, Splits
-from vimzoo.data.images.classes import listed
 from vimzoo.errors import UsageError
 from vimzoo.metrics import broken
 
 from ..classes import model_for, of_weights
 from ..create import create_model, model_cfg
-from ..losses import WeightedCrossEntropy
+from ..losses import WeightedCrossEntropy, class_weights
 from ..record import Task
 from ..reports.drawing import drawn, printable
 
@@ -38,6 +37,8 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
         raise UsageError(
             f"task=classify: the data ({data.name}) have no classes; to restore images, task=restore"
         )
+    if data.pixels is not None:
+        raise UsageError(f"task=classify: the data ({data.name}) have masks; to find them, task=segment")
     options = dict(cfg["model"])
     asked = options.pop("num_classes", None)
     if asked is not None and asked != len(data.classes):
@@ -104,30 +105,6 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[Mixup | None, nn.Modu
     # Mixup smooths the labels itself
     soft = SoftTargetCrossEntropy() if name == "cross_entropy" else BinaryCrossEntropy(smoothing=0.0)
     return ClipMixup(**mixup, num_classes=len(data.classes)), soft
-
-
-def class_weights(asked: Any, data: Splits) -> Tensor:
-    """Weights of the classes, (C,), of mean 1 over the training images.
-
-    Args:
-        asked: ``balanced`` gives all classes the same weight in sum; or weights by class name, 1 where none is given.
-
-    Raises:
-        UsageError: neither, a name that is no class, or no labels to count.
-    """
-    if data.labels is None:
-        raise UsageError(f"loss.class_weights={asked}: {data.name} has no labels without reading images")
-    counts = torch.from_numpy(np.bincount(data.labels, minlength=len(data.classes))).float()
-    if asked == "balanced":
-        weights = 1 / counts.clamp(min=1)
-    elif isinstance(asked, dict) and not {str(name) for name in asked} - set(data.classes):
-        by_name = {str(name): float(weight) for name, weight in asked.items()}
-        weights = torch.tensor([by_name.get(name, 1.0) for name in data.classes])
-    else:
-        raise UsageError(
-            f"loss.class_weights={asked}: expected balanced, or weights by class name: {listed(data.classes)}"
-        )
-    return weights * (counts.sum() / (weights * counts).sum())
 
 
 @dataclass
