@@ -96,6 +96,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.SegmentationModel.start_from CheckpointError": lambda tmp: (
         models.SegmentationModel().start_from(tmp / "none")
     ),
+    "vimzoo.models.VMUNet ValueError": lambda tmp: models.VMUNet(num_classes=0),
     "vimzoo.models.UNet ValueError": lambda tmp: models.UNet("no_backbone"),
     "vimzoo.segmentation.SegmentationLoss ValueError": lambda tmp: segmentation.SegmentationLoss(dice=-1),
     "vimzoo.segmentation.counts ValueError": lambda tmp: segmentation.counts(marks, marks, 1),

@@ -66,7 +66,11 @@ def test_every_patch_of_a_vim_counts(pool: str) -> None:
 
 
 def test_models_without_classes_and_others_are_refused() -> None:
-    assert {name for name, family in FAMILIES.items() if family.cam is None} == {"MambaIR", "UNet"}
+    assert {name for name, family in FAMILIES.items() if family.cam is None} == {
+        "MambaIR",
+        "UNet",
+        "VM-UNet",
+    }
     with pytest.raises(ValueError, match=r"expected a classifier, got MambaIR; .*receptive_field"):
         cam_arguments(timm.create_model("test_mambair"))
     with pytest.raises(ValueError, match="expected a classifier of vimzoo, got Conv2d"):

@@ -12,6 +12,7 @@ from .segmentation_base import SegmentationModel
 from .unet import UNet
 from .videomamba import VideoMamba
 from .vim import Vim
+from .vm_unet import VMUNet
 from .vmamba import VMamba
 from .weights.loading import CheckpointError, load_checkpoint, read_checkpoint
 from .weights.saving import save_for_hf
@@ -28,6 +29,7 @@ __all__ = [
     "PlainMamba",
     "SegmentationModel",
     "UNet",
+    "VMUNet",
     "VMamba",
     "VideoMamba",
     "Vim",

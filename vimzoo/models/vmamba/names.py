@@ -91,7 +91,7 @@ def holds_vmamba(names: Iterable[str]) -> bool:
     block = re.compile(r"(stages|layers)\.\d+\.blocks\.\d+\.(op|ss2d|self_attention)\.")
     names = list(names)
     # VM-UNet is made of the first release's blocks, LocalVMamba and EfficientVMamba have more in them
-    parts = re.compile(r"^layers_up\.|\.(multi_scan|merge|conv_branch|branch)\.")
+    parts = re.compile(r"^(layers_up|up_stages)\.|\.(multi_scan|merge|conv_branch|branch)\.")
     other = any(parts.search(name) for name in names)
     return not other and any(block.match(name) or name.startswith("classifier.head.") for name in names)
 
