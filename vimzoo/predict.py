@@ -26,7 +26,7 @@ from .data.images.decode import DAMAGED, MODES, read_image
 from .data.images.files import find_pictures
 from .engine.build import pick_device
 from .engine.finished import newest_run
-from .engine.masks import predicted_masks
+from .engine.mask_files import predicted_masks
 from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
 from .engine.processes.ray_data import Do, add_engine, over_cluster

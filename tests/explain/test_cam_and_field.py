@@ -70,6 +70,7 @@ def test_models_without_classes_and_others_are_refused() -> None:
         "MambaIR",
         "UNet",
         "VM-UNet",
+        "VideoMamba",
     }
     with pytest.raises(ValueError, match=r"expected a classifier, got MambaIR; .*receptive_field"):
         cam_arguments(timm.create_model("test_mambair"))

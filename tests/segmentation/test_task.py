@@ -21,7 +21,7 @@ from vimzoo.data.images.classes import numbered_as
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
 from vimzoo.engine.configuration.words import composed_settings
-from vimzoo.engine.masks import save_mask
+from vimzoo.engine.mask_files import save_mask
 from vimzoo.engine.tasks.segmentation import Scores, build_loss, build_model
 from vimzoo.models.weights.saving import save_for_hf
 
