@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         help="weights file of the classifier (default: the published weights)",
     )
     parsed.add_argument(
-        "--restore-model", default="mambairv2_light_x2", help="restoration model (default: %(default)s)"
+        "--restore-model", default="mambair_mini_x2", help="restoration model (default: %(default)s)"
     )
     parsed.add_argument(
         "--restore-checkpoint", default="", metavar="FILE", help="weights file of the restoration model"

@@ -26,8 +26,9 @@ def unfinished(path: Path, suffix: str = ".part") -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    finally:
+    except BaseException:
         remove(temporary)
+        raise
 
 
 @contextlib.contextmanager

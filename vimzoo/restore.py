@@ -1,5 +1,6 @@
-"""Restore photographs and films: ``python -m vimzoo.restore INPUT OUTPUT --model NAME | --checkpoint FILE``.
+"""Restore photographs and films: ``python -m vimzoo.restore INPUT OUTPUT [--model NAME | --checkpoint FILE]``.
 
+Without a model the sides are doubled by a small one whose weights are part of the package.
 Started by torchrun, the processes share the pictures of a folder or the parts of a film, and process 0 reports.
 The exit status is 1 if a picture failed.
 """
@@ -24,6 +25,7 @@ from .errors import UsageError, first_line
 from .exporting.running import RUNNERS, RUNTIME_HELP, RestorationFile, exported
 from .film.arguments import FILM_OPTIONS, check_kind, is_film
 from .film.arguments import add_arguments as add_film_arguments
+from .models.registry import known_facts
 from .models.routes import ROUTINGS
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+DEFAULT = "mambair_mini_x2"
+"""The model if none is named."""
 TILES = ("auto", "none", "official")
 
 
@@ -51,11 +55,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "output", type=_place, help="a file or a folder; a folder gets the same tree as the input"
     )
-    weights = command.add_mutually_exclusive_group(required=True)
+    weights = command.add_mutually_exclusive_group()
     weights.add_argument(
         "--model",
         metavar="NAME",
-        help="a registered name, with its published weights, a folder, or an exported file",
+        help="a registered name, with its published weights, a folder, or an exported file "
+        f"(default: {DEFAULT}, whose weights are part of this package)",
     )
     weights.add_argument(
         "--checkpoint", metavar="FILE", type=Path, help="weights file; the architecture is inferred from it"
@@ -174,6 +179,18 @@ def load_model(options: argparse.Namespace) -> RestorationModel:
     if options.checkpoint is None and options.ema is not None:
         raise UsageError("--ema: published weights have no moving average; expected it with --checkpoint")
     return restoration_model(options.model, options.checkpoint, use_ema=options.ema)
+
+
+def advice(name: str) -> str:
+    """A line about a model whose weights are part of the package, and the larger one; else empty."""
+    facts = known_facts("restoration").get(name.partition(".")[0])
+    larger = getattr(facts, "larger", "")
+    if facts is None or not larger:
+        return ""
+    other = "" if name != DEFAULT else "; --model mambair_mini_dn removes noise instead"
+    return (
+        f"model: {facts.name}, {facts.purpose}, small and fast; --model {larger} is better and slower{other}"
+    )
 
 
 def run(options: argparse.Namespace, world: World | None = None) -> Report:
@@ -343,8 +360,12 @@ def command(options: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
+    if options.model is None and options.checkpoint is None:
+        options.model = DEFAULT
     _check_places(options)
     check_kind(options, parser())
+    if world.main and options.model and (said := advice(options.model)):
+        print(said)
     try:
         from tqdm.contrib.logging import logging_redirect_tqdm
 

@@ -145,7 +145,7 @@ def test_predict_with_names_of_imagenet():
         ),
         ([__file__, "--checkpoint", "a.pth"], "--checkpoint a.pth: expected with --model NAME"),
         ([__file__, "--model", "test_vim", "--device", "gpu"], "--device gpu: "),
-        ([__file__, "--model", "test_mambair"], "test_mambair: no published weights of this model are known"),
+        ([__file__, "--model", "vim_digits"], "vim_digits: no published weights of this model are known"),
     ],
 )
 def test_predict_names_mistakes(words, message, monkeypatch, tmp_path, capsys):

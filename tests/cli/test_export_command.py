@@ -73,7 +73,7 @@ def test_onnx_file_of_vim(tmp_path: Path) -> None:
     check_loops(path)
     assert str(Path(export.__file__).parent).encode() not in path.read_bytes()  # nothing of this machine
     facts = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
-    assert facts["model"] == "test_vim" and facts["num_classes"] == 1000 and len(facts["mean"]) == 3
+    assert facts["model"] == "test_vim" and facts["num_classes"] == 10 and len(facts["mean"]) == 3
     for shape in ((1, 3, 64, 64), (5, 3, 48, 112), (2, 3, 80, 64)):
         images = torch.randn(shape)
         with torch.no_grad():
@@ -164,7 +164,7 @@ def test_packages_run_where_only_the_ops_are_imported(kind: str, tmp_path: Path)
         "print(*run(torch.zeros(3, 3, 48, 96)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["3", "1000"]
+    assert done.stdout.split() == ["3", "10"]
 
 
 def test_torchscript_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +173,7 @@ def test_torchscript_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert export.main(["test_vim", "--format", "torchscript", "--random", "--output", str(tmp_path)]) == 0
     assert "largest difference" in capsys.readouterr().out
     kept = {exporting.METADATA: ""}
-    assert torch.jit.load(str(path), _extra_files=kept)(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+    assert torch.jit.load(str(path), _extra_files=kept)(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
     assert json.loads(kept[exporting.METADATA])["model"] == "test_vim"
 
 
@@ -327,8 +327,8 @@ def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
         (["test_vim", "--output", "nowhere/model.onnx"], "there is no folder nowhere"),
         (["test_vim", "--checkpoint", "absent.pth"], "absent.pth"),
         (
-            ["test_vim"],
-            "test_vim: no published weights of this model are known; --checkpoint FILE gives a file",
+            ["vim_digits"],
+            "vim_digits: no published weights of this model are known; --checkpoint FILE gives a file",
         ),
     ],
 )

@@ -50,6 +50,23 @@ def test_in_a_process_of_its_own(place: Path) -> None:
         assert image.size == (28, 18) and image.getexif()[ExifTags.Base.Orientation] == 6
 
 
+def test_without_a_model_the_one_in_the_package_doubles_sides(
+    place: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And without a network; it names a larger one."""
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("asked the network"))
+    assert main(["photos", "out", "--quiet"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert last == "2 restored" and Image.open("out/a.png").size == (16, 24)
+    assert (
+        first.startswith("model: mambair_mini_x2, super-resolution x2")
+        and "--model mambairv2_light_x2" in first
+    )
+    assert main(["photos/a.png", "clean.png", "--quiet", "--model", "mambair_mini_dn"]) == 0
+    assert "--model mambair_dn.sigma25 is better and slower" in capsys.readouterr().out
+    assert Image.open("clean.png").size == (8, 12)
+
+
 def test_results_of_another_model_are_not_taken_for_this_ones(place: Path, capsys) -> None:
     words = ["photos", "out", "--quiet", "--checkpoint"]
     assert main([*words, "light_x2.pth"]) == 0
@@ -188,7 +205,7 @@ def test_weights_from_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "words",
     (
-        [], ["photos", "out"], ["photos", "out", "--model", "a", "--checkpoint", "b"],
+        [], ["photos"], ["photos", "out", "--model", "a", "--checkpoint", "b"],
         *(["photos", "out", "--checkpoint", "light_x2.pth", *more] for more in (
             ["--tile", "big"], ["--tile", "0"], ["--overlap", "-1"], ["--batch", "0"], ["--dtype", "float8"],
             ["--quality", "101"], ["--seed", "x"], ["--existing", "ask"], ["--format", "gif"],

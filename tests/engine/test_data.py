@@ -25,6 +25,15 @@ def test_split_is_stratified_disjoint_and_fixed() -> None:
     assert all(map(np.array_equal, (train, val, test), stratified_split(labels, 0.1, 0.2)))
 
 
+def test_digits_in_three_channels_are_grey() -> None:
+    one, three = bundled_digits(), bundled_digits(in_chans=3)
+    images, grey = three.test[:5][0], one.test[:5][0]
+    assert three.input_size == (3, 16, 16) and three.mean == one.mean * 3 and three.std == one.std * 3
+    assert torch.equal(images, grey.expand_as(images)) and three.train[0, 0][0].shape == (3, 16, 16)
+    with pytest.raises(UsageError, match="`in_chans`=2: expected 1"):
+        bundled_digits(in_chans=2)
+
+
 def test_digits_split_does_not_depend_on_the_seed() -> None:
     one, two = bundled_digits(seed=0, aug=AUG), bundled_digits(seed=1, aug=AUG)
     assert (len(one.train), len(one.val), len(one.test)) == (1259, 179, 359)

@@ -98,11 +98,21 @@ def test_jpeg_is_pillows(tmp_path: Path, channels: int) -> None:
         ({"scale": 1.5}, "`scale`=1.5"),
         ({"sigma": -1}, "`sigma`=-1"),
         ({"quality": 101}, "`quality`=101"),
+        ({"sigma": [50, 0]}, r"`sigma`=\[50, 0\]: expected 0 or more \(in 1/255\), or a range"),
+        ({"sigma": [0, 0]}, "nothing to restore"),
     ],
 )
 def test_impossible_degradations(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Degradation(**options)
+
+
+def test_a_range_of_noise_is_drawn_from_for_training_and_halved_for_evaluation() -> None:
+    options = dict(crop=40, crops=40, eval_crop=64)
+    data = bundled_photos(sigma=[0, 50], **options)
+    levels = [255 * (low - high).std().item() for low, high in (data.train[0, i] for i in range(40))]
+    assert min(levels) < 8 and max(levels) > 42 and np.mean(levels) == pytest.approx(25, abs=6)
+    assert torch.equal(data.val[0][0], bundled_photos(sigma=25, **options).val[0][0])
 
 
 def test_photographs_come_with_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def test_photographs_train_and_are_shown(
     assert set(test) == {"loss", "psnr", "ssim"} and 0 < test["psnr"] < 60 and test["ssim"] <= 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"test PSNR {test['psnr']:.2f} dB"
-    assert "13 training" not in lines[1] and "2 validation, 2 test" in lines[1] and "classes" not in lines[1]
+    assert "13 training" not in lines[1] and "2 validation, 3 test" in lines[1] and "classes" not in lines[1]
 
 
 SMALL = {  # of the same kind, a few layers wide and deep
@@ -262,7 +262,7 @@ def test_data_of_another_task() -> None:
 
 def test_models_that_do_not_fit() -> None:
     cfg = composed("experiment=photos_denoise", "model.scale=2", "model.upsampler=pixelshuffledirect")
-    with pytest.raises(UsageError, match=r"test_mambair enlarges by 2, the data \(photographs.*\) by 1"):
+    with pytest.raises(UsageError, match=r"mambair_mini_dn enlarges by 2, the data \(photographs.*\) by 1"):
         build_model(cfg, build_data(cfg))
     cfg = composed("experiment=photos_denoise", "model=timm", "model.model_name=test_resnet")
     with pytest.raises(UsageError, match="test_resnet: task=restore needs a model from image to image"):

@@ -290,8 +290,8 @@ def test_suggested_commands_repeat_the_request(
     ("words", "said"),
     [
         (
-            ["model.model_name=test_vim", "model.pretrained=true"],
-            "test_vim: no published weights of this model are known; give",
+            ["model.model_name=vim_digits", "model.pretrained=true"],
+            "vim_digits: no published weights of this model are known; give",
         ),
         (["+model.start=nowhere.pt"], "model test_resnet: nowhere.pt: no such file"),
     ],

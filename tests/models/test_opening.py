@@ -63,7 +63,7 @@ def test_names(place: Path) -> None:
     assert find_model("hf-hub:someone/something") == Found("hf-hub:someone/something", None, True)
     Path("test_vim").mkdir()  # a registered name comes first
     assert not find_model("test_vim").complete
-    assert open_model("test_vim", random=True).num_classes == 1000
+    assert open_model("test_vim", random=True).num_classes == 10
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_names(place: Path) -> None:
         ("qqqqqqqq", r"no such model or folder; timm.list_models\(\) names all models"),
         (".", r"MODEL \.: no config.json that names a model"),
         ("mambair_dn.sigma99", r"no such weights are known; expected mambair_dn.sigma15, mambair_dn.sigma25"),
-        ("test_vim", r"test_vim: no published weights of this model are known; give a file"),
+        ("vim_digits", r"vim_digits: no published weights of this model are known; give a file"),
         ("", "MODEL: expected a model's name, a folder, or a file"),
     ],
 )

@@ -159,7 +159,7 @@ def authors_file(path, model: nn.Module) -> str:
 
 def test_an_authors_file_through_timm(tmp_path) -> None:
     """At its own size, at another, with other classes and other channels."""
-    source = vim.VisionMamba(img_size=64, embed_dim=32, depth=3, d_state=8).eval()
+    source = vim.VisionMamba(img_size=64, embed_dim=32, depth=3, d_state=8, num_classes=10).eval()
     overlay = dict(file=authors_file(tmp_path / "vim.pth", source))
 
     def create(**options):
@@ -173,7 +173,7 @@ def test_an_authors_file_through_timm(tmp_path) -> None:
     assert large(torch.randn(1, 3, 96, 64)).shape == (1, 7)
     want = resize_pos_embed(source.pos_embed, (4, 4), (6, 4))
     torch.testing.assert_close(large.pos_embed, want)
-    assert create(in_chans=1)(x[:, :1]).shape == (1, 1000)
+    assert create(in_chans=1)(x[:, :1]).shape == (1, 10)
     features = create(features_only=True, out_indices=(0, 1))(x)
     assert [tuple(f.shape) for f in features] == [(1, 32, 4, 4)] * 2
 

@@ -116,7 +116,7 @@ def installed(archives: Build, tmp_path_factory: pytest.TempPathFactory) -> Path
 def packaged(source: Path) -> dict[str, str]:
     """Files that both archives must have: path in the checkout -> path in the wheel."""
     kinds = {
-        "vimzoo": (".py", ".typed", ".html", ".js"),
+        "vimzoo": (".py", ".typed", ".html", ".js", ".safetensors"),
         "configs": (".py", ".yaml"),
         "integrations": (".py", ".txt"),
         "kernels": (".py", ".c", ".cpp", ".h", ".cu", ".cuh", ".md"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from vimzoo.models.facts import ModelFacts
 from vimzoo.models.family import Family
 
+from . import shipped
 from .markdown import NOT_MEASURED, errors, giga, machine_line, millions, or_none, table, weights_line
 from .results import Results, command
 from .sizes import size_of
@@ -41,6 +42,7 @@ def card(family: Family, facts: ModelFacts, results: Results) -> str:
         top5 = f", top-5 {facts.top5} %" if facts.top5 is not None else ""
         lines.append(f"Published: top-1 {facts.top1} %{top5} on ImageNet-1k ({facts.score_source})")
     lines.append(weights_line(facts, facts.tag))
+    lines += shipped.lines(facts, results)
     if facts.recipe:
         lines.append(f"Training: {facts.recipe}")
     lines.append(f"Source: {facts.origin}, arXiv:{facts.paper}")
@@ -76,7 +78,7 @@ def readme_table(families: Sequence[Family], results: Results) -> str:
         for name, facts in models.items():
             size, parity = size_of(name), results.parity_of(name)
             counted = [millions(size.params), giga(size.paper_flops), str(or_none(facts.top1))]
-            weights = "hub" if facts.weights(facts.tag) else "none"
+            weights = "package" if facts.shipped else "hub" if facts.weights(facts.tag) else "none"
             recorded = parity["output"] if parity else NOT_MEASURED
             rows.append([f"`{name}`", weights, *counted, recorded, results.ms_of(name)])
     where = f"{results.speed_machine}, {machine_line(results.speed['machine'])}"

@@ -150,7 +150,9 @@ def errors(row: Mapping[str, Any] | None) -> str:
 def weights_line(facts: Facts, tag: str) -> str:
     """Where a model's weights are."""
     found = facts.weights(tag)
-    if "hub_id" in found:
+    if "file" in found:
+        where = f"`{found['file']}` in this package"
+    elif "hub_id" in found:
         where = f"`{found['hub_file']}` in [{found['hub_id']}](https://huggingface.co/{found['hub_id']})"
     elif "url" in found:
         where = f"[{found['url'].rsplit('/', 1)[1]}]({found['url']})"

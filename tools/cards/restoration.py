@@ -7,7 +7,9 @@ from typing import Any
 
 from vimzoo.models.facts import RestorationFacts, Scores
 from vimzoo.models.family import Family
+from vimzoo.models.registry import find_facts
 
+from . import shipped
 from .markdown import NOT_MEASURED, errors, giga, millions, or_none, table, weights_line
 from .results import Results
 from .sizes import Size, restoration_size
@@ -74,14 +76,20 @@ def size_table(models: Models) -> str:
     return table(header, rows)
 
 
-def card(facts: RestorationFacts, parity: Mapping[str, Any] | None) -> str:
+def card(facts: RestorationFacts, parity: Mapping[str, Any] | None, results: Results) -> str:
     """Everything that is known about one model."""
     size, lines = counted(facts), [facts.purpose[:1].upper() + facts.purpose[1:]]
     lines.append(
         f"`{', '.join(f'{key}={value!r}' for key, value in facts.args.items())}`, the rest as defaults"
     )
     lines.append(f"{size.params:,} parameters, {giga(size.flops)} GFLOPs ({giga(size.paper_flops)} papers')")
-    lines += [weights_line(facts, tag) for tag in facts.files]
+    lines += [weights_line(facts, tag) for tag in (facts.tags if facts.shipped else facts.files)]
+    lines += shipped.lines(facts, results)
+    if facts.larger:
+        larger = find_facts(facts.larger, "restoration")
+        published = larger[0].published(larger[1])["Published PSNR and SSIM"]
+        beside = f"; published, on other photographs: {', '.join(published)}" if published else ""
+        lines.append(f"Larger: `{facts.larger}`{beside}")
     if not facts.files and facts.scores:
         lines.append(f"Weights: linked from {facts.origin}, for `vimzoo.load_restoration(FILE)`")
     for tag, scores in facts.scores.items():
@@ -91,7 +99,8 @@ def card(facts: RestorationFacts, parity: Mapping[str, Any] | None) -> str:
         )
     for tag in facts.recipes:
         which = f" ({tag})" if len(facts.recipes) > 1 else ""
-        lines.append(f"Training as published{which}: {facts.training(tag)}")
+        said = "Training" if facts.shipped else "Training as published"
+        lines.append(f"{said}{which}: {facts.training(tag)}")
     lines.append(f"Source: {facts.origin}, arXiv:{facts.paper}")
     if parity:
         lines.append(f"Parity with `{parity['reference']}`, output / inner / gradient: {errors(parity)}")
@@ -103,13 +112,15 @@ def card(facts: RestorationFacts, parity: Mapping[str, Any] | None) -> str:
 def section(family: Family, results: Results) -> str:
     """A family's part of MODEL_CARDS.md."""
     models: Models = family.facts  # type: ignore[assignment]
-    cards = [card(facts, results.parity_of(name)) + "\n" for name, facts in models.items()]
+    cards = [card(facts, results.parity_of(name), results) + "\n" for name, facts in models.items()]
     head = [f"## {family.name}\n", INTRODUCTION, size_table(models) + "\n", score_tables(models)]
     return "\n".join([*head, *cards])
 
 
 def weights_of(facts: RestorationFacts) -> str:
-    """Where a model's weights are: on the hub, in a file that its authors link to, or nowhere."""
+    """Where a model's weights are: in this package, on the hub, in a file that its authors link to, or nowhere."""
+    if facts.shipped:
+        return "package"
     return "hub" if facts.files else "file" if facts.scores else "none"
 
 

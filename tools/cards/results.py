@@ -56,6 +56,7 @@ COMMANDS = {
     "scaling_traffic": "benchmarks/scaling.py",
     "shards": "benchmarks/shards.py",
     "sparse": "benchmarks/sparse.py",
+    "shipped_digits": "benchmarks/shipped_digits.py",
     "trainer": "benchmarks/trainer.py",
 }
 """What measures each result file."""
@@ -147,6 +148,10 @@ class Results:
             }
         absent = [machine.name for machine in self.machines if machine.name not in results]
         return comparison(results, columns, command(name), absent)
+
+    def of_shipped(self, *names: str) -> dict[str, dict[str, Any]]:
+        """Result files that hold on every machine, by name, of weights that are part of the package."""
+        return {name: read_result(self.folder, name) for name in names}
 
     def parity_of(self, name: str) -> Mapping[str, Any] | None:
         """The comparison with the recording of this very model, if there is one."""

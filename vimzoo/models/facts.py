@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SHIPPED_TAG = "photos"
+"""Tag of the restoration weights in this package, which bundled photographs have trained."""
 
 Scores = Mapping[str, tuple[float, float | None]]
 """Data set -> PSNR in dB, and SSIM where it is published."""
@@ -27,6 +31,7 @@ class Facts:
         origin: Address of the authors' code.
         paper: arXiv number.
         note: Anything else that a user should know.
+        shipped: Folder in this package with the files of weights, each called as its tagged name; None: there are none.
     """
 
     task: ClassVar[str]
@@ -42,6 +47,7 @@ class Facts:
     origin: str = field(default="", kw_only=True)
     paper: str = field(default="", kw_only=True)
     note: str = field(default="", kw_only=True)
+    shipped: Path | None = field(default=None, kw_only=True)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -54,8 +60,8 @@ class Facts:
         raise NotImplementedError
 
     def weights(self, tag: str) -> dict[str, str]:
-        """Where the weights are: ``hub_id`` and ``hub_file``, or ``url``; empty if no address is known."""
-        raise NotImplementedError
+        """Where the weights are: ``file`` in `shipped`, ``hub_id`` and ``hub_file``, or ``url``; empty if unknown."""
+        return {"file": f"{self.tagged(tag)}.safetensors"} if self.shipped else {}
 
     def published(self, tag: str) -> dict[str, Any]:
         """What the authors report for the weights ``tag``, as entries of a model card."""
@@ -82,12 +88,20 @@ class Facts:
         for tag in self.tags:
             found = self.weights(tag)
             where: dict[str, Any] = {}
-            if "hub_id" in found:
+            if self.shipped:
+                where = dict(file=str(self.shipped / found["file"]), custom_load=True)
+            elif "hub_id" in found:
                 where = dict(hf_hub_id=found["hub_id"], hf_hub_filename=found["hub_file"], custom_load="hf")
             elif "url" in found:
                 where = dict(url=found["url"], custom_load=True)
             cfgs[self.tagged(tag)] = {**common, **where, **overrides}
         return cfgs
+
+
+DIGITS: dict[str, Any] = dict(
+    num_classes=10, crop_pct=1.0, mean=(0.3061,) * 3, std=(0.3766,) * 3, license="apache-2.0",
+)  # fmt: skip
+"""Facts about the weights in this package that scikit-learn's digits have trained: what images must look like."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,7 @@ class ModelFacts(Facts):
         url: Address of the authors' weights, if they are not on the hub.
         recipe: How the weights were trained, in short.
         crop_pct: Share of the resized image that evaluation crops.
+        mean, std: What is subtracted from the channels of an image in 0..1, and what they are divided by.
     """
 
     task = "classification"
@@ -121,6 +136,8 @@ class ModelFacts(Facts):
     url: str | None = field(default=None, kw_only=True)
     recipe: str = field(default="", kw_only=True)
     crop_pct: float = field(default=0.875, kw_only=True)
+    mean: tuple[float, ...] = field(default=IMAGENET_MEAN, kw_only=True)
+    std: tuple[float, ...] = field(default=IMAGENET_STD, kw_only=True)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -141,7 +158,7 @@ class ModelFacts(Facts):
         """See `Facts`."""
         if self.hub_id and self.hub_file:
             return {"hub_id": self.hub_id, "hub_file": self.hub_file}
-        return {"url": self.url} if self.url else {}
+        return {"url": self.url} if self.url else super().weights(tag)
 
     def published(self, tag: str) -> dict[str, Any]:
         """See `Facts`."""
@@ -156,7 +173,7 @@ class ModelFacts(Facts):
     def timm_cfgs(self, **overrides: Any) -> dict[str, dict[str, Any]]:
         """See `Facts`; the family adds ``first_conv`` and ``classifier``."""
         cfg: dict[str, Any] = dict(
-            num_classes=self.num_classes, crop_pct=self.crop_pct, mean=IMAGENET_MEAN, std=IMAGENET_STD
+            num_classes=self.num_classes, crop_pct=self.crop_pct, mean=self.mean, std=self.std
         )
         return super().timm_cfgs(**{**cfg, **overrides})
 
@@ -254,7 +271,8 @@ class RestorationFacts(Facts):
         hub_id: Hugging Face repository of the authors' weights.
         files: By tag, the authors' file in that repository; weights without a known address are left out.
         gmacs: Billion multiply-adds for a result of 1280 x 720 pixels as the authors count them.
-        recipes: By tag, the trainer's command-line words of the published recipe.
+        recipes: By tag, the trainer's command-line words of the recipe.
+        larger: Tagged name of a published model for the same purpose that restores better and takes longer.
         uniform: All blocks are alike, and so are all groups that ``args["depths"]`` lists: parameters and operations
             are linear in both numbers.
     """
@@ -271,6 +289,7 @@ class RestorationFacts(Facts):
     gmacs: float | None = field(default=None, kw_only=True)
     recipes: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     uniform: bool = field(default=False, kw_only=True)
+    larger: str = field(default="", kw_only=True)
 
     @property
     def scale(self) -> int:
@@ -280,11 +299,13 @@ class RestorationFacts(Facts):
     @property
     def tags(self) -> tuple[str, ...]:
         """Tags that have scores or a file, or one empty tag."""
-        return tuple(dict.fromkeys((*self.scores, *self.files))) or ("",)
+        return tuple(dict.fromkeys((*self.scores, *self.files))) or ((SHIPPED_TAG if self.shipped else ""),)
 
     def weights(self, tag: str) -> dict[str, str]:
         """See `Facts`."""
-        return {"hub_id": self.hub_id, "hub_file": self.files[tag]} if tag in self.files else {}
+        if tag in self.files:
+            return {"hub_id": self.hub_id, "hub_file": self.files[tag]}
+        return super().weights(tag)
 
     def published(self, tag: str) -> dict[str, Any]:
         """See `Facts`."""

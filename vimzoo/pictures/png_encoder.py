@@ -12,7 +12,8 @@ import numpy as np
 
 __all__ = ["compressed"]
 
-_LEVEL = 6
+_LEVEL, _ZLIB_LEVEL = 4, 6
+"""Files are as small with the first of libdeflate as with the second of zlib, in a sixth of the time."""
 _BLOCK = 1 << 16
 """Bytes of rows that are filtered at once, so that they stay in the cache."""
 
@@ -23,7 +24,7 @@ def compressed(pixels: np.ndarray) -> bytes:
     try:
         import imagecodecs
     except ImportError:
-        return zlib.compress(filtered, _LEVEL)
+        return zlib.compress(filtered, _ZLIB_LEVEL)
     return bytes(imagecodecs.deflate_encode(filtered, level=_LEVEL))
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
 
@@ -129,7 +129,8 @@ class Degradation:
 
     Attributes:
         scale: Reduce by this whole number with `imresize`, rounded to 8 bits as in a file; 1 does not.
-        sigma: Gaussian noise, in 1/255; 0 adds none.
+        sigma: Gaussian noise, in 1/255; 0 adds none. Of a range ``(low, high)`` every training crop draws its own
+            level, and evaluation takes the middle.
         quality: JPEG quality, None is no JPEG.
         rounded: Clip and round noisy images to 8 bits, as a file would hold them; the published recipes do not.
             JPEG does in any case.
@@ -139,19 +140,36 @@ class Degradation:
     """
 
     scale: int = 1
-    sigma: float = 0.0
+    sigma: float | Sequence[float] = 0.0
     quality: int | None = None
     rounded: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, int) or self.scale < 1:
             raise UsageError(f"`scale`={self.scale}: expected a whole number from 1 on")
-        if self.sigma < 0:
-            raise UsageError(f"`sigma`={self.sigma}: expected 0 or more (in 1/255)")
+        levels = self.levels
+        if len(levels) != 2 or not 0 <= levels[0] <= levels[1]:
+            raise UsageError(
+                f"`sigma`={self.sigma}: expected 0 or more (in 1/255), or a range [low, high] of such levels"
+            )
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(f"`quality`={self.quality}: expected 1 to 100, or `None` for no JPEG")
-        if (self.scale, self.sigma, self.quality) == (1, 0, None):
+        if (self.scale, levels[1], self.quality) == (1, 0, None):
             raise UsageError("nothing to restore: expected `sigma`, `scale` or `quality`")
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The lowest and the highest level of the noise."""
+        return tuple(self.sigma) if isinstance(self.sigma, Sequence) else (self.sigma, self.sigma)
+
+    def evaluated(self) -> Degradation:
+        """With the middle of a range of noise, so that every evaluation is of the same images."""
+        return replace(self, sigma=sum(self.levels) / 2)
+
+    def _with_noise(self, image: Tensor, rng: np.random.Generator | np.random.RandomState) -> Tensor:
+        low, high = self.levels
+        level = low if low == high else float(rng.uniform(low, high))
+        return add_noise(image, level, rng) if level > 0 else image
 
     def reduced(self, pixels: np.ndarray, window: Window | None = None) -> np.ndarray:
         """A part of a clean image at low resolution, equal in every pixel to that of the whole image reduced.
@@ -191,14 +209,12 @@ class Degradation:
         if self.quality is None:
             return pixels(window)
         wide = window.widened(JPEG_BLOCK, JPEG_BLOCK, *size)  # the decoder smooths colours across blocks
-        image = to_image(pixels(wide))
-        if self.sigma > 0:
-            image = add_noise(image, self.sigma, rng)
+        image = self._with_noise(to_image(pixels(wide)), rng)
         return to_8bit(jpeg(image, self.quality))[window.within(wide).slices()]
 
     def noisy(self, image: Tensor, rng: np.random.Generator | np.random.RandomState) -> Tensor:
         """Add the noise to an image or part, unless it was added before JPEG."""
-        if self.sigma == 0 or self.quality is not None:
+        if self.levels[1] == 0 or self.quality is not None:
             return image
-        image = add_noise(image, self.sigma, rng)
+        image = self._with_noise(image, rng)
         return to_image(to_8bit(image)) if self.rounded else image

@@ -89,8 +89,10 @@ class PairSettings:
             if min(size := image_size(path)) < largest:
                 raise UsageError(f"{asked}: {path} is only {size[0]} x {size[1]} pixels")
         cache = PixelCache(int(self.cache_mb * 2**20))
+        judged = degradation and degradation.evaluated()
         train, val, *test = (
-            ImagePairs(high, low, degradation, scale, self.in_chans, cache) for low, high in parts
+            ImagePairs(high, low, judged if place else degradation, scale, self.in_chans, cache)
+            for place, (low, high) in enumerate(parts)
         )
         return Splits(
             name=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ..splits import Splits, check_split
 def degraded_folder(
     root: str | os.PathLike[str] | None = None,
     scale: int = 1,
-    sigma: float = 0.0,
+    sigma: float | Sequence[float] = 0.0,
     quality: int | None = None,
     rounded: bool = False,
     val_fraction: float = 0.1,

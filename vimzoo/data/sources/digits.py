@@ -19,12 +19,12 @@ def warp(images: Tensor, size: int, angle: Tensor, shift: Tensor, scale: Tensor)
     """Resize, rotate, shift and scale in one bilinear sampling; pixels from outside are black.
 
     Args:
-        images: (B, 1, h, w).
+        images: (B, C, h, w).
         size: side of the output.
         angle: radians, (B,). shift: x and y as a share of the width, (B, 2). scale: > 1 enlarges, (B,).
 
     Returns:
-        (B, 1, size, size).
+        (B, C, size, size).
     """
     cos, sin = angle.cos() / scale, angle.sin() / scale
     rows = [torch.stack([cos, -sin, 2 * shift[:, 0]], dim=1), torch.stack([sin, cos, 2 * shift[:, 1]], dim=1)]
@@ -60,6 +60,7 @@ def bundled_digits(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     *,
+    in_chans: int = 1,
     aug: Mapping[str, Any] | None = None,
     seed: int = 0,
     pretrained_cfg: Mapping[str, Any] | None = None,
@@ -69,6 +70,7 @@ def bundled_digits(
     Args:
         img_size: side in pixels that the 8x8 images are enlarged to; None means 16.
         val_fraction, test_fraction: share of each class that is held out.
+        in_chans: 1, or 3 for the same grey in three channels.
         aug: training images vary by ``rotate`` (degrees), ``shift`` (share of the width), ``scale`` (share).
         seed: seeds the augmentation.
         pretrained_cfg: unused; digits have their own size and normalisation.
@@ -81,17 +83,20 @@ def bundled_digits(
     size = 16 if img_size is None else img_size
     if size < 1:
         raise UsageError(f"`img_size`={img_size}: expected a positive number of pixels")
+    if in_chans not in (1, 3):
+        raise UsageError(f"`in_chans`={in_chans}: expected 1 (grey) or 3 (the same grey three times)")
     aug = dict(aug or {})
     rotate, shift, scale = (float(aug.pop(name, 0.0)) for name in ("rotate", "shift", "scale"))
     if aug:
         raise UsageError(f"`aug`: digits take rotate, shift and scale, not {', '.join(aug)}")
     source = load_digits()
-    images = torch.from_numpy(source.images).float()[:, None] / 16
+    images = torch.from_numpy(source.images).float()[:, None].repeat(1, in_chans, 1, 1) / 16
     labels = torch.from_numpy(source.target).long()
     train, val, test = (
         torch.from_numpy(part) for part in stratified_split(source.target, val_fraction, test_fraction)
     )
-    norm = (images[train].mean().item(), images[train].std().item())
+    grey = images[train, :1]
+    norm = (grey.mean().item(), grey.std().item())
     amounts = torch.tensor([np.deg2rad(rotate), shift, shift, np.log1p(scale)], dtype=torch.float32)
 
     def held_out(part: Tensor) -> TensorDataset:
@@ -106,9 +111,9 @@ def bundled_digits(
         test=held_out(test) if len(test) else None,
         labels=labels[train].numpy(),
         classes=tuple(str(name) for name in source.target_names),
-        input_size=(1, size, size),
-        mean=norm[:1],
-        std=norm[1:],
+        input_size=(in_chans, size, size),
+        mean=norm[:1] * in_chans,
+        std=norm[1:] * in_chans,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..pairs.degradations import Degradation
@@ -13,7 +14,7 @@ from ..splits import Splits
 
 def bundled_photos(
     scale: int = 1,
-    sigma: float = 0.0,
+    sigma: float | Sequence[float] = 0.0,
     quality: int | None = None,
     rounded: bool = False,
     crop: int = 64,

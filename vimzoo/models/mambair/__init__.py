@@ -103,6 +103,18 @@ def mambair_car(pretrained: bool = False, **kwargs: Any) -> MambaIR:
 
 
 @register_model
+def mambair_mini_dn(pretrained: bool = False, **kwargs: Any) -> MambaIR:
+    """A very small MambaIR for colour denoising, whose weights are part of this package."""
+    return _create(MambaIR, "mambair_mini_dn", pretrained, **kwargs)
+
+
+@register_model
+def mambair_mini_x2(pretrained: bool = False, **kwargs: Any) -> MambaIR:
+    """A very small MambaIR for super-resolution x2, whose weights are part of this package."""
+    return _create(MambaIR, "mambair_mini_x2", pretrained, **kwargs)
+
+
+@register_model
 def mambair_realdn_unet(pretrained: bool = False, **kwargs: Any) -> MambaIRUNet:
     """MambaIR's U-Net for denoising of real photographs; sides are multiples of 8."""
     return _create(MambaIRUNet, "mambair_realdn_unet", pretrained, **kwargs)

@@ -1,14 +1,21 @@
 """Facts about MambaIR's published models: sizes, scores, recipes and addresses of weights."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from ..facts import RestorationFacts, Scores
+from ..facts import SHIPPED_TAG, RestorationFacts, Scores
 
 HUB = "cguoh/MambaIR"
 _SOURCE: dict[str, Any] = dict(origin="https://github.com/csguoh/MambaIR", hub_id=HUB, uniform=True)
 _V1_PAPER: dict[str, Any] = dict(paper="2402.15648", **_SOURCE)  # MambaIR, ECCV 2024
 _V2_PAPER: dict[str, Any] = dict(paper="2411.15269", **_SOURCE)  # MambaIRv2, CVPR 2025
+
+_SHIPPED: dict[str, Any] = dict(shipped=Path(__file__).parent, **_V1_PAPER)
+_OURS = (
+    "they ship with this package, learnt from ten photographs of scikit-image and scikit-learn, of which flower by "
+    "vultilion and china by danielbuechele are CC BY 2.0 and the others free of restrictions"
+)
 
 _SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
 _NOISY = ("CBSD68", "Kodak24", "McMaster", "Urban100")
@@ -16,6 +23,7 @@ _CLASSIC: dict[str, Any] = dict(embed_dim=180, depths=(6,) * 6, d_state=16)
 _LIGHT: dict[str, Any] = dict(
     embed_dim=60, depths=(6,) * 4, d_state=10, ratio=1.2, upsampler="pixelshuffledirect"
 )
+_MINI: dict[str, Any] = dict(embed_dim=32, depths=(2, 2), d_state=1, ratio=1.0, cab="conv")
 _V2: dict[str, Any] = dict(d_state=16, rank=64, num_tokens=128)
 _V2_BASE: dict[str, Any] = dict(embed_dim=174, depths=(6,) * 6, num_heads=6, **_V2)
 _V2_SIZES: dict[str, dict[str, Any]] = {
@@ -174,6 +182,17 @@ _SAME_SIZE = (
         },
         files={f"q{quality}": f"mambairv2_jpeg_q{quality}.pth" for quality in (10, 30, 40)},
         recipes=_same_size_recipes("mambairv2", "car", 40, 10, 30), input_size=(1, 126, 126),
+    ),
+    RestorationFacts(
+        "mambair_mini_dn", "colour denoising", args=dict(_MINI, scale=1), params=72_431,
+        recipes={SHIPPED_TAG: "experiment=photos_denoise"}, larger="mambair_dn.sigma25",
+        note="our weights, for white noise of any deviation up to 50; " + _OURS, **_SHIPPED,
+    ),
+    RestorationFacts(
+        "mambair_mini_x2", "super-resolution x2", params=75_032,
+        args=dict(_MINI, scale=2, upsampler="pixelshuffledirect"),
+        recipes={SHIPPED_TAG: "experiment=photos_sr_x2"}, larger="mambairv2_light_x2",
+        note="our weights; " + _OURS, **_SHIPPED,
     ),
     RestorationFacts(
         "test_mambair", "super-resolution x2", **_V1_PAPER,

@@ -5,11 +5,12 @@ ICML 2024, arXiv:2401.09417; code and weights by its authors at https://github.c
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model, register_model_deprecations
 
-from ..facts import ModelFacts
+from ..facts import DIGITS, ModelFacts
 from ..family import Family
 from .class_maps import cam_arguments
 from .creating import create
@@ -86,8 +87,10 @@ VIM_FACTS: dict[str, ModelFacts] = {
             **_SOURCE,
         ),
         ModelFacts(
-            "test_vim", "", args=dict(img_size=64, embed_dim=32, depth=3, d_state=8, dynamic_img_size=True),
-            input_size=(3, 64, 64), params=90_184, note="for tests", **_SOURCE,
+            "test_vim", "digits", args=dict(img_size=64, embed_dim=32, depth=3, d_state=8, dynamic_img_size=True),
+            input_size=(3, 64, 64), params=57_514, note="for tests; our weights", shipped=Path(__file__).parent,
+            recipe="`vimzoo-train experiment=digits_tests` on scikit-learn's digits",
+            **(_SOURCE | DIGITS),
         ),
     )
 }  # fmt: skip

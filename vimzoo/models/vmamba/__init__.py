@@ -7,11 +7,12 @@ Suffixes of names have the authors' meaning: ``v0`` is the first release, withou
 inner width of 2 and 5 blocks in the third stage; ``m2`` scans with Mamba-2.
 """
 
+from pathlib import Path
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 
-from ..facts import ModelFacts
+from ..facts import DIGITS, ModelFacts
 from ..family import Family
 from ..weights.loading import build_model, map_features
 from .class_maps import cam_arguments
@@ -105,9 +106,11 @@ VMAMBA_FACTS: dict[str, ModelFacts] = {
             )
         ),
         ModelFacts(
-            "test_vmamba", "",
+            "test_vmamba", "digits",
             args=dict(img_size=64, depths=(1, 1, 1, 1), dims=(24, 32, 48, 64), d_state=2, mlp_ratio=2.0),
-            input_size=(3, 64, 64), params=177_464, note="for tests", **_SOURCE,
+            input_size=(3, 64, 64), params=113_114, note="for tests; our weights", shipped=Path(__file__).parent,
+            recipe="`vimzoo-train experiment=digits_tests model=test_vmamba` on scikit-learn's digits",
+            **(_SOURCE | DIGITS),
         ),
     )
 }  # fmt: skip
