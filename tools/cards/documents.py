@@ -114,6 +114,8 @@ RUNTIMES = ("model", "px", "batch", "threads", "runtime", "file", "open", "mb", 
 COMPILED = ("model", "px", "form", "ms", "x_eager")
 """Columns of docs/faq.md's table of compiled models."""
 
+RESTORED = ("model", "weights", "psnr", "psnr_change", "ssim", "kb")
+"""Columns of docs/quantization.md's table of restoration."""
 SPARSE = ("rows", "zeros", "dense", "int8", "int8 dynamic", "csr", "coo", "blocks", "fewer units")
 """Columns of docs/quantization.md's table of sparse layers."""
 
@@ -221,6 +223,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "quantization.md": {
             "products": results.compared("quantized_linear", PRODUCTS),
             "experts": results.compared("moe", EXPERTS),
+            "restored": results.compared("quantised_restoration", RESTORED),
             "sparse": results.compared("sparse", SPARSE),
         },
         root / "docs" / "restoration.md": {

@@ -46,6 +46,7 @@ COMMANDS = {
     "parity": "benchmarks/parity.py",
     "photos_denoise": "benchmarks/photos.py denoise",
     "photos_sr_x2": "benchmarks/photos.py sr_x2",
+    "quantised_restoration": "benchmarks/quantised_restoration.py",
     "quantisers": "benchmarks/quantisers.py",
     "quantized_linear": "benchmarks/quantized_linear.py",
     "reliability": "benchmarks/reliability.py",
