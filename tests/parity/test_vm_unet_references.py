@@ -56,12 +56,16 @@ def test_answers(name: str) -> None:
     seen = recorded(model)
     output = model(fill.model_input(reference))
     assert fill.mismatch(output, reference["outputs"][0]) < OUTPUT_TOLERANCE
-    inner = {label: probe for label, probe in reference["intermediates"].items() if label in seen}
+    probes = {
+        label.removeprefix(vm_unet.PREFIX): probe for label, probe in reference["intermediates"].items()
+    }
+    inner = {label: probe for label, probe in probes.items() if label in seen}
     assert len(inner) >= 8
     for label, probe in inner.items():
         assert fill.mismatch(seen[label], probe) < INNER_TOLERANCE, label
     if wanted := reference.get("grad_norm"):
         (output * fill.example_input(output.shape, 7)).sum().backward()
+        wanted = {label.removeprefix(vm_unet.PREFIX): want for label, want in wanted.items()}
         found = vm_unet.official_gradients(model)
         assert set(found) == set(wanted)
         for label, want in wanted.items():
