@@ -88,7 +88,7 @@ def test_help_is_ours(call, tmp_path):
     [
         ("optim.lrr=1", "Key 'lrr' is not in struct"),
         ("model=vim_tny", "Could not find 'model/vim_tny'"),
-        ("experiment=vim_tny", "Available options in 'experiment':\n\tefficient_vmamba"),
+        ("experiment=vim_tny", "Available options in 'experiment':\n\tdigits_tests"),
         ("sweep=optna", "Available options in 'sweep':\n\toptuna"),
         ("nonsense", "nonsense"),
         ("run.amp=bf17", "error: run.amp=bf17: expected one of"),

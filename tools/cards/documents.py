@@ -114,7 +114,9 @@ RUNTIMES = ("model", "px", "batch", "threads", "runtime", "file", "open", "mb", 
 COMPILED = ("model", "px", "form", "ms", "x_eager")
 """Columns of docs/faq.md's table of compiled models."""
 
-RESTORED = ("model", "weights", "psnr", "psnr_change", "ssim", "kb")
+RESTORED = (
+    "model", "weights", "psnr", "psnr_change", "ssim", "kb", "images_per_s_batch_1", "images_per_s_batch_32",
+)  # fmt: skip
 """Columns of docs/quantization.md's table of restoration."""
 SPARSE = ("rows", "zeros", "dense", "int8", "int8 dynamic", "csr", "coo", "blocks", "fewer units")
 """Columns of docs/quantization.md's table of sparse layers."""

@@ -195,9 +195,10 @@ _SAME_SIZE = (
         note="our weights; " + _OURS, **_SHIPPED,
     ),
     RestorationFacts(
-        "test_mambair", "super-resolution x2", **_V1_PAPER,
-        args=dict(_LIGHT, embed_dim=32, depths=(1, 1), d_state=4, scale=2), params=49_598,
-        input_size=(3, 32, 32), note="for tests",
+        "test_mambair", "super-resolution x2",
+        args=dict(_LIGHT, embed_dim=32, depths=(1, 1), d_state=4, scale=2), params=49_598, input_size=(3, 32, 32),
+        recipes={SHIPPED_TAG: "experiment=photos_sr_x2 model=restoration model.model_name=test_mambair run.epochs=2"},
+        larger="mambair_mini_x2", note="for tests; our weights; " + _OURS, **_SHIPPED,
     ),
 )  # fmt: skip
 
