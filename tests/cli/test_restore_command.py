@@ -149,7 +149,7 @@ def test_another_format_and_its_quality(place: Path) -> None:
         ),
         (["--model", "vim_tiny_patch16_224"], "vim_tiny_patch16_224: no such restoration model"),
         (["--model", "mambair_light_x2"], "no published weights of this model are known; --checkpoint FILE"),
-        (["--model", "test_mambair"], "published are those of mambair"),
+        (["--model", "mambair_light_x3"], "published are those of mambair"),
         (
             ["--model", "mambair_dn.sigma99"],
             "expected mambair_dn.sigma15, mambair_dn.sigma25",
