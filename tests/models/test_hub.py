@@ -259,7 +259,7 @@ def test_another_scale_is_refused(tmp_path: Path) -> None:
     torch.save({"params": timm.create_model("test_mambair", scale=3).state_dict()}, file)
     with pytest.raises(
         vimzoo.CheckpointError,
-        match="holds a MambaIR x3 of 3 channels; test_mambair.photos is a MambaIR x2",
+        match=r"holds a MambaIR x3 of 3 channels; test_mambair\.photos is a MambaIR x2",
     ):
         convert.convert(file, "test_mambair", tmp_path / "ours")
 
