@@ -16,7 +16,7 @@ from vimzoo.layers import MapDownsample, MapStem, VSSBlock
 from vimzoo.layers.maps import map_norm
 
 from ..segmentation_base import SegmentationModel
-from ..vmamba.model import VMambaStage
+from ..staged import Stage
 from ..weights.contents import bare
 from ..weights.dialect import Dialect
 from ..weights.loading import CheckpointError
@@ -129,7 +129,7 @@ class VMUNet(SegmentationModel):
         for i, width in enumerate(widths):
             down = MapDownsample(widths[i - 1], width, "merge", "layer") if i else nn.Identity()
             blocks = [VSSBlock(width, drop_path=next(rates), **kind) for _ in range(depths[i])]
-            self.stages.append(VMambaStage(down, blocks))
+            self.stages.append(Stage(down, blocks))
         rates = iter(_rates(drop_path_rate, sum(decoder_depths))[::-1])
         self.up_stages = nn.ModuleList()
         for i, width in enumerate(reversed(widths)):

@@ -1,54 +1,26 @@
 """VMamba: four stages of two-dimensional selective scan; the package registers its variants."""
 
-import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from timm.layers import calculate_drop_path_rates, to_2tuple, trunc_normal_
-from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from vimzoo.layers import MapDownsample, MapStem, MoE, VSSBlock
 from vimzoo.layers.checks import check_choice, check_rates, per_block
 from vimzoo.layers.map_embed import DOWNSAMPLES, STEMS
 from vimzoo.layers.maps import map_norm
-from vimzoo.layers.plain import apply_norm
 from vimzoo.ops import ScanPath
 
-from .._timm import update_model_input_size
 from ..initial import reset_layers
-from ..map_model import MapModel
-from ..weights.loading import load_into
+from ..staged import Stage, StagedModel, checked_widths
 from .names import VMAMBA, checkpoint_filter_fn, resize_map
 
-__all__ = ["VMamba", "VMambaStage", "checkpoint_filter_fn"]
+__all__ = ["VMamba", "checkpoint_filter_fn"]
 
 
-class VMambaStage(nn.Module):
-    """Blocks of one resolution, after the downsampling to it.
-
-    Args:
-        downsample: What comes first, if anything.
-        blocks: The blocks.
-    """
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-        self.grad_checkpointing = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C) -> (B, H', W', D)``."""
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
-
-
-class VMamba(MapModel):
+class VMamba(StagedModel):
     """VMamba with timm's model contract; any image size.
 
     The authors' option names are given in parentheses; `vimzoo.compat.vmamba.VSSM` takes those.
@@ -135,7 +107,7 @@ class VMamba(MapModel):
             mlp_drop_rate=mlp_drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        dims = _widths(dims, depths)
+        dims = checked_widths(dims, depths)
         self.in_chans = in_chans
         self.embed_dim = dims[0]
         self.feature_info = [
@@ -159,7 +131,7 @@ class VMamba(MapModel):
                 self.new_block(i, dim, drop_path=next(rates), **{**block, **next(own)}, **dd)
                 for _ in range(depths[i])
             ]
-            self.stages.append(VMambaStage(down, blocks))
+            self.stages.append(Stage(down, blocks))
         self.norm = map_norm(norm, dims[-1], **dd)
         self.add_head(num_classes, global_pool, drop_rate, dd)
         VMamba.init_weights(self, needs_reset=False)  # OpenMMLab's base class has another method of this name
@@ -187,13 +159,6 @@ class VMamba(MapModel):
                     (nn.init.zeros_ if "bias" in name else _init_matrix)(parameter)
 
     @torch.jit.ignore
-    def load_pretrained(
-        self, checkpoint_path: str | os.PathLike[str], prefix: str = "", *, use_ema: bool | None = None
-    ) -> None:
-        """Load a file of ours or the authors', as `vimzoo.models.weights.loading.load_into` does, with its errors."""
-        load_into(self, checkpoint_path, checkpoint_filter_fn, use_ema=use_ema, prefix=prefix)
-
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Patterns of parameters without weight decay, beyond vectors.
 
@@ -205,20 +170,9 @@ class VMamba(MapModel):
         return named | ({"pos_embed"} if self.pos_embed is not None else set())
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that order parameters by depth, for layer-wise learning rates."""
-        fine = [
-            (r"^stages\.(\d+)\.downsample", (0,)),
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^norm", (99999,)),
-        ]
-        return dict(stem=r"^patch_embed|pos_embed", blocks=r"^stages\.(\d+)" if coarse else fine)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable  # type: ignore[assignment]
+    def checkpoint_filter(self) -> Any:
+        """As `StagedModel.checkpoint_filter`; also for the position embedding's grid."""
+        return checkpoint_filter_fn
 
     def _init_head(self) -> None:
         if isinstance(self.head.fc, nn.Linear):
@@ -232,16 +186,12 @@ class VMamba(MapModel):
         Raises:
             ValueError: ``patch_size`` is another than the model's.
         """
-        if patch_size not in (None, self.patch_embed.patch_size):
-            raise ValueError(f"patch_size: expected {self.patch_embed.patch_size}, got {patch_size}")
-        if img_size is None:
-            return
-        size = to_2tuple(img_size)
-        if self.pos_embed is not None:
+        super().set_input_size(img_size, patch_size)
+        if img_size is not None and self.pos_embed is not None:
             with torch.no_grad():
-                resized = resize_map(self.pos_embed, *(side // self.patch_embed.patch_size for side in size))
+                sides = (side // self.patch_embed.patch_size for side in to_2tuple(img_size))
+                resized = resize_map(self.pos_embed, *sides)
             self.pos_embed = nn.Parameter(resized.detach(), requires_grad=self.pos_embed.requires_grad)
-        update_model_input_size(self, size)
 
     def _embed(self, x: Tensor) -> Tensor:
         """Images -> the first map, with positions."""
@@ -250,21 +200,6 @@ class VMamba(MapModel):
         if pos_embed is not None:
             x = x + resize_map(pos_embed, x.shape[1], x.shape[2]).permute(0, 2, 3, 1)
         return x
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` -> the last map after its norm, ``(B, h, w, D)``."""
-        x = self.stages(self._embed(x))
-        return self.norm(x) if torch.jit.is_scripting() else apply_norm(self.norm, x)
-
-
-def _widths(dims: int | Sequence[int], depths: Sequence[int]) -> list[int]:
-    if not depths or min(depths) < 1:
-        raise ValueError(f"depths: expected a positive number of blocks per stage, got {tuple(depths)}")
-    one = isinstance(dims, int | Integral)
-    widths = [int(dims) * 2**i for i in range(len(depths))] if one else list(dims)  # type: ignore[call-overload, arg-type]
-    if len(widths) != len(depths) or min(widths) < 1:
-        raise ValueError(f"dims: expected {len(depths)} positive numbers, or one, got {dims}")
-    return widths
 
 
 def _init_matrix(weight: Tensor) -> None:
