@@ -143,9 +143,21 @@ def test_a_linear_probe_trains_the_head_alone(published: Any, folder: Path, tmp_
     assert len(kept) > 20 and all(torch.equal(old[name], after[name]) for name in kept)
 
 
+@pytest.mark.parametrize("classes", [7, 10])
+def test_the_classifier_of_a_start_stays_where_its_count_is_that_of_the_data(
+    classes: int, tmp_path: Path
+) -> None:
+    start = timm.create_model("test_vim", num_classes=classes)  # 10 by default, as the digits have
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    cfg = composed("model=test_vim", f"+model.start={tmp_path / 'start.pth'}", "data=digits", "data.img_size=64")
+    model = classification.build_model({**cfg, "model": {**cfg["model"], "in_chans": 3}}, build_data(cfg))
+    assert model.head.weight.shape[0] == 10
+    assert torch.equal(model.norm.weight, start.norm.weight)
+    assert (classes == 10) == torch.equal(model.head.weight, start.state_dict().get("head.weight"))
+
+
 def test_layer_decay_slows_early_layers(published: Any) -> None:
     words = ["model=test_vim", f"+model.start={published}", "optim.layer_decay=0.5", "data.img_size=64"]
-    words.append("+model.pretrained_cfg_overlay={num_classes: 7}")  # the model has 10 as the digits do
     cfg = composed(*words, "+model.in_chans=1", "run.device=cpu")
     state = build_state(cfg, build_data(cfg), 3)
     scales = {group["lr_scale"] for group in state.optimizer.param_groups}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vimzoo.data import Images, Splits
 from vimzoo.errors import UsageError
 from vimzoo.metrics import broken
+from vimzoo.models.registry import family_of
 
 from ..classes import model_for, of_weights
 from ..create import create_model, model_cfg
@@ -56,7 +57,9 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
         options.setdefault("num_frames", data.frames)
     names = of_weights(options)
     if start := options.pop("start", None):
-        overlay = {**options.get("pretrained_cfg_overlay", {}), "file": start}
+        # Ours keep the classifier of a file that has as many classes as the data, and no other.
+        of_any_count = {} if family_of(options["model_name"]) is None else {"num_classes": 0}
+        overlay = {**of_any_count, **options.get("pretrained_cfg_overlay", {}), "file": start}
         options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     if names and (start or ":" in options["model_name"] or set(names) & set(data.classes)):
         return model_for(options, names, data.classes)
