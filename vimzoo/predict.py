@@ -1,6 +1,7 @@
 """Predict the classes of images: ``python -m vimzoo.predict IMAGE_OR_FOLDER ... [--model RUN_OR_NAME]``.
 
-A segmentation model predicts the class of each pixel; ``--masks FOLDER`` says where the masks are written.
+A model of clips predicts the classes of films. A segmentation model predicts the class of each pixel;
+``--masks FOLDER`` says where the masks are written.
 
 Started by torchrun, the processes share the images, and process 0 prints all results in order. The exit status is
 1 if an image could not be read.
@@ -18,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
 from .commands import Exit, Parser, run_command
-from .data.images.decode import DAMAGED, MODES, read_image
-from .data.images.files import find_pictures
+from .data.images.decode import DAMAGED
+from .data.images.files import SUFFIXES, find_pictures
+from .data.inputs import clip_frames, model_inputs
 from .engine.build import pick_device
 from .engine.finished import newest_run
 from .engine.mask_files import predicted_masks
@@ -33,6 +34,7 @@ from .engine.processes.ray_data import Do, add_engine, over_cluster
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError
 from .exporting.running import RUNNERS, RUNTIME_HELP, ClassifierFile, exported
+from .film import SUFFIXES as FILMS
 from .models import SegmentationModel
 from .models.opening import open_model
 from .models.weights.class_names import of_model
@@ -47,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         "images",
         nargs="+",
         metavar="IMAGE_OR_FOLDER",
-        help="image files, or folders of images at any depth; with --engine ray one folder or URL",
+        help="image files, or folders of images at any depth; films for a model of clips; with --engine ray one folder "
+        "or URL",
     )
     command.add_argument(
         "--model",
@@ -62,7 +65,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where the masks of a segmentation model are written, as PNG",
     )
-    command.add_argument("--batch", type=int, default=32, help="images per batch (default: 32)")
+    command.add_argument(
+        "--views",
+        type=int,
+        nargs=2,
+        metavar=("CLIPS", "CROPS"),
+        help="clips of a film, spread over it, and crops of each along the long side, whose probabilities are averaged "
+        "(default: 1 1)",
+    )
+    command.add_argument("--batch", type=int, default=32, help="images or clips per batch (default: 32)")
     device = command.add_mutually_exclusive_group()
     device.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     add_devices(device)
@@ -113,25 +124,35 @@ def classifier(model: nn.Module, name: str | None) -> nn.Module:
     return model
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and all images in the given folders as training reads them; reports skipped files.
+def check_paths(paths: Sequence[Path]) -> None:
+    """Check that files or folders exist.
 
     Raises:
-        UsageError: a path does not exist, or there are no images.
+        UsageError: one does not.
     """
-    files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder")
+
+
+def image_files(paths: Sequence[Path], films: bool = False) -> list[Path]:
+    """The given files, and all images or films in the given folders as training reads them; reports skipped files.
+
+    Raises:
+        UsageError: a path does not exist, or there are no images or films.
+    """
+    files: list[Path] = []
+    check_paths(paths)
+    for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
-        found = find_pictures(path)
+        found = find_pictures(path, suffixes=FILMS if films else SUFFIXES)
         files += [path / name for name in found.files]
         if left := found.left_out():
             print(f"{path}: {left}", file=sys.stderr)
     if not files:
-        raise UsageError(f"no images under {', '.join(map(str, paths))}")
+        raise UsageError(f"no {'films' if films else 'images'} under {', '.join(map(str, paths))}")
     return files
 
 
@@ -144,20 +165,22 @@ def predictions(
     upright: bool = True,
     shared: Callable[..., Iterator[list[dict[str, Any]]]] = map,
     opened: Callable[[str], Any] = str,
+    views: tuple[int, int] = (1, 1),
 ) -> Iterator[dict[str, Any]]:
     """For each file ``{"file", "classes": [{"class", "probability"}, ...]}``, or ``{"file", "error"}``.
 
-    Images are preprocessed as the model's weights require, and turned ``upright`` by their EXIF orientation.
+    Images are preprocessed as the model's weights require, and turned ``upright`` by their EXIF orientation. Of a film
+    for a model of clips, the probabilities of all views are averaged.
 
     Args:
         shared: ``map``, or a function like it that divides the batches over processes, such as
             `vimzoo.engine.processes.sharing.share`.
-        opened: a file's name -> what `read_image` reads.
+        opened: an image file's name -> what `read_image` reads.
+        views: clips and crops of each that a film is seen in.
     """
-    names, inputs = of_model(model), resolve_model_data_config(model)
-    transform = create_transform(**inputs, is_training=False)
-    mode = MODES.get(inputs["input_size"][0], "RGB")
+    names, inputs = of_model(model), model_inputs(model, upright, opened, views)
     model = model.to(device).eval()
+    batch = max(1, batch // inputs.views)
 
     @torch.inference_mode()
     def answered(part: Sequence[Path]) -> list[dict[str, Any]]:
@@ -165,11 +188,12 @@ def predictions(
         images = []
         for answer in answers:
             try:
-                images.append(transform(read_image(opened(answer["file"]), mode, upright)))
-            except DAMAGED as error:
+                images.append(inputs.read(answer["file"]))
+            except (*DAMAGED, UsageError) as error:
                 answer["error"] = str(error)
         if images:
-            ranked = model(torch.stack(images).to(device)).float().softmax(dim=1).topk(min(top, len(names)))
+            found = model(torch.cat(images).to(device)).float().softmax(dim=1)
+            ranked = found.unflatten(0, (-1, inputs.views)).mean(dim=1).topk(min(top, len(names)))
             rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
             for answer in answers:
                 if "error" in answer:
@@ -191,14 +215,15 @@ def command(asked: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
-    if min(asked.top, asked.batch) < 1:
-        raise UsageError(f"--top={asked.top} --batch={asked.batch}: expected at least 1")
+    if min(asked.top, asked.batch, *(asked.views or ())) < 1:
+        views = "" if asked.views is None else f" --views={' '.join(map(str, asked.views))}"
+        raise UsageError(f"--top={asked.top} --batch={asked.batch}{views}: expected at least 1")
     if (asked.engine is None) != (asked.output is None):
         raise UsageError("--output, --engine: expected both or neither")
     if asked.engine is not None:
         return on_ray(asked)
-    files: list[Path] = []  # of process 0; the others get their parts from it
-    world.first(lambda: files.extend(image_files([Path(name) for name in asked.images])))
+    paths = [Path(name) for name in asked.images]
+    world.first(lambda: check_paths(paths))
     device = in_turn(lambda: pick_device(asked.device, world.local_rank, "--device "), world)
     if asked.model is None and not asked.checkpoint and asked.runtime is None:
         asked.model = world.first(lambda: str(newest_run()))
@@ -213,12 +238,20 @@ def command(asked: argparse.Namespace, world: World) -> int:
             else "no segmentation model, for --masks"
         )
         raise UsageError(f"--model {asked.model}: {type(model).__name__} is {what}")
+    films = clip_frames(model) is not None
+    if asked.views is not None and not films:
+        raise UsageError(f"--views {asked.views[0]} {asked.views[1]}: expected with a model of clips")
+    files: list[Path] = []  # of process 0; the others get their parts from it
+    world.first(lambda: files.extend(image_files(paths, films)))
     failed = 0
     shared = partial(share, world=world)
     if isinstance(model, SegmentationModel):
         answers = predicted_masks(model, files, asked.masks, device, not asked.as_stored, shared)
     else:
-        answers = predictions(model, files, asked.top, asked.batch, device, not asked.as_stored, shared)
+        views = tuple(asked.views or (1, 1))
+        answers = predictions(
+            model, files, asked.top, asked.batch, device, not asked.as_stored, shared, views=views
+        )
     for answer in answers:
         failed += "error" in answer
         if asked.json:
@@ -255,6 +288,8 @@ def on_ray(asked: argparse.Namespace) -> int:
         raise UsageError(
             f"--model {asked.model}: a segmentation model; expected --masks FOLDER without --engine ray"
         )
+    if clip_frames(model) is not None:
+        raise UsageError(f"--model {asked.model}: a model of clips; expected without --engine ray")
     if isinstance(model, ClassifierFile):
         raise UsageError(
             f"--model {asked.model}: an exported file; expected a model for PyTorch with --engine ray"

@@ -136,7 +136,12 @@ def test_predict_with_names_of_imagenet():
     ("words", "message"),
     [
         (["none.jpg"], "none.jpg: no such file or folder"),
-        (["."], "no images under ."),
+        ([".", "--model", "test_vim"], "no images under ."),
+        (
+            [__file__, "--model", "test_vim", "--views", "2", "3"],
+            "--views 2 3: expected with a model of clips",
+        ),
+        ([__file__, "--views", "0", "3"], "--views=0 3: expected at least 1"),
         ([__file__, "--model", "vim_tny"], "--model vim_tny: no such model or folder; similar names: vim_"),
         ([__file__, "--top", "0"], "--top=0"),
         (

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from trainer_helpers import composed
 
+from vimzoo import predict
 from vimzoo.data import film_folder
 from vimzoo.data.clips.views import crops_of, drawn, random_crop, spread
+from vimzoo.data.inputs import model_inputs
 from vimzoo.engine import launch
 from vimzoo.errors import UsageError
 
@@ -99,6 +102,33 @@ def test_a_damaged_film_is_replaced_and_named(tmp_path: Path) -> None:
     assert [label for _, label in (data.test[i] for i in range(6))] == [0, 0, 0, 1, 1, 1]
     with pytest.raises(UsageError, match=r"1 of 6 images cannot be read, such as .*1\.mkv"):
         data.unreadable()
+
+
+def test_predictions_of_films(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_videomamba").eval()
+    torch.save(model.state_dict(), tmp_path / "clips.pth")
+    (tmp_path / "bad.mkv").write_bytes(b"no film")
+    data = film_folder(films, frames=4, views=(2, 3), pretrained_cfg=model.pretrained_cfg)
+    with torch.inference_mode():
+        expected = model(data.test[0][0]).softmax(1).mean(0)
+    given = [str(films / "test" / "a"), str(tmp_path), "--model", "test_videomamba", "--top", "2", "--json"]
+    given += ["--views", "2", "3", "--checkpoint", str(tmp_path / "clips.pth")]
+    assert predict.main(given) == 1
+    answer, bad = map(json.loads, capsys.readouterr().out.splitlines())
+    assert bad["error"].startswith(f"{tmp_path / 'bad.mkv'}: ")
+    shown = [row["probability"] for row in answer["classes"]]
+    assert shown == pytest.approx(expected.topk(2).values.tolist(), abs=1e-6)
+
+
+def test_what_predictions_of_films_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grey = timm.create_model("test_videomamba", pretrained_cfg_overlay={"input_size": (1, 64, 64)})
+    with pytest.raises(UsageError, match="takes clips of 1 channels; films have 3"):
+        model_inputs(grey)
+    torch.save(timm.create_model("test_videomamba").state_dict(), tmp_path / "clips.pth")
+    given = [str(tmp_path), "--model", "test_videomamba", "--checkpoint", str(tmp_path / "clips.pth")]
+    assert predict.main(given) == 2
+    assert f"no films under {tmp_path}" in capsys.readouterr().err
 
 
 def test_what_a_folder_of_films_refuses(tmp_path: Path) -> None:

@@ -149,7 +149,9 @@ def test_the_classifier_of_a_start_stays_where_its_count_is_that_of_the_data(
 ) -> None:
     start = timm.create_model("test_vim", num_classes=classes)  # 10 by default, as the digits have
     torch.save(start.state_dict(), tmp_path / "start.pth")
-    cfg = composed("model=test_vim", f"+model.start={tmp_path / 'start.pth'}", "data=digits", "data.img_size=64")
+    cfg = composed(
+        "model=test_vim", f"+model.start={tmp_path / 'start.pth'}", "data=digits", "data.img_size=64"
+    )
     model = classification.build_model({**cfg, "model": {**cfg["model"], "in_chans": 3}}, build_data(cfg))
     assert model.head.weight.shape[0] == 10
     assert torch.equal(model.norm.weight, start.norm.weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,31 @@ class ClipSettings:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.0
     seed: int = 0
+
+
+def views_of(file: Path, settings: ClipSettings) -> Tensor:
+    """The views of a film that is not for training, (views, C, T, H, W).
+
+    Raises:
+        UsageError: the file cannot be opened as a film, or holds no frame.
+    """
+    clips, crops = settings.views
+
+    def all_places(count: int) -> np.ndarray:
+        return np.concatenate([spread(count, settings.frames, clip, clips) for clip in range(clips)])
+
+    parts = _read(file, all_places).split(settings.frames, dim=1)
+    views = [crop for part in parts for crop in crops_of(part, settings.size, crops)]
+    return torch.stack([_normalised(view, settings) for view in views])
+
+
+def _read(file: Path, choose: Callable[[int], np.ndarray]) -> Tensor:
+    return torch.from_numpy(read_frames(file, choose)).permute(3, 0, 1, 2).float() / 255
+
+
+def _normalised(clip: Tensor, settings: ClipSettings) -> Tensor:
+    mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in (settings.mean, settings.std))
+    return (clip - mean) / std
 
 
 class ClipFiles(Dataset):
@@ -87,26 +112,11 @@ class ClipFiles(Dataset):
         own = self.settings
         if key is not None and own.scale is not None:
             draws = np.random.default_rng([own.seed, *key])
-            clip = self._read(file, partial(drawn, frames=own.frames, draws=draws))
+            clip = _read(file, partial(drawn, frames=own.frames, draws=draws))
             clip = random_crop(clip, own.size, own.scale, own.ratio, draws)
-            return self._normalised(clip.flip(-1) if draws.uniform() < own.hflip else clip)
-        clips, crops = own.views if key is None else (1, 1)
-
-        def all_places(count: int) -> np.ndarray:
-            return np.concatenate([spread(count, own.frames, clip, clips) for clip in range(clips)])
-
-        parts = self._read(file, all_places).split(own.frames, dim=1)
-        views = [self._normalised(crop) for part in parts for crop in crops_of(part, own.size, crops)]
-        return views[0] if len(views) == 1 else torch.stack(views)
-
-    @staticmethod
-    def _read(file: Path, choose: object) -> Tensor:
-        frames = read_frames(file, choose)  # type: ignore[arg-type]
-        return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 255
-
-    def _normalised(self, clip: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in (self.settings.mean, self.settings.std))
-        return (clip - mean) / std
+            return _normalised(clip.flip(-1) if draws.uniform() < own.hflip else clip, own)
+        views = views_of(file, own if key is None else replace(own, views=(1, 1)))
+        return views[0] if len(views) == 1 else views
 
     def unreadable_names(self) -> list[str]:
         """The films that could not be read so far."""

@@ -66,8 +66,7 @@ def film_folder(
         UsageError: PyAV is missing, an argument has no such value, or the folder is missing, empty or laid out
             otherwise.
     """
-    if find_spec("av") is None:
-        raise UsageError("films need PyAV: pip install 'vimzoo[films]'")
+    require_films()
     if root is None:
         raise UsageError(f"`root` is not set; expected `root`=DIR with {LAYOUT}")
     path = local_path(os.fspath(root))
@@ -111,6 +110,16 @@ def film_folder(
         notes=(listed(names), *notes),
         frames=frames,
     )
+
+
+def require_films() -> None:
+    """Check that films can be read.
+
+    Raises:
+        UsageError: PyAV is missing.
+    """
+    if find_spec("av") is None:
+        raise UsageError("films need PyAV: pip install 'vimzoo[films]'")
 
 
 def _films(part: ReadImages, settings: ClipSettings) -> ClipFiles:
