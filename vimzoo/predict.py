@@ -248,9 +248,9 @@ def command(asked: argparse.Namespace, world: World) -> int:
     if isinstance(model, SegmentationModel):
         answers = predicted_masks(model, files, asked.masks, device, not asked.as_stored, shared)
     else:
-        views = tuple(asked.views or (1, 1))
+        clips, crops = asked.views or (1, 1)
         answers = predictions(
-            model, files, asked.top, asked.batch, device, not asked.as_stored, shared, views=views
+            model, files, asked.top, asked.batch, device, not asked.as_stored, shared, views=(clips, crops)
         )
     for answer in answers:
         failed += "error" in answer

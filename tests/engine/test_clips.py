@@ -1,6 +1,7 @@
 """Clips from the files of films: which frames and crops they hold, views, damaged files, and a run."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from trainer_helpers import composed
 
 from vimzoo import predict
 from vimzoo.data import film_folder
+from vimzoo.data.clips.augmentation import auto_augmented, erased
 from vimzoo.data.clips.views import crops_of, drawn, random_crop, spread
 from vimzoo.data.inputs import model_inputs
 from vimzoo.engine import launch
@@ -93,6 +95,25 @@ def test_training_clips_depend_on_their_key(films: Path) -> None:
     assert not torch.equal(first[0, 1][0], first[1, 1][0])
 
 
+def test_timms_augmentation_is_the_same_for_all_frames(films: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    clip, name = np.stack([frame] * 3), "rand-m7-n4-mstd0.5-inc1"
+    changed = [auto_augmented(clip, name, 32, (0.5,) * 3, np.random.default_rng(seed)) for seed in range(4)]
+    assert all((frames == frames[0]).all() for frames in changed)
+    assert not all((frames == clip).all() for frames in changed) and not (changed[0] == changed[1]).all()
+    noisy = erased(torch.zeros(3, 4, 32, 32), 1.0, np.random.default_rng(0))
+    covered = (noisy != 0).any(0)
+    assert 0 < covered[0].sum() < 32 * 32 and (covered == covered[0]).all()
+    assert torch.equal(erased(noisy, 0.0, np.random.default_rng(0)), noisy)
+    state = random.getstate(), torch.get_rng_state()
+    aug = {"auto_augment": name, "re_prob": 1.0}
+    first, second = (film_folder(films, frames=4, aug=aug, pretrained_cfg=CFG).train for _ in range(2))
+    assert torch.equal(first[3, 1][0], second[3, 1][0]) and not torch.equal(first[3, 1][0], first[4, 1][0])
+    assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
+    with pytest.raises(UsageError, match="auto_augment=random is none of timm's"):
+        film_folder(films, aug={"auto_augment": "random"}, pretrained_cfg=CFG)
+
+
 def test_a_damaged_film_is_replaced_and_named(tmp_path: Path) -> None:
     for kind in ("a", "b"):
         for number in range(3):
@@ -139,7 +160,7 @@ def test_what_a_folder_of_films_refuses(tmp_path: Path) -> None:
         film_folder(tmp_path / "none")
     with pytest.raises(UsageError, match="`views`"):
         film_folder(tmp_path, views=(0, 3))
-    with pytest.raises(UsageError, match="clips take scale, ratio and hflip, not color_jitter"):
+    with pytest.raises(UsageError, match=r"clips take scale, ratio, .*; not color_jitter"):
         film_folder(tmp_path, aug={"color_jitter": 0.3})
     with pytest.raises(UsageError, match="`frames`=0"):
         film_folder(tmp_path, frames=0)
@@ -153,3 +174,18 @@ def test_a_run_on_films_with_views(films: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     launch(composed(*words), tmp_path, words)
     assert "top1" in json.loads((tmp_path / "metrics.json").read_text())["test"]
+
+
+def test_a_published_recipe_takes_a_step(films: Path, tmp_path: Path) -> None:
+    start = timm.create_model("videomamba_tiny_patch16_224", depth=1, embed_dim=16, img_size=32)
+    torch.save(start.state_dict(), tmp_path / "image.pth")
+    words = [
+        "experiment=videomamba_middle_ssv2", f"data.root={films}", "data.batch_size=4", "data.workers=0",
+        "data.img_size=32", f"model.start={tmp_path / 'image.pth'}", "+model.depth=1", "+model.embed_dim=16",
+        "+model.img_size=32", "model.drop_path_rate=0", "run.epochs=1", "sched.warmup_epochs=0",
+        "run.limit_batches=1", "run.device=cpu", "run.amp=none",
+    ]  # fmt: skip
+    launch(composed(*words), tmp_path / "run", words)
+    after = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
+    assert torch.equal(after["cls_token"], start.cls_token)  # frozen, and taken over from the image model
+    assert not torch.equal(after["temporal_pos_embed"], torch.zeros_like(after["temporal_pos_embed"]))

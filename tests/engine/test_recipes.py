@@ -75,7 +75,7 @@ def tiny(name):
     return [*directions, "+model.depth=2", "+model.embed_dim=16", "+model.img_size=32"]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith(("_k400", "_ssv2"))])
 def test_a_recipe_takes_three_steps(name: str, folder: Path, tmp_path: Path) -> None:
     words = [f"experiment={name}", f"data.root={folder}", "data.img_size=32", "data.batch_size=4"]
     words += ["data.workers=0", "run.limit_batches=3", "run.epochs=1", "run.device=cpu", *tiny(name)]

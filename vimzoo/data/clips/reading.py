@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from vimzoo.errors import UsageError
 from vimzoo.film.frames import read_frames
 
+from .augmentation import auto_augmented, erased
 from .views import crops_of, drawn, random_crop, spread
 
 TRIES = 10  # unreadable films in a row before reading gives up
@@ -30,6 +31,8 @@ class ClipSettings:
         mean, std: Of the three channels.
         views: Clips and crops of each that held-out films are seen in.
         scale, ratio, hflip: Augmentation of training clips, as in torchvision; None and 0 switch it off.
+        auto_augment: timm's, such as ``"rand-m7-n4-mstd0.5-inc1"``; every frame is changed alike.
+        re_prob: How likely a rectangle of noise is put over all frames, as timm's ``RandomErasing`` does.
         seed: Of the augmentation.
     """
 
@@ -41,6 +44,8 @@ class ClipSettings:
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.0
+    auto_augment: str | None = None
+    re_prob: float = 0.0
     seed: int = 0
 
 
@@ -55,13 +60,13 @@ def views_of(file: Path, settings: ClipSettings) -> Tensor:
     def all_places(count: int) -> np.ndarray:
         return np.concatenate([spread(count, settings.frames, clip, clips) for clip in range(clips)])
 
-    parts = _read(file, all_places).split(settings.frames, dim=1)
+    parts = _pixels(read_frames(file, all_places)).split(settings.frames, dim=1)
     views = [crop for part in parts for crop in crops_of(part, settings.size, crops)]
     return torch.stack([_normalised(view, settings) for view in views])
 
 
-def _read(file: Path, choose: Callable[[int], np.ndarray]) -> Tensor:
-    return torch.from_numpy(read_frames(file, choose)).permute(3, 0, 1, 2).float() / 255
+def _pixels(frames: np.ndarray) -> Tensor:
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 255
 
 
 def _normalised(clip: Tensor, settings: ClipSettings) -> Tensor:
@@ -112,9 +117,12 @@ class ClipFiles(Dataset):
         own = self.settings
         if key is not None and own.scale is not None:
             draws = np.random.default_rng([own.seed, *key])
-            clip = _read(file, partial(drawn, frames=own.frames, draws=draws))
-            clip = random_crop(clip, own.size, own.scale, own.ratio, draws)
-            return _normalised(clip.flip(-1) if draws.uniform() < own.hflip else clip, own)
+            frames = read_frames(file, partial(drawn, frames=own.frames, draws=draws))
+            if own.auto_augment is not None:
+                frames = auto_augmented(frames, own.auto_augment, own.size, own.mean, draws)
+            clip = random_crop(_pixels(frames), own.size, own.scale, own.ratio, draws)
+            clip = _normalised(clip.flip(-1) if draws.uniform() < own.hflip else clip, own)
+            return erased(clip, own.re_prob, draws)
         views = views_of(file, own if key is None else replace(own, views=(1, 1)))
         return views[0] if len(views) == 1 else views
 

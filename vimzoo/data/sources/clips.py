@@ -25,6 +25,7 @@ from .folder import open_found
 if TYPE_CHECKING:
     from ..clips.reading import ClipFiles, ClipSettings
 
+AUGMENTATION = ("scale", "ratio", "hflip", "auto_augment", "re_prob")
 LAYOUT = "DIR/{train,val[,test]}/CLASS/*.mp4, or DIR/CLASS/*.mp4"
 
 
@@ -57,8 +58,8 @@ def film_folder(
             all films test films.
         class_folders, labels: as `image_folder` takes them.
         max_unreadable: share of the films that may be unreadable before the run stops.
-        aug: of training clips ``scale``, ``ratio`` (of a random crop) and ``hflip``; if empty, they are prepared as in
-            validation.
+        aug: of training clips ``scale``, ``ratio`` (of a random crop), ``hflip``, ``auto_augment`` and ``re_prob`` as
+            timm has them; if empty, they are prepared as in validation.
         seed: of the augmentation.
         pretrained_cfg: timm's description of the model: its size and normalisation.
 
@@ -77,14 +78,18 @@ def film_folder(
     if len(views) != 2 or not all(isinstance(count, int) and count > 0 for count in views):
         raise UsageError(f"`views`={list(views)}: expected two positive numbers, clips and crops")
     options = dict(aug or {})
-    if strange := sorted(set(options) - {"scale", "ratio", "hflip"}):
-        raise UsageError(f"`aug`: clips take scale, ratio and hflip, not {', '.join(strange)}")
+    if strange := sorted(set(options) - set(AUGMENTATION)):
+        raise UsageError(f"`aug`: clips take {', '.join(AUGMENTATION)}; not {', '.join(strange)}")
+    from ..clips.augmentation import policy
     from ..clips.reading import ClipSettings
 
     known = resolve_data_config({"img_size": img_size}, pretrained_cfg=dict(pretrained_cfg or {}))
     size = known["input_size"][-1]
     if options:
-        options = {"scale": (1.0, 1.0), **{k: tuple(v) if k != "hflip" else v for k, v in options.items()}}
+        pairs: dict[str, Any] = {key: tuple(options[key]) for key in ("scale", "ratio") if key in options}
+        options = {"scale": (1.0, 1.0), **options, **pairs}
+        if options.get("auto_augment") is not None:
+            policy(options["auto_augment"], size, tuple(known["mean"]))
     settings = ClipSettings(frames, size, tuple(known["mean"]), tuple(known["std"]), seed=seed, **options)
     listing = None if labels is None else Path(labels).expanduser()
     found = find_pictures(path, suffixes=SUFFIXES)
