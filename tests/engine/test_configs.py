@@ -1,6 +1,7 @@
 """Every configuration composes, and its groups fit the functions that they feed."""
 
 import inspect
+from typing import Any
 
 import pytest
 import timm
@@ -25,6 +26,28 @@ OPTIONS = sorted(  # but model=timm, which needs a name, and sweeps, which need 
 )
 
 
+def _check_keys(option: str, cfg: dict[str, Any]) -> None:
+    """A misspelt key in a group would otherwise surface only when that option is used."""
+    group = option.split("=")[0]
+    feeds = {
+        "sched": create_scheduler_v2,
+        "optim": create_optimizer_v2,
+        "data": SOURCES[cfg["data"]["source"]].load,
+        "aug": Mixup,
+    }
+    if group in feeds:
+        keys = set(cfg["aug"]["mixup"] if group == "aug" else cfg[group])
+        accepted = set(inspect.signature(feeds[group]).parameters)
+        if "options" in accepted:
+            of_pairs = option in ("data=photos", "data=paired", "data=degraded_folder")
+            accepted |= set(inspect.signature(PairSettings if of_pairs else ImageSettings).parameters)
+        assert keys <= accepted | {*LOADER_KEYS, "betas"}  # the optimizer's own
+    if group == "model":
+        assert timm.is_model(cfg["model"]["model_name"])
+    if group == "aug" and option not in ("aug=digits", "aug=flips", "aug=masks", "aug=clips"):
+        create_transform(32, is_training=True, **cfg["aug"]["transform"])
+
+
 @pytest.mark.parametrize(
     "option",
     [
@@ -34,16 +57,13 @@ OPTIONS = sorted(  # but model=timm, which needs a name, and sweeps, which need 
         "model=timm model.model_name=resnet18",
     ],
 )
-def test_every_option_composes(option: str) -> None:
+def test_every_option_composes_and_its_keys_are_arguments(option: str) -> None:
     cfg = composed(*option.split())
     groups = {"model", "optim", "sched", "aug", "run", "data"}
     assert set(cfg) == {*groups, "task", "loss", "devices", "deterministic", "resume"}
     check_run(cfg)
-
-
-@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
-def test_every_model_is_registered(option: str) -> None:
-    assert timm.is_model(composed(option)["model"]["model_name"])
+    if option in OPTIONS:
+        _check_keys(option, cfg)
 
 
 def test_every_registered_model_is_a_configuration(
@@ -61,27 +81,6 @@ def test_every_registered_model_is_a_configuration(
     assert {*known_facts(), "timm", "mambair_photos"} <= set(
         listed.removeprefix("model:").replace(",", " ").split()
     )
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_keys_are_arguments(option: str) -> None:
-    """A misspelt key in a group would otherwise surface only when that option is used."""
-    cfg, group = composed(option), option.split("=")[0]
-    feeds = {
-        "sched": create_scheduler_v2,
-        "optim": create_optimizer_v2,
-        "data": SOURCES[cfg["data"]["source"]].load,
-        "aug": Mixup,
-    }
-    if group in feeds:
-        keys = set(cfg["aug"]["mixup"] if group == "aug" else cfg[group])
-        accepted = set(inspect.signature(feeds[group]).parameters)
-        if "options" in accepted:
-            of_pairs = option in ("data=photos", "data=paired", "data=degraded_folder")
-            accepted |= set(inspect.signature(PairSettings if of_pairs else ImageSettings).parameters)
-        assert keys <= accepted | {*LOADER_KEYS, "betas"}  # the optimizer's own
-    if group == "aug" and option not in ("aug=digits", "aug=flips", "aug=masks", "aug=clips"):
-        create_transform(32, is_training=True, **cfg["aug"]["transform"])
 
 
 def test_a_data_set_brings_its_defaults_and_the_command_line_wins() -> None:

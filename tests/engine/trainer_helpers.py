@@ -1,5 +1,7 @@
 """A configuration small enough for tests, and image folders made on the spot."""
 
+import copy
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -16,8 +18,11 @@ from vimzoo.engine.configuration.composing import compose_settings
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    """The configuration that these command-line overrides give."""
-    return compose_settings(overrides)
+    """The configuration that these command-line overrides give, composed once."""
+    return copy.deepcopy(_composed(overrides))
+
+
+_composed = functools.cache(compose_settings)
 
 
 def small(*overrides: str) -> dict[str, Any]:
