@@ -170,6 +170,11 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.layers.AtrousSS2D ValueError": lambda tmp: layers.AtrousSS2D(4),
     "vimzoo.layers.AtrousSS2D.forward ValueError": lambda tmp: layers.AtrousSS2D(8)(x),
     "vimzoo.layers.ChannelGate ValueError": lambda tmp: layers.ChannelGate(4),
+    "vimzoo.layers.GroupSS2D ValueError": lambda tmp: layers.GroupSS2D(30),
+    "vimzoo.layers.GroupSS2D.forward ValueError": lambda tmp: layers.GroupSS2D(16)(torch.ones(1, 2, 2, 8)),
+    "vimzoo.layers.GroupBlock ValueError": lambda tmp: layers.GroupBlock(16, drop_path=2),
+    "vimzoo.layers.ConvMlp ValueError": lambda tmp: layers.ConvMlp(8, 0),
+    "vimzoo.layers.ConvMlp.forward ValueError": lambda tmp: layers.ConvMlp(8, 8)(torch.ones(1, 8)),
     "vimzoo.layers.PlainMambaBlock ValueError": lambda tmp: layers.PlainMambaBlock(8, norm="abacus"),
     "vimzoo.layers.SnakeSS2D ValueError": lambda tmp: layers.SnakeSS2D(8, d_conv=4),
     "vimzoo.layers.SnakeSS2D.forward ValueError": lambda tmp: layers.SnakeSS2D(8)(x),
@@ -258,6 +263,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.data.paired_folder UsageError": lambda tmp: data.paired_folder(tmp / "none"),
     "vimzoo.data.shards UsageError": lambda tmp: data.shards(str(tmp / "none"), img_size=8),
     "vimzoo.models.EfficientVMamba ValueError": lambda tmp: models.EfficientVMamba(depths=(0, 0)),
+    "vimzoo.models.GroupMamba ValueError": lambda tmp: models.GroupMamba(mlp_ratios=(4,)),
     "vimzoo.models.PlainMamba ValueError": lambda tmp: models.PlainMamba(embed_dim=0),
     "vimzoo.models.PlainMamba.set_input_size ValueError": lambda tmp: timm.create_model(
         "test_plain_mamba"

@@ -3,11 +3,12 @@
 from .bimamba import BiMamba, BiMambaBlock, CausalConv
 from .channel_gate import ChannelGate
 from .efficient import AtrousBlock, AtrousSS2D
+from .grouped import GroupBlock, GroupSS2D
 from .linear import Linear, apply_linear
 from .local import LocalMamba, LocalMambaBlock, LocalSS2D, LocalVSSBlock, searched_directions
 from .map_embed import MapDownsample, MapStem
 from .maps import MapBatchNorm
-from .mlp import Mlp
+from .mlp import ConvMlp, Mlp
 from .moe import MoE
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
@@ -31,7 +32,10 @@ __all__ = [
     "BiMambaBlock",
     "CausalConv",
     "ChannelGate",
+    "ConvMlp",
     "GridRope",
+    "GroupBlock",
+    "GroupSS2D",
     "Linear",
     "LocalMamba",
     "LocalMambaBlock",

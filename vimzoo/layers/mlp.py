@@ -1,4 +1,4 @@
-"""The channel mixers of VMamba's blocks."""
+"""The channel mixers of blocks on maps."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from vimzoo.ops import inference, mixers
 from vimzoo.ops.runtime.library import is_inference
 
-from .checks import check_rates, check_sizes, check_tokens
+from .checks import check_map, check_rates, check_sizes, check_tokens
 from .linear import apply_linear, functions_are_replaced, is_plain
 from .maps import activation
+from .plain import apply_conv
 from .quantized import linear_weight
 
 
@@ -96,3 +97,47 @@ class Mlp(nn.Module):
             and not (self.training and self.drop.p)
             and not functions_are_replaced()
         )
+
+
+class ConvMlp(nn.Module):
+    """Linear, depthwise 3 x 3 convolution, GELU, Linear on a map with channels last (Wang et al. 2022, section 3.2).
+
+    Args:
+        dim: Width.
+        hidden: Width between the two linear layers.
+        drop_rate: Dropout after the activation and after the last layer.
+
+    Raises:
+        ValueError: a width is not positive, or ``drop_rate`` is not in 0..1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(dim=dim, hidden=hidden)
+        check_rates(drop_rate=drop_rate)
+        self.dim = dim
+        self.fc1 = nn.Linear(dim, hidden, device=device, dtype=dtype)
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, device=device, dtype=dtype)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop_rate)
+        self.fc2 = nn.Linear(hidden, dim, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C) -> (B, H, W, C)``.
+
+        Raises:
+            ValueError: ``x`` is not such a map.
+        """
+        x = check_map(x, self.dim)
+        if torch.jit.is_scripting():
+            x = self.act(self.conv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            return self.drop(self.fc2(self.drop(x)))
+        x = apply_conv(self.conv, apply_linear(self.fc1, x), self.act)
+        return self.drop(apply_linear(self.fc2, self.drop(x)))

@@ -1,6 +1,7 @@
 """Architectures, a folder for each family; importing this registers them with timm."""
 
 from .efficient_vmamba import EfficientVMamba
+from .group_mamba import GroupMamba
 from .inferred import load_restoration, restoration_from_tensors
 from .local_vim import LocalVim
 from .local_vmamba import LocalVMamba
@@ -21,6 +22,7 @@ __all__ = [
     "FAMILIES",
     "CheckpointError",
     "EfficientVMamba",
+    "GroupMamba",
     "LocalVMamba",
     "LocalVim",
     "MambaIR",

@@ -47,15 +47,14 @@ class MapModel(SmallOnOneThread):
         self.num_classes = num_classes
         self.num_features: int = self._infos()[-1]["num_chs"]
         self.output_fmt = "NHWC"
-        self.head = ClassifierHead(
-            self.num_features,
-            num_classes,
-            pool_type=global_pool or "",
-            drop_rate=drop_rate,
-            input_fmt="NHWC",
-            **dd,
+        self.head = self.new_head(
+            self.num_features, num_classes, pool_type=global_pool or "", drop_rate=drop_rate, **dd
         )
         self.head_hidden_size = self.head.num_features
+
+    def new_head(self, in_features: int, num_classes: int, **options: Any) -> ClassifierHead:
+        """A classifier of maps ``(B, H, W, C)``, with options as timm's takes them."""
+        return ClassifierHead(in_features, num_classes, input_fmt="NHWC", **options)
 
     def _infos(self) -> Any:
         return self.feature_info  # not annotated on the class, where TorchScript would try to read it

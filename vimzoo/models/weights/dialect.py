@@ -25,7 +25,8 @@ SS2D_CORE = {
 class Slot:
     """One tensor of the authors': slice ``index`` along ``axis`` of our tensor ``ours``, or all of it.
 
-    ``shape`` is theirs; ``stored`` is ours where the same numbers have another shape.
+    ``shape`` is theirs; ``stored`` is that of the slice, or of all, where the same numbers have another shape. With
+    ``length`` ours is theirs one after the other along ``axis``, pieces of so many slices.
     """
 
     official: str
@@ -34,10 +35,16 @@ class Slot:
     axis: int = 0
     index: int | None = None
     stored: tuple[int, ...] | None = None
+    length: int | None = None
 
     def read(self, tensor: Tensor) -> Tensor:
         """The authors' tensor out of ours (or out of its gradient)."""
-        part = tensor if self.index is None else tensor.select(self.axis, self.index)
+        if self.index is None:
+            part = tensor
+        elif self.length is None:
+            part = tensor.select(self.axis, self.index)
+        else:
+            part = tensor.narrow(self.axis, self.index * self.length, self.length)
         return part.reshape(self.shape)
 
     def fits(self, tensor: Tensor) -> bool:
@@ -113,8 +120,10 @@ def _join(group: list[Slot], parts: list[Tensor]) -> Tensor:
     slot, part = group[0], parts[0]
     if slot.index is None:
         return part if slot.stored is None else _in_shape(part, slot, slot.stored)
-    if slot.axis == 1:
-        return torch.cat(parts, dim=1)
+    if slot.axis == 1 or slot.length is not None:
+        return torch.cat(parts, dim=slot.axis)
+    if slot.stored is not None:
+        return torch.stack([part.reshape(slot.stored) for part in parts])
     # A depthwise convolution's (E, 1, W) loses its middle axis; other tensors are stacked unchanged
     return torch.stack([part.squeeze(1) if part.dim() == 3 else part for part in parts])
 
