@@ -29,10 +29,14 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const int64_t *, codes) F(const int32_t *, table)                                                                 \
     F(char *, out)   /* (B, L, D) merged, or (B, K, T, D) */                                                            \
     F(float *, kept) /* (B, K, chunks, N, D) states before each chunk, or NULL */                                       \
+    F(int64_t, without_C)      /* rows are [dt | B], C is 1: the output is the states */                                \
+    F(const float *, initial)  /* (B, K, D, N) states before the first step; zero if NULL */                            \
+    F(float *, last)           /* (B, K, D, N) states after the last step, zeroed, or NULL */                           \
+    F(const float *, d_last) F(float *, d_initial) /* backward: their gradients, the second zeroed, or NULL */          \
     /* backward from here: gradient of out */                                                                           \
     F(const char *, dy) F(int64_t, dy_b) F(int64_t, dy_l) F(int64_t, dy_k)                                              \
     F(char *, dx)      /* (B, L, K or none, D): in dtype if each item is written once, else float32, zeroed */          \
-    F(float *, dx_dbl) /* (parts, B, L, row_directions, R + 2N), zeroed */                                              \
+    F(float *, dx_dbl) /* (parts, B, L, row_directions, width of a row), zeroed */                                     \
     F(char *, dz)      /* (B, L, D) in dtype */                                                                         \
     F(float *, dA) F(float *, dW) F(float *, dbias) F(float *, dD) /* (batch_groups, K, D, ...), zeroed */
 

@@ -26,12 +26,16 @@ INLINE int covers(const scan_paths_args *a) { return !a->table; }
 typedef struct {
     int64_t k, b, begin, steps; /* direction, image, first step, number of steps of this chunk */
     int64_t token[CHUNK];       /* -1: none */
-    float *rows;                /* CHUNK rows [dt | B | C] */
+    float *rows;                /* CHUNK rows [dt | B | C]; C is 1 where it is not given */
     const char *raw[CHUNK];     /* the same rows as they lie in x_dbl */
     int64_t columns;
 } chunk;
 
+/* Width of a row of x_dbl. */
+INLINE int64_t row_width(const scan_paths_args *a) { return a->rank + (a->without_C ? 1 : 2) * a->states; }
+
 static void read_chunk(const scan_paths_args *a, chunk *c) {
+    const int64_t given = row_width(a);
     for (int64_t t = 0; t < ceil_div(c->steps, AT_ONCE) * AT_ONCE; t++) {
         const int64_t token = c->token[t] = t < c->steps ? token_at(a, c->k, c->begin + t) : -1;
         float *row = c->rows + t * c->columns;
@@ -42,14 +46,13 @@ static void read_chunk(const scan_paths_args *a, chunk *c) {
         }
         const char *from = a->x_dbl + (c->b * a->r_b + token * a->r_l + c->k * a->r_k) * item_size(a->dtype);
         c->raw[t] = from;
-        if (a->dtype == F32) {
-            memcpy(row, from, c->columns * sizeof(float));
-            continue;
-        }
-        for (int64_t i = 0; i < c->columns; i += VL) {
-            const int lanes = (int)min_of(VL, c->columns - i);
-            store_row((char *)(row + i), F32, lanes, load_row(from + i * 2, a->dtype, lanes));
-        }
+        if (a->dtype == F32) memcpy(row, from, given * sizeof(float));
+        else
+            for (int64_t i = 0; i < given; i += VL) {
+                const int lanes = (int)min_of(VL, given - i);
+                store_row((char *)(row + i), F32, lanes, load_row(from + i * 2, a->dtype, lanes));
+            }
+        for (int64_t i = given; i < c->columns; i++) row[i] = 1.0f;
     }
 }
 
@@ -106,6 +109,11 @@ INLINE void project_dt(const chunk *c, int64_t t, const parameters *p, int64_t b
 #pragma GCC unroll 8
         for (int i = 0; i < AT_ONCE; i++) pre[i] += v * row[r + i * c->columns];
     }
+}
+
+/* Where in states (B, K, D, N) those of one direction of an image are. */
+INLINE int64_t states_at(const scan_paths_args *a, int64_t b, int64_t k) {
+    return (b * a->directions + k) * a->channels * a->states;
 }
 
 INLINE float *kept_at(const scan_paths_args *a, const chunk *c, int64_t channel) {

@@ -118,6 +118,7 @@ static void forward_task(const scan_paths_args *a, int64_t b, int64_t first, int
     for (c.k = 0; c.k < a->directions; c.k++) {
         read_parameters(a, c.k, first, last, &params);
         memset(h, 0, blocks * N * sizeof(vf));
+        load_blocks(h, a->initial, states_at(a, b, c.k), N, first, last);
         for (c.begin = 0; c.begin < a->steps; c.begin += CHUNK) {
             c.steps = min_of(CHUNK, a->steps - c.begin);
             read_chunk(a, &c);
@@ -152,6 +153,7 @@ static void forward_task(const scan_paths_args *a, int64_t b, int64_t first, int
                                y, dtype, a->channels, 1, (int)c.steps, lanes);
             }
         }
+        add_blocks(a->last, states_at(a, b, c.k), h, N, first, last);
     }
     if (a->merge && !covers(a)) finish_merged(a, b, total, first, last);
     free(scratch.base);

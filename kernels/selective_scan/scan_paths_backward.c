@@ -136,8 +136,8 @@ static void backward_image(const scan_paths_args *a, chunk *c, const backward_sc
         for (int64_t t = 0; t < c->steps; t++) {
             if (c->token[t] < 0) continue;
             const int64_t at = (part * a->batch + c->b) * a->length + c->token[t];
-            float *row = a->dx_dbl + (at * a->row_directions + (a->row_directions > 1 ? c->k : 0)) * c->columns;
-            add_row(row, s->acc + t * c->columns, c->columns);
+            float *row = a->dx_dbl + (at * a->row_directions + (a->row_directions > 1 ? c->k : 0)) * row_width(a);
+            add_row(row, s->acc + t * c->columns, row_width(a));
         }
     }
 }
@@ -181,11 +181,13 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
         for (c.k = 0; c.k < a->directions; c.k++) {
             read_parameters(a, c.k, first, last, &s.params);
             memset(s.dh, 0, blocks * N * sizeof(vf));
+            load_blocks(s.dh, a->d_last, states_at(a, c.b, c.k), N, first, last);
             memset(s.dA, 0, blocks * N * sizeof(vf));
             memset(s.dw, 0, blocks * R * sizeof(vf));
             memset(s.dbias, 0, blocks * sizeof(vf));
             memset(s.dD, 0, blocks * sizeof(vf));
             backward_image(a, &c, &s, first, last, part, sum_y);
+            add_blocks(a->d_initial, states_at(a, c.b, c.k), s.dh, N, first, last);
             for (int64_t i = 0; i < blocks; i++) {
                 const int64_t channel = first + i * VL, at = (group * a->directions + c.k) * a->channels + channel;
                 const int lanes = (int)min_of(VL, last - channel);

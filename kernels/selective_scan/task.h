@@ -78,9 +78,18 @@ HELPER void load_rates(vf *A2, const float *A, int64_t states, int lanes) {
     load_columns(A2, A, states, lanes, LOG2E);
     for (int64_t n = 0; n < states; n++) A2[n] = at_most(splat(1e11f), at_least(splat(-1e11f), A2[n]));
 }
+/* As load_columns, for the blocks of channels [first, last) of rows + offset; nothing if rows are NULL. */
+HELPER void load_blocks(vf *out, const float *rows, int64_t offset, int64_t columns, int64_t first, int64_t last) {
+    for (int64_t c = first; rows && c < last; c += VL, out += columns)
+        load_columns(out, rows + offset + c * columns, columns, (int)min_of(VL, last - c), 1.0f);
+}
 /* The reverse, adding: rows[lane][column] += in[column]. */
 HELPER void add_columns(float *rows, const vf *in, int64_t columns, int lanes, float scale) {
     for (int64_t c = 0; c < columns; c++)
         for (int i = 0; i < lanes; i++) rows[i * columns + c] += in[c][i] * scale;
+}
+HELPER void add_blocks(float *rows, int64_t offset, const vf *in, int64_t columns, int64_t first, int64_t last) {
+    for (int64_t c = first; rows && c < last; c += VL, in += columns)
+        add_columns(rows + offset + c * columns, in, columns, (int)min_of(VL, last - c), 1.0f);
 }
 #endif

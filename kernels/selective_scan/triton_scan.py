@@ -94,9 +94,12 @@ def row_pointers(
 
 @triton.jit
 def load_token(
-    x, dt, B, C, x_l, dt_l, B_l, C_l, token, table, ok, lows, ns, R: tl.constexpr, ALIGN: tl.constexpr
-):
+    x, dt, B, C, x_l, dt_l, B_l, C_l, token, table, ok, lows, ns, R: tl.constexpr, ALIGN: tl.constexpr,
+    NO_C: tl.constexpr,
+):  # fmt: skip
     """One token's input, dt row ``(R, 1)`` (or delta), B and C ``(N, 1)``, in their own dtype; a pad's are zero.
+
+    With NO_C rows are ``[dt | B]`` and C is 1.
 
     ``x`` to ``C`` point at token 0; ``ok``, ``lows`` and ``ns`` mask channels, dt columns and states.
     """
@@ -110,7 +113,10 @@ def load_token(
         row = tl.multiple_of(at * dt_l, ALIGN)  # so that neighbours in a row are loaded together
         low = tl.load(dt + row, mask=lows, other=0.0)
         Bt = tl.load(B + row, mask=ns, other=0.0)
-        Ct = tl.load(C + row, mask=ns, other=0.0)
+        if NO_C:
+            Ct = ns.to(tl.float32)
+        else:
+            Ct = tl.load(C + row, mask=ns, other=0.0)
     else:
         low = tl.load(dt + at * dt_l, mask=ok, other=0.0)
         Bt = tl.load(B + at * B_l, mask=ns, other=0.0)
@@ -163,11 +169,12 @@ def parameters(A, W, bias, D, A_k, A_d, A_n, W_k, W_d, W_r, bias_k, D_k, k, c, o
 # by side in memory, it would deal lanes out for the sake of that access, and sums over states would become shuffles.
 @triton.jit(do_not_specialize=["A_d", "A_n", "W_d", "W_r", "codes", "one"])
 def scan_forward(
-    x, dt, B, C, A, W, bias, D, z, table, out, total, states, last,
+    x, dt, B, C, A, W, bias, D, z, table, out, total, states, initial, last,
     x_s, dt_s, B_s, C_s, z_s, out_s, total_s, A_k, A_d, A_n, W_k, W_d, W_r, bias_k, D_k,
     channels, per_group, steps, height, width, codes, one,
     N: tl.constexpr, R: tl.constexpr, N_PAD: tl.constexpr, R_PAD: tl.constexpr, BLOCK_D: tl.constexpr,
     CHUNK: tl.constexpr, SOFTPLUS: tl.constexpr, BY_STEP: tl.constexpr, ALIGN: tl.constexpr,
+    NO_C: tl.constexpr,
 ):  # fmt: skip
     """One direction, block of channels and image a program; grid ``(B * blocks, directions)``.
 
@@ -177,7 +184,8 @@ def scan_forward(
     Args:
         out: where there is nothing to merge: the gated output, by token or (BY_STEP) by step; or None.
         total: float32 ``(B, K, L, D)``, each direction's output by token, zeroed where there is a table; or None.
-        states: ``(B, K, chunks, N, D)`` before every CHUNK steps; last: ``(B, D, N)``, the state at the end; or None.
+        states: ``(B, K, chunks, N, D)`` before every CHUNK steps; or None.
+        initial, last: ``(B, K, D, N)``, the states before the first step (zero if None) and after the last; or None.
         codes: four bits for each direction's closed form.
     """
     b, g, _, c, ok = block_of(channels, per_group, BLOCK_D)
@@ -206,8 +214,11 @@ def scan_forward(
     inner = 0
     exists = (n < N) & ok[None, :]
     h = tl.zeros([N_PAD, BLOCK_D], tl.float32)
+    at_end = ((b * tl.num_programs(1) + k) * channels + c[None, :]) * N + n * one
+    if initial is not None:
+        h = tl.load(initial + at_end, mask=exists, other=0.0)
     values = load_token(
-        x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], token, table, ok, r < R, n < N, R, ALIGN
+        x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], token, table, ok, r < R, n < N, R, ALIGN, NO_C
     )
     for step in range(steps):
         u, low, Bt, Ct = values
@@ -215,7 +226,7 @@ def scan_forward(
         # the next token's values are on their way while this one's are used
         token, inner = token_after(table, token, inner, k, step + 1, steps, stride, count, wrap)
         values = load_token(
-            x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], token, table, ok, r < R, n < N, R, ALIGN
+            x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], token, table, ok, r < R, n < N, R, ALIGN, NO_C
         )
         if states is not None:  # noqa: SIM102
             if step % CHUNK == 0:
@@ -247,7 +258,7 @@ def scan_forward(
             else:
                 tl.store(out + at * out_s[1], y.to(out.dtype.element_ty), mask=kept)
     if last is not None:
-        tl.store(last + (b * channels + c[None, :]) * N + n * one, h, mask=exists)
+        tl.store(last + at_end, h, mask=exists)
 
 
 @triton.jit

@@ -37,13 +37,13 @@ def add_or_store(pointer, value, mask, ADD: tl.constexpr):
 @triton.jit(do_not_specialize=["A_d", "A_n", "W_d", "W_r", "codes", "one"])
 def scan_backward(
     grad, x, dt, B, C, A, W, bias, D, z, table, states, scratch, grad_last,
-    dx, d_dt, dB, dC, dA, dW, dbias, dD, dz, total,
+    dx, d_dt, dB, dC, dA, dW, dbias, dD, dz, total, d_initial,
     grad_s, x_s, dt_s, B_s, C_s, z_s, dx_s, d_dt_s, dB_s, dC_s, dz_s, total_s,
     A_k, A_d, A_n, W_k, W_d, W_r, bias_k, D_k, d_dt_part, dB_part,
     channels, per_group, steps, height, width, codes, one,
     N: tl.constexpr, R: tl.constexpr, N_PAD: tl.constexpr, R_PAD: tl.constexpr, BLOCK_D: tl.constexpr,
     CHUNK: tl.constexpr, STRETCH: tl.constexpr, SOFTPLUS: tl.constexpr, BY_STEP: tl.constexpr, ADD: tl.constexpr,
-    ALIGN: tl.constexpr,
+    ALIGN: tl.constexpr, NO_C: tl.constexpr,
 ):  # fmt: skip
     """One direction, block of channels and image a program; grid ``(B * blocks, directions)``.
 
@@ -51,7 +51,8 @@ def scan_backward(
 
     Args:
         states: as the forward pass saves them; scratch: float32, CHUNK / STRETCH states for every program.
-        grad_last: gradient of the last state, ``(B, D, N)``, or None.
+        grad_last, d_initial: gradients of the states after the last step and before the first, ``(B, K, D, N)``, or
+            None.
         dx, dz: strides ``(b, l, k, d)``; dx in x's dtype or, if ADD, zeroed float32.
         d_dt: with R > 0 gradients of rows ``[dt | B | C]``, float32, one part per block of channels (``d_dt_part``
             apart), strides ``(b, l, k)``, zeroed if ADD; otherwise that of delta. dB, dC then are apart, with strides
@@ -107,7 +108,7 @@ def scan_backward(
     code, stride, count, wrap = walk(codes, k, height, width)
     dh = tl.zeros([N_PAD, BLOCK_D], tl.float32)
     if grad_last is not None:
-        dh = tl.load(grad_last + (b * channels + c[None, :]) * N + n * one, mask=exists, other=0.0)
+        dh = tl.load(grad_last + at_parameter[None, :] * N + n * one, mask=exists, other=0.0)
     sum_A = tl.zeros([N_PAD, BLOCK_D], tl.float32)
     sum_bias = tl.zeros([BLOCK_D], tl.float32)
     sum_D = tl.zeros([BLOCK_D], tl.float32)
@@ -125,7 +126,7 @@ def scan_backward(
             if (step - begin) % STRETCH == 0:
                 tl.store(scratch + (step - begin) // STRETCH * (N_PAD * BLOCK_D), h)
             u, low, Bt, _ = load_token(
-                x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], token, table, ok, r < R, n < N, R, ALIGN
+                x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], token, table, ok, r < R, n < N, R, ALIGN, NO_C
             )
             delta = step_before_softplus(low, w, offset, R)
             if SOFTPLUS:
@@ -145,8 +146,8 @@ def scan_backward(
             hs, tokens, pres, deltas = (h,), (), (), ()
             for i in tl.static_range(STRETCH):
                 u, low, Bt, _ = load_token(
-                    x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], token, table, ok, r < R, n < N, R, ALIGN
-                )
+                    x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], token, table, ok, r < R, n < N, R, ALIGN, NO_C
+                )  # fmt: skip
                 pre = step_before_softplus(low, w, offset, R)
                 delta = pre
                 if SOFTPLUS:
@@ -158,8 +159,8 @@ def scan_backward(
             for i in tl.static_range(STRETCH - 1, -1, -1):
                 delta = deltas[i]
                 u, low, Bt, Ct = load_token(  # once more: kept from above they would not fit the registers
-                    x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], tokens[i], table, ok, r < R, n < N, R, ALIGN
-                )
+                    x, dt, B, C, x_s[1], dt_s[1], B_s[1], C_s[1], tokens[i], table, ok, r < R, n < N, R, ALIGN, NO_C
+                )  # fmt: skip
                 u, Bt, Ct = u.to(tl.float32), Bt.to(tl.float32), Ct.to(tl.float32)
                 at = tl.maximum(tokens[i], 0).to(tl.int64)
                 limit = tl.where(first + i < end, tokens[i], -1)  # past the end as at a pad
@@ -202,11 +203,14 @@ def scan_backward(
                 else:
                     tl.store(d_dt + at * d_dt_s[1], d_pre.to(d_dt.dtype.element_ty), mask=seen)
                 add_or_store(dB + at * dB_l, grad_B, row_seen, ADD)
-                add_or_store(dC + at * dC_l, grad_C, row_seen, ADD)
+                if not NO_C:
+                    add_or_store(dC + at * dC_l, grad_C, row_seen, ADD)
                 if ADD:
                     tl.debug_barrier()  # a later visit of the token reads what was written here
         tl.debug_barrier()  # before the next chunk overwrites scratch
 
+    if d_initial is not None:
+        tl.store(d_initial + at_parameter[None, :] * N + n * one, dh, mask=exists)
     tl.store(dA + at_parameter[None, :] * N + n * one, sum_A, mask=exists)
     if R > 0:
         tl.store(dW + at_parameter[None, :] * R + r * one, sum_W, mask=(r < R) & ok[None, :])

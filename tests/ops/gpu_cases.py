@@ -36,11 +36,19 @@ PATHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "table": (dict(length=6, states=3), dict(paths=TABLE)),
     "table, own": (dict(length=6, states=1, own=True, optional=""), dict(paths=TABLE)),
     "table, each by itself": (dict(length=6, states=3, optional="D"), dict(paths=TABLE, merge=False)),
+    "states": (dict(length=35, directions=1, states=1, optional="", C=False), dict(paths=BIDIRECTIONAL[1:])),
+    "states, table": (dict(length=6, states=1, optional="", C=False), dict(paths=TABLE)),
     "many directions": (
         dict(batch=1, length=4, directions=8, states=1),
         dict(paths=CROSS + CROSS, grid=(2, 2)),
     ),
 }
+CARRIED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "two directions": (dict(length=35, own=True, states=3), dict(paths=BIDIRECTIONAL)),
+    "states": (dict(length=5, directions=1, states=1, optional="", C=False), dict(paths=BIDIRECTIONAL[1:])),
+    "table, each by itself": (dict(length=6, states=3, optional="D"), dict(paths=TABLE, merge=False)),
+}
+"""From initial states to final ones."""
 SCANS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one step": (dict(length=1, states=16), dict(delta_softplus=True)),
     "groups over a chunk": (

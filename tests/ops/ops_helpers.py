@@ -87,21 +87,28 @@ def path_inputs(
     own: bool = False,
     shared: str = "",
     optional: str = "D z",
+    C: bool = True,
+    carried: bool = False,
 ) -> Tensors:
-    """Inputs of `scan_paths`; ``own`` gives each direction its x, ``shared`` names tensors with a K axis of 1."""
+    """Inputs of `scan_paths`; ``own`` gives each direction its x, ``shared`` names tensors with a K axis of 1.
+
+    Without ``C`` the output is the states; then ``optional`` has to be empty. ``carried`` gives initial states.
+    """
     given = optional.split()
+    initial = {"initial_state": torch.randn(batch, directions, channels, states)} if carried else {}
 
     def count(name: str) -> int:
         return 1 if name in shared.split() else directions
 
     return {
         "x": torch.randn(batch, length, *((directions,) if own else ()), channels),
-        "x_dbl": torch.randn(batch, length, count("x_dbl"), rank + 2 * states),
+        "x_dbl": torch.randn(batch, length, count("x_dbl"), rank + (2 if C else 1) * states),
         "A": -0.5 - torch.rand(count("A"), channels, states) * states,
         "dt_weight": torch.randn(count("dt_weight"), channels, rank) / rank**0.5,
         "dt_bias": torch.randn(count("dt_bias"), channels) - 1,
         "D": torch.randn(count("D"), channels) if "D" in given else None,
         "z": torch.randn(batch, length, channels) if "z" in given else None,
+        **initial,
     }
 
 

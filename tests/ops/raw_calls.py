@@ -47,17 +47,34 @@ def scan_paths(rng: random.Random, empty: bool = False) -> Call:
     if kind == "numbers":
         table = torch.randint(-1, L, (K, rng.randint(0, 70)), dtype=rng.choice((torch.int32, torch.int64)))
     rows, own = rng.choice((1, K)), rng.random() < 0.3
+    states = rng.random() < 0.25  # rows without C
+    if states:
+        N = 1
     one_or_all = [rng.choice((1, K)) for _ in range(4)]
     return {
         "x": _tensor(rng, B, L, K, D) if own else _tensor(rng, B, L, D),
-        "x_dbl": _tensor(rng, B, L, rows, R + 2 * N),
+        "x_dbl": _tensor(rng, B, L, rows, R + (1 if states else 2 * N)),
         "A": _tensor(rng, one_or_all[0], D, N, negative=True),
         "dt_weight": _tensor(rng, one_or_all[1], D, R),
         "dt_bias": _tensor(rng, one_or_all[2], D),
-        "D": _maybe(rng, lambda: _tensor(rng, one_or_all[3], D)),
-        "z": _maybe(rng, lambda: _tensor(rng, B, L, D)) if merge else None,
+        "D": None if states else _maybe(rng, lambda: _tensor(rng, one_or_all[3], D)),
+        "z": _maybe(rng, lambda: _tensor(rng, B, L, D)) if merge and not states else None,
         "codes": codes, "table": table, "height": H, "width": W, "merge": merge, "save_states": True,
     }  # fmt: skip
+
+
+def scan_carried(rng: random.Random, empty: bool = False) -> Call:
+    """A call of ``scan_carried`` without its backend."""
+    call = scan_paths(rng, empty)
+    sizes = call["x"].shape[0], len(call["codes"]), *call["A"].shape[1:]
+    initial = _maybe(rng, lambda: _tensor(rng, *sizes))
+    names = list(call)
+    after = names.index("codes")
+    return {
+        **{name: call[name] for name in names[:after]},
+        "initial_state": initial,
+        **{name: call[name] for name in names[after:]},
+    }
 
 
 def selective_scan(rng: random.Random, empty: bool = False) -> Call:
@@ -126,6 +143,7 @@ def linear(rng: random.Random, empty: bool = False) -> Call:
 
 MAKERS: dict[str, Callable[..., Call]] = {
     "scan_paths": scan_paths,
+    "scan_carried": scan_carried,
     "selective_scan": selective_scan,
     "causal_conv1d": causal_conv1d,
     "add_norm": add_norm,
@@ -133,6 +151,7 @@ MAKERS: dict[str, Callable[..., Call]] = {
 }
 BACKWARD = {
     "scan_paths": (("grad",), "states"),
+    "scan_carried": (("grad", "grad_last"), "states"),
     "selective_scan": (("grad", "grad_last"), "states"),
     "causal_conv1d": (("grad",), None),
     "add_norm": (("grad", "grad_stream"), "stream"),
@@ -181,7 +200,8 @@ def spoilt(op: str, call: Call) -> Iterator[tuple[str, Call]]:
     for name, value in call.items():
         if isinstance(value, Tensor):
             for wrong in _wrong_tensors(op, value, _free(op, name, call), len(call.get("codes", [1]))):
-                yield name, call | {name: wrong}
+                if not (op.startswith(("scan_paths", "scan_carried")) and _other_width(call, name, wrong)):
+                    yield name, call | {name: wrong}
     settings: dict[str, list[Any]] = {
         "codes": [[], [7], [-1], [0] * (len(call.get("codes", [])) + 2)],
         "height": [call.get("height", 0) + 1, -1 - call.get("height", 0), 2**40],
@@ -208,6 +228,16 @@ def spoilt(op: str, call: Call) -> Iterator[tuple[str, Call]]:
         yield "B", call | {"B": torch.zeros(batch, call["u"].shape[1] + 1, states, steps)}
     if call.get("z") is not None and "merge" in call:
         yield "merge", call | {"merge": False}
+
+
+def _other_width(call: Call, name: str, wrong: Tensor) -> bool:
+    """Whether ``wrong`` makes rows with C, of one state, look like rows without, or the reverse."""
+    if wrong.dim() != call[name].dim() or wrong.shape[-1:] == call[name].shape[-1:]:
+        return False
+    sizes = {
+        other: (wrong if other == name else call[other]).shape[-1] for other in ("x_dbl", "A", "dt_weight")
+    }
+    return sizes["A"] == 1 and sizes["x_dbl"] - sizes["dt_weight"] in (1, 2)
 
 
 def _wrong_tensors(op: str, tensor: Tensor, free: list[int], directions: int) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_cases import ACTIVATIONS, PATHS, SCANS, SHORT_SCANS, assert_restores_states, far_apart
+from gpu_cases import ACTIVATIONS, CARRIED, PATHS, SCANS, SHORT_SCANS, assert_restores_states, far_apart
 from ops_helpers import (
     HALF_TOLERANCE,
     PLAIN,
@@ -62,6 +62,13 @@ NORMS: dict[str, tuple[tuple[int, ...], dict[str, Any], dict[str, Any]]] = {
 def test_scan_paths(name: str) -> None:
     sizes, settings = PATHS[name]
     assert_matches_reference(scan_paths, path_inputs(**sizes), backend="triton", **settings)
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_scan_paths_carried(name: str) -> None:
+    sizes, settings = CARRIED[name]
+    tensors = path_inputs(**sizes, carried=True)
+    assert_matches_reference(scan_paths, tensors, backend="triton", return_final_state=True, **settings)
 
 
 @pytest.mark.parametrize("name", SCANS)

@@ -36,7 +36,7 @@ def scan_paths(*arguments: Any) -> tuple[Tensor, Tensor]:
     skip = None if call.D is None else call.D.to(work)
     inputs = [
         call.x,
-        call.x_dbl,
+        call.rows,
         rates,
         dt_weight,
         call.dt_bias.to(work),

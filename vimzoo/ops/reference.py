@@ -16,7 +16,7 @@ from torch import Tensor
 from .conv.call import ConvCall
 from .norm.call import NormCall
 from .paths.path import tokens_from_codes
-from .scan.call import ScanCall, SelectiveCall
+from .scan.call import CarriedCall, PathsCall, ScanCall, SelectiveCall
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -24,20 +24,24 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+def recurrence(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The discretised state-space recurrence, step by step (Gu & Dao 2023, eq. 2 and algorithm 2).
 
-    ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t``, ``y_t = <C_t, h_t>``, ``h_0 = 0``.
+    ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t``, ``y_t = <C_t, h_t>``.
 
     Args:
         u, delta: ``(B, G, D, L)``: G groups of D channels.
         A: ``(G, D, N)``, real or complex.
         B, C: ``(B, G, 1 or D, N, L)``; a 1 shares them over a group's channels.
+        state: ``h_0 (B, G, D, N)``, in the dtype of the computation; zero if not given.
 
     Returns:
         y ``(B, G, D, L)`` and the last state ``(B, G, D, N)``.
     """
-    state = torch.zeros((*u.shape[:3], A.shape[-1]), dtype=torch.result_type(A, u), device=u.device)
+    if state is None:
+        state = torch.zeros((*u.shape[:3], A.shape[-1]), dtype=torch.result_type(A, u), device=u.device)
     outputs = []
     delta_u = delta * u
     steps = zip(delta.unbind(-1), delta_u.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True)
@@ -113,7 +117,7 @@ def merged(y: Tensor, tokens: Tensor, length: int) -> Tensor:
     return total.index_add(1, flat, rearrange(y, "b k t d -> b (k t) d"))[:, :length]
 
 
-def path_parameters(call: ScanCall) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def path_parameters(call: PathsCall) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The recurrences that a scan runs.
 
     Returns:
@@ -123,19 +127,28 @@ def path_parameters(call: ScanCall) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
     work = compute_dtype(call.x)
     tokens = tokens_from_codes(call.codes, call.table, call.height, call.width).to(call.x.device)
     parts = [call.rank, call.d_state, call.d_state]
-    low_rank, B, C = along_paths(call.x_dbl.to(work), tokens).split(parts, dim=2)
+    low_rank, B, C = along_paths(call.rows.to(work), tokens).split(parts, dim=2)
     delta = call.dt_weight.to(work) @ low_rank + rearrange(call.dt_bias.to(work), "k d -> k d 1")
     return tokens, F.softplus(delta), call.A.to(work).expand(call.directions, -1, -1), B, C
 
 
 def scan_paths(call: ScanCall) -> Tensor:
     """Definition of `vimzoo.ops.scan_paths`."""
+    return _along(call, None)[0]
+
+
+def scan_carried(call: CarriedCall) -> tuple[Tensor, Tensor]:
+    """Definition of `vimzoo.ops.scan_paths` with states before the first step; returns those after the last as well."""
+    return _along(call, call.initial(compute_dtype(call.x)))
+
+
+def _along(call: PathsCall, state: Tensor | None) -> tuple[Tensor, Tensor]:
     x, z = call.x, call.z
     work = compute_dtype(x)
     tokens, delta, A, B, C = path_parameters(call)
     u = along_paths(x.to(work), tokens)
     B, C = (rearrange(matrix, "b k n t -> b k 1 n t") for matrix in (B, C))
-    y, _ = recurrence(u, delta, A, B, C)
+    y, state = recurrence(u, delta, A, B, C, state)
     if call.D is not None:
         y = y + rearrange(call.D.to(work), "k d -> k d 1") * u
     y = rearrange(y, "b k d t -> b k t d")
@@ -143,7 +156,7 @@ def scan_paths(call: ScanCall) -> Tensor:
         y = merged(y, tokens, call.length)
     if z is not None:
         y = y * F.silu(z.to(work))
-    return y.to(x.dtype)
+    return y.to(x.dtype), state
 
 
 def causal_conv1d(call: ConvCall) -> Tensor:

@@ -19,7 +19,11 @@ register(
         name="cpu",
         devices={"cpu": 0},
         ops=functions_of(scan, conv, norm),
-        saves={"scan_paths": scan.require_paths, "selective_scan": scan.require_selective},
+        saves={
+            "scan_paths": scan.require_paths,
+            "scan_carried": scan.require_paths,
+            "selective_scan": scan.require_selective,
+        },
         load=_load,
         check_device=native.require_device,
         description="native library, instruction set {}",

@@ -160,7 +160,7 @@ def _paths(call: ScanCall) -> Tensor:
         return rearrange(wide, "k d ... -> (k d) ...").contiguous()
 
     u = along_paths(x, tokens)
-    low, B, C = along_paths(call.x_dbl, tokens).split([call.rank, call.d_state, call.d_state], dim=2)
+    low, B, C = along_paths(call.rows, tokens).split([call.rank, call.d_state, call.d_state], dim=2)
     delta = call.dt_weight.to(x.dtype) @ low  # the scan itself adds the bias and takes the softplus
     y = scan(
         u=rearrange(u, "b k d t -> b (k d) t"), delta=rearrange(delta, "b k d t -> b (k d) t"),

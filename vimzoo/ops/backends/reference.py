@@ -12,7 +12,7 @@ from ..conv.call import ConvCall
 from ..norm.call import NormCall
 from ..runtime.call import empty
 from ..runtime.library import gradients_of
-from ..scan.call import ScanCall, SelectiveCall
+from ..scan.call import CarriedCall, ScanCall, SelectiveCall
 from . import ANY, Backend, functions_of, register
 
 
@@ -24,6 +24,21 @@ def scan_paths(call: ScanCall) -> tuple[Tensor, Tensor]:
 def scan_paths_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[Tensor, ...]:
     """Gradients of `scan_paths`."""
     return gradients_of(reference.scan_paths, call, grad)
+
+
+def scan_carried(call: CarriedCall) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.scan_carried`, and no states for the backward pass; no output is the initial state itself."""
+    y, last = reference.scan_carried(call)
+    return y.contiguous(), (last.clone() if last is call.initial_state else last).contiguous(), empty(call.x)
+
+
+def scan_carried_backward(
+    call: CarriedCall, grad: Tensor, grad_last: Tensor | None, states: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of `scan_carried`."""
+    if grad_last is None:
+        return gradients_of(lambda call: reference.scan_carried(call)[0], call, grad)
+    return gradients_of(reference.scan_carried, call, (grad, grad_last))
 
 
 def selective_scan(call: SelectiveCall) -> tuple[Tensor, Tensor, Tensor]:

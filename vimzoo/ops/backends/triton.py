@@ -19,7 +19,11 @@ register(
         name="triton",
         devices={"cuda": 0},
         ops=functions_of(scan, conv, norm),
-        saves={"scan_paths": scan.require_paths, "selective_scan": scan.require_selective},
+        saves={
+            "scan_paths": scan.require_paths,
+            "scan_carried": scan.require_paths,
+            "selective_scan": scan.require_selective,
+        },
         load=_load,
         check_device=triton_backend.require_device,
         description="Triton {}",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-OPERATORS = ("scan_paths", "selective_scan", "causal_conv1d", "add_norm")
+OPERATORS = ("scan_paths", "scan_carried", "selective_scan", "causal_conv1d", "add_norm")
 """The operators that backends implement; each has a backward operator ``NAME_backward``."""
 
 
@@ -51,6 +51,11 @@ class Call:
     def first(self) -> Tensor:
         """The operator's main input, whose device decides which backends are asked."""
         raise NotImplementedError
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the operator's first output; by default that of `first`."""
+        return tuple(self.first.shape)
 
     def arguments(self) -> tuple[Any, ...]:
         """The inputs in the order of the backward operator's schema."""

@@ -104,7 +104,7 @@ class Derivative:
                 return (*(None,) * len(leaves), *self._missing)
             if self.without_first is not None:
                 return *self.without_first(self.call(*arguments[:-1]), others[0]), *self._missing
-            first = torch.zeros_like(leaves[0])
+            first = leaves[0].new_zeros(self.call(*arguments[:-1]).output_shape)
         found = self._backward(first, *others, *tensors[: self.saved], *arguments)
         kept = [None if leaf is None else grad for leaf, grad in zip(leaves, found, strict=True)]
         return *kept, *self._missing

@@ -30,7 +30,9 @@ MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
 INFERENCE = ("depthwise", "quantized_linear", "product", "mlp", "mixer")
 """Kernels without a backward pass, which layers call in inference."""
-STRUCTS = tuple(Arguments(op) for op in (*OPERATORS, *INFERENCE))
+SHARED = {"scan_carried": "scan_paths"}
+"""Operators that run on the kernels, and with the arguments, of another one."""
+STRUCTS = tuple(Arguments(op) for op in (*OPERATORS, *INFERENCE) if op not in SHARED)
 (
     ScanPathsArgs,
     SelectiveScanArgs,

@@ -35,12 +35,10 @@ def check_states(states: Tensor, size: int) -> None:
         )
 
 
-@dataclass(slots=True)
-class ScanCall(Call):
-    """The inputs of ``vimzoo::scan_paths``, as `vimzoo.ops.scan_paths` describes them."""
+class PathsCall(Call):
+    """What the scans along paths have in common."""
 
-    DIFFERENTIABLE: ClassVar[int] = 7
-
+    __slots__ = ()
     x: Tensor
     x_dbl: Tensor
     A: Tensor
@@ -53,7 +51,7 @@ class ScanCall(Call):
     height: int
     width: int
     merge: bool
-    save_states: bool = False
+    save_states: bool
 
     @property
     def first(self) -> Tensor:
@@ -96,6 +94,17 @@ class ScanCall(Call):
         return self.dt_weight.shape[-1]
 
     @property
+    def gives_states(self) -> bool:
+        """Whether rows are ``[dt | B]``: C is 1, and the output is the state, of which there is one a channel."""
+        return self.d_state == 1 and self.x_dbl.shape[-1] == self.rank + 1
+
+    @property
+    def rows(self) -> Tensor:
+        """``x_dbl`` with C in any case, ``(B, L, K or 1, R + 2 N)``."""
+        x_dbl = self.x_dbl
+        return torch.cat([x_dbl, torch.ones_like(x_dbl[..., :1])], -1) if self.gives_states else x_dbl
+
+    @property
     def steps(self) -> int:
         """Steps T of a path."""
         return self.height * self.width if self.table is None else self.table.shape[1]
@@ -135,6 +144,72 @@ class ScanCall(Call):
             return empty(total)
         shared = parameter.shape[0] != self.directions
         return (total.sum(0, keepdim=True) if shared else total).to(parameter.dtype)
+
+
+@dataclass(slots=True)
+class ScanCall(PathsCall):
+    """The inputs of ``vimzoo::scan_paths``, as `vimzoo.ops.scan_paths` describes them."""
+
+    DIFFERENTIABLE: ClassVar[int] = 7
+
+    x: Tensor
+    x_dbl: Tensor
+    A: Tensor
+    dt_weight: Tensor
+    dt_bias: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    codes: list[int]
+    table: Tensor | None
+    height: int
+    width: int
+    merge: bool
+    save_states: bool = False
+
+
+@dataclass(slots=True)
+class CarriedCall(PathsCall):
+    """The inputs of ``vimzoo::scan_carried``: those of ``vimzoo::scan_paths``, and the states before the first step."""
+
+    DIFFERENTIABLE: ClassVar[int] = 8
+
+    x: Tensor
+    x_dbl: Tensor
+    A: Tensor
+    dt_weight: Tensor
+    dt_bias: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    initial_state: Tensor | None
+    codes: list[int]
+    table: Tensor | None
+    height: int
+    width: int
+    merge: bool
+    save_states: bool = False
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Of the states before the first step and after the last, ``(B, K, D, N)``."""
+        return (self.batch, self.directions, self.channels, self.d_state)
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """Of the states after the last step: float32, or float64 for float64."""
+        return torch.float64 if self.x.dtype == torch.float64 else torch.float32
+
+    def initial(self, dtype: torch.dtype) -> Tensor:
+        """The states before the first step, zero if none are given."""
+        given = self.initial_state
+        return self.x.new_zeros(self.state_shape, dtype=dtype) if given is None else given.to(dtype)
+
+    def with_initial(self, gradients: tuple[Tensor, ...], d_initial: Tensor | None) -> tuple[Tensor, ...]:
+        """What the backward operator returns: `gradients`, and that of the states before the first step."""
+        given = self.initial_state
+        return (
+            *gradients,
+            empty(self.x) if given is None or d_initial is None else d_initial.to(given.dtype),
+        )
 
 
 @dataclass(slots=True)

@@ -255,7 +255,9 @@ class CudaKernels(Kernels):
         self._launch("cuda_scan_backward.cu", "scan_backward", constants, grid, fields, walk.x.device)
         del alive
 
-    def merged(self, walk: Walk, z: Tensor | None, out: Tensor, states: Tensor | None) -> None:
+    def merged(
+        self, walk: Walk, z: Tensor | None, out: Tensor, states: Tensor | None, last: Tensor | None = None
+    ) -> None:
         """Scan all directions, add them up and gate: in one launch where a map fits shared memory."""
         _check(walk)
         tile = tile_of(walk, backend.shared_limit(walk.x.device))
@@ -265,7 +267,7 @@ class CudaKernels(Kernels):
             self.forward(walk, out=out, z=z, total=first_visits, states=states)
             return
         if tile is None:
-            super().merged(walk, z, out, states)
+            super().merged(walk, z, out, states, last)
             return
         fields, alive = _inputs(walk, z, "bld")
         fields |= _tensor("out", out, "bld") | dict(states=device_address(states), length=walk.x.shape[1])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..backends import Unsupported
 from ..paths.path import kernel_table, tokens_from_codes
-from .call import CHUNK, ScanCall, SelectiveCall
+from .call import CHUNK, CarriedCall, PathsCall, ScanCall, SelectiveCall
 
 MOST_PACKED = 7
 """Directions whose closed forms fit one int32, four bits each; more get a table."""
@@ -51,6 +51,8 @@ class Gradients:
     dC: Tensor | None = None
     """``(parts, B, G, N, L)``, where B and C are not part of the rows."""
     dz: Tensor | None = None
+    d_initial: Tensor | None = None
+    """``(B, K, D, N)``, of the states before the first step."""
     total: Tensor | None = None
     """``(B, K, L, D)``: each direction's output, where the gate multiplies their sum and dz is computed later."""
 
@@ -65,8 +67,8 @@ def part_strides(gradients: Gradients) -> tuple[int, int]:
 class Walk:
     """A scan as the kernels see it: tensors, the axes they have, and sizes.
 
-    With a ``rank``, ``dt`` holds rows ``[dt | B | C]`` (`scan_paths`); otherwise it is delta, and B and C are given
-    (`selective_scan`).
+    With a ``rank``, ``dt`` holds rows ``[dt | B | C]`` or ``[dt | B]`` (`scan_paths`); otherwise it is delta, and B and
+    C are given (`selective_scan`).
     """
 
     x: Tensor
@@ -88,22 +90,29 @@ class Walk:
     packed: int = 0
     table: Tensor | None = None
     softplus: bool = True
+    without_C: bool = False
+    initial: Tensor | None = None
+    """``(B, K, D, N)``, the states before the first step; zero if not given."""
 
     @staticmethod
-    def check_paths(call: ScanCall) -> None:
+    def check_paths(call: PathsCall) -> None:
         """Check what all GPU kernels require of a call of `scan_paths`.
 
         Raises:
-            Unsupported: there are no columns to project the step size from, or no states.
+            Unsupported: there are no columns to project the step size from, or no states, or states pass through a map
+                without tokens.
         """
         if not call.rank or not call.d_state:
             raise Unsupported(f"{call.rank} dt columns and {call.d_state} states")
+        if isinstance(call, CarriedCall) and call.steps and not call.length:
+            raise Unsupported("states of a map without tokens")
 
     @classmethod
-    def of_paths(cls, call: ScanCall) -> Walk:
-        """The walk of `scan_paths`; see `check_paths`."""
+    def of_paths(cls, call: PathsCall, without_C: bool = False) -> Walk:
+        """The walk of `scan_paths`; see `check_paths`. Rows without C get one unless the kernels do ``without_C``."""
         cls.check_paths(call)
-        x_dbl, table = call.x_dbl, call.table
+        without_C &= call.gives_states
+        x_dbl, table = call.x_dbl if without_C else call.rows, call.table
         if table is None and call.directions > MOST_PACKED:
             table = tokens_from_codes(call.codes, None, call.height, call.width)
         if table is not None:
@@ -113,7 +122,7 @@ class Walk:
             dt=x_dbl if x_dbl.stride(-1) == 1 else x_dbl.contiguous(), dt_axes="blkd",
             A=call.A, weight=call.dt_weight, bias=_dense(call.dt_bias), D=_dense(call.D),
             directions=call.directions, grid=(call.height, call.width), steps=call.steps,
-            states=call.d_state, rank=call.rank, table=table,
+            states=call.d_state, rank=call.rank, table=table, without_C=without_C,
             packed=sum(code << 4 * k for k, code in enumerate(call.codes)) if table is None else 0,
         )  # fmt: skip
 
@@ -155,7 +164,8 @@ class Walk:
 
     def images(self, first: int, last: int) -> Walk:
         """The same for a part of the images."""
-        return replace(self, x=self.x[first:last], dt=self.dt[first:last])
+        initial = None if self.initial is None else self.initial[first:last]
+        return replace(self, x=self.x[first:last], dt=self.dt[first:last], initial=initial)
 
     def new_total(self) -> Tensor:
         """Float32 memory for each direction's output by token, ``(B, K, L, D)``; zero where it will be added to."""
@@ -165,6 +175,8 @@ class Walk:
 
 class Kernels(ABC):
     """The four kernels of a backend, loaded."""
+
+    reads_rows_without_C = False
 
     @abstractmethod
     def parts(self, walk: Walk) -> int:
@@ -199,10 +211,12 @@ class Kernels(ABC):
     def gate_backward(self, grad: Tensor, total: Tensor, z: Tensor, dz: Tensor) -> None:
         """Gradient of the gate over the sum of ``total (B, K, L, D)``."""
 
-    def merged(self, walk: Walk, z: Tensor | None, out: Tensor, states: Tensor | None) -> None:
+    def merged(
+        self, walk: Walk, z: Tensor | None, out: Tensor, states: Tensor | None, last: Tensor | None = None
+    ) -> None:
         """Scan all directions, add them up and gate."""
         total = walk.new_total()
-        self.forward(walk, total=total, states=states)
+        self.forward(walk, total=total, states=states, last=last)
         self.finish_merged(total, z, out)
 
     def saved_or_new_states(self, walk: Walk, states: Tensor, size: int) -> Tensor:
@@ -225,9 +239,23 @@ def _by_image(states: Tensor, batch: int) -> Tensor:
 
 def scan_paths(require: Require, call: ScanCall) -> tuple[Tensor, Tensor]:
     """`vimzoo.ops.scan_paths` and, if wanted, the states before every `CHUNK` steps."""
+    return _forward(require, call)
+
+
+def scan_carried(require: Require, call: CarriedCall) -> tuple[Tensor, Tensor, Tensor]:
+    """The same from given states; the second output are the states after the last step."""
+    initial = call.initial(torch.float32).contiguous()
+    last = torch.empty_like(initial) if call.steps else initial.clone()
+    out, states = _forward(require, call, initial, last)
+    return out, last, states
+
+
+def _forward(
+    require: Require, call: PathsCall, initial: Tensor | None = None, final: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     x, z, merge = call.x, call.z, call.merge
     kernels = require(x, call.x_dbl, z)
-    walk = Walk.of_paths(call)
+    walk = replace(Walk.of_paths(call, kernels.reads_rows_without_C), initial=initial)
     out = x.new_empty(call.output_shape)
     states = x.new_empty(call.states_size if call.save_states else 0, dtype=torch.float32)
     if not out.numel():
@@ -238,22 +266,48 @@ def scan_paths(require: Require, call: ScanCall) -> tuple[Tensor, Tensor]:
     for first, last in image_slices(call.batch, bytes_of_image):
         part, gate = walk.images(first, last), None if z is None else z[first:last]
         kept = _by_image(states, call.batch)[first:last] if call.save_states else None
+        ends = None if final is None else final[first:last]
         if sums:
-            kernels.merged(part, gate, out[first:last], kept)
+            kernels.merged(part, gate, out[first:last], kept, ends)
         else:
-            kernels.forward(
-                part, out=out[first:last], out_axes="bld" if merge else "bktd", z=gate, states=kept
-            )
+            axes = "bld" if merge else "bktd"
+            kernels.forward(part, out=out[first:last], out_axes=axes, z=gate, states=kept, last=ends)
     return out, states
 
 
 def scan_paths_backward(require: Require, call: ScanCall, grad: Tensor, states: Tensor) -> tuple[Tensor, ...]:
     """Gradients of `scan_paths`."""
+    return _backward(require, call, grad, states)
+
+
+def scan_carried_backward(
+    require: Require, call: CarriedCall, grad: Tensor, grad_last: Tensor | None, states: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of `scan_carried`."""
+    last = (
+        call.x.new_zeros(call.state_shape, dtype=torch.float32)
+        if grad_last is None
+        else grad_last.contiguous()
+    )
+    d_initial = torch.empty_like(last) if call.steps else last.clone()
+    return call.with_initial(_backward(require, call, grad, states, last, d_initial), d_initial)
+
+
+def _backward(
+    require: Require,
+    call: PathsCall,
+    grad: Tensor,
+    states: Tensor,
+    grad_last: Tensor | None = None,
+    d_initial: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     x, x_dbl, z = call.x, call.x_dbl, call.z
     kernels = require(grad, x, x_dbl, z)
-    walk = Walk.of_paths(call)
+    walk = Walk.of_paths(call, kernels.reads_rows_without_C)
+    if isinstance(call, CarriedCall):
+        walk.initial = call.initial(torch.float32).contiguous()
     if not grad.numel():
-        return call.zeros()
+        return call.zeros()[:7]
     batch, length, channels, K = call.batch, call.length, call.channels, walk.directions
     f32: dict[str, Any] = {"dtype": torch.float32}
     dx, dx_dbl = x.new_empty(x.shape), x_dbl.new_empty(x_dbl.shape)
@@ -263,7 +317,7 @@ def scan_paths_backward(require: Require, call: ScanCall, grad: Tensor, states: 
         for name, tail in {"dA": (walk.states,), "dW": (walk.rank,), "dbias": (), "dD": ()}.items()
     }
     states = _by_image(kernels.saved_or_new_states(walk, states, call.states_size), batch)
-    parts, columns = kernels.parts(walk), x_dbl.shape[-1]
+    parts, columns = kernels.parts(walk), walk.dt.shape[-1]
     # per image: outputs and gradients of x by direction, each part's gradients of rows, and one chunk of states
     per_image = 4 * K * (length * (2 * channels + parts * columns) + channels * walk.states * CHUNK)
     # each item of dx gets one value, which can be rounded at once; otherwise directions are summed in float32
@@ -276,7 +330,9 @@ def scan_paths_backward(require: Require, call: ScanCall, grad: Tensor, states: 
             dx=dx[images].view(wide) if written_once else new(wide, **f32), dx_axes="blkd",
             sums={name: x.new_empty((last - first, *total.shape), **f32) for name, total in sums.items()},
             d_dt=new((kernels.parts(part), last - first, length, K, columns), **f32), d_dt_axes="pblkd",
+            d_initial=None if d_initial is None else d_initial[images],
         )  # fmt: skip
+        ends = None if grad_last is None else grad_last[images]
         gate = None
         if z is not None and dz is not None:
             gate = z[images]
@@ -284,12 +340,13 @@ def scan_paths_backward(require: Require, call: ScanCall, grad: Tensor, states: 
                 to.dz = dz[images]
             else:
                 to.total = part.new_total()
-        kernels.backward(part, grad[images], "bld" if call.merge else "bktd", states[images], to, gate)
+        axes = "bld" if call.merge else "bktd"
+        kernels.backward(part, grad[images], axes, states[images], to, gate, grad_last=ends)
         if gate is not None and dz is not None and to.total is not None:
             kernels.gate_backward(grad[images], to.total, gate, dz[images])
         if not written_once:
             dx[images] = to.dx if call.own_inputs else to.dx.sum(2)
-        rows = to.d_dt.sum(0)
+        rows = to.d_dt[..., : x_dbl.shape[-1]].sum(0)
         dx_dbl[images] = rows if x_dbl.shape[2] == K else rows.sum(2, keepdim=True)
         for name, total in sums.items():
             total += to.sums[name].sum(0)

@@ -14,17 +14,17 @@ from ..paths.path import kernel_table
 from ..runtime import native, threads
 from ..runtime.abi import DTYPES, address
 from ..runtime.strides import direction_stride
-from .call import ScanCall, SelectiveCall
+from .call import CarriedCall, PathsCall, ScanCall, SelectiveCall
 
 _FLOAT32: dict[str, Any] = {"dtype": torch.float32}
 
 
-def require_paths(call: ScanCall, *gradients: Tensor) -> SimpleNamespace:
+def require_paths(call: PathsCall, *gradients: Tensor) -> SimpleNamespace:
     """The library, if it takes this call of ``scan_paths``; see `native.require`."""
     return native.require(*gradients, call.x, call.x_dbl, call.z, states=call.d_state)
 
 
-def _paths_fields(call: ScanCall) -> tuple[dict[str, int], list[Any]]:
+def _paths_fields(call: PathsCall) -> tuple[dict[str, int], list[Any]]:
     """The fields that forward and backward share, and the objects that must stay alive while C reads them."""
     x, x_dbl = native.with_unit_last_stride(call.x), native.with_unit_last_stride(call.x_dbl)
     z = None if call.z is None else native.with_unit_last_stride(call.z)
@@ -44,7 +44,8 @@ def _paths_fields(call: ScanCall) -> tuple[dict[str, int], list[Any]]:
         r_b=x_dbl.stride(0), r_l=x_dbl.stride(1), r_k=x_dbl.stride(2) if rows > 1 else 0,
         z_b=0 if z is None else z.stride(0), z_l=0 if z is None else z.stride(1),
         A=address(A), dt_weight=address(dt_weight), dt_bias=address(dt_bias),
-        D=address(D), A_k=direction_stride(A), w_k=direction_stride(dt_weight), bias_k=direction_stride(dt_bias),
+        D=address(D), without_C=int(call.gives_states),
+        A_k=direction_stride(A), w_k=direction_stride(dt_weight), bias_k=direction_stride(dt_bias),
         D_k=direction_stride(D), codes=ctypes.addressof(codes), table=address(table),
     )  # fmt: skip
     return fields, [x, x_dbl, z, A, dt_weight, dt_bias, D, codes, table]
@@ -52,21 +53,58 @@ def _paths_fields(call: ScanCall) -> tuple[dict[str, int], list[Any]]:
 
 def scan_paths(call: ScanCall) -> tuple[Tensor, Tensor]:
     """`vimzoo.ops.scan_paths`, and the saved states."""
+    return _forward(call)
+
+
+def _forward(
+    call: PathsCall, initial: Tensor | None = None, last: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     library = require_paths(call)
     out = call.x.new_empty(call.output_shape)
     states = torch.empty(call.states_size if call.save_states else 0, **_FLOAT32)
-    if out.numel():
+    if out.numel() or (last is not None and last.numel()):
         fields, alive = _paths_fields(call)
-        kept = address(states) if call.save_states else 0
-        library.scan_paths_forward(native.ScanPathsArgs(**fields, out=address(out), kept=kept))
+        library.scan_paths_forward(native.ScanPathsArgs(
+            **fields, out=address(out), kept=address(states) if call.save_states else 0, initial=address(initial),
+            last=address(last),
+        ))  # fmt: skip
         del alive
     return out, states
 
 
+def scan_carried(call: CarriedCall) -> tuple[Tensor, Tensor, Tensor]:
+    """`vimzoo.ops.scan_paths` from given states; those after the last step are the second output."""
+    require_paths(call)
+    initial = None if call.initial_state is None else call.initial(torch.float32).contiguous()
+    last = torch.zeros(call.state_shape, **_FLOAT32)
+    out, states = _forward(call, initial, last)
+    return out, last, states
+
+
 def scan_paths_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[Tensor, ...]:
     """Gradients of `scan_paths`."""
+    return _backward(call, grad, states)
+
+
+def scan_carried_backward(
+    call: CarriedCall, grad: Tensor, grad_last: Tensor | None, states: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of `scan_carried`."""
+    last = None if grad_last is None else grad_last.contiguous()
+    d_initial = torch.zeros(call.state_shape, **_FLOAT32)
+    return call.with_initial(_backward(call, grad, states, last, d_initial), d_initial)
+
+
+def _backward(
+    call: PathsCall,
+    grad: Tensor,
+    states: Tensor,
+    d_last: Tensor | None = None,
+    d_initial: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     library = require_paths(call, grad)
-    states = native.required_states(states, grad)
+    through = grad if d_initial is None else d_initial  # where it is empty, so are all gradients
+    states = native.required_states(states, through) if call.states_size else states
     x, K, channels = call.x, call.directions, call.channels
     groups, parts = native.task_split(call.batch, channels)
     # each item of dx gets one value, which can be rounded at once; otherwise directions are summed in float32
@@ -78,13 +116,14 @@ def scan_paths_backward(call: ScanCall, grad: Tensor, states: Tensor) -> tuple[T
         name: torch.zeros(groups, K, channels, *tail, **_FLOAT32)
         for name, tail in {"dA": (call.d_state,), "dW": (call.rank,), "dbias": (), "dD": ()}.items()
     }
-    if grad.numel():
+    if through.numel():
         grad = native.with_unit_last_stride(grad)
         fields, alive = _paths_fields(call)
         library.scan_paths_backward(native.ScanPathsArgs(
             **fields, batch_groups=groups, parts=parts, kept=address(states), dy=address(grad),
             dy_b=grad.stride(0), dy_l=grad.stride(-2), dy_k=0 if call.merge else grad.stride(1),
             dx=address(dx), dx_dbl=address(dx_dbl), dz=address(dz),
+            d_last=address(d_last), d_initial=address(d_initial),
             **{name: address(total) for name, total in sums.items()},
         ))  # fmt: skip
         del alive

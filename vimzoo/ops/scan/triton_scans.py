@@ -11,7 +11,7 @@ from torch import Tensor, float32
 from ..runtime import triton_backend as backend
 from ..runtime.strides import direction_stride, strides_of
 from . import gpu_scans
-from .call import CHUNK, ScanCall, SelectiveCall
+from .call import CHUNK, PathsCall, SelectiveCall
 from .gpu_scans import Gradients, Kernels, Walk
 
 FORWARD_REGISTERS, BACKWARD_REGISTERS = 32, 16
@@ -61,9 +61,10 @@ def _sizes(walk: Walk) -> tuple[int, ...]:
 def _constants(walk: Walk, backward: bool = False) -> dict[str, Any]:
     n_pad, r_pad, block, _ = tile(walk, backward)
     rank, states = walk.rank, walk.states
-    aligned = backend.common_alignment(walk.dt, rank, rank + states) if rank else 1
+    columns = (rank,) if walk.without_C else (rank, rank + states)
+    aligned = backend.common_alignment(walk.dt, *columns) if rank else 1
     return dict(N=states, R=rank, N_PAD=n_pad, R_PAD=r_pad, BLOCK_D=block, CHUNK=CHUNK, SOFTPLUS=walk.softplus,
-                ALIGN=aligned)  # fmt: skip
+                ALIGN=aligned, NO_C=walk.without_C)  # fmt: skip
 
 
 def _elementwise(total: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
@@ -77,6 +78,8 @@ def _elementwise(total: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
 
 class TritonKernels(Kernels):
     """Triton's kernels, by module."""
+
+    reads_rows_without_C = True
 
     def __init__(self, modules: dict[str, ModuleType]) -> None:
         self.modules = modules
@@ -96,7 +99,7 @@ class TritonKernels(Kernels):
         blocks = walk.groups * tile(walk)[3]
         backend.launch(
             self.modules["scan"].scan_forward, (walk.batch * blocks, walk.directions), walk.x.device,
-            *_inputs(walk, z), out, total, states, last,
+            *_inputs(walk, z), out, total, states, walk.initial, last,
             *_input_strides(walk), strides_of(z, z_axes), strides_of(out, out_axes.replace("t", "l")),
             strides_of(total, "bkld"), *_parameter_strides(walk), *_sizes(walk),
             **_constants(walk), BY_STEP="t" in out_axes,
@@ -114,7 +117,7 @@ class TritonKernels(Kernels):
         backend.launch(
             self.modules["scan_backward"].scan_backward, grid, walk.x.device,
             grad, *_inputs(walk, z), states, scratch, grad_last,
-            to.dx, to.d_dt, to.dB, to.dC, *sums, to.dz, to.total,
+            to.dx, to.d_dt, to.dB, to.dC, *sums, to.dz, to.total, to.d_initial,
             strides_of(grad, grad_axes.replace("t", "l")), *_input_strides(walk), strides_of(z, z_axes),
             strides_of(to.dx, to.dx_axes), strides_of(to.d_dt, to.d_dt_axes), strides_of(to.dB, "pbgnl", "blkgn"),
             strides_of(to.dC, "pbgnl", "blkgn"), strides_of(to.dz, z_axes), strides_of(to.total, "bkld"),
@@ -138,8 +141,8 @@ class TritonKernels(Kernels):
         )  # fmt: skip
 
 
-def require_paths(call: ScanCall) -> None:
-    """Check that these kernels take this call of `scan_paths`.
+def require_paths(call: PathsCall) -> None:
+    """Check that these kernels take this call of `scan_paths`, or of ``scan_carried``.
 
     Raises:
         Unsupported: they do not.
@@ -160,5 +163,7 @@ def require_selective(call: SelectiveCall) -> None:
 
 scan_paths = partial(gpu_scans.scan_paths, TritonKernels.require)
 scan_paths_backward = partial(gpu_scans.scan_paths_backward, TritonKernels.require)
+scan_carried = partial(gpu_scans.scan_carried, TritonKernels.require)
+scan_carried_backward = partial(gpu_scans.scan_carried_backward, TritonKernels.require)
 selective_scan = partial(gpu_scans.selective_scan, TritonKernels.require)
 selective_scan_backward = partial(gpu_scans.selective_scan_backward, TritonKernels.require)
