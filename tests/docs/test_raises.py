@@ -96,6 +96,12 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.SegmentationModel.start_from CheckpointError": lambda tmp: (
         models.SegmentationModel().start_from(tmp / "none")
     ),
+    "vimzoo.layers.MapExpand ValueError": lambda tmp: layers.MapExpand(8, 0),
+    "vimzoo.models.SegmentationModel.set_deep_supervision ValueError": lambda tmp: (
+        models.SegmentationModel().set_deep_supervision()
+    ),
+    "vimzoo.models.SwinUMamba ValueError": lambda tmp: models.SwinUMamba(norm="layer"),
+    "vimzoo.models.SwinUMambaD ValueError": lambda tmp: models.SwinUMambaD(dims=(8, 8, 8, 8)),
     "vimzoo.models.VMUNet ValueError": lambda tmp: models.VMUNet(num_classes=0),
     "vimzoo.models.UNet ValueError": lambda tmp: models.UNet("no_backbone"),
     "vimzoo.segmentation.SegmentationLoss ValueError": lambda tmp: segmentation.SegmentationLoss(dice=-1),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vimzoo.segmentation import SegmentationLoss, cross_entropy, dice_loss
+from vimzoo.segmentation import SegmentationLoss, cross_entropy, dice_loss, level_weights, resized_target
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +91,31 @@ def test_options_are_checked() -> None:
         SegmentationLoss(cross_entropy=0, dice=0)
     with pytest.raises(ValueError, match="absent='no': expected counted or left_out"):
         SegmentationLoss(absent="no")
+    for levels in ([], [0.0, 0.0], [1.0, -1.0]):
+        with pytest.raises(ValueError, match="expected weights of which one is above 0"):
+            SegmentationLoss(levels=levels)
+    with pytest.raises(ValueError, match=r"levels=\[1.0\]: expected 2 weights"):
+        SegmentationLoss(levels=[1.0])([torch.zeros(1, 2, 4, 4)] * 2, torch.zeros(1, 4, 4).long())
+
+
+def test_deep_supervision_weighs_resolutions(quarter: Tensor) -> None:
+    """The coarsest has no weight, but gradients, as distributed training needs them."""
+    assert level_weights(4) == pytest.approx([4 / 7, 2 / 7, 1 / 7, 0]) and level_weights(1) == (1.0,)
+    outputs = [
+        torch.randn(1, 2, side, side, generator=torch.Generator().manual_seed(side), requires_grad=True)
+        for side in (64, 32, 16)
+    ]
+    coarse = [quarter, quarter[:, 1::2, 1::2], quarter[:, 2::4, 2::4]]
+    loss, weighted = SegmentationLoss(), SegmentationLoss(levels=[0.0, 0.0, 2.0])
+    single = [loss(*pair) for pair in zip(outputs, coarse, strict=True)]
+    assert torch.allclose(loss(outputs, quarter), (2 * single[0] + single[1]) / 3)
+    assert torch.allclose(weighted(outputs, quarter), 2 * single[2])
+    loss(outputs, quarter).backward()
+    assert outputs[2].grad is not None and not outputs[2].grad.any()
+
+
+def test_targets_are_resized_by_the_centre_of_each_pixel() -> None:
+    target = torch.arange(8)[None, None].expand(1, 3, 8)
+    assert resized_target(target, (3, 4))[0, 0].tolist() == [1, 3, 5, 7]
+    assert resized_target(target, (3, 3))[0, 0].tolist() == [1, 4, 6]
+    assert resized_target(target, (3, 8)) is target

@@ -21,6 +21,7 @@ from vimzoo.data.images.classes import numbered_as
 from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
 from vimzoo.engine.configuration.words import composed_settings
+from vimzoo.engine.loop import in_float32
 from vimzoo.engine.mask_files import save_mask
 from vimzoo.engine.tasks.segmentation import Scores, build_loss, build_model
 from vimzoo.models.weights.saving import save_for_hf
@@ -201,6 +202,20 @@ def test_models(tmp_path: Path) -> None:
         from vimzoo.engine.tasks.classification import build_model as classifier
 
         classifier(cfg, data)
+
+
+def test_deep_supervision() -> None:
+    """All heads take part in the loss."""
+    cfg = settings("model=test_swin_umamba_d", "model.deep_supervision=true")
+    data = build_data(cfg)
+    model, loss = build_model(cfg, data), build_loss(cfg, data)[1]
+    image, mask = data.train[0, 0]
+    outputs = in_float32(model(image[None]))
+    assert len(outputs) == 3
+    loss(outputs, mask[None]).backward()
+    assert not [name for name, value in model.named_parameters() if value.grad is None]
+    with pytest.raises(UsageError, match="deep_supervision"):
+        build_model({**cfg, "model": {**cfg["model"], "model_name": "test_unet"}}, data)
 
 
 def test_classes_in_another_order() -> None:

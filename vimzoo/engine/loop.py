@@ -75,11 +75,16 @@ def backpropagate(state: State, images: Tensor, targets: Tensor) -> Tensor:
         with sync_gradients(state.forward, last=index == len(parts)):
             with state.autocast():
                 output = state.forward(part)
-            loss = state.criterion(output.float(), wanted) + balance_loss(state.model)
+            loss = state.criterion(in_float32(output), wanted) + balance_loss(state.model)
             loss = loss * (len(part) / len(images))
             state.scaler.scale(loss).backward()
         total += loss.detach()
     return total
+
+
+def in_float32(output: Any) -> Any:
+    """A model's output, or its outputs of several resolutions, as float32."""
+    return [part.float() for part in output] if isinstance(output, list) else output.float()
 
 
 def gradient_norm(state: State) -> Tensor:

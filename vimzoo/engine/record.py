@@ -44,7 +44,8 @@ class Task:
         files: name and meaning of what ``pictures`` writes.
         build_model: (cfg, data) -> model on the CPU, to be trained.
         build_judged: (cfg, data) -> model to be evaluated: a weight file has to match it completely.
-        build_loss: (cfg, data) -> mixup or None, and the loss, called with (output.float(), target).
+        build_loss: (cfg, data) -> mixup or None, and the loss, called with (output in float32, target);
+            the output is a list where a model has several.
         scores: data -> empty sums.
         pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
             evaluation mode on its device, ``images`` the evaluated split and ``scores`` what was counted on it.

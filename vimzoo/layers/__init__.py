@@ -6,7 +6,7 @@ from .efficient import AtrousBlock, AtrousSS2D
 from .grouped import GroupBlock, GroupSS2D
 from .linear import Linear, apply_linear
 from .local import LocalMamba, LocalMambaBlock, LocalSS2D, LocalVSSBlock, searched_directions
-from .map_embed import MapDownsample, MapStem
+from .map_embed import MapDownsample, MapExpand, MapStem
 from .maps import MapBatchNorm
 from .mlp import ConvMlp, Mlp
 from .moe import MoE
@@ -43,6 +43,7 @@ __all__ = [
     "LocalVSSBlock",
     "MapBatchNorm",
     "MapDownsample",
+    "MapExpand",
     "MapStem",
     "Mlp",
     "MoE",

@@ -137,6 +137,31 @@ class MapDownsample(nn.Module):
         return apply_linear(self.proj, apply_norm(self.norm, x))
 
 
+class MapExpand(nn.Module):
+    """A map to one of ``factor`` times the height and width: a linear layer whose output is spread, and a norm.
+
+    Args:
+        dim, out_dim: Channels before and after.
+        factor: Positions per position and axis.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    def __init__(self, dim: int, out_dim: int, factor: int = 2) -> None:
+        super().__init__()
+        check_sizes(dim=dim, out_dim=out_dim, factor=factor)
+        self.factor = factor
+        self.proj = nn.Linear(dim, factor * factor * out_dim, bias=False)
+        self.norm = map_norm("layer", out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, factor H, factor W, D)."""
+        x = self.proj(x)
+        x = x.unflatten(3, (self.factor, self.factor, -1)).permute(0, 1, 3, 2, 4, 5)
+        return self.norm(x.flatten(3, 4).flatten(1, 2))
+
+
 def merge_neighbours(x: Tensor) -> Tensor:
     """``(B, H, W, C) -> (B, ceil(H/2), ceil(W/2), 4 C)``: each 2 x 2 square column by column, zeros beyond the edge."""
     x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))

@@ -10,6 +10,7 @@ from .matrices import fallback_list
 from .plain_mamba import PlainMamba
 from .registry import FAMILIES
 from .segmentation_base import SegmentationModel
+from .swin_umamba import SwinUMamba, SwinUMambaD
 from .unet import UNet
 from .videomamba import VideoMamba
 from .vim import Vim
@@ -30,6 +31,8 @@ __all__ = [
     "MambaIRv2",
     "PlainMamba",
     "SegmentationModel",
+    "SwinUMamba",
+    "SwinUMambaD",
     "UNet",
     "VMUNet",
     "VMamba",

@@ -344,6 +344,7 @@ class SegmentationFacts(Facts):
         scores: Published scores, each with data set and rule.
         start: Weights that training begins with.
         recipe: How the authors train, in short.
+        deep_supervision: Whether the network has heads of several resolutions.
     """
 
     task = "segmentation"
@@ -354,6 +355,7 @@ class SegmentationFacts(Facts):
     scores: tuple[str, ...] = field(default=(), kw_only=True)
     start: str = field(default="", kw_only=True)
     recipe: str = field(default="", kw_only=True)
+    deep_supervision: bool = field(default=False, kw_only=True)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -376,8 +378,9 @@ class SegmentationFacts(Facts):
     def configuration(self) -> dict[str, Any]:
         """See `Facts`; ``start`` is a file of weights of the network or of its encoder."""
         backbone = {"backbone": self.args["backbone"]} if "backbone" in self.args else {}
+        heads = {"deep_supervision": False} if self.deep_supervision else {}
         rates = {"drop_rate": 0.0, "drop_path_rate": 0.0}
-        return {**super().configuration(), "num_classes": None, "start": None, **backbone, **rates}
+        return {**super().configuration(), "num_classes": None, "start": None, **backbone, **heads, **rates}
 
     def timm_cfgs(self, **overrides: Any) -> dict[str, dict[str, Any]]:
         """See `Facts`; images are not cropped."""

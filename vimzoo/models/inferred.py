@@ -24,6 +24,7 @@ _OTHERS = (
     (r"^middle_blks\.", "NAFNet"),
     (r"rdb\d\.conv\d\.|RDB\d\.", "ESRGAN (RRDBNet)"),
     (r"^layers_up\.", "VM-UNet, a segmentation network"),
+    (r"^vssm_encoder\.", "Swin-UMamba, a segmentation network"),
     (r"^blocks\.\d+\.attn\.qkv\.", "a vision transformer"),
     (r"^(head|fc|classifier)\.weight$", "a classifier"),
     (r"^body\.\d+\.(body\.\d+|conv\d)\.weight$", "EDSR or a similar convolutional network"),

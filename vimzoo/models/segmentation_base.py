@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,8 @@ __all__ = ["SegmentationModel"]
 class SegmentationModel(nn.Module):
     """Base of networks from images to class scores of every pixel; a subclass has ``scores`` and ``load_encoder``.
 
+    Networks with several heads also have ``level_scores``; in training they return all scores, if they are told to.
+
     Attributes:
         num_classes: Classes.
         in_chans: Channels of the images.
@@ -27,6 +31,7 @@ class SegmentationModel(nn.Module):
         multiple_of: Images are padded to multiples of this, and their scores cropped.
         window: Height and width of the windows that larger images are read in, in evaluation; None takes them whole.
         overlap: Least share that neighbouring windows have in common.
+        deep_supervision: Whether scores of several resolutions are returned in training; see `set_deep_supervision`.
         filter_fn: Turns the names of weight files into the model's, as `load_into` takes it.
         export_options: What `vimzoo.exporting` must know about the class.
     """
@@ -37,6 +42,7 @@ class SegmentationModel(nn.Module):
     multiple_of: int = 32
     window: tuple[int, int] | None = None
     overlap: float = 0.5
+    deep_supervision: bool = False
     filter_fn: FilterFn | None = None
     export_options: ExportOptions = ExportOptions(size_step=32)
 
@@ -57,8 +63,37 @@ class SegmentationModel(nn.Module):
         """Images (B, C, H, W) with sides that are multiples of ``multiple_of`` -> class scores (B, classes, H, W)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) of any size -> class scores (B, classes, H, W), before softmax."""
+    def set_deep_supervision(self, enable: bool = True) -> None:
+        """Return scores of several resolutions in training, in a list, the finest first.
+
+        Raises:
+            ValueError: the network has scores of one resolution only.
+        """
+        if enable:
+            raise ValueError(f"deep_supervision: {type(self).__name__} has scores of one resolution only")
+
+    def level_scores(self, x: Tensor) -> list[Tensor]:
+        """As ``scores``, of all heads, the finest first."""
+        raise NotImplementedError
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) of any size -> class scores (B, classes, h, w) of all heads, the finest first."""
+        height, width = x.shape[2:]
+        padded = self._padded(x)
+        found = self.level_scores(padded)
+        rows, columns = padded.shape[2:]
+        return [
+            y[..., : math.ceil(height * y.shape[2] / rows), : math.ceil(width * y.shape[3] / columns)]
+            for y in found
+        ]
+
+    def forward(self, x: Tensor) -> Any:
+        """Images (B, C, H, W) of any size -> class scores (B, classes, H, W), before softmax.
+
+        In training with ``deep_supervision`` a list of `levels`.
+        """
+        if self.training and self.deep_supervision:
+            return self.levels(x)
         large = self.window is not None and (x.shape[2] > self.window[0] or x.shape[3] > self.window[1])
         if self.window is not None and large and not self.training and not torch.jit.is_tracing():
             return sliding_windows(self.whole, x, self.window, self.overlap)
@@ -67,10 +102,13 @@ class SegmentationModel(nn.Module):
     def whole(self, x: Tensor) -> Tensor:
         """As ``forward``, without windows."""
         height, width = x.shape[2:]
-        lacking = [-side % self.multiple_of for side in (width, height)]
-        if not any(lacking):
-            return self.scores(x)
-        return self.scores(F.pad(x, (0, lacking[0], 0, lacking[1])))[..., :height, :width]
+        padded = self._padded(x)
+        return self.scores(x) if padded is x else self.scores(padded)[..., :height, :width]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Images with zeros at their right and lower ends, up to multiples of ``multiple_of``."""
+        lacking = [-side % self.multiple_of for side in (x.shape[3], x.shape[2])]
+        return F.pad(x, (0, lacking[0], 0, lacking[1])) if any(lacking) else x
 
     @torch.jit.ignore
     def load_pretrained(

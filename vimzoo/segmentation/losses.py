@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SegmentationLoss", "cross_entropy", "dice_loss"]
+__all__ = ["SegmentationLoss", "cross_entropy", "dice_loss", "level_weights", "resized_target"]
 
 
 def cross_entropy(
@@ -79,17 +81,37 @@ def dice_loss(
     return (loss * found).sum() / found.sum().clamp(min=1)
 
 
+def level_weights(count: int) -> tuple[float, ...]:
+    """Weights of the losses of ``count`` resolutions, as nnU-Net has them: 1, 1/2, 1/4, ..., 0, divided by their sum."""
+    weights = [0.5**level for level in range(count)]
+    if count > 1:
+        weights[-1] = 0.0
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def resized_target(target: Tensor, size: Sequence[int]) -> Tensor:
+    """Class numbers (B, H, W) at another resolution, (B, *size); each pixel takes the value at its centre."""
+    for axis, wanted in enumerate(size, start=1):
+        have = target.shape[axis]
+        if have != wanted:
+            places = (torch.arange(wanted, device=target.device) * 2 + 1) * have // (2 * wanted)
+            target = target.index_select(axis, places)
+    return target
+
+
 class SegmentationLoss(nn.Module):
-    """Cross-entropy plus soft Dice, each times a share.
+    """Cross-entropy plus soft Dice, each times a share; of scores of several resolutions the weighted sum.
 
     Args:
         weights: Class weights of the cross-entropy (C,); Dice weighs all classes alike.
         ignore_index: Class number of pixels that are left out of both.
         cross_entropy, dice: Shares of the two; 0 leaves one out.
         background, batch, absent, squared, smooth: As in `dice_loss`.
+        levels: Weights of resolutions in deep supervision, the finest first; None takes `level_weights`.
 
     Raises:
-        ValueError: a share is negative, or both are 0; ``absent`` has no such value.
+        ValueError: a share is negative, or both are 0; ``absent`` has no such value; a weight in ``levels`` is
+            negative, or all are 0.
     """
 
     weights: Tensor | None
@@ -106,8 +128,11 @@ class SegmentationLoss(nn.Module):
         absent: str = "counted",
         squared: bool = False,
         smooth: float = 1e-5,
+        levels: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        if levels is not None and (min(levels, default=-1) < 0 or sum(levels) == 0):
+            raise ValueError(f"levels={list(levels)}: expected weights of which one is above 0")
         if min(cross_entropy, dice) < 0 or cross_entropy == dice == 0:
             raise ValueError(
                 f"cross_entropy={cross_entropy}, dice={dice}: expected shares of which one is above 0"
@@ -117,12 +142,30 @@ class SegmentationLoss(nn.Module):
         self.register_buffer("weights", weights)
         self.ignore_index = ignore_index
         self.shares = cross_entropy, dice
+        self.levels = None if levels is None else tuple(levels)
         self.options: dict[str, bool | str | float] = dict(
             background=background, batch=batch, absent=absent, squared=squared, smooth=smooth
         )
 
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, C, ...), class numbers (B, ...) -> a number."""
+    def forward(self, output: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """Logits (B, C, ...), or a list of several resolutions, and class numbers (B, ...) -> a number.
+
+        Raises:
+            ValueError: there are other resolutions than ``levels`` has weights.
+        """
+        if isinstance(output, Tensor):
+            return self._of_one(output, target)
+        weights = level_weights(len(output)) if self.levels is None else self.levels
+        if len(weights) != len(output):
+            raise ValueError(f"levels={list(weights)}: expected {len(output)} weights, one for each output")
+        # a weight of 0 counts, too: parameters without a gradient would stop distributed training
+        parts = [
+            weight * self._of_one(part, resized_target(target, part.shape[2:]))
+            for weight, part in zip(weights, output, strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    def _of_one(self, output: Tensor, target: Tensor) -> Tensor:
         loss = output.new_zeros(())
         if self.shares[0]:
             part = cross_entropy(output, target, self.weights, self.ignore_index)

@@ -7,44 +7,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
-from timm.layers import calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
-from vimzoo.layers import MapDownsample, MapStem, VSSBlock
-from vimzoo.layers.maps import map_norm
+from vimzoo.layers import MapExpand, MapStem
 
 from ..segmentation_base import SegmentationModel
-from ..staged import Stage
+from ..vmamba.first_release import (
+    blocks,
+    check_encoder,
+    drop_rates,
+    encoder_tensors,
+    init_linears,
+    stages,
+    widths_of,
+)
 from ..weights.contents import bare
 from ..weights.dialect import Dialect
-from ..weights.loading import CheckpointError
-from ..weights.reader import read_tensors
 from .names import is_official, slots, spell
 
-__all__ = ["VM_UNET", "PatchExpand", "VMUNet", "checkpoint_filter_fn"]
-
-
-class PatchExpand(nn.Module):
-    """A map to one of ``factor`` times the height and width: a linear layer whose output is spread, and a norm.
-
-    Args:
-        dim, out_dim: Channels before and after.
-        factor: Positions per position and axis.
-    """
-
-    def __init__(self, dim: int, out_dim: int, factor: int = 2) -> None:
-        super().__init__()
-        self.factor = factor
-        self.proj = nn.Linear(dim, factor * factor * out_dim, bias=False)
-        self.norm = map_norm("layer", out_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, factor H, factor W, D)."""
-        x = self.proj(x)
-        x = x.unflatten(3, (self.factor, self.factor, -1)).permute(0, 1, 3, 2, 4, 5)
-        return self.norm(x.flatten(3, 4).flatten(1, 2))
+__all__ = ["VM_UNET", "VMUNet", "checkpoint_filter_fn"]
 
 
 class UpStage(nn.Module):
@@ -102,7 +84,7 @@ class VMUNet(SegmentationModel):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        widths = [dims * 2**i for i in range(len(depths))] if isinstance(dims, int) else list(dims)
+        widths = widths_of(dims, depths)
         if (
             not len(widths) == len(depths) == len(decoder_depths)
             or min(*widths, *depths, *decoder_depths) < 1
@@ -121,29 +103,18 @@ class VMUNet(SegmentationModel):
         self.patch_embed = MapStem(
             in_chans * self.repeats, widths[0], patch_size, "patch", "layer" if stem_norm else "none"
         )
-        kind: dict[str, Any] = dict(
-            d_state=d_state, ratio=2.0, conv_bias=True, gate="act", mlp_ratio=0.0, norm="layer"
-        )
-        rates = iter(_rates(drop_path_rate, sum(depths)))
-        self.stages = nn.Sequential()
-        for i, width in enumerate(widths):
-            down = MapDownsample(widths[i - 1], width, "merge", "layer") if i else nn.Identity()
-            blocks = [VSSBlock(width, drop_path=next(rates), **kind) for _ in range(depths[i])]
-            self.stages.append(Stage(down, blocks))
-        rates = iter(_rates(drop_path_rate, sum(decoder_depths))[::-1])
+        self.stages = stages(widths, depths, d_state, drop_path_rate)
+        rates = drop_rates(drop_path_rate, sum(decoder_depths))[::-1]
         self.up_stages = nn.ModuleList()
         for i, width in enumerate(reversed(widths)):
-            expand = PatchExpand(widths[-i], width) if i else nn.Identity()
-            blocks = [VSSBlock(width, drop_path=next(rates), **kind) for _ in range(decoder_depths[i])]
-            self.up_stages.append(UpStage(expand, blocks))
-        self.final = PatchExpand(widths[0], widths[0] // 4, 4)
+            expand = MapExpand(widths[-i], width) if i else nn.Identity()
+            first = sum(decoder_depths[:i])
+            last = first + decoder_depths[i]
+            self.up_stages.append(UpStage(expand, blocks(width, rates[first:last], d_state)))
+        self.final = MapExpand(widths[0], widths[0] // 4, 4)
         self.head_drop = nn.Dropout2d(drop_rate)
         self.head = nn.Conv2d(widths[0] // 4, num_classes, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
 
     def scores(self, x: Tensor) -> Tensor:
         """See `SegmentationModel`."""
@@ -164,34 +135,17 @@ class VMUNet(SegmentationModel):
         Decoder stage ``i`` takes the blocks of encoder stage ``3 - i``, as far as there are as many. Names of VMamba's
         later releases are taken, too; the authors' loader leaves all blocks as they are then, and says nothing.
         """
-        if path is None:
-            tensors: Mapping[str, Tensor] = timm.create_model("vmamba_small_v0", pretrained=True).state_dict()
-        else:
-            tensors = bare(read_tensors(path))
-        own, source = self.state_dict(), str(path or "vmamba_small_v0")
-        if is_official(tensors):
-            known = {slot.official for slot in slots(self)}
-            spelled = {name: tensor for name, tensor in spell(tensors).items() if name in known}
-            try:
-                tensors = VM_UNET.to_native(spelled, self)
-            except ValueError as error:
-                raise CheckpointError(f"{source}: {error}") from error
-        found = {
-            name: tensor for name, tensor in tensors.items() if name in own and not name.startswith("head.")
-        }
+        found, source = encoder_tensors(self, path, "vmamba_small_v0")
+        found = {name: tensor for name, tensor in found.items() if not name.startswith("head.")}
+        own = self.state_dict()
         last = len(self.stages) - 1
         for name, tensor in list(found.items()):
             if match := re.match(r"stages\.(\d+)\.(blocks\..+)", name):
                 copy = f"up_stages.{last - int(match[1])}.{match[2]}"
                 if copy in own:
                     found[copy] = tensor
-        missing = [name for name in own if name.startswith(("stages.", "patch_embed.")) and name not in found]
-        wrong = [name for name, tensor in found.items() if tensor.shape != own[name].shape]
-        if missing or wrong:
-            raise CheckpointError(
-                f"{source}: {len(missing)} tensors of the encoder are missing, {len(wrong)} have another shape: "
-                f"{', '.join([*missing, *wrong][:4])}; expected a VMamba of the first release with these widths"
-            )
+        encoder = [name for name in own if name.startswith(("stages.", "patch_embed."))]
+        check_encoder(found, own, encoder, source)
         self.load_state_dict(found, strict=False)
         return f"the encoder and copies of its blocks in the decoder, {len(found)} of {len(own)} tensors, from {source}"
 
@@ -211,11 +165,6 @@ class VMUNet(SegmentationModel):
         return dict(
             stem=r"^patch_embed", blocks=[(r"^(?:up_)?stages\.(\d+)", None), (r"^(?:final|head)", (99999,))]
         )
-
-
-def _rates(last: float, count: int) -> list[float]:
-    rates: Any = calculate_drop_path_rates(last, count)
-    return list(rates)
 
 
 VM_UNET = Dialect((VMUNet,), slots, is_official, spell)
