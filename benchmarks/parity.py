@@ -11,6 +11,8 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,11 +26,22 @@ import fill
 import test_local_references as local_references
 import test_mambair_references as mambair_references
 import test_peers_references as peers_references
+import test_swin_umamba_references as swin_umamba_references
 import test_videomamba_references as videomamba_references
 import test_vim_references as vim_references
+import test_vm_unet_references as vm_unet_references
 import test_vmamba_references as vmamba_references
 
-from vimzoo.compat import efficient_vmamba, local_vim, mambair, videomamba, vim, vmamba
+from vimzoo.compat import (
+    efficient_vmamba,
+    local_vim,
+    mambair,
+    swin_umamba,
+    videomamba,
+    vim,
+    vm_unet,
+    vmamba,
+)
 from vimzoo.models.mambair import MAMBAIR_FACTS
 from vimzoo.models.vim import VIM_LONG_NAMES
 
@@ -40,30 +53,42 @@ def registered_name(call: str) -> str | None:
     return name.split(".")[0] if name else None
 
 
-def compare(module: nn.Module, references: ModuleType, compat: ModuleType, path: Path) -> dict[str, Any]:
+def compare(
+    build: Callable[[dict[str, Any]], nn.Module], references: ModuleType, compat: ModuleType, path: Path
+) -> dict[str, Any]:
     """Worst differences of outputs, inner tensors and gradient norms from one recording.
 
     Args:
-        module: what the recorded call builds, in evaluation mode.
-        references: the test module of its family, which knows where inner tensors are.
+        build: the recording -> what its call builds.
+        references: the test module of its family, which knows where inner tensors are; with a ``ROUNDING``, gradients
+            that are nothing but rounding beside the largest count by the measure of the tests.
         compat: the family's compatible constructors.
         path: the recording.
     """
-    reference = fill.load(path)
-    module.load_state_dict(fill.state_dict(reference))
+    name = path.name.removesuffix(".json.gz")
+    read = getattr(references, "reference_of", None)
+    reference = fill.load(path) if read is None else read(name)
+    torch.manual_seed(0)
+    module = build(reference).eval()
+    state = fill.state_dict(reference)
+    kept = {key: value for key, value in module.state_dict().items() if key.endswith("num_batches_tracked")}
+    module.load_state_dict({**compat.official_state_dict(module), **state} if kept else state)
     inner = reference.get("intermediates") or {}
     seen = references.record(module) if inner else {}
     result = eval(reference.get("call", "m(x)"), {"m": module, "x": fill.model_input(reference)})
     outputs = [output for output in vim_references.outputs_of(result) if output is not None]
     norms = reference.get("grad_norm") or {}
     if norms:
-        sum((output * fill.example_input(output.shape, 7)).sum() for output in outputs).backward()
+        moved = [output for output in outputs if output.requires_grad]
+        sum((output * fill.example_input(output.shape, 7)).sum() for output in moved).backward()
     gradients = compat.official_gradients(module) if norms else {}
+    rounding = getattr(references, "ROUNDING", 0.0) / vim_references.GRADIENT_TOLERANCE
+    floor = max(rounding * max(norms.values(), default=0.0), 1e-12)
     pairs = zip(outputs, reference["outputs"], strict=True)
-    name = path.name.removesuffix(".json.gz")
+    registered = getattr(references, "REGISTERED", {}).get(name)
     return {
         "reference": name,
-        "model": getattr(references, "REGISTERED", {}).get(name) or registered_name(reference["build"]),
+        "model": registered.partition(".")[0] if registered else registered_name(reference["build"]),
         "call": reference["build"],
         "output": max(fill.mismatch(output, want) for output, want in pairs),
         "intermediate": max(
@@ -71,7 +96,7 @@ def compare(module: nn.Module, references: ModuleType, compat: ModuleType, path:
         ),
         "gradient": max(
             (
-                abs(gradients[key].double().norm().item() - want) / max(want, 1e-12)
+                abs(gradients[key].double().norm().item() - want) / max(want, floor)
                 for key, want in norms.items()
             ),
             default=None,
@@ -124,17 +149,45 @@ ABOUT = (
 )
 
 
-def again(names: set[str]) -> None:
-    """Compare these recordings of MambaIR again, and keep the other rows of the result file."""
-    rows = json.loads((RESULTS / "parity.json").read_text())["rows"]
-    known = {row["reference"] for row in rows if row["call"].startswith("MambaIR")}
-    if names - known:
-        raise SystemExit(f"expected recordings of MambaIR's models, got {', '.join(sorted(names - known))}")
-    for number, row in enumerate(rows):
-        if row["reference"] in names:
-            path = mambair_references.REFERENCES / f"{row['reference']}.json.gz"
-            rows[number] = compare_restoration(path)
-    write("parity", rows, ABOUT, timed=False)
+Row = Callable[[], dict[str, Any]]
+
+
+def recordings() -> dict[str, Row]:
+    """Every recording that is compared, by name, in the order of the result file."""
+    found: dict[str, Row] = {}
+
+    def add(build: Any, references: ModuleType, compat: ModuleType, paths: list[Path]) -> None:
+        for path in paths:
+            name = path.name.removesuffix(".json.gz")
+            found[name] = partial(compare, build, references, compat, path)
+
+    def files(references: ModuleType, *names: str) -> list[Path]:
+        return [references.REFERENCES / f"{name}.json.gz" for name in names]
+
+    def matching(references: ModuleType, pattern: str) -> list[Path]:
+        return sorted(references.REFERENCES.glob(f"{pattern}*.json.gz"))
+
+    for kind in ("mixer_", "vim_"):
+        add(vim_references.build, vim_references, vim, matching(vim_references, kind))
+    add(
+        lambda reference: eval(reference["build"], dict(vars(vmamba))),
+        vmamba_references, vmamba, files(vmamba_references, *vmamba_references.MODELS),
+    )  # fmt: skip
+    # those called official have a bug of the official code, which is not reproduced
+    names = [name for name in local_references.NAMES if not name.endswith("official")]
+    add(local_references.build, local_references, local_vim, files(local_references, *names))
+    for kind in ("efficient_vmamba_", "plain_mamba_"):
+        add(peers_references.build, peers_references, efficient_vmamba, matching(peers_references, kind))
+    for references, compat, names in (
+        (videomamba_references, videomamba, videomamba_references.MODELS),
+        (vm_unet_references, vm_unet, vm_unet_references.ANSWERS),
+        (swin_umamba_references, swin_umamba, swin_umamba_references.MODELS),
+    ):
+        add(references.build, references, compat, files(references, *names))
+    for kind in ("block", "mambair"):
+        for path in matching(mambair_references, kind):
+            found[path.name.removesuffix(".json.gz")] = partial(compare_restoration, path)
+    return found
 
 
 def main() -> None:
@@ -143,42 +196,17 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", help="recordings to compare again, where others are kept; all by default"
     )
-    only = set(parser.parse_args().names)
+    only, known = set(parser.parse_args().names), recordings()
+    if only - set(known):
+        raise SystemExit(f"expected names of recordings, got {', '.join(sorted(only - set(known)))}")
+    rows = {}
     if only:
-        again(only)
-        return
-    rows = []
-    for kind in ("mixer", "vim"):
-        for path in sorted(vim_references.REFERENCES.glob(f"{kind}_*.json.gz")):
-            torch.manual_seed(0)
-            module = vim_references.build(fill.load(path)).eval()
-            rows.append(compare(module, vim_references, vim, path))
-    for name in vmamba_references.MODELS:
-        torch.manual_seed(0)
-        path = vmamba_references.REFERENCES / f"{name}.json.gz"
-        module = eval(fill.load(path)["build"], dict(vars(vmamba))).eval()
-        rows.append(compare(module, vmamba_references, vmamba, path))
-    for name in local_references.NAMES:
-        if not name.endswith("official"):  # those have a bug of the official code, which is not reproduced
-            torch.manual_seed(0)
-            path = local_references.REFERENCES / f"{name}.json.gz"
-            module = local_references.build(fill.load(path)).eval()
-            rows.append(compare(module, local_references, local_vim, path))
-    for pattern in ("efficient_vmamba", "plain_mamba"):
-        for path in sorted(peers_references.REFERENCES.glob(f"{pattern}_*.json.gz")):
-            torch.manual_seed(0)
-            module = peers_references.build(fill.load(path)).eval()
-            rows.append(compare(module, peers_references, efficient_vmamba, path))
-    for name in videomamba_references.MODELS:
-        torch.manual_seed(0)
-        path = videomamba_references.REFERENCES / f"{name}.json.gz"
-        module = videomamba_references.build(fill.load(path)).eval()
-        rows.append(compare(module, videomamba_references, videomamba, path))
-    for pattern in ("block", "mambair"):
-        for path in sorted(mambair_references.REFERENCES.glob(f"{pattern}*.json.gz")):
-            rows.append(compare_restoration(path))
-    table(rows, ["reference", "model", "output", "intermediate", "gradient"])
-    write("parity", rows, ABOUT, timed=False)
+        rows = {row["reference"]: row for row in json.loads((RESULTS / "parity.json").read_text())["rows"]}
+    for name in only or known:
+        rows[name] = known[name]()
+    ordered = [rows[name] for name in known if name in rows]
+    table(ordered, ["reference", "model", "output", "intermediate", "gradient"])
+    write("parity", ordered, ABOUT, timed=False)
 
 
 if __name__ == "__main__":

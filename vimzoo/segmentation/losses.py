@@ -82,7 +82,7 @@ def dice_loss(
 
 
 def level_weights(count: int) -> tuple[float, ...]:
-    """Weights of the losses of ``count`` resolutions, as nnU-Net has them: 1, 1/2, 1/4, ..., 0, divided by their sum."""
+    """Weights of the losses of ``count`` resolutions as in nnU-Net: 1, 1/2, 1/4, ..., 0, divided by their sum."""
     weights = [0.5**level for level in range(count)]
     if count > 1:
         weights[-1] = 0.0
