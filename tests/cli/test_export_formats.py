@@ -36,7 +36,6 @@ SMALL: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "unet": ("test_unet", {}, (64, 96)),
     "vm unet": ("test_vm_unet", {}, (64, 96)),
     "swin umamba": ("test_swin_umamba", {}, (64, 96)),
-    "swin umamba d": ("test_swin_umamba_d", {}, (64, 96)),
     "mambair unet": ("mambair_realdn_unet", UNET, (16, 24)),
 }
 """Architecture -> a model's name, its options, and the size of images that the file is written for."""

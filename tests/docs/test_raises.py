@@ -104,6 +104,9 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.SwinUMambaD ValueError": lambda tmp: models.SwinUMambaD(dims=(8, 8, 8, 8)),
     "vimzoo.models.VMUNet ValueError": lambda tmp: models.VMUNet(num_classes=0),
     "vimzoo.models.UNet ValueError": lambda tmp: models.UNet("no_backbone"),
+    "vimzoo.segmentation.SegmentationLoss.forward ValueError": lambda tmp: segmentation.SegmentationLoss(
+        levels=[1]
+    )([], marks),
     "vimzoo.segmentation.SegmentationLoss ValueError": lambda tmp: segmentation.SegmentationLoss(dice=-1),
     "vimzoo.segmentation.counts ValueError": lambda tmp: segmentation.counts(marks, marks, 1),
     "vimzoo.segmentation.dice_loss ValueError": lambda tmp: segmentation.dice_loss(
