@@ -23,8 +23,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
 import fill
+import test_group_mamba_references as group_mamba_references
 import test_local_references as local_references
 import test_mambair_references as mambair_references
+import test_mobile_mamba_references as mobile_mamba_references
 import test_peers_references as peers_references
 import test_swin_umamba_references as swin_umamba_references
 import test_videomamba_references as videomamba_references
@@ -34,8 +36,10 @@ import test_vmamba_references as vmamba_references
 
 from vimzoo.compat import (
     efficient_vmamba,
+    group_mamba,
     local_vim,
     mambair,
+    mobile_mamba,
     swin_umamba,
     videomamba,
     vim,
@@ -61,7 +65,8 @@ def compare(
     Args:
         build: the recording -> what its call builds.
         references: the test module of its family, which knows where inner tensors are; with a ``ROUNDING``, gradients
-            that are nothing but rounding beside the largest count by the measure of the tests.
+            that are nothing but rounding beside the largest count by the measure of the tests; those whose names have a
+            part among its ``WITHOUT_GRADIENT`` do not count.
         compat: the family's compatible constructors.
         path: the recording.
     """
@@ -92,12 +97,14 @@ def compare(
         "call": reference["build"],
         "output": max(fill.mismatch(output, want) for output, want in pairs),
         "intermediate": max(
-            (fill.mismatch(seen[label], want) for label, want in inner.items()), default=None
+            (fill.mismatch(seen[label].reshape(want["shape"]), want) for label, want in inner.items()),
+            default=None,
         ),
         "gradient": max(
             (
                 abs(gradients[key].double().norm().item() - want) / max(want, floor)
                 for key, want in norms.items()
+                if not any(part in key for part in getattr(references, "WITHOUT_GRADIENT", ()))
             ),
             default=None,
         ),
@@ -179,6 +186,8 @@ def recordings() -> dict[str, Row]:
     for kind in ("efficient_vmamba_", "plain_mamba_"):
         add(peers_references.build, peers_references, efficient_vmamba, matching(peers_references, kind))
     for references, compat, names in (
+        (group_mamba_references, group_mamba, group_mamba_references.MODELS),
+        (mobile_mamba_references, mobile_mamba, mobile_mamba_references.MODELS),
         (videomamba_references, videomamba, videomamba_references.MODELS),
         (vm_unet_references, vm_unet, vm_unet_references.ANSWERS),
         (swin_umamba_references, swin_umamba, swin_umamba_references.MODELS),

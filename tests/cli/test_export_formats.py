@@ -29,6 +29,7 @@ SMALL: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "local vim": ("test_local_vim", {}, (64, 96)),
     "local vmamba": ("test_local_vmamba", {}, (64, 96)),
     "plain mamba": ("test_plain_mamba", {}, (64, 96)),
+    "mobile mamba": ("test_mobile_mamba", {}, (64, 96)),
     "group mamba": ("test_group_mamba", {}, (64, 96)),
     "videomamba": ("test_videomamba", {}, (64, 96)),
     "mambair": ("test_mambair", {}, (16, 24)),

@@ -184,6 +184,11 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.layers.GroupBlock ValueError": lambda tmp: layers.GroupBlock(16, drop_path=2),
     "vimzoo.layers.ConvMlp ValueError": lambda tmp: layers.ConvMlp(8, 0),
     "vimzoo.layers.ConvMlp.forward ValueError": lambda tmp: layers.ConvMlp(8, 8)(torch.ones(1, 8)),
+    "vimzoo.layers.MobileBlock ValueError": lambda tmp: layers.MobileBlock(16, kernel_size=4),
+    "vimzoo.layers.MobileDownsample ValueError": lambda tmp: layers.MobileDownsample(8, 0),
+    "vimzoo.layers.MobileDownsample.forward ValueError": lambda tmp: layers.MobileDownsample(8, 8)(x),
+    "vimzoo.layers.WaveletMixer ValueError": lambda tmp: layers.WaveletMixer(40, global_ratio=1.0),
+    "vimzoo.layers.WaveletMixer.forward ValueError": lambda tmp: layers.WaveletMixer(16)(x),
     "vimzoo.layers.PlainMambaBlock ValueError": lambda tmp: layers.PlainMambaBlock(8, norm="abacus"),
     "vimzoo.layers.SnakeSS2D ValueError": lambda tmp: layers.SnakeSS2D(8, d_conv=4),
     "vimzoo.layers.SnakeSS2D.forward ValueError": lambda tmp: layers.SnakeSS2D(8)(x),
@@ -273,6 +278,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.data.shards UsageError": lambda tmp: data.shards(str(tmp / "none"), img_size=8),
     "vimzoo.models.EfficientVMamba ValueError": lambda tmp: models.EfficientVMamba(depths=(0, 0)),
     "vimzoo.models.GroupMamba ValueError": lambda tmp: models.GroupMamba(mlp_ratios=(4,)),
+    "vimzoo.models.MobileMamba ValueError": lambda tmp: models.MobileMamba(kernels=(3,)),
     "vimzoo.models.PlainMamba ValueError": lambda tmp: models.PlainMamba(embed_dim=0),
     "vimzoo.models.PlainMamba.set_input_size ValueError": lambda tmp: timm.create_model(
         "test_plain_mamba"

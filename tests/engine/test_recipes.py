@@ -27,6 +27,7 @@ RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("*vma
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("local_vim*.yaml"))
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("plain_mamba*.yaml"))
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("group_mamba*.yaml"))
+RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("mobile_mamba*.yaml"))
 
 
 def tables():
@@ -71,8 +72,10 @@ def tiny(name):
     directions = (
         ["+model.directions=[h,w2_flip]"] if name.startswith("local") and "search" not in name else []
     )
-    if "vmamba" in name or "group_mamba" in name:
-        return ["+model.depths=[1,1,1,1]", f"+model.dims={16 if 'group' in name else 8}", *directions]
+    if name.startswith(("group_mamba", "mobile_mamba")):
+        return [f"+model.depths={[1] * (4 if name.startswith('group') else 3)}", "+model.dims=16"]
+    if "vmamba" in name:
+        return ["+model.depths=[1,1,1,1]", "+model.dims=8", *directions]
     return [*directions, "+model.depth=2", "+model.embed_dim=16", "+model.img_size=32"]
 
 

@@ -75,7 +75,7 @@ def test_backbone_of_another_size(name: str) -> None:
     maps = backbone(torch.randn(1, 1, 64, 96))
     reductions, widths = backbone.feature_info.reduction(), backbone.feature_info.channels()
     assert [tuple(m.shape) for m in maps] == [
-        (1, width, 64 // step, 96 // step) for width, step in zip(widths, reductions, strict=True)
+        (1, width, -(-64 // step), -(-96 // step)) for width, step in zip(widths, reductions, strict=True)
     ]
     model = timm.create_model(name).eval()
     kept = model.forward_intermediates(torch.ones(1, 3, 64, 64), 1, intermediates_only=True)

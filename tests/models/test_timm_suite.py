@@ -18,7 +18,7 @@ import timm
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = (
     "test_vim", "vim_tiny_patch16_224", "test_vmamba", "vmamba_tiny_s1l8", "test_local_vim", "test_local_vmamba",
-    "test_efficient_vmamba", "test_plain_mamba", "test_group_mamba",
+    "test_efficient_vmamba", "test_plain_mamba", "test_group_mamba", "test_mobile_mamba",
 )  # fmt: skip
 AT_LEAST = 70
 

@@ -43,7 +43,7 @@ def _slots(module: nn.Module, spelling: str | None) -> list[Slot]:
 def official_state_dict(module: nn.Module, spelling: str | None = None) -> dict[str, Tensor]:
     """The state of a model, block or mixer under the authors' names, as parts of our tensors.
 
-    Rotary tables, which the Vim authors store and we compute, are included.
+    Tensors that the authors store and we compute, such as Vim's rotary tables, are included.
 
     Args:
         module: A module of ours.
@@ -52,6 +52,7 @@ def official_state_dict(module: nn.Module, spelling: str | None = None) -> dict[
     """
     state = module.state_dict()
     named = {slot.official: slot.read(state[slot.ours]) for slot in _slots(module, spelling)}
+    named |= dialect_of(module).constants(module)
     rope = getattr(module, "rope", None)
     if rope is not None:
         rows, columns = module.patch_embed.grid_size  # type: ignore[union-attr, misc]

@@ -9,6 +9,7 @@ from .local import LocalMamba, LocalMambaBlock, LocalSS2D, LocalVSSBlock, search
 from .map_embed import MapDownsample, MapExpand, MapStem
 from .maps import MapBatchNorm
 from .mlp import ConvMlp, Mlp
+from .mobile import MobileBlock, MobileDownsample
 from .moe import MoE
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
@@ -20,6 +21,7 @@ from .ss2d import SS2D
 from .ssm import SelectiveSSM
 from .tubelet_embed import TubeletEmbed
 from .vss_block import VSSBlock, VSSBlock2d
+from .wavelet import WaveletMixer
 
 __all__ = [
     "S4D",
@@ -47,6 +49,8 @@ __all__ = [
     "MapStem",
     "Mlp",
     "MoE",
+    "MobileBlock",
+    "MobileDownsample",
     "PatchEmbed",
     "PlainMambaBlock",
     "QuantizedLinear",
@@ -55,6 +59,7 @@ __all__ = [
     "TubeletEmbed",
     "VSSBlock",
     "VSSBlock2d",
+    "WaveletMixer",
     "apply_linear",
     "searched_directions",
 ]

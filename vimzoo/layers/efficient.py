@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .channel_gate import ChannelGate
 from .checks import check_map
+from .plain import apply_conv
 from .ss2d import SS2D
 from .vss_block import VSSBlock
 
@@ -65,4 +67,6 @@ class MapBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``."""
-        return self.block(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if torch.jit.is_scripting():
+            return self.block(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return apply_conv(self.block, x)

@@ -115,7 +115,7 @@ class SS2D(nn.Module):
         self.path_names = path_names(self.paths)
         self.codes = path_codes(self.paths)
         self.has_table = any(path.order == "table" for path in self.paths)
-        self.in_proj = nn.Linear(dim, inner if gate == "none" else 2 * inner, bias=proj_bias, **dd)
+        self.in_proj = self.new_projection(dim, inner if gate == "none" else 2 * inner, proj_bias, **dd)
         self.conv = (
             nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
             if d_conv > 1
@@ -131,8 +131,12 @@ class SS2D(nn.Module):
         self.norm_is_conv = out_norm == "conv"
         self.out_norm = _out_norm(out_norm, inner, **dd)
         self.out_act = nn.GELU() if out_act else nn.Identity()
-        self.out_proj = nn.Linear(inner, dim, bias=proj_bias, **dd)
+        self.out_proj = self.new_projection(inner, dim, proj_bias, **dd)
         self.drop = nn.Dropout(drop_rate)
+
+    def new_projection(self, inputs: int, outputs: int, bias: bool, **dd: Any) -> nn.Module:
+        """The layer before the convolution, or the last one, on the last axis."""
+        return nn.Linear(inputs, outputs, bias=bias, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C) -> (B, H, W, C)``.
@@ -203,7 +207,7 @@ class SS2D(nn.Module):
             and is_plain(parts["act"], nn.SiLU)
             and is_plain(parts["ssm"], SelectiveSSM)
             and not self.has_table
-            and is_layer_norm(out_norm, self.out_proj.in_features)
+            and is_layer_norm(out_norm, self.ssm.dim)
             and is_plain(parts["out_act"], nn.Identity)
             and self.gate in ("none", "act")
             and is_plain(drop, nn.Dropout)

@@ -7,6 +7,7 @@ from .local_vim import LocalVim
 from .local_vmamba import LocalVMamba
 from .mambair import MambaIR, MambaIRUNet, MambaIRv2
 from .matrices import fallback_list
+from .mobile_mamba import MobileMamba
 from .plain_mamba import PlainMamba
 from .registry import FAMILIES
 from .segmentation_base import SegmentationModel
@@ -29,6 +30,7 @@ __all__ = [
     "MambaIR",
     "MambaIRUNet",
     "MambaIRv2",
+    "MobileMamba",
     "PlainMamba",
     "SegmentationModel",
     "SwinUMamba",

@@ -70,6 +70,7 @@ class Dialect:
             not store.
         spellings: Other spellings that can be written back, as changes of a slot.
         spelling_of: Which of them, if any, these names are in.
+        constants: The authors' tensors of a module that we do not store, because they never change.
     """
 
     modules: tuple[type[nn.Module], ...]
@@ -78,6 +79,7 @@ class Dialect:
     spell: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
     spellings: Mapping[str, Callable[[Slot], Slot]] = field(default_factory=dict)
     spelling_of: Callable[[Iterable[str]], str | None] = lambda names: None
+    constants: Callable[[nn.Module], dict[str, Tensor]] = lambda module: {}
 
     def groups(self, module: nn.Module) -> dict[str, list[Slot]]:
         """The slots by our tensor."""
