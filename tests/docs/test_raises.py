@@ -207,6 +207,25 @@ CASES: dict[str, Callable[[Path], Any]] = {
         x
     ),
     "vimzoo.layers.Mlp ValueError": lambda tmp: layers.Mlp(8, 8, act="abacus"),
+    "vimzoo.layers.ExpandingDownsample ValueError": lambda tmp: layers.ExpandingDownsample(8, 0),
+    "vimzoo.layers.ExpandingDownsample.forward ValueError": lambda tmp: layers.ExpandingDownsample(8, 8)(x),
+    "vimzoo.layers.ResidualStem ValueError": lambda tmp: layers.ResidualStem(3, 1),
+    "vimzoo.layers.ResidualStem.forward ValueError": lambda tmp: layers.ResidualStem(3, 8)(
+        torch.zeros(1, 4, 8, 8)
+    ),
+    "vimzoo.layers.PositionBlock ValueError": lambda tmp: layers.PositionBlock(8, nn.Identity(), drop_path=2),
+    "vimzoo.layers.PositionBlock.forward ValueError": lambda tmp: layers.PositionBlock(7, nn.Identity())(x),
+    "vimzoo.layers.RotaryLinearAttention ValueError": lambda tmp: layers.RotaryLinearAttention(8, 3),
+    "vimzoo.layers.RotaryLinearAttention.forward ValueError": lambda tmp: layers.RotaryLinearAttention(8, 2)(
+        x
+    ),
+    "vimzoo.layers.GatedLinearAttention ValueError": lambda tmp: layers.GatedLinearAttention(6, 2),
+    "vimzoo.layers.GatedLinearAttention.forward ValueError": lambda tmp: layers.GatedLinearAttention(8, 2)(x),
+    "vimzoo.layers.MilaBlock ValueError": lambda tmp: layers.MilaBlock(8, 2, mlp_ratio=0),
+    "vimzoo.layers.SpatialBlock ValueError": lambda tmp: layers.SpatialBlock(8, mlp_ratio=0),
+    "vimzoo.layers.SpatialSS2D ValueError": lambda tmp: layers.SpatialSS2D(8, dt_init="abacus"),
+    "vimzoo.layers.StateFusion ValueError": lambda tmp: layers.StateFusion(0),
+    "vimzoo.layers.StateFusion.forward ValueError": lambda tmp: layers.StateFusion(7)(x),
     "vimzoo.layers.TubeletEmbed ValueError": lambda tmp: layers.TubeletEmbed(num_frames=0),
     "vimzoo.layers.TubeletEmbed.set_frames ValueError": lambda tmp: layers.TubeletEmbed(
         tubelet_size=2, embed_dim=8
@@ -291,6 +310,8 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.MambaIR.forward ValueError": lambda tmp: timm.create_model("test_mambair")(image),
     "vimzoo.models.MambaIRUNet ValueError": lambda tmp: models.MambaIRUNet(embed_dim=0),
     "vimzoo.models.MambaIRv2 ValueError": lambda tmp: models.MambaIRv2(embed_dim=0),
+    "vimzoo.models.MILA ValueError": lambda tmp: models.MILA(num_heads=(2,)),
+    "vimzoo.models.SpatialMamba ValueError": lambda tmp: models.SpatialMamba(depths=(0, 0)),
     "vimzoo.models.VMamba ValueError": lambda tmp: models.VMamba(depths=(0, 0, 0, 0)),
     "vimzoo.models.VMamba.set_input_size ValueError": lambda tmp: timm.create_model(
         "test_vmamba"

@@ -28,6 +28,7 @@ RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("loca
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("plain_mamba*.yaml"))
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("group_mamba*.yaml"))
 RECIPES += sorted(path.stem for path in (config_dir() / "experiment").glob("mobile_mamba*.yaml"))
+RECIPES += ["mila_tiny", "spatial_mamba_tiny"]
 
 
 def tables():
@@ -74,7 +75,7 @@ def tiny(name):
     )
     if name.startswith(("group_mamba", "mobile_mamba")):
         return [f"+model.depths={[1] * (4 if name.startswith('group') else 3)}", "+model.dims=16"]
-    if "vmamba" in name:
+    if "vmamba" in name or name in ("mila_tiny", "spatial_mamba_tiny"):
         return ["+model.depths=[1,1,1,1]", "+model.dims=8", *directions]
     return [*directions, "+model.depth=2", "+model.embed_dim=16", "+model.img_size=32"]
 

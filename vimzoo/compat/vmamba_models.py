@@ -8,12 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from vimzoo.layers import VSSBlock
-from vimzoo.models.counting import count_operations
 from vimzoo.models.vmamba.dense import VMambaDense
 from vimzoo.models.vmamba.model import VMamba
 
-from .attributes import Computed, OfficialModel, defaults_of, given_arguments, refuse_unknown
-from .official import accept_official_names
+from .attributes import Computed, defaults_of, given_arguments, refuse_unknown
+from .staged_models import OfficialStages
 from .vmamba_layers import SS2D, OfficialBlock, Permute, refuse_other_scan
 from .vmamba_options import model_options
 
@@ -48,38 +47,16 @@ class Classifier(nn.Sequential):
             model.num_classes = getattr(value, "out_features", model.num_classes)
 
 
-class Stages(OfficialModel):
+class Stages(OfficialStages):
     """What classifier and backbone have of the authors' attributes."""
 
     block_class: type[VSSBlock] = OfficialBlock
     channel_first: bool
 
-    @Computed
-    def layers(self) -> nn.ModuleList:
-        """The stages on maps ``(B, H, W, C)``, each with the downsampling after it; ours begin with it."""
-        stages = list(self.stages)  # type: ignore[arg-type]
-        after = [*(stage.downsample for stage in stages[1:]), nn.Identity()]
-        return nn.ModuleList(
-            nn.Sequential(OrderedDict(blocks=stage.blocks, downsample=down))
-            for stage, down in zip(stages, after, strict=True)
-        )
-
-    def no_weight_decay_keywords(self) -> dict[str, Any]:
-        """None: `no_weight_decay` has whole names."""
-        return {}
-
-    def flops(self, shape: tuple[int, int, int] = (3, 224, 224), verbose: bool = True) -> int:
-        """Operations of one image of ``shape``, a multiply-add as 1; ``verbose`` has no effect."""
-        return count_operations(self, shape)[1]
-
     def finish(self, given: dict[str, Any]) -> None:
         """What constructors do last; ``given`` are their arguments."""
-        self.arguments = given
         self.channel_first = given["norm_layer"].lower() in ("bn", "ln2d")
-        self.dims = [info["num_chs"] for info in self.feature_info]  # type: ignore[union-attr]
-        self.num_layers = len(self.dims)
-        self.set_grad_checkpointing(given["use_checkpoint"])  # type: ignore[operator]
-        accept_official_names(self)
+        super().finish(given)
 
 
 class ClassifierNames(Stages):

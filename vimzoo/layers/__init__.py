@@ -2,21 +2,25 @@
 
 from .bimamba import BiMamba, BiMambaBlock, CausalConv
 from .channel_gate import ChannelGate
+from .conv_embed import ExpandingDownsample, ResidualStem
 from .efficient import AtrousBlock, AtrousSS2D
 from .grouped import GroupBlock, GroupSS2D
 from .linear import Linear, apply_linear
 from .local import LocalMamba, LocalMambaBlock, LocalSS2D, LocalVSSBlock, searched_directions
 from .map_embed import MapDownsample, MapExpand, MapStem
 from .maps import MapBatchNorm
+from .mila import GatedLinearAttention, MilaBlock, RotaryLinearAttention
 from .mlp import ConvMlp, Mlp
 from .mobile import MobileBlock, MobileDownsample
 from .moe import MoE
 from .norm import Add, AddNorm
 from .patch_embed import PatchEmbed
 from .plain_mamba import PlainMambaBlock, SnakeSS2D
+from .position_block import PositionBlock
 from .quantized import QuantizedLinear
 from .rope import GridRope
 from .s4d import S4D
+from .spatial import SpatialBlock, SpatialSS2D, StateFusion
 from .ss2d import SS2D
 from .ssm import SelectiveSSM
 from .tubelet_embed import TubeletEmbed
@@ -35,6 +39,8 @@ __all__ = [
     "CausalConv",
     "ChannelGate",
     "ConvMlp",
+    "ExpandingDownsample",
+    "GatedLinearAttention",
     "GridRope",
     "GroupBlock",
     "GroupSS2D",
@@ -47,15 +53,22 @@ __all__ = [
     "MapDownsample",
     "MapExpand",
     "MapStem",
+    "MilaBlock",
     "Mlp",
     "MoE",
     "MobileBlock",
     "MobileDownsample",
     "PatchEmbed",
     "PlainMambaBlock",
+    "PositionBlock",
     "QuantizedLinear",
+    "ResidualStem",
+    "RotaryLinearAttention",
     "SelectiveSSM",
     "SnakeSS2D",
+    "SpatialBlock",
+    "SpatialSS2D",
+    "StateFusion",
     "TubeletEmbed",
     "VSSBlock",
     "VSSBlock2d",

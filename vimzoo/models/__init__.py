@@ -7,10 +7,12 @@ from .local_vim import LocalVim
 from .local_vmamba import LocalVMamba
 from .mambair import MambaIR, MambaIRUNet, MambaIRv2
 from .matrices import fallback_list
+from .mila import MILA
 from .mobile_mamba import MobileMamba
 from .plain_mamba import PlainMamba
 from .registry import FAMILIES
 from .segmentation_base import SegmentationModel
+from .spatial_mamba import SpatialMamba
 from .swin_umamba import SwinUMamba, SwinUMambaD
 from .unet import UNet
 from .videomamba import VideoMamba
@@ -22,6 +24,7 @@ from .weights.saving import save_for_hf
 
 __all__ = [
     "FAMILIES",
+    "MILA",
     "CheckpointError",
     "EfficientVMamba",
     "GroupMamba",
@@ -33,6 +36,7 @@ __all__ = [
     "MobileMamba",
     "PlainMamba",
     "SegmentationModel",
+    "SpatialMamba",
     "SwinUMamba",
     "SwinUMambaD",
     "UNet",

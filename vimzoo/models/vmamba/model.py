@@ -14,13 +14,14 @@ from vimzoo.layers.maps import map_norm
 from vimzoo.ops import ScanPath
 
 from ..initial import reset_layers
-from ..staged import Stage, StagedModel, checked_widths
-from .names import VMAMBA, checkpoint_filter_fn, resize_map
+from ..map_positions import MapPositions
+from ..staged import Stage, checked_widths
+from .names import VMAMBA, checkpoint_filter_fn
 
 __all__ = ["VMamba", "checkpoint_filter_fn"]
 
 
-class VMamba(StagedModel):
+class VMamba(MapPositions):
     """VMamba with timm's model contract; any image size.
 
     The authors' option names are given in parentheses; `vimzoo.compat.vmamba.VSSM` takes those.
@@ -53,6 +54,7 @@ class VMamba(StagedModel):
     """
 
     dialect = VMAMBA
+    authors_head = "classifier.head"
     _keep_in_fp32_modules_strict = (
         "A_log",
     )  # asked for by transformers when it loads in bfloat16 or float16
@@ -169,37 +171,9 @@ class VMamba(StagedModel):
         named = {f"*.{end}" for end in ends if any(name.endswith(end) for name, _ in self.named_parameters())}
         return named | ({"pos_embed"} if self.pos_embed is not None else set())
 
-    @torch.jit.ignore
-    def checkpoint_filter(self) -> Any:
-        """As `StagedModel.checkpoint_filter`; also for the position embedding's grid."""
-        return checkpoint_filter_fn
-
     def _init_head(self) -> None:
         if isinstance(self.head.fc, nn.Linear):
             _init_linear(self.head.fc)
-
-    def set_input_size(
-        self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None
-    ) -> None:
-        """Set the image size and resize the position embedding, if there is one; without one, any size works unchanged.
-
-        Raises:
-            ValueError: ``patch_size`` is another than the model's.
-        """
-        super().set_input_size(img_size, patch_size)
-        if img_size is not None and self.pos_embed is not None:
-            with torch.no_grad():
-                sides = (side // self.patch_embed.patch_size for side in to_2tuple(img_size))
-                resized = resize_map(self.pos_embed, *sides)
-            self.pos_embed = nn.Parameter(resized.detach(), requires_grad=self.pos_embed.requires_grad)
-
-    def _embed(self, x: Tensor) -> Tensor:
-        """Images -> the first map, with positions."""
-        x = self.patch_embed(x)
-        pos_embed = self.pos_embed
-        if pos_embed is not None:
-            x = x + resize_map(pos_embed, x.shape[1], x.shape[2]).permute(0, 2, 3, 1)
-        return x
 
 
 def _init_matrix(weight: Tensor) -> None:

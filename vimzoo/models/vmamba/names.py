@@ -3,16 +3,15 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimzoo.layers import SS2D, VSSBlock
 
-from ..weights.contents import bare
+from ..map_positions import checkpoint_filter_fn, resize_map
 from ..weights.dialect import SS2D_CORE, Dialect, Slot
+
+__all__ = ["VMAMBA", "checkpoint_filter_fn", "holds_vmamba", "is_official", "resize_map", "slots", "spell"]
 
 _OFFICIAL = re.compile(
     r"(^|\.)(layers\.\d+\.|op\.|self_attention\.|classifier\.|outnorm\d+\.|conv2d\."
@@ -136,38 +135,3 @@ def _spelling_of(names: Iterable[str]) -> str | None:
 
 
 VMAMBA = Dialect((VSSBlock, SS2D), slots, is_official, spell, {"single_file": _single_file}, _spelling_of)
-
-
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: Any) -> dict[str, Tensor]:
-    """A checkpoint of ours or the authors', under our names and for the model's grid.
-
-    Args:
-        state_dict: Tensors by name, in a wrapper such as ``{"model": ...}`` or not.
-        model: The model they are for; checkpoints that fit it already are returned unchanged.
-    """
-    state_dict = bare(state_dict)
-    state, dialect = dict(state_dict), model.dialect
-    if dialect.is_official(state):
-        state = dialect.to_native(state, model)
-        # the loader must know a classifier by our name even if the model has none
-        state = {name.replace("classifier.head.", "head.fc."): value for name, value in state.items()}
-    pos_embed, wanted = state.get("pos_embed"), getattr(model, "pos_embed", None)
-    if pos_embed is not None and wanted is not None and pos_embed.shape[:2] == wanted.shape[:2]:
-        state["pos_embed"] = resize_map(pos_embed, wanted.shape[2], wanted.shape[3])
-    return state
-
-
-def resize_map(pos_embed: Tensor, height: int, width: int) -> Tensor:
-    """Position embeddings ``(1, C, H, W)`` for another grid, bicubic as the authors' loader does it."""
-    if not torch.jit.is_scripting() and torch.jit.is_tracing():
-        return _traced_resize(pos_embed, torch.as_tensor(height), torch.as_tensor(width))
-    if pos_embed.shape[2] == height and pos_embed.shape[3] == width:
-        return pos_embed
-    resized = F.interpolate(pos_embed.float(), [height, width], mode="bicubic", align_corners=False)
-    return resized.to(pos_embed.dtype)
-
-
-@torch.jit.script_if_tracing
-def _traced_resize(pos_embed: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """`resize_map` as a traced graph holds it: sizes are tensors, or they would be constants."""
-    return resize_map(pos_embed, int(height), int(width))
