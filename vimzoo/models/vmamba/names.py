@@ -89,8 +89,8 @@ def holds_vmamba(names: Iterable[str]) -> bool:
     """Whether a state dict with these names, of any of the authors' files or ours, is a VMamba's."""
     block = re.compile(r"(stages|layers)\.\d+\.blocks\.\d+\.(op|ss2d|self_attention)\.")
     names = list(names)
-    # VM-UNet is made of the first release's blocks, LocalVMamba and EfficientVMamba have more in them
-    parts = re.compile(r"^(layers_up|up_stages)\.|\.(multi_scan|merge|conv_branch|branch)\.")
+    # VM-UNet is made of the first release's blocks, others have more in them
+    parts = re.compile(r"^(layers_up|up_stages)\.|\.(multi_scan|merge|conv_branch|branch|state_fusion)\.")
     other = any(parts.search(name) for name in names)
     return not other and any(block.match(name) or name.startswith("classifier.head.") for name in names)
 
