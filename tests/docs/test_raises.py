@@ -313,9 +313,6 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.MILA ValueError": lambda tmp: models.MILA(num_heads=(2,)),
     "vimzoo.models.SpatialMamba ValueError": lambda tmp: models.SpatialMamba(depths=(0, 0)),
     "vimzoo.models.VMamba ValueError": lambda tmp: models.VMamba(depths=(0, 0, 0, 0)),
-    "vimzoo.models.VMamba.set_input_size ValueError": lambda tmp: timm.create_model(
-        "test_vmamba"
-    ).set_input_size(patch_size=7),
     "vimzoo.models.VideoMamba ValueError": lambda tmp: models.VideoMamba(1, 2),
     "vimzoo.models.VideoMamba.set_input_size ValueError": lambda tmp: models.VideoMamba(
         2, 2, embed_dim=8, depth=1

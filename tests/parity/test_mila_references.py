@@ -91,3 +91,9 @@ def test_a_backbone_takes_every_size() -> None:
     assert [tuple(m.shape) for m in backbone(torch.randn(1, 3, 45, 38))] == [(1, 16, 12, 10), (1, 32, 6, 5)]
     with pytest.raises(TypeError, match="abacus"):
         mila.Backbone_MLLA(abacus=1)
+
+
+@pytest.mark.parametrize("name", ["test_mila", "test_vmamba"])
+def test_a_model_refuses_another_patch_size(name: str) -> None:
+    with pytest.raises(ValueError, match="patch_size: expected 4, got 7"):
+        timm.create_model(name).set_input_size(patch_size=7)
