@@ -25,6 +25,7 @@ from .commands import Exit, Parser, run_command
 from .data.images.decode import DAMAGED
 from .data.images.files import SUFFIXES, find_pictures
 from .data.inputs import clip_frames, model_inputs
+from .data.masks.volumes import PLANES, VOLUME_SUFFIXES
 from .engine.build import pick_device
 from .engine.finished import newest_run
 from .engine.mask_files import predicted_masks
@@ -63,7 +64,17 @@ def parser() -> argparse.ArgumentParser:
         "--masks",
         type=Path,
         metavar="FOLDER",
-        help="where the masks of a segmentation model are written, as PNG",
+        help="where the masks of a segmentation model are written, as PNG, or NIfTI for volumes",
+    )
+    command.add_argument(
+        "--plane", choices=PLANES, default="axial", help="of the slices of volumes (default: axial)"
+    )
+    command.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="intensities of volumes that become black and white, as in training (default: percentiles 0.5 and 99.5)",
     )
     command.add_argument(
         "--views",
@@ -135,19 +146,22 @@ def check_paths(paths: Sequence[Path]) -> None:
             raise UsageError(f"{path}: no such file or folder")
 
 
-def image_files(paths: Sequence[Path], films: bool = False) -> list[Path]:
+def image_files(paths: Sequence[Path], films: bool = False, volumes: bool = False) -> list[Path]:
     """The given files, and all images or films in the given folders as training reads them; reports skipped files.
+
+    With ``volumes`` also NIfTI files.
 
     Raises:
         UsageError: a path does not exist, or there are no images or films.
     """
     files: list[Path] = []
+    suffixes = FILMS if films else (*SUFFIXES, *VOLUME_SUFFIXES) if volumes else SUFFIXES
     check_paths(paths)
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
-        found = find_pictures(path, suffixes=FILMS if films else SUFFIXES)
+        found = find_pictures(path, suffixes=suffixes)
         files += [path / name for name in found.files]
         if left := found.left_out():
             print(f"{path}: {left}", file=sys.stderr)
@@ -242,11 +256,15 @@ def command(asked: argparse.Namespace, world: World) -> int:
     if asked.views is not None and not films:
         raise UsageError(f"--views {asked.views[0]} {asked.views[1]}: expected with a model of clips")
     files: list[Path] = []  # of process 0; the others get their parts from it
-    world.first(lambda: files.extend(image_files(paths, films)))
+    world.first(lambda: files.extend(image_files(paths, films, segments)))
     failed = 0
     shared = partial(share, world=world)
     if isinstance(model, SegmentationModel):
-        answers = predicted_masks(model, files, asked.masks, device, not asked.as_stored, shared)
+        if asked.window is not None and not asked.window[0] < asked.window[1]:
+            raise UsageError(f"--window {asked.window[0]} {asked.window[1]}: expected the lower one first")
+        answers = predicted_masks(
+            model, files, asked.masks, device, not asked.as_stored, shared, asked.plane, asked.window
+        )
     else:
         clips, crops = asked.views or (1, 1)
         answers = predictions(

@@ -49,7 +49,7 @@ class Splits:
 
     ``labels`` are the class numbers of the training images, (N,), where they are known without reading these.
     ``pixels`` are the numbers of training pixels by class, (C,), where targets are masks; pixels of class
-    ``ignore_index`` count in no loss and no score.
+    ``ignore_index`` count in no loss and no score. ``spacing`` is the height and width of their pixels in mm, if known.
     Where ``frames`` is given, images are clips ``(C, frames, H, W)``, and held-out ones may be several views of a film,
     ``(views, C, frames, H, W)``, whose probabilities are averaged.
     ``members`` holds the `keys` of each part's images by the name of the part, where they are files of a folder, and
@@ -75,6 +75,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     pixels: np.ndarray | None = None
     ignore_index: int = 255
+    spacing: tuple[float, float] | None = None
     frames: int | None = None
 
     def record(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 
 from vimzoo.data.images.decode import DAMAGED, MODES, read_image
+from vimzoo.data.masks.volumes import PLANES, cut, is_volume, pixels_of, save_labels
 from vimzoo.errors import UsageError
 from vimzoo.files import unfinished
 from vimzoo.models import SegmentationModel
@@ -24,12 +25,12 @@ __all__ = ["mask_names", "predicted_masks", "save_mask"]
 
 
 def mask_names(files: Sequence[Path], out: Path) -> list[Path]:
-    """A PNG file in the folder ``out`` for every image.
+    """A file in the folder ``out`` for every image: PNG, or for a volume NIfTI, compressed as the volume is.
 
     Raises:
         UsageError: two images would have the same one, or an image would be replaced.
     """
-    names = [out / f"{file.stem}.png" for file in files]
+    names = [out / (file.name if is_volume(file) else f"{file.stem}.png") for file in files]
     first: dict[Path, Path] = {}
     for name, file in zip(names, files, strict=True):
         if name in first:
@@ -61,10 +62,13 @@ def predicted_masks(
     device: torch.device | str = "cpu",
     upright: bool = True,
     shared: Callable[..., Iterator[dict[str, Any]]] = map,
+    plane: str = "axial",
+    window: Sequence[float] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """For each file ``{"file", "mask", "classes": {name: share of the pixels}}``, or ``{"file", "error"}``.
 
-    Images are resized to the model's size, unless it reads windows; masks have the size of the images.
+    Images are resized to the model's size, unless it reads windows; masks have the size of the images. Of volumes every
+    slice is predicted; their masks are volumes on the same grid.
 
     Args:
         model: On any device.
@@ -73,6 +77,7 @@ def predicted_masks(
         device: Where the model runs.
         upright: Turn images by their EXIF orientation.
         shared: ``map``, or a function like it that divides the files over processes.
+        plane, window: Of volumes, as `vimzoo.data.mask_folder` takes them.
 
     Raises:
         UsageError: see `mask_names`.
@@ -84,20 +89,33 @@ def predicted_masks(
     model = model.to(device).eval()
     out.mkdir(parents=True, exist_ok=True)
 
-    @torch.inference_mode()
-    def answered(pair: tuple[Path, Path]) -> dict[str, Any]:
-        file, target = pair
-        try:
-            image = read_image(str(file), mode, upright)
-        except DAMAGED as error:
-            return {"file": str(file), "error": str(error)}
+    def of_image(image: Image.Image) -> np.ndarray:
         size = image.height, image.width
         if model.window is None:
             image = image.resize(inputs["input_size"][:0:-1], Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(image)).float().reshape(image.height, image.width, -1)
-        mask = predicted(model, ((pixels.permute(2, 0, 1) / 255 - mean) / std)[None].to(device), size)[0]
-        save_mask(mask.cpu().numpy(), target)
-        shares = mask.flatten().bincount(minlength=len(names)).double() / mask.numel()
+        given = ((pixels.permute(2, 0, 1) / 255 - mean) / std)[None].to(device)
+        return predicted(model, given, size)[0].cpu().numpy()
+
+    def of_volume(file: Path) -> np.ndarray:
+        whole, axis = pixels_of(file, window), PLANES[plane]
+        slices = (
+            Image.fromarray(np.ascontiguousarray(cut(whole, plane, i))) for i in range(whole.shape[axis])
+        )
+        return np.stack([of_image(part.convert(mode)).T for part in slices], axis=axis)
+
+    @torch.inference_mode()
+    def answered(pair: tuple[Path, Path]) -> dict[str, Any]:
+        file, target = pair
+        try:
+            mask = of_volume(file) if is_volume(file) else of_image(read_image(str(file), mode, upright))
+        except (UsageError, *DAMAGED) as error:
+            return {"file": str(file), "error": str(error)}
+        if is_volume(file):
+            save_labels(mask, file, target)
+        else:
+            save_mask(mask, target)
+        shares = np.bincount(mask.ravel(), minlength=len(names)) / mask.size
         found = {name: share for name, share in zip(names, shares.tolist(), strict=True) if share}
         return {"file": str(file), "mask": str(target), "classes": found}
 

@@ -59,6 +59,16 @@ class Renumbered(Dataset):
         """Height and width of each image where they differ, else None."""
         return getattr(self.images, "shapes", None)
 
+    @property
+    def cases(self) -> Any:
+        """The volume that each image is a slice of, else None."""
+        return getattr(self.images, "cases", None)
+
+    @property
+    def names(self) -> Any:
+        """Names of the images, else None."""
+        return getattr(self.images, "names", None)
+
 
 def numbered_as(data: Splits, classes: Sequence[str], owner: str) -> Splits:
     """The data set with the numbers that its classes have in ``classes``, of which it may lack some.

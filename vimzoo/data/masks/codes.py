@@ -53,6 +53,8 @@ class Codes:
             UsageError: a colour or value has no meaning; names the file, the values and how many pixels have them.
         """
         lossy = path.suffix.lower() in LOSSY
+        if self.colours is not None and mask.pixels.dtype != np.uint8:
+            raise UsageError(f"{path}: holds numbers; `colours` needs masks of colours")
         if self.colours is not None:
             return self._of_colours(mask.pixels, path)
         if self.binary:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from vimzoo.errors import UsageError
 
 from ..pairs.crops import PixelCache, read_pixels
 from .codes import Codes
-from .reading import read_mask
+from .reading import Mask, read_mask
+from .volumes import Slice, cut, grid_of, labels_of, pixels_of, slice_of
 
 __all__ = [
     "AUGMENTATIONS",
+    "Case",
     "EvaluatedMasks",
     "MaskPairs",
     "TrainedMasks",
@@ -75,6 +77,7 @@ class MaskPairs:
         classes: Number of classes.
         mean, std: Of the normalisation, one number per channel.
         cache: Decoded files; every process that loads has its own.
+        window: Intensities of volumes that become black and white, see `pixels_of`.
     """
 
     images: Sequence[Path]
@@ -84,6 +87,7 @@ class MaskPairs:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     cache: PixelCache = field(default_factory=lambda: PixelCache(1 << 30), repr=False)
+    window: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -95,9 +99,22 @@ class MaskPairs:
             UsageError: a file cannot be read.
         """
         image, mask = self.images[index], self.masks[index]
+        if (place := slice_of(image)) is not None and (marks := slice_of(mask)) is not None:
+            return self._slice(place, marks)
         return self.cache.get(image, lambda: read_pixels(image, len(self.mean))), self.cache.get(
             mask, lambda: self._class_numbers(mask)
         )
+
+    def _slice(self, image: Slice, mask: Slice) -> tuple[np.ndarray, np.ndarray]:
+        """Of volumes, which are decoded whole."""
+        whole = self.cache.get(image.volume, lambda: pixels_of(image.volume, self.window))
+        pixels = cut(whole, image.plane, image.number)[..., None].repeat(len(self.mean), axis=2)
+        numbers = self.cache.get(mask.volume, lambda: self._numbers_of_volume(mask.volume))
+        return pixels, np.ascontiguousarray(cut(numbers, mask.plane, mask.number))
+
+    def _numbers_of_volume(self, path: Path) -> np.ndarray:
+        ids = self.codes.ids(Mask(labels_of(path), 16), path)
+        return self.codes.numbers_of(ids, self.classes, path)
 
     def _class_numbers(self, path: Path) -> np.ndarray:
         ids = self.codes.ids(read_mask(path, self.codes.colours is not None), path)
@@ -114,6 +131,18 @@ class MaskPairs:
         return replace(self, images=images, masks=masks)
 
 
+class Case(NamedTuple):
+    """A volume whose slices are scored together.
+
+    Attributes:
+        name: Of the file.
+        spacing: Distances of slices, rows and columns, in mm.
+    """
+
+    name: str
+    spacing: tuple[float, float, float]
+
+
 class EvaluatedMasks(Dataset):
     """Images (C, H, W) and whole masks (H, W) int64, for evaluation.
 
@@ -128,8 +157,24 @@ class EvaluatedMasks(Dataset):
 
     @property
     def names(self) -> list[str]:
-        """Names of the images."""
-        return [path.name for path in self.pairs.images]
+        """Names of the images; of slices those of their volumes, too."""
+        return [
+            f"{path.parent.name}/{path.name}" if slice_of(path) else path.name for path in self.pairs.images
+        ]
+
+    @property
+    def cases(self) -> list[Case] | None:
+        """The volume of each image; None where images are no slices."""
+        found: dict[tuple[Path, str], Case] = {}
+        cases = []
+        for path in self.pairs.images:
+            if (place := slice_of(path)) is None:
+                return None
+            key = place.volume, place.plane
+            if key not in found:
+                found[key] = Case(place.volume.name, grid_of(place.volume).spacing_of(place.plane))
+            cases.append(found[key])
+        return cases
 
     def part(self, places: Sequence[int]) -> EvaluatedMasks:
         """Some of the images, in the order of ``places``."""

@@ -13,7 +13,8 @@ from vimzoo.errors import UsageError
 
 from ..pairs.crops import image_size
 from .codes import Codes
-from .reading import read_mask
+from .reading import Mask, read_mask
+from .volumes import check_same_grid, cut, labels_of, slice_of
 
 __all__ = ["Survey", "surveyed"]
 
@@ -61,16 +62,37 @@ def surveyed(images: Sequence[Path], masks: Sequence[Path], codes: Codes) -> Sur
         UsageError: a file cannot be read, an image and its mask differ in size, or a colour means nothing.
     """
 
-    def look(pair: tuple[Path, Path]) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
-        image, path = pair
-        mask = read_mask(path, codes.colours is not None)
-        shape, wanted = mask.pixels.shape[:2], image_size(image)
-        if shape != wanted:
-            raise UsageError(
-                f"{path}: {shape[0]} x {shape[1]} pixels; expected {wanted[0]} x {wanted[1]} as {image}"
-            )
-        return shape, *np.unique(codes.ids(mask, path), return_counts=True)
-
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(look, zip(images, masks, strict=True)))
+        looks = list(pool.map(lambda unit: _look(unit, codes), _units(images, masks)))
+    found = [look for part in looks for look in part]
     return Survey(masks, *map(list, zip(*found, strict=True)))
+
+
+Look = tuple[tuple[int, int], np.ndarray, np.ndarray]  # height and width, ids, how many pixels have them
+
+
+def _units(images: Sequence[Path], masks: Sequence[Path]) -> list[list[tuple[Path, Path]]]:
+    """Pairs that are read together: a single one, or all of one volume."""
+    units: list[list[tuple[Path, Path]]] = []
+    for pair in zip(images, masks, strict=True):
+        if units and slice_of(pair[1]) and units[-1][-1][1].parent == pair[1].parent:
+            units[-1].append(pair)
+        else:
+            units.append([pair])
+    return units
+
+
+def _look(unit: Sequence[tuple[Path, Path]], codes: Codes) -> list[Look]:
+    image, path = unit[0]
+    if (first := slice_of(path)) is not None:
+        check_same_grid(image.parent, first.volume)
+        volume = codes.ids(Mask(labels_of(first.volume), 16), first.volume)
+        slices = [cut(volume, place.plane, place.number) for _, mask in unit if (place := slice_of(mask))]
+        return [((ids.shape[0], ids.shape[1]), *np.unique(ids, return_counts=True)) for ids in slices]
+    mask = read_mask(path, codes.colours is not None)
+    shape, wanted = mask.pixels.shape[:2], image_size(image)
+    if shape != wanted:
+        raise UsageError(
+            f"{path}: {shape[0]} x {shape[1]} pixels; expected {wanted[0]} x {wanted[1]} as {image}"
+        )
+    return [((shape[0], shape[1]), *np.unique(codes.ids(mask, path), return_counts=True))]

@@ -23,7 +23,7 @@ PAIRS_LAYOUT = (
 CLEAN_LAYOUT = "images in DIR, or in DIR/{train,val[,test]}; folders may be LMDB databases NAME.lmdb"
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """All images below ``folder``, sorted by name; links are followed, hidden files skipped.
 
     Those of a database are under its path, see `vimzoo.data.pairs.stored`.
@@ -33,14 +33,14 @@ def image_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UsageError(f"`root`: no folder {folder}")
-    found = sorted(folder / name for name in find_pictures(folder, stored_names).files)
+    found = sorted(folder / name for name in find_pictures(folder, stored_names, suffixes).files)
     if found:
         return found
     if (folder / "data.mdb").is_file():
         raise UsageError(
             f"`root`: {folder} is an LMDB database; expected a name that ends in .lmdb, as BasicSR has it"
         )
-    raise UsageError(f"`root`: no images under {folder}; expected {', '.join(SUFFIXES)}")
+    raise UsageError(f"`root`: no images under {folder}; expected {', '.join(suffixes)}")
 
 
 def paired_files(low: Path, high: Path) -> tuple[list[Path], list[Path], int]:
@@ -96,14 +96,14 @@ def image_folder_of(folder: Path) -> Path:
     return inner if is_data_base(inner) else folder
 
 
-def left_out(folders: Sequence[Path]) -> tuple[str, ...]:
+def left_out(folders: Sequence[Path], suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
     """What is skipped in these folders, one line each."""
-    said = ((folder, find_pictures(folder, stored_names).left_out()) for folder in folders)
+    said = ((folder, find_pictures(folder, stored_names, suffixes).left_out()) for folder in folders)
     return tuple(f"{folder}: {line}" for folder, line in said if line)
 
 
 def split_folders_of(
-    root: str | os.PathLike[str] | None, layout: str
+    root: str | os.PathLike[str] | None, layout: str, suffixes: tuple[str, ...] = SUFFIXES
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
     """The folders for train, val and test with notes on the layout; only DIR, as train, if it is not divided.
 
@@ -115,7 +115,7 @@ def split_folders_of(
     path = Path(root).expanduser()
     if not path.is_dir():
         raise UsageError(f"`root`={root}: no such folder; expected {layout}")
-    inner, found = unwrapped(path, find_pictures(path, stored_names))
+    inner, found = unwrapped(path, find_pictures(path, stored_names, suffixes))
     parts, notes = split_folders(inner, found.files, layout, classes=False)
     if not parts:
         return {"train": path}, ()

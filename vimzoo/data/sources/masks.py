@@ -16,6 +16,7 @@ from ..masks.codes import Codes, parsed_codes
 from ..masks.folders import Files, found_files
 from ..masks.samples import EvaluatedMasks, MaskPairs, TrainedMasks, checked_augmentation
 from ..masks.survey import Survey, surveyed
+from ..masks.volumes import PLANES, check_same_grid, is_volume, slice_of, slices_of
 from ..pairs.crops import MODES, PixelCache
 from ..pairs.folders import divided
 from ..record import Source
@@ -38,6 +39,9 @@ def mask_folder(
     test_fraction: float = 0.1,
     split: str = "names",
     cache_mb: float = 1024,
+    plane: str = "axial",
+    window: Sequence[float] | None = None,
+    spacing: Sequence[float] | None = None,
     *,
     aug: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -61,6 +65,11 @@ def mask_folder(
             makes all images test images, to evaluate on.
         split: How these are chosen, see `vimzoo.data.splits.SPLITS`.
         cache_mb: Decoded files kept in memory by every process that loads.
+        plane: Of the slices of volumes (NIfTI): axial, coronal or sagittal, whatever the order of a file's axes.
+        window: Intensities of volumes that become black and white, in the files' unit; None takes the percentiles 0.5
+            and 99.5 of each volume.
+        spacing: Height and width of a pixel in mm, for distances in evaluation; None measures in pixels. Volumes hold
+            their own.
         aug: See `vimzoo.data.masks.samples.AUGMENTATIONS`.
         seed: Of the augmentation, not of the split.
         pretrained_cfg: timm's description of the model, for its size and normalisation.
@@ -75,6 +84,9 @@ def mask_folder(
         raise UsageError(f"`fit`={fit}: expected one of {', '.join(FITS)}")
     if in_chans not in MODES:
         raise UsageError(f"`in_chans`={in_chans}: expected 1 (grey) or 3 (colour)")
+    if plane not in PLANES:
+        raise UsageError(f"`plane`={plane}: expected one of {', '.join(PLANES)}")
+    shown, sides = _two(window, "window", "two intensities, the lower one first"), _two(spacing, "spacing")
     known = pretrained_cfg or {}
     size = _sides(known.get("input_size", (3, 256, 256))[1:] if img_size is None else img_size)
     mean, std = (
@@ -86,6 +98,9 @@ def mask_folder(
     folder = Path(str(root)).expanduser()
     by_part: Any = {part: (masks, images) for part, (images, masks) in files.items()}  # named by the second
     parts: Any = divided(by_part, val_fraction, test_fraction, split, folder, _above(files))
+    parts = _in_slices(parts, plane)
+    if sides is not None and any(slice_of(path) for path in parts[0][1]):
+        raise UsageError(f"`spacing`={spacing}: expected none with volumes, which hold their own")
     kinds = ("train", "val", "test")[: len(parts)]
     distinct = {
         id(images): (images, masks) for masks, images in parts
@@ -98,7 +113,7 @@ def mask_folder(
         notes = (*notes, f"no training mask has a pixel of {listed(missing)}")
     cache = PixelCache(int(cache_mb * 2**20))
     pairs = {
-        kind: MaskPairs(images, masks, codes, len(names), mean, std, cache)
+        kind: MaskPairs(images, masks, codes, len(names), mean, std, cache, shown)
         for kind, (masks, images) in zip(kinds, parts, strict=True)
     }
     whole = size if fit == "resize" else None
@@ -120,8 +135,44 @@ def mask_folder(
         notes=notes,
         pixels=pixels,
         ignore_index=ignore_index,
+        spacing=sides,
     )
     return data.with_members(folder, [pairs[kind].images for kind in kinds])
+
+
+def _in_slices(parts: Sequence[Files], plane: str) -> list[Files]:
+    """Lists of files with the slices of each volume in its place; the same list stays the same.
+
+    Raises:
+        UsageError: of an image and its mask one is a volume, or they have different grids.
+    """
+    done: dict[int, Files] = {}
+    for masks, images in parts:
+        if id(images) in done:
+            continue
+        marks: list[Path] = []
+        shown: list[Path] = []
+        for mask, image in zip(masks, images, strict=True):
+            if is_volume(mask) != is_volume(image):
+                raise UsageError(f"{mask}, {image}: expected volumes (NIfTI) for both, or for neither")
+            if is_volume(image):
+                check_same_grid(image, mask)
+            marks += slices_of(mask, plane) if is_volume(mask) else [mask]
+            shown += slices_of(image, plane) if is_volume(image) else [image]
+        done[id(images)] = marks, shown
+    return [done[id(images)] for _, images in parts]
+
+
+def _two(given: Sequence[float] | None, name: str, wanted: str = "two") -> tuple[float, float] | None:
+    """Two numbers: a window's rise, sides of a pixel are positive."""
+    if given is None:
+        return None
+    values = [] if isinstance(given, str) else [float(value) for value in given]
+    right = len(values) == 2 and (values[0] < values[1] if name == "window" else min(values) > 0)
+    if not right:
+        expected = wanted if name == "window" else "height and width of a pixel in mm, both above 0"
+        raise UsageError(f"`{name}`={given}: expected {expected}")
+    return values[0], values[1]
 
 
 def _sides(given: Any) -> tuple[int, int]:

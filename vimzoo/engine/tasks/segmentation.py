@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimzoo.data import Images, Splits
+from vimzoo.data.masks.samples import Case
 from vimzoo.errors import UsageError
 from vimzoo.metrics import broken
 from vimzoo.models import CheckpointError, SegmentationModel
@@ -120,17 +121,24 @@ class Scores:
         classes: Number of classes.
         ignore_index: Class number of pixels that do not count.
         distances: Whether to measure distances of surfaces, too, which takes longer than all else.
+        spacing: Height and width of a pixel in mm; None measures distances in pixels.
+        cases: The volume that each image is a slice of, in the order of the images: slices of one are scored
+            together, distances between its surfaces in mm. None scores every image alone.
         loss: Cross-entropy of each image.
         counted: (classes, 3) of each image, see `vimzoo.segmentation.counts`.
-        surfaces: Of each image, by class.
+        surfaces: Of each image, by class; of volumes they are measured when all is counted.
+        kept: Predicted and true class numbers of each slice, (2, H, W), where volumes need them; -1 is ignored.
     """
 
     classes: int
     ignore_index: int = 255
     distances: bool = False
+    spacing: tuple[float, float] | None = None
+    cases: Sequence[Case] | None = None
     loss: list[float] = field(default_factory=list)
     counted: list[Tensor] = field(default_factory=list)
     surfaces: list[list[SurfaceScores]] = field(default_factory=list)
+    kept: list[np.ndarray] = field(default_factory=list)
 
     def add(self, output: Tensor, target: Tensor) -> None:
         """Count one batch: class scores (B, C, h, w), resized to the masks (B, H, W). NaN and infinity are wrong."""
@@ -147,29 +155,67 @@ class Scores:
             )
             self.loss.append(loss)
             self.counted.append(counts(guess[None], truth[None], self.classes, self.ignore_index)[0].cpu())
-            if self.distances:
-                self.surfaces.append(self._distances(guess, truth))
+            if not self.distances:
+                continue
+            known = torch.stack([guess, truth]).masked_fill(truth == self.ignore_index, -1)
+            both = known.cpu().numpy().astype(np.int16)
+            if self.cases is None:
+                self.surfaces.append(self._distances(both[0], both[1], self.spacing))
+            else:
+                self.kept.append(both)
 
-    def _distances(self, guess: Tensor, truth: Tensor) -> list[SurfaceScores]:
-        kept = truth != self.ignore_index
-        found = []
-        for number in range(self.classes):
-            both = [((side == number) & kept).cpu().numpy() for side in (guess, truth)]
-            found.append(surface_scores(both[0], both[1]))
+    def _distances(
+        self, guess: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None
+    ) -> list[SurfaceScores]:
+        return [surface_scores(guess == number, truth == number, spacing) for number in range(self.classes)]
+
+    @property
+    def unit(self) -> str:
+        """Of distances: ``mm`` or ``px``."""
+        return "px" if self.spacing is None and self.cases is None else "mm"
+
+    def whole(self) -> Scores:
+        """The scores of whole volumes; these scores, where images are no slices or some were left out."""
+        if self.cases is None or len(self.cases) != len(self.counted):
+            return self
+        groups: dict[int, list[int]] = {}
+        for place in range(len(self.counted)):
+            groups.setdefault(id(self.cases[place]), []).append(place)
+        found = Scores(self.classes, self.ignore_index, self.distances, self.cases[0].spacing[1:])
+        for places in groups.values():
+            found.loss.append(fmean(self.loss[place] for place in places))
+            found.counted.append(torch.stack([self.counted[place] for place in places]).sum(0))
+            if self.distances:
+                guess, truth = np.stack([self.kept[place] for place in places], axis=1)
+                spacing = self.cases[places[0]].spacing
+                found.surfaces.append(self._distances(guess, truth, spacing))
         return found
+
+    def names(self, given: Sequence[str]) -> list[str]:
+        """Names of what is scored, volumes or the ``given`` images."""
+        if self.cases is None or self.whole() is self:
+            return list(given)[: len(self.counted)]
+        return [case.name for case in {id(case): case for case in self.cases}.values()]
 
     def sums(self) -> dict[str, Any]:
         """Values of the single images, in lists."""
-        return {"loss": self.loss, "counted": self.counted, "surfaces": self.surfaces}
+        return {
+            "loss": self.loss,
+            "counted": self.counted,
+            "surfaces": self.surfaces,
+            "kept": self.kept,
+        }
 
     def summary(self) -> dict[str, float]:
         """Mean cross-entropy, and scores in per cent by the names of their rules.
 
         ``miou`` is the mean over all classes of the IoU of all pixels together. ``dice_pooled`` and ``dice_per_image``
         are means over the classes after the first, which is the background; the latter is the mean over images in
-        which the class occurs on some side. ``hd95_pooled_px`` is such a mean over images in which it occurs on both
-        sides, and ``hd95_missing`` counts those with one side empty.
+        which the class occurs on some side. ``hd95_pooled_px`` (or ``_mm``) is such a mean over images in which it
+        occurs on both sides, and ``hd95_missing`` counts those with one side empty. Volumes take the place of images.
         """
+        if (whole := self.whole()) is not self:
+            return whole.summary()
         counted = torch.stack(self.counted)
         found = {
             "loss": fmean(self.loss),
@@ -179,7 +225,10 @@ class Scores:
         }
         if self.surfaces:
             hd95 = self.of_surfaces("hd95_pooled")[:, 1:]
-            found |= {"hd95_pooled_px": _mean(mean_over(hd95)[0]), "hd95_missing": int(hd95.isinf().sum())}
+            found |= {
+                f"hd95_pooled_{self.unit}": _mean(mean_over(hd95)[0]),
+                "hd95_missing": int(hd95.isinf().sum()),
+            }
         return found
 
     def of_surfaces(self, name: str) -> Tensor:
@@ -194,11 +243,14 @@ def _mean(values: Tensor) -> float:
 def details(scores: Scores, data: Splits, out: Path) -> dict[str, Any]:
     """``classes.csv``: scores of each class; ``images.csv``: counts, Dice, IoU and distances of each image and class.
 
-    Distances are in pixels.
+    Distances are in pixels or mm, as their names say. Volumes take the place of images.
     """
+    images: Any = judged(data)
+    names = scores.names(
+        getattr(images, "names", None) or [str(index) for index in range(len(scores.counted))]
+    )
+    scores = scores.whole()
     counted = torch.stack(scores.counted)
-    images: Any = data.val if data.test is None else data.test
-    names = getattr(images, "names", None) or [str(index) for index in range(len(counted))]
     dice, iou = (image_scores(counted, measure) for measure in ("dice", "iou"))
     means, valid = mean_over(dice)
     ious = mean_over(iou)[0]
@@ -207,7 +259,9 @@ def details(scores: Scores, data: Splits, out: Path) -> dict[str, Any]:
     with (out / "classes.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         rules = ("iou_pooled", "dice_pooled", "iou_per_image", "dice_per_image", "images")
-        writer.writerow(["class", *rules, *(f"{kind}_px" for kind in kinds), *(["missing"] if kinds else [])])
+        writer.writerow(
+            ["class", *rules, *(f"{kind}_{scores.unit}" for kind in kinds), *(["missing"] if kinds else [])]
+        )
         for number, name in enumerate(data.classes):
             row = [pooled(counted, measure)[number].item() for measure in ("iou", "dice")]
             row += [float(ious[number]), float(means[number])]
@@ -217,9 +271,9 @@ def details(scores: Scores, data: Splits, out: Path) -> dict[str, Any]:
     with (out / "images.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ["image", "class", "tp", "fp", "fn", "dice", "iou", *(f"{kind}_px" for kind in kinds)]
+            ["image", "class", "tp", "fp", "fn", "dice", "iou", *(f"{kind}_{scores.unit}" for kind in kinds)]
         )
-        for place, image in enumerate(names[: len(counted)]):
+        for place, image in enumerate(names):
             for number, name in enumerate(data.classes):
                 values = [table[place, number].item() for table in (dice, iou, *distances.values())]
                 writer.writerow([image, name, *counted[place, number].tolist(), *map(_short, values)])
@@ -263,6 +317,17 @@ def predicted(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> Tensor
     return logits.argmax(1)
 
 
+def judged(data: Splits) -> Any:
+    """The images that are evaluated after training."""
+    return data.val if data.test is None else data.test
+
+
+def scores_of(data: Splits, images: Any, distances: bool = False) -> Scores:
+    """Empty sums over a split."""
+    cases = getattr(images, "cases", None)
+    return Scores(len(data.classes), data.ignore_index, distances, data.spacing, cases)
+
+
 TASK = Task(
     name="segment",
     score="miou",
@@ -277,8 +342,8 @@ TASK = Task(
     build_model=build_model,
     build_judged=lambda cfg, data: build_model(cfg, data, whole=True),
     build_loss=build_loss,
-    scores=lambda data: Scores(len(data.classes), data.ignore_index),
-    final_scores=lambda data: Scores(len(data.classes), data.ignore_index, distances=True),
+    scores=lambda data: scores_of(data, data.val),
+    final_scores=lambda data: scores_of(data, judged(data), distances=True),
     pictures=pictures,
     details=details,
 )
