@@ -128,6 +128,7 @@ class Scores:
         counted: (classes, 3) of each image, see `vimzoo.segmentation.counts`.
         surfaces: Of each image, by class; of volumes they are measured when all is counted.
         kept: Predicted and true class numbers of each slice, (2, H, W), where volumes need them; -1 is ignored.
+        volumes: Scores of whole volumes, once they are computed.
     """
 
     classes: int
@@ -139,6 +140,7 @@ class Scores:
     counted: list[Tensor] = field(default_factory=list)
     surfaces: list[list[SurfaceScores]] = field(default_factory=list)
     kept: list[np.ndarray] = field(default_factory=list)
+    volumes: Scores | None = None
 
     def add(self, output: Tensor, target: Tensor) -> None:
         """Count one batch: class scores (B, C, h, w), resized to the masks (B, H, W). NaN and infinity are wrong."""
@@ -178,6 +180,8 @@ class Scores:
         """The scores of whole volumes; these scores, where images are no slices or some were left out."""
         if self.cases is None or len(self.cases) != len(self.counted):
             return self
+        if self.volumes is not None:
+            return self.volumes
         groups: dict[int, list[int]] = {}
         for place in range(len(self.counted)):
             groups.setdefault(id(self.cases[place]), []).append(place)
@@ -189,6 +193,7 @@ class Scores:
                 guess, truth = np.stack([self.kept[place] for place in places], axis=1)
                 spacing = self.cases[places[0]].spacing
                 found.surfaces.append(self._distances(guess, truth, spacing))
+        self.volumes = found
         return found
 
     def names(self, given: Sequence[str]) -> list[str]:
