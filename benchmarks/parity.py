@@ -80,7 +80,8 @@ def compare(
     module.load_state_dict({**compat.official_state_dict(module), **state} if kept else state)
     inner = reference.get("intermediates") or {}
     seen = references.record(module) if inner else {}
-    result = eval(reference.get("call", "m(x)"), {"m": module, "x": fill.model_input(reference)})
+    with torch.set_grad_enabled(bool(reference.get("grad_norm"))):
+        result = eval(reference.get("call", "m(x)"), {"m": module, "x": fill.model_input(reference)})
     outputs = [output for output in vim_references.outputs_of(result) if output is not None]
     norms = reference.get("grad_norm") or {}
     if norms:

@@ -16,7 +16,7 @@ import torch
 from vimzoo import predict
 from vimzoo.data import UsageError, mask_folder
 from vimzoo.data.masks.volumes import cut, grid_of, labels_of, pixels_of, save_labels, slice_of, slices_of
-from vimzoo.engine.tasks.segmentation import details, scores_of
+from vimzoo.engine.tasks.segmentation import Scores, details, scores_of
 from vimzoo.models.weights.saving import save_for_hf
 from vimzoo.segmentation import surface_scores
 
@@ -113,6 +113,8 @@ def test_a_folder_of_volumes(folder: Path) -> None:
     image, mask = held[2]
     assert image.shape == (1, 16, 16) and mask.shape == (24, 20) and mask.sum() == 8 * 12
     assert held.names[2].endswith(".nii.gz/axial-0002")
+    image, mask = data.train[0, 2]
+    assert image.shape == (1, 16, 16) and set(mask.unique().tolist()) <= {0, 1, 255}
     other = mask_folder(folder, img_size=16, plane="sagittal", test_fraction=1.0, window=(-300, 500))
     assert len(other.val) == 4 * 20 and other.val[8][1].shape == (6, 24)
     assert other.val[8][0].min() < -1 and other.val[8][0].max() > 2
@@ -136,6 +138,16 @@ def test_volumes_are_scored_whole(folder: Path, tmp_path: Path) -> None:
     want = surface_scores(np.roll(box(), 2, 0) > 0, box() > 0, SPACING)
     boxes = [row for row in rows if row["class"] == "1"]
     assert [float(row["mean_mm"]) for row in boxes] == pytest.approx([want.mean] * 4, abs=1e-4)
+
+
+def test_pixels_of_plain_images_have_sides_in_mm() -> None:
+    truth = torch.zeros(1, 64, 64, dtype=torch.long)
+    truth[:, 16:48, 16:48] = 1
+    moved = torch.nn.functional.one_hot(truth.roll(4, dims=2), 2).permute(0, 3, 1, 2).float()
+    for spacing, name, want in ((None, "hd95_pooled_px", 4), ((1.0, 2.0), "hd95_pooled_mm", 8)):
+        scores = Scores(2, distances=True, spacing=spacing)
+        scores.add(moved, truth)
+        assert scores.summary()[name] == want
 
 
 @pytest.mark.parametrize(
