@@ -119,6 +119,63 @@ class LinearNorm(nn.Sequential):
         return _with_parameters(linear, *_folded(old.weight, old.bias, norm.bn))
 
 
+class ChannelScale(nn.Module):
+    """A factor per channel of the last axis, and a shift; a depthwise convolution of one pixel, stored as one.
+
+    Args:
+        dim: Channels C.
+        bias: Whether to have the shift.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(dim, 1, 1, 1, **dd))
+        self.bias = nn.Parameter(torch.empty(dim, **dd)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As a depthwise convolution of one pixel."""
+        nn.init.uniform_(self.weight, -1.0, 1.0)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -1.0, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C) -> (..., C)``."""
+        x = x * self.weight.flatten()
+        return x if self.bias is None else x + self.bias
+
+
+class ScaleNorm(nn.Sequential):
+    """A factor per channel and a batch norm of the last axis.
+
+    Args:
+        dim: Channels C.
+    """
+
+    def __init__(
+        self, dim: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.add_module("scale", ChannelScale(dim, False, device, dtype))
+        self.add_module("norm", ChannelBatchNorm(dim, device, dtype))
+
+    @torch.jit.ignore
+    @torch.no_grad()
+    def fuse(self) -> ChannelScale:
+        """The same as factors and shifts, with the statistics of evaluation mode."""
+        weight: Any = self.scale.weight
+        norm: Any = self.norm
+        scale = ChannelScale(len(weight), True, weight.device, weight.dtype)
+        return _with_parameters(scale, *_folded(weight, None, norm.bn))
+
+
 @torch.no_grad()
 def norm_into_linear(norm: ChannelBatchNorm, linear: nn.Linear) -> nn.Linear:
     """``linear(norm(x))`` as one linear layer, with the statistics of evaluation mode."""

@@ -11,7 +11,7 @@ from vimzoo.ops.paths.path import BIDIRECTIONAL
 
 from .checks import check_map, check_sizes
 from .efficient import MapBlock
-from .fused import ConvNorm, LinearNorm
+from .fused import ConvNorm, LinearNorm, ScaleNorm
 from .linear import apply_linear
 from .plain import apply_conv
 from .ss2d import SS2D
@@ -158,12 +158,12 @@ class LocalConv(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.conv1 = MapBlock(ConvNorm(dim, dim, kernel_size, groups=dim, **dd))
-        self.conv2 = MapBlock(ConvNorm(dim, dim, 1, groups=dim, **dd))
+        self.conv = MapBlock(ConvNorm(dim, dim, kernel_size, groups=dim, **dd))
+        self.scale = ScaleNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``."""
-        return self.conv2(F.relu(self.conv1(x)))
+        return self.scale(F.relu(self.conv(x)))
 
 
 @register_notrace_module  # sizes decide, which FX cannot follow
