@@ -125,6 +125,7 @@ class GroupSS2D(nn.Module):
             raise ValueError(f"d_conv: expected an odd size, which keeps the size of the map, got {d_conv}")
         width = dim // GROUPS
         self.dim = dim
+        self.groups = GROUPS
         self.path_names, self.codes = path_names(BETWEEN_GROUPS), path_codes(BETWEEN_GROUPS)
         self.norm = nn.LayerNorm(dim, **dd)
         self.fc1 = nn.Linear(dim, dim // REDUCTION, **dd)
@@ -163,7 +164,7 @@ class GroupSS2D(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         """The four scans with their projections, convolutions, norms and gates: ``(B, H, W, C) -> (B, H, W, C)``."""
-        u, z = self.in_proj(x.flatten(1, 2).unflatten(-1, (GROUPS, -1))).chunk(2, dim=-1)
+        u, z = self.in_proj(x.flatten(1, 2).unflatten(-1, (self.groups, -1))).chunk(2, dim=-1)
         u = u.reshape(x.shape)
         if torch.jit.is_scripting():
             u = self.act(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
@@ -174,12 +175,12 @@ class GroupSS2D(nn.Module):
 
     def scan(self, u: Tensor) -> Tensor:
         """The four scans alone: ``(B, H, W, C) -> (B, H W, 4, C / 4)``."""
-        height, width = u.shape[1], GROUPS * u.shape[2]
+        height, width = u.shape[1], self.groups * u.shape[2]
         if torch.jit.is_scripting():
             table = scripted_table("tokens", self.path_names, height, width, u.device)
         else:
             table = _table(height, width, u.device)
-        tokens = u.flatten(1, 2).unflatten(-1, (GROUPS, -1))
+        tokens = u.flatten(1, 2).unflatten(-1, (self.groups, -1))
         rows = self.ssm.project(tokens).flatten(1, 2).unsqueeze(2)
         rates, dt_proj, dt_bias = self.ssm.step_parameters()
         y = scan_codes(

@@ -197,7 +197,7 @@ class WaveletMixer(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd size, got {kernel_size}")
         self.dim = dim
-        self.split = channel_split(dim, global_ratio, local_ratio)
+        self.split = list(channel_split(dim, global_ratio, local_ratio))
         scanned, local, _ = self.split
         self.global_op = WaveletSS2D(scanned, kernel_size, ratio, d_state, **dd) if scanned else None
         self.local_op = LocalConv(local, kernel_size, **dd) if local else None
