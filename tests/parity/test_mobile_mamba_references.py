@@ -184,7 +184,7 @@ def test_checkpoint_file_of_a_registered_model(name: str, tmp_path: Path) -> Non
     reference = reference_of(name)
     state = fill.state_dict(reference)
     state |= {key: haar_filters(shape[0] // 4) for key, shape in reference["kept"].items() if shape}
-    for content in (state, {"net": {}, "net_E": state}):
+    for content in (state, {"net": state, "net_E": state}):
         torch.save(content, tmp_path / "net.pth")
         overlay = dict(file=str(tmp_path / "net.pth"))
         model = timm.create_model(REGISTERED[name], pretrained=True, pretrained_cfg_overlay=overlay).eval()

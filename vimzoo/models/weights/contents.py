@@ -18,7 +18,7 @@ BASICSR_EMA_KEYS = ("params_ema", "params-ema")
 """Taken before the trained weights: BasicSR validates the average where it keeps one, and spandrel loads it."""
 EMA_KEYS = (
     "model_ema", "state_dict_ema", "ema_model", *BASICSR_EMA_KEYS, "ema", "ema_state_dict", "model_ema_state_dict",
-    "net_ema", "ema_weights",
+    "net_ema", "net_E", "ema_weights",
 )  # fmt: skip
 # All of them are only in checkpoints of our trainer, which evaluates the average and chooses best.pt by it
 TRAINER_KEYS = {"model_ema", "best", "history", "sums"}
