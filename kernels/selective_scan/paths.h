@@ -34,8 +34,11 @@ typedef struct {
 /* Width of a row of x_dbl. */
 INLINE int64_t row_width(const scan_paths_args *a) { return a->rank + (a->without_C ? 1 : 2) * a->states; }
 
+/* Columns of a row that vectors take: without masks a rest of few is faster one by one. */
+INLINE int64_t in_vectors(int64_t columns) { return VL == 16 ? columns : columns / VL * VL; }
+
 static void read_chunk(const scan_paths_args *a, chunk *c) {
-    const int64_t given = row_width(a);
+    const int64_t given = row_width(a), wide = in_vectors(given);
     for (int64_t t = 0; t < ceil_div(c->steps, AT_ONCE) * AT_ONCE; t++) {
         const int64_t token = c->token[t] = t < c->steps ? token_at(a, c->k, c->begin + t) : -1;
         float *row = c->rows + t * c->columns;
@@ -47,11 +50,13 @@ static void read_chunk(const scan_paths_args *a, chunk *c) {
         const char *from = a->x_dbl + (c->b * a->r_b + token * a->r_l + c->k * a->r_k) * item_size(a->dtype);
         c->raw[t] = from;
         if (a->dtype == F32) memcpy(row, from, given * sizeof(float));
-        else
-            for (int64_t i = 0; i < given; i += VL) {
-                const int lanes = (int)min_of(VL, given - i);
+        else {
+            for (int64_t i = 0; i < wide; i += VL) {
+                const int lanes = (int)min_of(VL, wide - i);
                 store_row((char *)(row + i), F32, lanes, load_row(from + i * 2, a->dtype, lanes));
             }
+            for (int64_t i = wide; i < given; i++) row[i] = load_one(from + i * 2, (int)a->dtype);
+        }
         for (int64_t i = given; i < c->columns; i++) row[i] = 1.0f;
     }
 }

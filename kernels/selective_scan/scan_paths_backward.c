@@ -111,7 +111,9 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
 }
 
 static void add_row(float *to, const float *from, int64_t columns) {
-    EACH_VECTOR(columns, add_floats(to + c, load_floats(from + c, lanes), lanes));
+    const int64_t wide = in_vectors(columns);
+    EACH_VECTOR(wide, add_floats(to + c, load_floats(from + c, lanes), lanes));
+    for (int64_t c = wide; c < columns; c++) to[c] += from[c];
 }
 
 static void backward_image(const scan_paths_args *a, chunk *c, const backward_scratch *s, int64_t first, int64_t last,

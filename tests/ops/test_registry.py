@@ -45,7 +45,9 @@ def toy(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_toy_backend_runs_through_the_tests_of_the_ops(toy: dict[str, str]) -> None:
-    files = [str(HERE / f"test_{name}.py") for name in ("op_contract", "raw_calls", "scan_paths")]
+    files = [
+        str(HERE / f"test_{name}.py") for name in ("op_contract", "raw_calls", "scan_paths", "scan_carried")
+    ]
     command = [
         sys.executable,
         "-m",

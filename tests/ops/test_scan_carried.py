@@ -19,6 +19,7 @@ from ops_helpers import (
 from test_scan_paths import PADDED, REPEATED, paths_on_a_grid
 from torch import Tensor
 
+from vimzoo.exporting.lowering import DECOMPOSITIONS
 from vimzoo.ops import BIDIRECTIONAL, CROSS, FORWARD, BackendError, ScanPath, path_arguments, scan_paths
 from vimzoo.ops.scan.carried import carried_codes
 
@@ -120,7 +121,7 @@ def test_paths_through_tables_go_on() -> None:
     drawn=paths_on_a_grid(), batch=st.integers(1, 3), channels=st.integers(1, 20), states=st.integers(1, 9),
     own=st.booleans(), merge=st.booleans(), C=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_any_shape(
     drawn: Any, batch: int, channels: int, states: int, own: bool, merge: bool, C: bool
 ) -> None:
@@ -148,7 +149,6 @@ def test_float64_gradients_match_finite_differences() -> None:
         return scan_paths(**named, paths=paths, grid=(2, 3), return_final_state=True)
 
     assert torch.autograd.gradcheck(call, tuple(leaves.values()), fast_mode=True)
-    assert torch.autograd.gradgradcheck(lambda *v: call(*v)[1], tuple(leaves.values()), fast_mode=True)
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -191,6 +191,19 @@ def test_scripted() -> None:
     arguments = [*tensors.values(), codes, table, 1, 49]
     found = torch.jit.script(carried_codes)(*arguments)
     assert all(map(torch.equal, found, carried_codes(*arguments)))  # type: ignore[arg-type]
+
+
+def test_onnx_files_refuse_with_a_reason() -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor, *others: Tensor) -> Any:
+            return carried_codes(x, *others[:-1], None, None, others[-1], [0, 1], None, 1, 49)
+
+    tensors = [t for t in path_inputs(optional="", carried=True).values() if t is not None]
+    program = torch.export.export(Layer(), tuple(tensors))
+    with pytest.raises(
+        NotImplementedError, match="scan_carried: ONNX files hold no carried states; expected a scan"
+    ):
+        program.run_decompositions(DECOMPOSITIONS)
 
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

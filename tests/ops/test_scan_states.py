@@ -99,7 +99,7 @@ def test_several_states_give_the_scan_when_multiplied_by_C(backend: str) -> None
     own=st.booleans(),
     merge=st.booleans(),
 )
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 def test_any_shape(
     drawn: Any, batch: int, channels: int, states: int, rank: int, own: bool, merge: bool
 ) -> None:
@@ -128,18 +128,17 @@ PADDED_SIX = (
 class Layer(nn.Module):
     """The states of a map ``(B, L, D + R + N)``, whose channels are ``[x | dt | B]``."""
 
-    def __init__(self, states: int, merge: bool = True) -> None:
+    def __init__(self, states: int) -> None:
         super().__init__()
         tensors = state_inputs(channels=5, directions=2, states=states)
         names = ("A", "dt_weight", "dt_bias")
         self.A, self.dt_weight, self.dt_bias = (nn.Parameter(tensors[name]) for name in names)  # type: ignore[arg-type]
-        self.merge = merge
 
     def forward(self, tokens: Tensor) -> Tensor:
         codes, table = path_arguments((CROSS[0], CROSS[3]), 3, 4)
         return scan_codes(
             tokens[..., :5], tokens[..., 5:].unsqueeze(2), self.A, self.dt_weight, self.dt_bias, None, None,
-            codes=codes, table=table, height=3, width=4, merge=self.merge,
+            codes=codes, table=table, height=3, width=4,
         )  # fmt: skip
 
 
@@ -150,10 +149,9 @@ def test_traced(states: int) -> None:
     assert torch.equal(torch.jit.trace(layer, tokens[:1])(tokens), layer(tokens))  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize(("states", "merge"), [(1, True), (2, False)])
-def test_exported_in_standard_operators(tmp_path: Path, states: int, merge: bool) -> None:
+def test_exported_in_standard_operators(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra vimzoo[export]")
-    layer, tokens = Layer(states, merge).eval(), torch.randn(3, 12, 8 + states)
+    layer, tokens = Layer(states=1).eval(), torch.randn(3, 12, 9)
     expected = layer(tokens).detach()
     exporting.save_onnx(exporting.to_program(layer, tokens[:2]), tmp_path / "states.onnx", {})
     torch.testing.assert_close(exporting.load(tmp_path / "states.onnx", "onnx")(tokens), expected)

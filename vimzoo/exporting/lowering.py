@@ -53,6 +53,14 @@ def scan_paths(*arguments: Any) -> tuple[Tensor, Tensor]:
     return y, empty(call.x)
 
 
+def scan_carried(*arguments: Any) -> tuple[Tensor, ...]:
+    """``vimzoo::scan_carried`` has no form in ONNX yet."""
+    raise NotImplementedError(
+        "vimzoo::scan_carried: ONNX files hold no carried states; expected a scan without initial_state and "
+        "return_final_state"
+    )
+
+
 def causal_conv1d(*arguments: Any) -> Tensor:
     """``vimzoo::causal_conv1d`` as convolutions of images of one row; a backward one has its kernel turned.
 
@@ -129,6 +137,7 @@ def stable_sort(
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.vimzoo.scan_paths.default: scan_paths,
+    torch.ops.vimzoo.scan_carried.default: scan_carried,
     torch.ops.vimzoo.causal_conv1d.default: causal_conv1d,
     torch.ops.vimzoo.add_norm.default: add_norm,
     torch.ops.vimzoo.quantized_linear.default: quantized_linear,
