@@ -149,6 +149,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.ops.path_arguments ValueError": lambda tmp: ops.path_arguments(
         [ScanPath("row"), ScanPath.from_table([0])], 2, 2
     ),
+    "vimzoo.ops.grid_arguments ValueError": lambda tmp: ops.grid_arguments([ScanPath("column")], (2, 2, 2)),
     "vimzoo.ops.scan_codes ValueError": lambda tmp: ops.scan_codes(
         x,
         torch.zeros(1, 4, 1, 8),

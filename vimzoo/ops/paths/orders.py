@@ -1,33 +1,55 @@
-"""The orders behind `ScanPath`'s constructors: rules that give the token numbers of a walk over any ``H x W`` grid.
+"""The orders behind `ScanPath`'s constructors: rules that give the token numbers of a walk over grids of any size.
 
-A rule is a frozen dataclass, so that equal rules are equal paths, and is called with the height and width of a grid. It
-works in NumPy: arrays built and cached here must not become fake, meta or inference tensors because of a mode that is
-active in the caller when a size is first seen.
+A rule is a frozen dataclass, so that equal rules are equal paths, and is called with the sizes of a grid, for most
+rules a height and a width. It works in NumPy: arrays built and cached here must not become fake, meta or inference
+tensors because of a mode that is active in the caller when a size is first seen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from .path import ScanPath
+    from .scan_path import ScanPath
 
 PAD = -1
 
 
-def raster(height: int, width: int) -> np.ndarray:
-    """Token numbers in the layout of the grid, int64 ``(H, W)``."""
-    return np.arange(height * width, dtype=np.int64).reshape(height, width)
+def raster(*sizes: int) -> np.ndarray:
+    """Token numbers in the layout of the grid, int64 ``(H, W)`` or with more axes."""
+    return np.arange(prod(sizes), dtype=np.int64).reshape(sizes)
 
 
 def numbered(rows: np.ndarray, columns: np.ndarray, height: int, width: int, valid: np.ndarray) -> np.ndarray:
     """Token numbers of the cells ``(rows, columns)``; a pad where a cell is off the grid or not ``valid``."""
     valid = valid & (rows < height) & (columns < width)
     return np.where(valid, rows * width + columns, PAD).ravel()
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Along the axes of a grid, from the outermost loop to the innermost."""
+
+    order: tuple[int, ...]
+
+    def __call__(self, *sizes: int) -> np.ndarray:
+        """Token numbers, ``(T,)``."""
+        return raster(*sizes).transpose(self.order).ravel()
+
+    @property
+    def cut(self) -> int | None:
+        """The number of leading axes that are read last to first as one, if the order is such a rotation.
+
+        ``(i, ..., n - 1, 0, ..., i - 1)`` reads the columns of the map whose rows are the first ``i`` axes.
+        """
+        first = self.order[0]
+        rotated = (*range(first, len(self.order)), *range(first))
+        return first if self.order == rotated else None
 
 
 @dataclass(frozen=True)
@@ -174,8 +196,8 @@ class Padded:
     path: ScanPath
     all_paths: frozenset[ScanPath]
 
-    def __call__(self, height: int, width: int) -> np.ndarray:
+    def __call__(self, *sizes: int) -> np.ndarray:
         """Token numbers, ``(T,)``."""
-        tokens = self.path.walk(height, width)
-        longest = max(len(path.walk(height, width)) for path in self.all_paths)
+        tokens = self.path.walk(*sizes)
+        longest = max(len(path.walk(*sizes)) for path in self.all_paths)
         return np.pad(tokens, (0, longest - len(tokens)), constant_values=PAD)

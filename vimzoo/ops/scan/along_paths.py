@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import backends, reference
-from ..paths.path import ScanPath, checked_paths, path_arguments
+from ..paths.path import ScanPath, checked_paths, grid_arguments
 from ..runtime.contract import Contract
 from ..runtime.derivatives import Derivative, register
 from ..runtime.flops import flop_formula
@@ -58,7 +58,7 @@ def scan_paths(
     z: Tensor | None = None,
     *,
     paths: Sequence[ScanPath],
-    grid: tuple[int, int] | None = None,
+    grid: Sequence[int] | None = None,
     merge: bool = True,
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
@@ -82,7 +82,8 @@ def scan_paths(
         dt_weight, dt_bias, D: ``(K or 1, D, R)``, ``(K or 1, D)``, ``(K or 1, D)``. An axis of 1 is shared by all.
         z: gate ``(B, L, D)``; only with ``merge``. States have neither gate nor D.
         paths: K scan paths; -1 in a path's table is a pad, tokens a path leaves out get nothing from it.
-        grid: ``(H, W)`` with ``H W = L``; ``(1, L)``, a sequence, if not given.
+        grid: ``(H, W)`` with ``H W = L``, or the sizes of a volume, ``(D, H, W)``, or of a grid with more axes;
+            ``(1, L)``, a sequence, if not given.
         merge: sum the paths in token order; otherwise return each in its own order.
         initial_state: ``(B, K, D, N)``, the states before the first step of each path; zero if not given.
         return_final_state: also return the states after the last step, from which a scan of later tokens goes on.
@@ -108,12 +109,11 @@ def scan_paths(
     length = x.shape[1] if x.dim() > 1 else 0
     grid = (1, length) if grid is None else grid
     sizes = (Integral, torch.SymInt, Tensor)  # tensors while torch.jit.trace records a graph
-    if not isinstance(grid, Sequence) or len(grid) != 2 or not all(isinstance(size, sizes) for size in grid):
+    if not isinstance(grid, Sequence) or not grid or not all(isinstance(size, sizes) for size in grid):
         raise ValueError(f"grid: expected (H, W) with H * W = {length}, got {grid!r}")
-    height, width = grid
     if x.dim() > 1:
-        check_grid(height, width, length)  # before tables are made for it
-    codes, table = path_arguments(paths, height, width, x.device)
+        check_grid(grid, length)  # before tables are made for it
+    codes, table, height, width = grid_arguments(paths, grid, x.device)
     if initial_state is None and not return_final_state:
         return scan_codes(
             x, x_dbl, A, dt_weight, dt_bias, D, z, codes=codes, table=table, height=height, width=width, merge=merge,

@@ -16,10 +16,15 @@ SETTINGS = "int[] codes, Tensor? table, SymInt height, SymInt width, bool merge"
 """Arguments in both operators' schemas."""
 
 
-def check_grid(height: int, width: int, length: int) -> None:
-    """Raise ``ValueError`` unless ``H W = L``."""
-    if height * width != length or height < 0:
-        raise ValueError(f"grid: expected (H, W) with H * W = {length}, got ({height}, {width})")
+def check_grid(grid: Sequence[int], length: int) -> None:
+    """Raise ``ValueError`` unless the sizes of a grid, such as ``(H, W)``, multiply to the number of tokens."""
+    tokens, negative = 1, False
+    for size in grid:
+        tokens, negative = tokens * size, negative or size < 0
+    if tokens != length or negative:
+        known = {2: "(H, W) with H * W =", 3: "(D, H, W) with D * H * W ="}
+        expected = known.get(len(grid), "sizes with the product")
+        raise ValueError(f"grid: expected {expected} {length}, got ({', '.join(map(str, grid))})")
 
 
 def _gives_states(given: Given) -> bool:
@@ -40,7 +45,7 @@ def check_settings(given: Given) -> None:
         raise ValueError(
             f"codes: expected one or more of {ROW}..{known}, {'no' if table is None else 'a'} table, got {codes}"
         )
-    check_grid(given["height"], given["width"], given["x"].shape[1])
+    check_grid((given["height"], given["width"]), given["x"].shape[1])
     if given["z"] is not None and not given["merge"]:
         raise ValueError("z: the gate multiplies the merged output; expected None with merge=False")
     if _gives_states(given) and not (given["D"] is None and given["z"] is None):
