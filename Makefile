@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 DOCUMENTED := vimzoo vimzoo.errors vimzoo.ops.reference vimzoo.layers vimzoo.compat.vim vimzoo.compat.vmamba \
 	vimzoo.compat.local_vim vimzoo.compat.local_vmamba vimzoo.compat.efficient_vmamba vimzoo.compat.plain_mamba \
 	vimzoo.compat.group_mamba vimzoo.compat.mobile_mamba vimzoo.compat.time_machine vimzoo.compat.fusion_mamba vimzoo.compat.videomamba vimzoo.compat.vm_unet vimzoo.compat.swin_umamba \
-	vimzoo.compat.spatial_mamba vimzoo.compat.mila \
+	vimzoo.compat.spatial_mamba vimzoo.compat.mila vimzoo.compat.u_mamba vimzoo.compat.segmamba \
 	vimzoo.compat.vmamba_single_file vimzoo.compat.mambair vimzoo.compat.mambair_unet vimzoo.compat.mamba_ssm \
 	vimzoo.restoration vimzoo.explain vimzoo.metrics vimzoo.segmentation vimzoo.convert vimzoo.export \
 	vimzoo.exporting vimzoo.data vimzoo.engine vimzoo.spandrel vimzoo.comfyui vimzoo.restore vimzoo.eval vimzoo.predict vimzoo.demo vimzoo.plots vimzoo.doctor

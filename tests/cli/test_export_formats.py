@@ -37,6 +37,7 @@ SMALL: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "mambair": ("test_mambair", {}, (16, 24)),
     "mambairv2": ("mambairv2_light_x2", V2, (16, 24)),
     "unet": ("test_unet", {}, (64, 96)),
+    "u mamba": ("test_u_mamba", {}, (64, 96)),
     "vm unet": ("test_vm_unet", {}, (64, 96)),
     "swin umamba": ("test_swin_umamba", {}, (64, 96)),
     "mambair unet": ("mambair_realdn_unet", UNET, (16, 24)),

@@ -17,6 +17,7 @@ from torch import nn
 import vimzoo
 from vimzoo import exporting
 from vimzoo.explain import cam_arguments
+from vimzoo.layers import GridMamba, VSSBlock3d
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests" / "cli"))
@@ -42,6 +43,34 @@ def test_captum_every_form_of_deep_lift_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="captum's DeepLift has no rule for the selective scan"):
         method(model, *layer).attribute(images(), **options)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize("block", [VSSBlock3d, GridMamba])
+def test_monai_a_bottleneck_learns(block: type[nn.Module]) -> None:
+    """A U-net of MONAI with a block for volumes learns to find a box, on windows of its inferer."""
+    nets, inferers = pytest.importorskip("monai.networks.nets"), pytest.importorskip("monai.inferers")
+
+    class MambaUNet(nets.UNet):
+        def _get_bottom_layer(self, in_channels: int, out_channels: int) -> nn.Module:
+            return nn.Sequential(super()._get_bottom_layer(in_channels, out_channels), block(out_channels))
+
+    torch.manual_seed(0)
+    net = MambaUNet(spatial_dims=3, in_channels=1, out_channels=2, channels=(8, 16, 32), strides=(2, 2))
+    assert any(isinstance(module, block) for module in net.modules())
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    x = torch.zeros(2, 1, 16, 16, 24)
+    x[:, :, 4:10, 4:12, 6:18] = 1
+    losses = []
+    for _ in range(10):
+        loss = nn.functional.cross_entropy(net(x), x[:, 0].long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    with torch.no_grad():
+        scores = inferers.SlidingWindowInferer(roi_size=(16, 16, 16), overlap=0.25)(x[:1], net.eval())
+    assert scores.shape == (1, 2, 16, 16, 24)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

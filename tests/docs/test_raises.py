@@ -103,6 +103,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.SwinUMamba ValueError": lambda tmp: models.SwinUMamba(norm="layer"),
     "vimzoo.models.SwinUMambaD ValueError": lambda tmp: models.SwinUMambaD(dims=(8, 8, 8, 8)),
     "vimzoo.models.VMUNet ValueError": lambda tmp: models.VMUNet(num_classes=0),
+    "vimzoo.models.UMamba ValueError": lambda tmp: models.UMamba(dims=(8,)),
     "vimzoo.models.UNet ValueError": lambda tmp: models.UNet("no_backbone"),
     "vimzoo.segmentation.SegmentationLoss.forward ValueError": lambda tmp: segmentation.SegmentationLoss(
         levels=[1]
@@ -174,6 +175,12 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.layers.S4D.forward ValueError": lambda tmp: layers.S4D(8)(torch.zeros(1, 4, 7)),
     "vimzoo.layers.SS2D ValueError": lambda tmp: layers.SS2D(8, act="abacus"),
     "vimzoo.layers.SS2D.forward ValueError": lambda tmp: layers.SS2D(8)(torch.zeros(1, 4, 4, 7)),
+    "vimzoo.layers.SS3D ValueError": lambda tmp: layers.SS3D(8, paths=ops.CROSS),
+    "vimzoo.layers.VSSBlock3d ValueError": lambda tmp: layers.VSSBlock3d(8, paths="cascade"),
+    "vimzoo.layers.GridMamba ValueError": lambda tmp: layers.GridMamba(8, slices=2),
+    "vimzoo.layers.GridMamba.forward TypeError": lambda tmp: layers.GridMamba(8)(None),  # type: ignore[arg-type]
+    "vimzoo.layers.GridMamba.forward ValueError": lambda tmp: layers.GridMamba(8)(torch.zeros(1, 7, 4, 4)),
+    "vimzoo.layers.ResidualConvs ValueError": lambda tmp: layers.ResidualConvs(8, 8, axes=4),
     "vimzoo.layers.VSSBlock.forward ValueError": lambda tmp: layers.VSSBlock(8)(torch.zeros(1, 4, 4, 7)),
     "vimzoo.layers.AddNorm ValueError": lambda tmp: layers.AddNorm(8, norm="abacus"),  # type: ignore[arg-type]
     "vimzoo.layers.BiMamba ValueError": lambda tmp: layers.BiMamba(8, bimamba="v9"),  # type: ignore[arg-type]
@@ -249,6 +256,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.layers.MapBatchNorm.forward ValueError": lambda tmp: layers.MapBatchNorm(8)(x),
     "vimzoo.layers.MapDownsample.forward ValueError": lambda tmp: layers.MapDownsample(8, 8)(x),
     "vimzoo.layers.Mlp.forward ValueError": lambda tmp: layers.Mlp(7, 8)(x),
+    "vimzoo.ops.ScanPath.axes ValueError": lambda tmp: ScanPath.axes(0, 2),
     "vimzoo.ops.pad_paths ValueError": lambda tmp: ops.pad_paths([]),
     "vimzoo.metrics.broken ValueError": lambda tmp: metrics.broken(image.sum()),
     "vimzoo.metrics.luma ValueError": lambda tmp: metrics.luma(np.zeros((4, 4))),

@@ -69,6 +69,7 @@ def test_models_without_classes_and_others_are_refused() -> None:
     assert {name for name, family in FAMILIES.items() if family.cam is None} == {
         "MambaIR",
         "Swin-UMamba",
+        "U-Mamba",
         "UNet",
         "VM-UNet",
         "VideoMamba",

@@ -4,6 +4,7 @@ from .bimamba import BiMamba, BiMambaBlock, CausalConv
 from .channel_gate import ChannelGate
 from .conv_embed import ExpandingDownsample, ResidualStem
 from .efficient import AtrousBlock, AtrousSS2D
+from .grid_mamba import GridMamba
 from .grouped import GroupBlock, GroupSS2D
 from .linear import Linear, apply_linear
 from .local import LocalMamba, LocalMambaBlock, LocalSS2D, LocalVSSBlock, searched_directions
@@ -18,18 +19,21 @@ from .patch_embed import PatchEmbed
 from .plain_mamba import PlainMambaBlock, SnakeSS2D
 from .position_block import PositionBlock
 from .quantized import QuantizedLinear
+from .residual_convs import ResidualConvs
 from .rope import GridRope
 from .s4d import S4D
 from .spatial import SpatialBlock, SpatialSS2D, StateFusion
 from .ss2d import SS2D
 from .ssm import SelectiveSSM
 from .tubelet_embed import TubeletEmbed
+from .volumes import SS3D, VSSBlock3d
 from .vss_block import VSSBlock, VSSBlock2d
 from .wavelet import WaveletMixer
 
 __all__ = [
     "S4D",
     "SS2D",
+    "SS3D",
     "Add",
     "AddNorm",
     "AtrousBlock",
@@ -41,6 +45,7 @@ __all__ = [
     "ConvMlp",
     "ExpandingDownsample",
     "GatedLinearAttention",
+    "GridMamba",
     "GridRope",
     "GroupBlock",
     "GroupSS2D",
@@ -62,6 +67,7 @@ __all__ = [
     "PlainMambaBlock",
     "PositionBlock",
     "QuantizedLinear",
+    "ResidualConvs",
     "ResidualStem",
     "RotaryLinearAttention",
     "SelectiveSSM",
@@ -72,6 +78,7 @@ __all__ = [
     "TubeletEmbed",
     "VSSBlock",
     "VSSBlock2d",
+    "VSSBlock3d",
     "WaveletMixer",
     "apply_linear",
     "searched_directions",

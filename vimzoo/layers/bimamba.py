@@ -1,4 +1,4 @@
-"""Vim's bidirectional Mamba mixer (Zhu et al. 2024, algorithm 1)."""
+"""Vim's bidirectional Mamba mixer (Zhu et al. 2024, algorithm 1), and SegMamba's with a third direction."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vimzoo.ops import causal_conv1d
 from vimzoo.ops.mixers import Mixer, Norm, mix
 from vimzoo.ops.norm.call import stream_dtype
-from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, path_codes
+from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, ScanPath, path_codes
 from vimzoo.ops.runtime.library import is_inference
 
 from .checks import check_rates, check_sizes, check_tokens, inner_width
@@ -19,18 +19,29 @@ from .linear import apply_linear, functions_are_replaced, is_plain, tensor_of
 from .norm import AddNorm
 from .ssm import SelectiveSSM, mixer_of
 
+_DIRECTIONS = {
+    "none": (FORWARD,),
+    "v1": BIDIRECTIONAL,
+    "v2": BIDIRECTIONAL,
+    "v3": (*BIDIRECTIONAL, ScanPath("column")),
+}
+"""Paths of each kind; across slices, a sequence is a map of one slice per row, read by columns."""
+
 
 class CausalConv(nn.Module):
-    """Depthwise causal convolution of a sequence in one or both directions, then SiLU.
+    """Depthwise causal convolution of a sequence in one or more directions, then SiLU.
 
     Parameters ``weight (K, D, W)`` and ``bias (K, D)``, one slice per direction; the second direction looks
-    at the tokens after it, which is the causal convolution of the flipped sequence.
+    at the tokens after it, which is the causal convolution of the flipped sequence. With ``slices``, one more looks at
+    the tokens before it when the sequence is cut into so many parts and read across them: the first token of each, then
+    the second.
 
     Args:
         dim: Channels D.
         width: Taps W.
         directions: 1, or 2 to add the backward direction.
         bias: Whether there is a bias.
+        slices: Consecutive parts of a sequence, for the direction across them; 0 for none.
 
     Raises:
         ValueError: a size is not positive, or ``directions`` is neither 1 nor 2.
@@ -42,6 +53,7 @@ class CausalConv(nn.Module):
         width: int = 4,
         directions: int = 1,
         bias: bool = True,
+        slices: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -49,8 +61,13 @@ class CausalConv(nn.Module):
         check_sizes(dim=dim, width=width)
         if directions not in (1, 2):
             raise ValueError(f"directions: expected 1 or 2, got {directions!r}")
+        if slices != 0:
+            check_sizes(slices=slices)
         self.dim = dim
+        self.slices = slices
+        self.along = directions
         self.reverse = [False, True][:directions]
+        directions += int(slices > 0)
         self.weight = nn.Parameter(torch.empty(directions, dim, width, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(directions, dim, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
@@ -66,10 +83,18 @@ class CausalConv(nn.Module):
         """``(B, L, D) -> (B, L, K, D)`` over K-major memory.
 
         Raises:
-            ValueError: ``x`` is not such a sequence.
+            ValueError: ``x`` is not such a sequence, or cannot be cut into the slices.
         """
         x = check_tokens(x, self.dim)
-        return causal_conv1d(x, self.weight, self.bias, "silu", reverse=self.reverse)
+        if self.slices == 0:
+            return causal_conv1d(x, self.weight, self.bias, "silu", reverse=self.reverse)
+        bias = self.bias
+        first, last = (None, None) if bias is None else (bias[: self.along], bias[self.along :])
+        along = causal_conv1d(x, self.weight[: self.along], first, "silu", reverse=self.reverse)
+        read = x.unflatten(1, (self.slices, -1)).transpose(1, 2)
+        across = causal_conv1d(read.flatten(1, 2), self.weight[self.along :], last, "silu", reverse=[False])
+        across = across.unflatten(1, (-1, self.slices)).transpose(1, 2).flatten(1, 2)
+        return torch.cat([along, across], 2)
 
     def extra_repr(self) -> str:
         directions, dim, width = self.weight.shape
@@ -77,7 +102,7 @@ class CausalConv(nn.Module):
 
 
 class BiMamba(nn.Module):
-    """Mamba mixer that reads its sequence in one or both directions.
+    """Mamba mixer that reads its sequence in one or more directions.
 
     ``[x | z] = in_proj(h)``; per direction a causal convolution, SiLU and a selective scan; the directions'
     sum, halved with ``divide_out``, times ``silu(z)``, goes through ``out_proj``.
@@ -86,7 +111,8 @@ class BiMamba(nn.Module):
         dim: Width of a token.
         bimamba: ``"v2"``: each direction has its own convolution and scan (the paper's "Bidirectional SSM +
             Conv1d"). ``"v1"``: one forward convolution and one set of projections, only A differs
-            ("Bidirectional SSM"). ``"none"``: forward only, plain Mamba.
+            ("Bidirectional SSM"). ``"v3"``: v2 and a third direction across ``slices`` (SegMamba's tri-orientated
+            mixer, Xing et al. 2024). ``"none"``: forward only, plain Mamba.
         d_state: States N per channel.
         d_conv: Taps of the convolution.
         expand: Inner width in multiples of ``dim``.
@@ -97,9 +123,11 @@ class BiMamba(nn.Module):
             code.
         layer_scale: Initial value of a learned per-channel factor on the output; ``None`` for none.
         dt_min, dt_max, dt_floor, dt_scale, dt_init: As in `SelectiveSSM`.
+        slices: Consecutive parts of equal length, for v3: the first token of each is read, then the second of each.
+            Of a volume read row by row whose depth this is, they are its slices.
 
     Raises:
-        ValueError: ``bimamba`` is unknown, or a size is not positive.
+        ValueError: ``bimamba`` is unknown, a size is not positive, or there are slices without v3.
     """
 
     def __init__(
@@ -119,32 +147,38 @@ class BiMamba(nn.Module):
         dt_floor: float = 1e-4,
         dt_scale: float = 1.0,
         dt_init: str = "random",
+        slices: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if bimamba not in ("none", "v1", "v2"):
-            raise ValueError(f"bimamba: expected 'none', 'v1' or 'v2', got {bimamba!r}")
-        check_sizes(dim=dim, d_conv=d_conv)
+        if bimamba not in _DIRECTIONS:
+            raise ValueError(f"bimamba: expected one of {tuple(_DIRECTIONS)}, got {bimamba!r}")
+        check_sizes(dim=dim, d_conv=d_conv, slices=slices)
+        if slices > 1 and bimamba != "v3":
+            raise ValueError(f"slices: expected 1 with bimamba={bimamba!r}, got {slices!r}")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         inner = inner_width("expand", expand, dim)
-        both = bimamba == "v2"
+        paths, separate = _DIRECTIONS[bimamba], bimamba in ("v2", "v3")
         self.dim = dim
         self.bimamba = bimamba
-        self.separate = both
-        self.halve = both and divide_out
+        self.separate = separate
+        self.halve = bimamba == "v2" and divide_out
+        self.slices = slices
         self.proj_bias = proj_bias
         self.layer_scale = layer_scale
-        self.codes = path_codes((FORWARD,) if bimamba == "none" else BIDIRECTIONAL)
+        self.codes = path_codes(paths)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=proj_bias, **dd)
-        self.conv = CausalConv(inner, d_conv, 2 if both else 1, bias=conv_bias, **dd)
+        self.conv = CausalConv(
+            inner, d_conv, 2 if separate else 1, conv_bias, slices if bimamba == "v3" else 0, **dd
+        )
         self.ssm = SelectiveSSM(
             inner,
             d_state,
             math.ceil(dim / 16) if dt_rank is None else dt_rank,
             directions=len(self.codes),
             shared=("D", "x_proj", "dt_proj", "dt_bias") if bimamba == "v1" else (),
-            separate_inputs=both,
+            separate_inputs=separate,
             dt_min=dt_min,
             dt_max=dt_max,
             dt_floor=dt_floor,
@@ -165,9 +199,13 @@ class BiMamba(nn.Module):
         """Tokens ``(B, L, D) -> (B, L, D)``.
 
         Raises:
-            ValueError: ``x`` is not such a sequence.
+            ValueError: ``x`` is not such a sequence, or cannot be cut into the slices.
         """
         x = check_tokens(x, self.dim)
+        if x.shape[1] % self.slices != 0:
+            raise ValueError(
+                f"x: expected a length that {self.slices} slices divide, got {x.shape[1]} tokens"
+            )
         if not torch.jit.is_scripting():
             mixer = self.in_one_call()
             mixed = None if mixer is None else mix(x, mixer)
@@ -178,7 +216,7 @@ class BiMamba(nn.Module):
         u = self.conv(inner)
         if not self.separate:
             u = u.select(2, 0)
-        y = self.ssm(u, z, self.codes, None, 1, x.shape[1])
+        y = self.ssm(u, z, self.codes, None, self.slices, x.shape[1] // self.slices)
         y = self._project_out(y)
         return y if self.gamma is None else y * self.gamma
 
@@ -191,6 +229,7 @@ class BiMamba(nn.Module):
             not is_inference()
             or not (is_plain(conv, CausalConv) and is_plain(ssm, SelectiveSSM))
             or self.gamma is not None
+            or conv.slices
             or functions_are_replaced()
         ):
             return None

@@ -12,33 +12,40 @@ from torch import Tensor
 
 @register_notrace_function  # sizes decide, which FX cannot follow
 @torch.jit.script_if_tracing  # so that a traced model checks what it is given, not what it was traced with
-def check_map(x: Tensor, dim: int, channel_axis: int = 3, smallest: int = 0) -> Tensor:
-    """Return ``x`` if it is a feature map.
+def check_map(x: Tensor, dim: int, channel_axis: int = 3, smallest: int = 0, axes: int = 4) -> Tensor:
+    """Return ``x`` if it is a feature map or volume.
 
     Args:
         dim: Its number of channels.
-        channel_axis: 3 for ``(B, H, W, C)``, 1 for ``(B, C, H, W)``.
+        channel_axis: 1 for ``(B, C, H, W)``, anything else for ``(B, H, W, C)``.
         smallest: Least height and width.
+        axes: 4 for a map, 5 for a volume ``(B, D, H, W, C)``.
 
     Raises:
         TypeError: ``x`` is not a tensor.
-        ValueError: ``x`` is not floating-point, does not have four axes or ``dim`` channels, or is too small.
+        ValueError: ``x`` is not floating-point, does not have so many axes or ``dim`` channels, or is too small.
     """
     if not torch.jit.is_scripting():
         if _is_proxy(x):
             return x
         check_floating(x)
-    layout = "(B, H, W, C)" if channel_axis == 3 else "(B, C, H, W)"
-    if x.dim() != 4:
-        raise ValueError(f"x: expected a map {layout}, got {x.dim()} dimensions")
-    if x.shape[channel_axis] != dim:
-        raise ValueError(f"x: expected a map {layout} of {dim} channels, got {x.shape[channel_axis]}")
-    first = 1 if channel_axis == 3 else 2
-    if smallest > 0 and (x.shape[first] < smallest or x.shape[first + 1] < smallest):
-        raise ValueError(
-            f"x: expected a map of at least {smallest} x {smallest} positions, got {x.shape[first]} x"
-            f" {x.shape[first + 1]}"
-        )
+    kind = "map" if axes == 4 else "volume"
+    grid = "H, W" if axes == 4 else "D, H, W"
+    layout = f"(B, C, {grid})" if channel_axis == 1 else f"(B, {grid}, C)"
+    if x.dim() != axes:
+        raise ValueError(f"x: expected a {kind} {layout}, got {x.dim()} dimensions")
+    channels = x.shape[1] if channel_axis == 1 else x.shape[axes - 1]
+    if channels != dim:
+        raise ValueError(f"x: expected a {kind} {layout} of {dim} channels, got {channels}")
+    first = 2 if channel_axis == 1 else 1
+    if smallest > 0:
+        small = False
+        for axis in range(first, first + axes - 2):
+            small = small or x.shape[axis] < smallest
+        if small:
+            least = " x ".join([str(smallest) for _ in range(axes - 2)])
+            found = " x ".join([str(x.shape[axis]) for axis in range(first, first + axes - 2)])
+            raise ValueError(f"x: expected a {kind} of at least {least} positions, got {found}")
     return x
 
 

@@ -37,6 +37,7 @@ class MapBatchNorm(nn.Module):
     Args:
         dim: Channels C.
         eps: Added to the variance.
+        axes: 4, or 5 for volumes ``(B, D, H, W, C)``.
 
     Raises:
         ValueError: ``dim`` is not positive.
@@ -46,13 +47,16 @@ class MapBatchNorm(nn.Module):
         self,
         dim: int,
         eps: float = 1e-5,
+        axes: int = 4,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim)
         self.dim = dim
-        self.bn = nn.BatchNorm2d(dim, eps, device=device, dtype=dtype)
+        self.axes = axes
+        norm = nn.BatchNorm2d if axes == 4 else nn.BatchNorm3d
+        self.bn = norm(dim, eps, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)``, normalised per channel over everything else.
@@ -60,8 +64,8 @@ class MapBatchNorm(nn.Module):
         Raises:
             ValueError: ``x`` is not such a map.
         """
-        x = check_map(x, self.dim)
-        return self.bn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = check_map(x, self.dim, axes=self.axes)
+        return self.bn(x.movedim(-1, 1)).movedim(1, -1)
 
 
 class Permute(nn.Module):
@@ -80,12 +84,12 @@ class SpatialSoftmax(nn.Module):
     """Softmax over the positions of each channel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)``, positive and of sum 1 per channel."""
-        return x.flatten(1, 2).softmax(1).reshape(x.shape)
+        """``(B, H, W, C)`` or ``(B, D, H, W, C)``, positive and of sum 1 per channel."""
+        return x.flatten(1, -2).softmax(1).reshape(x.shape)
 
 
-def map_norm(kind: str, dim: int, eps: float = 1e-5, **dd: Any) -> nn.Module:
-    """Norm of a map's channels: ``"layer"``, ``"batch"`` or ``"none"``.
+def map_norm(kind: str, dim: int, eps: float = 1e-5, axes: int = 4, **dd: Any) -> nn.Module:
+    """Norm of the channels of a map, or of a volume with 5 axes: ``"layer"``, ``"batch"`` or ``"none"``.
 
     Raises:
         ValueError: ``kind`` is none of them.
@@ -93,7 +97,7 @@ def map_norm(kind: str, dim: int, eps: float = 1e-5, **dd: Any) -> nn.Module:
     if kind == "layer":
         return nn.LayerNorm(dim, eps, **dd)
     if kind == "batch":
-        return MapBatchNorm(dim, eps, **dd)
+        return MapBatchNorm(dim, eps, axes, **dd)
     if kind == "none":
         return nn.Identity()
     raise ValueError(f"norm: expected 'layer', 'batch' or 'none', got {kind!r}")

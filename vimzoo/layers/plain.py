@@ -43,8 +43,8 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
     pass, and the weight of a dense one with few output pixels is packed once.
 
     Args:
-        layer: Any module from ``(B, I, H, W)`` to ``(B, O, H', W')``.
-        x: ``(B, H, W, I)``.
+        layer: Any module from ``(B, I, H, W)`` to ``(B, O, H', W')``, or of volumes.
+        x: ``(B, H, W, I)``, or a volume ``(B, D, H, W, I)``.
         act: What is applied to the result.
 
     Returns:
@@ -69,10 +69,10 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
         else:
             y = _dense(layer, weight, x)
     if y is None:
-        y = layer(x.permute(0, 3, 1, 2))
+        y = layer(x.movedim(-1, 1))
         if is_plain(act, nn.SiLU):  # before the axes are moved: OpenVINO moves the data for what comes after
             y, act = F.silu(y), None
-        y = y.permute(0, 2, 3, 1)
+        y = y.movedim(1, -1)
     return y if act is None else act(y)
 
 

@@ -2,8 +2,8 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from vimzoo.ops.mixers import Norm, mix
 from vimzoo.ops.paths.path import (
     ATROUS,
     CROSS,
+    TABLE,
     ScanPath,
     checked_paths,
+    grid_codes,
     path_arguments,
-    path_codes,
     path_names,
 )
 from vimzoo.ops.runtime.library import is_inference
@@ -74,6 +75,9 @@ class SS2D(nn.Module):
 
     norm_is_conv: Final[bool]
     has_table: Final[bool]
+    scans: ClassVar[Mapping[str, tuple[ScanPath, ...]]] = SCANS
+    conv_class: ClassVar[type[nn.Conv2d | nn.Conv3d]] = nn.Conv2d
+    grid_axes: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -111,13 +115,14 @@ class SS2D(nn.Module):
         inner = inner_width("ratio", ratio, dim)
         self.dim = dim
         self.gate = gate
-        self.paths = _checked_paths(paths)
+        self.axes = 2 + self.grid_axes
+        self.paths = _checked_paths(paths, self.scans)
         self.path_names = path_names(self.paths)
-        self.codes = path_codes(self.paths)
-        self.has_table = any(path.order == "table" for path in self.paths)
+        self.codes, self.rows = grid_codes(self.paths, self.grid_axes)
+        self.has_table = TABLE in self.codes
         self.in_proj = self.new_projection(dim, inner if gate == "none" else 2 * inner, proj_bias, **dd)
         self.conv = (
-            nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
+            self.conv_class(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
             if d_conv > 1
             else None
         )
@@ -129,7 +134,7 @@ class SS2D(nn.Module):
             init=init, heads=ssd, **dd,
         )  # fmt: skip
         self.norm_is_conv = out_norm == "conv"
-        self.out_norm = _out_norm(out_norm, inner, **dd)
+        self.out_norm = _out_norm(out_norm, inner, self.conv_class, **dd)
         self.out_act = nn.GELU() if out_act else nn.Identity()
         self.out_proj = self.new_projection(inner, dim, proj_bias, **dd)
         self.drop = nn.Dropout(drop_rate)
@@ -144,7 +149,7 @@ class SS2D(nn.Module):
         Raises:
             ValueError: ``x`` is not such a map, or has no positions.
         """
-        return self._mixed(check_map(x, self.dim, 3, 1))
+        return self._mixed(check_map(x, self.dim, smallest=1, axes=self.axes))
 
     def _mixed(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
@@ -158,13 +163,13 @@ class SS2D(nn.Module):
         if self.conv is None:
             x = self.act(x)
         elif torch.jit.is_scripting():
-            x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            x = self.act(self.conv(x.movedim(-1, 1)).movedim(1, -1))
         else:
             x = apply_conv(self.conv, x, self.act)
         y = self.scan(x)
         gated = False
         if self.norm_is_conv:
-            y = self.out_norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = self.out_norm(y.movedim(-1, 1)).movedim(1, -1)
         elif torch.jit.is_scripting():
             y = self.out_norm(y)
         else:
@@ -238,22 +243,26 @@ class SS2D(nn.Module):
 
     def extra_repr(self) -> str:
         names = next(
-            (name for name, paths in SCANS.items() if paths is self.paths), f"{len(self.paths)} paths"
+            (name for name, paths in self.scans.items() if paths is self.paths), f"{len(self.paths)} paths"
         )
         return f"{self.dim}, paths={names}, gate={self.gate}"
 
 
-def _checked_paths(paths: str | Sequence[ScanPath]) -> tuple[ScanPath, ...]:
+def _checked_paths(
+    paths: str | Sequence[ScanPath], scans: Mapping[str, tuple[ScanPath, ...]]
+) -> tuple[ScanPath, ...]:
     if isinstance(paths, str):
-        if paths not in SCANS:
-            raise ValueError(f"paths: expected one of {tuple(SCANS)} or scan paths, got {paths!r}")
-        return SCANS[paths]
+        if paths not in scans:
+            raise ValueError(f"paths: expected one of {tuple(scans)} or scan paths, got {paths!r}")
+        return scans[paths]
     return checked_paths(paths)
 
 
-def _out_norm(kind: str, dim: int, **dd: Any) -> nn.Module:
+def _out_norm(kind: str, dim: int, conv_class: type[nn.Conv2d | nn.Conv3d], **dd: Any) -> nn.Module:
+    last = 3 if conv_class is nn.Conv2d else 4
+
     def conv() -> nn.Module:
-        return nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
+        return conv_class(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
 
     if kind == "layer":
         return nn.LayerNorm(dim, **dd)
@@ -269,9 +278,9 @@ def _out_norm(kind: str, dim: int, **dd: Any) -> nn.Module:
         # the two that have weights keep the authors' names
         parts = {
             "0": nn.LayerNorm(dim, **dd),
-            "nchw": Permute(0, 3, 1, 2),
+            "nchw": Permute(0, last, *range(1, last)),
             "1": conv(),
-            "nhwc": Permute(0, 2, 3, 1),
+            "nhwc": Permute(0, *range(2, last + 1), 1),
         }
         return nn.Sequential(OrderedDict(parts))
     known = ("layer", "none", "softmax", "sigmoid", "conv", "layer conv")

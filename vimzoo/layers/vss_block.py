@@ -90,6 +90,7 @@ class VSSBlock(nn.Module):
             if not value >= 0:
                 raise ValueError(f"{name}: expected at least 0 (0 omits the branch), got {value!r}")
         self.dim = dim
+        self.axes = 2 + self.scan_class.grid_axes
         self.post_norm = post_norm
         self.channels_last = channels_last
         self.norm1: nn.Module | None = None
@@ -97,13 +98,13 @@ class VSSBlock(nn.Module):
         self.norm2: nn.Module | None = None
         self.mlp: nn.Module | None = None
         if ratio > 0:
-            self.norm1 = map_norm(norm, dim, **dd)
+            self.norm1 = map_norm(norm, dim, axes=self.axes, **dd)
             self.ss2d = self.scan_class(
                 dim, d_state, ratio, dt_rank, act, d_conv, conv_bias, gate=gate, paths=paths, out_norm=out_norm,
                 out_act=out_act, ssd=ssd, init=init, drop_rate=ssm_drop_rate, **(ssm_args or {}), **dd,
             )  # fmt: skip
         if mlp_ratio > 0:
-            self.norm2 = map_norm(norm, dim, **dd)
+            self.norm2 = map_norm(norm, dim, axes=self.axes, **dd)
             hidden = inner_width("mlp_ratio", mlp_ratio, dim)
             if mlp == "moe":
                 act_name = GATED_NAMES.get(mlp_act, mlp_act) if mlp_gated else mlp_act
@@ -118,9 +119,9 @@ class VSSBlock(nn.Module):
         Raises:
             ValueError: ``x`` is not such a map, has no positions, or is of float64 and the weights are not.
         """
-        x = check_map(x, self.dim, 3 if self.channels_last else 1, 1)
+        x = check_map(x, self.dim, 3 if self.channels_last else 1, 1, self.axes)
         if not self.channels_last:
-            x = x.permute(0, 2, 3, 1)
+            x = x.movedim(1, -1)
         if self.ss2d is not None and self.norm1 is not None:
             added: Tensor | None = None
             if not torch.jit.is_scripting():
@@ -149,7 +150,7 @@ class VSSBlock(nn.Module):
                     y = self.norm2(y) if torch.jit.is_scripting() else apply_norm(self.norm2, y)
                 added = x + self.drop_path(y)
             x = added
-        return x if self.channels_last else x.permute(0, 3, 1, 2)
+        return x if self.channels_last else x.movedim(-1, 1)
 
     @torch.jit.ignore
     def _add_scanned(self, x: Tensor) -> Tensor | None:

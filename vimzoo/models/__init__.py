@@ -14,6 +14,7 @@ from .registry import FAMILIES
 from .segmentation_base import SegmentationModel
 from .spatial_mamba import SpatialMamba
 from .swin_umamba import SwinUMamba, SwinUMambaD
+from .u_mamba import UMamba
 from .unet import UNet
 from .videomamba import VideoMamba
 from .vim import Vim
@@ -39,6 +40,7 @@ __all__ = [
     "SpatialMamba",
     "SwinUMamba",
     "SwinUMambaD",
+    "UMamba",
     "UNet",
     "VMUNet",
     "VMamba",

@@ -101,14 +101,20 @@ class SegmentationModel(nn.Module):
 
     def whole(self, x: Tensor) -> Tensor:
         """As ``forward``, without windows."""
-        height, width = x.shape[2:]
         padded = self._padded(x)
-        return self.scores(x) if padded is x else self.scores(padded)[..., :height, :width]
+        if padded is x:
+            return self.scores(x)
+        y = self.scores(padded)
+        for axis in range(2, x.dim()):
+            y = y.narrow(axis, 0, x.shape[axis])
+        return y
 
     def _padded(self, x: Tensor) -> Tensor:
-        """Images with zeros at their right and lower ends, up to multiples of ``multiple_of``."""
-        lacking = [-side % self.multiple_of for side in (x.shape[3], x.shape[2])]
-        return F.pad(x, (0, lacking[0], 0, lacking[1])) if any(lacking) else x
+        """Images with zeros at their right and lower ends, up to multiples of ``multiple_of``; volumes likewise."""
+        pads: list[int] = []
+        for axis in range(x.dim() - 1, 1, -1):
+            pads += [0, -x.shape[axis] % self.multiple_of]
+        return F.pad(x, pads) if any(pads) else x
 
     @torch.jit.ignore
     def load_pretrained(

@@ -1,7 +1,7 @@
 """Maps the Vim authors' parameter names to ours, for whole models, dense backbones and single mixers.
 
 The authors keep one tensor per direction, we stack the directions: ``A_log`` and ``A_b_log`` are two slices
-of one ``ssm.A_log``.
+of one ``ssm.A_log``. ``A_s_log`` is SegMamba's third direction.
 """
 
 import re
@@ -17,17 +17,17 @@ from ..weights.dialect import Dialect, Slot
 from ..weights.grids import fitted_pos_embed
 
 _STACKED = {
-    "ssm.A_log": ("A_log", "A_b_log"),
-    "ssm.D": ("D", "D_b"),
-    "ssm.x_proj": ("x_proj.weight", "x_proj_b.weight"),
-    "ssm.dt_proj": ("dt_proj.weight", "dt_proj_b.weight"),
-    "ssm.dt_bias": ("dt_proj.bias", "dt_proj_b.bias"),
-    "conv.weight": ("conv1d.weight", "conv1d_b.weight"),
-    "conv.bias": ("conv1d.bias", "conv1d_b.bias"),
+    "ssm.A_log": ("A_log", "A_b_log", "A_s_log"),
+    "ssm.D": ("D", "D_b", "D_s"),
+    "ssm.x_proj": ("x_proj.weight", "x_proj_b.weight", "x_proj_s.weight"),
+    "ssm.dt_proj": ("dt_proj.weight", "dt_proj_b.weight", "dt_proj_s.weight"),
+    "ssm.dt_bias": ("dt_proj.bias", "dt_proj_b.bias", "dt_proj_s.bias"),
+    "conv.weight": ("conv1d.weight", "conv1d_b.weight", "conv1d_s.weight"),
+    "conv.bias": ("conv1d.bias", "conv1d_b.bias", "conv1d_s.bias"),
 }
 _OFFICIAL = re.compile(
-    r"(^|\.)(layers\.\d+\.|norm_f\.|cls_token_(head|tail)$|(A_b_log|D_b|A_log|D)$"
-    r"|(x_proj|dt_proj|conv1d)(_b)?\.(weight|bias)$)"
+    r"(^|\.)(layers\.\d+\.|norm_f\.|cls_token_(head|tail)$|(A_[bs]_log|D_[bs]|A_log|D)$"
+    r"|(x_proj|dt_proj|conv1d)(_[bs])?\.(weight|bias)$)"
 )
 _OURS = re.compile(r"(^|\.)ssm\.")
 _ROPE_TABLE = re.compile(r"(^|\.)rope\.freqs_(cos|sin)$")

@@ -12,7 +12,7 @@ __all__ = ["GRID", "CheckpointError", "Tensors", "bare", "select_tensors", "shar
 
 PLAIN_KEYS = (
     "model", "state_dict", "params", "model_state_dict", "model_state", "model_weights", "net", "net_state_dict",
-    "network", "network_state_dict", "weights", "module",
+    "network", "network_state_dict", "network_weights", "weights", "module",
 )  # fmt: skip
 BASICSR_EMA_KEYS = ("params_ema", "params-ema")
 """Taken before the trained weights: BasicSR validates the average where it keeps one, and spandrel loads it."""

@@ -18,7 +18,7 @@ class Mamba(OfficialAttributes, BiMamba):
 
     ``bimamba_type`` is ``bimamba``, ``if_divide_out`` (or ``if_devide_out``) is ``divide_out``,
     ``init_layer_scale`` is ``layer_scale``, ``bias`` is ``proj_bias``, ``dt_init_floor`` is ``dt_floor``;
-    ``dt_rank="auto"`` is ``None``.
+    ``dt_rank="auto"`` is ``None``. ``bimamba_type="v3"`` and ``nslices``, which is ``slices``, are SegMamba's fork's.
 
     Raises:
         TypeError: an argument is unknown.
@@ -50,6 +50,7 @@ class Mamba(OfficialAttributes, BiMamba):
         if_divide_out: bool = False,
         init_layer_scale: float | None = None,
         if_devide_out: bool = False,
+        nslices: int = 5,
     ) -> None:
         super().__init__(
             d_model,
@@ -67,6 +68,7 @@ class Mamba(OfficialAttributes, BiMamba):
             dt_floor=dt_init_floor,
             dt_scale=dt_scale,
             dt_init=dt_init,
+            slices=nslices if bimamba_type == "v3" else 1,
             device=device,
             dtype=dtype,
         )
@@ -74,6 +76,7 @@ class Mamba(OfficialAttributes, BiMamba):
         self.d_inner, self.dt_rank = self.ssm.dim, self.ssm.dt_rank
         self.layer_idx, self.use_fast_path = layer_idx, use_fast_path
         self.bimamba_type, self.if_divide_out = self.bimamba, if_divide_out or if_devide_out
+        self.nslices = nslices
         self.init_layer_scale, self.activation = init_layer_scale, "silu"
         accept_official_names(self)
 
