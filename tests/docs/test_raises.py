@@ -104,6 +104,9 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.SwinUMambaD ValueError": lambda tmp: models.SwinUMambaD(dims=(8, 8, 8, 8)),
     "vimzoo.models.VMUNet ValueError": lambda tmp: models.VMUNet(num_classes=0),
     "vimzoo.models.UMamba ValueError": lambda tmp: models.UMamba(dims=(8,)),
+    "vimzoo.models.UMamba.set_deep_supervision ValueError": lambda tmp: models.UMamba(
+        dims=(8, 8)
+    ).set_deep_supervision(),
     "vimzoo.models.UNet ValueError": lambda tmp: models.UNet("no_backbone"),
     "vimzoo.segmentation.SegmentationLoss.forward ValueError": lambda tmp: segmentation.SegmentationLoss(
         levels=[1]
