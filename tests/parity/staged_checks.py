@@ -1,6 +1,7 @@
 """What the references of Spatial-Mamba and MILA are compared with, and how closely."""
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def check_model(
     reference: dict[str, Any],
     scope: Mapping[str, Any],
     record: Callable[[nn.Module], dict[str, Tensor]],
+    part: str = "",
 ) -> None:
     """Outputs, inner tensors and gradients of the model that the reference's constructor call builds.
 
@@ -54,6 +56,7 @@ def check_model(
         reference: The recording.
         scope: Names in that call.
         record: Function from the model to a dict that its calls fill with inner tensors.
+        part: Pattern of the names of the gradients that are compared; all by default.
     """
     model = eval(reference["build"], dict(scope)).eval()
     counts = {name: torch.tensor(0) for name in reference["kept"] if name.endswith("num_batches_tracked")}
@@ -81,17 +84,19 @@ def check_model(
         assert fill.mismatch(seen[label], want) < tolerance, label
     if "grad_norm" in reference:
         sum((output * fill.example_input(output.shape, 7)).sum() for output in outputs).backward()
-        check_gradients(model, reference)
+        check_gradients(model, reference, part)
 
 
-def check_gradients(model: nn.Module, reference: dict[str, Any] | None) -> None:
-    """Gradients of all parameters; against the reference if there is one."""
+def check_gradients(model: nn.Module, reference: dict[str, Any] | None, part: str = "") -> None:
+    """Gradients of all parameters; against the reference if there is one, those of names with ``part``."""
     found = {name: gradient.double().norm().item() for name, gradient in official_gradients(model).items()}
     assert len(found) >= sum(1 for p in model.parameters())
     if reference is None:
         return
     wanted = reference["grad_norm"]
     assert set(found) == set(wanted)
+    wanted = {name: norm for name, norm in wanted.items() if re.search(part, name)}
+    found = {name: found[name] for name in wanted}
     total = sum(norm**2 for norm in wanted.values()) ** 0.5
     assert sum(norm**2 for norm in found.values()) ** 0.5 == pytest.approx(total, rel=TOTAL_TOLERANCE)
     crosses = reference["num_params"] > 10_000_000 or reference["relu_margin"] < ROUNDED
