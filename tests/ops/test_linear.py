@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vimzoo.ops import linear
+from vimzoo.layers import plain
+from vimzoo.ops import dense, linear
 
 SHAPES = [(5, 7, 3), (197, 192, 44), (1, 16, 16), (33, 1, 8)]
 
@@ -64,6 +65,33 @@ def test_autocast_and_half_precision() -> None:
     assert y.dtype == torch.bfloat16
     assert (y.float() - F.linear(x, weight, bias)).abs().max() < 2e-2 * F.linear(x, weight, bias).std() + 2e-2
     assert linear(x.half(), weight.half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_operands_are_widened_where_torch_has_only_a_loop(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "WIDENED", frozenset({dtype}))
+    monkeypatch.setattr(plain, "WIDENED", frozenset({dtype}))
+    x, weight, bias = (torch.randn(*size).to(dtype) for size in ((2, 9, 6), (5, 6), (5,)))
+    wide = [t.float().requires_grad_() for t in (x, weight, bias)]
+    given = [t.requires_grad_() for t in (x, weight, bias)]
+    y, exact = linear(*given), F.linear(*wide)
+    assert y.dtype == dtype and torch.equal(y, exact.to(dtype))
+    grad = torch.randn(2, 9, 5).to(dtype)
+    wanted = torch.autograd.grad(exact, wide, grad.float())
+    for got, want in zip(torch.autograd.grad(y, given, grad), wanted, strict=True):
+        assert got.dtype == dtype and (got.float() - want).abs().max() <= 2**-7 * want.abs().max()
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # chooses the dtype itself
+        assert not dense.is_widened(x, weight)
+    conv, maps = nn.Conv2d(6, 4, 3, stride=2, padding=1).to(dtype), torch.randn(2, 8, 7, 6).to(dtype)
+    with torch.inference_mode():
+        found = [
+            plain.convolved(conv, maps.permute(0, 3, 1, 2)),
+            plain.apply_conv(conv, maps).permute(0, 3, 1, 2),
+        ]
+        truth = conv.float()(maps.permute(0, 3, 1, 2).float())
+    assert all(torch.equal(y, truth.to(dtype)) for y in found)
 
 
 def test_no_rows() -> None:

@@ -10,7 +10,7 @@ from .checks import check_choice, check_map, check_norm_dtype, check_sizes
 from .images import check_image_sizes, warn_unless_finite
 from .linear import apply_linear
 from .maps import map_norm
-from .plain import apply_conv, apply_norm
+from .plain import apply_conv, apply_norm, convolved
 
 STEMS = ("patch", "conv")
 DOWNSAMPLES = ("merge", "conv2", "conv3")
@@ -74,10 +74,11 @@ class MapStem(nn.Module):
         x = check_image_sizes(x, self.in_chans, (self.patch_size, self.patch_size))
         warn_unless_finite(x)
         x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, in words that vmap knows
-        x = self.conv1(x).permute(0, 2, 3, 1)
+        x = (self.conv1(x) if torch.jit.is_scripting() else convolved(self.conv1, x)).permute(0, 2, 3, 1)
         x = self.norm1(x) if torch.jit.is_scripting() else apply_norm(self.norm1, x)
         if self.conv2 is not None and self.norm2 is not None:
-            x = self.conv2(F.gelu(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            x = F.gelu(x).permute(0, 3, 1, 2)
+            x = (self.conv2(x) if torch.jit.is_scripting() else convolved(self.conv2, x)).permute(0, 2, 3, 1)
             x = self.norm2(x) if torch.jit.is_scripting() else apply_norm(self.norm2, x)
         return x
 

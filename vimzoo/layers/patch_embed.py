@@ -9,6 +9,7 @@ from timm.layers import lecun_normal_, resample_patch_embed, to_2tuple
 from torch import Tensor, nn
 
 from .images import check_image_sizes, warn_unless_finite
+from .plain import convolved
 
 
 class PatchEmbed(nn.Module):
@@ -121,7 +122,8 @@ class PatchEmbed(nn.Module):
             bottom = (self.patch_size[0] - height) % self.stride[0]
             right = (self.patch_size[1] - width) % self.stride[1]
             x = F.pad(x, (0, right, 0, bottom))
-        return self.proj(x).flatten(2).transpose(1, 2)
+        y = self.proj(x) if torch.jit.is_scripting() else convolved(self.proj, x)
+        return y.flatten(2).transpose(1, 2)
 
 
 def _positive(name: str, value: int | tuple[int, int]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimzoo.ops import inference, linear
+from vimzoo.ops.dense import WIDENED, is_widened
 
 from .linear import functions_are_replaced, is_plain
 
@@ -69,11 +70,37 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
         else:
             y = _dense(layer, weight, x)
     if y is None:
-        y = layer(x.movedim(-1, 1))
+        y = convolved(layer, x.movedim(-1, 1))
         if is_plain(act, nn.SiLU):  # before the axes are moved: OpenVINO moves the data for what comes after
             y, act = F.silu(y), None
         y = y.movedim(1, -1)
     return y if act is None else act(y)
+
+
+def convolved(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)`` of a map with channels first; in float32 where torch's convolution of its dtype is much slower.
+
+    Args:
+        layer: Any module from ``(B, I, H, W)`` to ``(B, O, H', W')``, or the same of volumes.
+        x: ``(B, I, H, W)``.
+
+    Returns:
+        ``(B, O, H', W')``.
+    """
+    if (
+        x.dtype in WIDENED
+        and is_plain(layer, nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and is_widened(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+        and not functions_are_replaced()
+    ):
+        bias: Tensor | None = layer.bias  # type: ignore[assignment]
+        y = F.conv2d(
+            x.float(), layer.weight.float(), None if bias is None else bias.float(), layer.stride, layer.padding,
+            layer.dilation, layer.groups,
+        )  # type: ignore[call-overload,operator,misc]  # fmt: skip
+        return y.to(x.dtype)
+    return layer(x)
 
 
 def is_layer_norm(layer: nn.Module | None, width: int) -> bool:
@@ -108,6 +135,8 @@ def _dense(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor | None:
         return None
     if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
         return linear(x, weight.flatten(1), layer.bias)  # type: ignore[arg-type]
+    if is_widened(x, weight):
+        return convolved(layer, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     stride: tuple[int, int] = layer.stride  # type: ignore[assignment]
     pixels = x.shape[0] * (x.shape[1] // stride[0]) * (x.shape[2] // stride[1])
     if not inference.can_pack(weight, pixels):

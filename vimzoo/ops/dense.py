@@ -2,12 +2,15 @@
 
 On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to oneDNN. Where it was measured
 (``benchmarks/results/*/cpu_linear.json``) oneDNN's float32 kernels are twice as fast as MKL's on AMD's Zen 5 and equal
-on Zen 4, so float32 uses oneDNN too. Tracers, the compiler, dispatch modes such as FLOP counters, tensor subclasses,
-forward-mode AD and the transforms of `torch.func` see ``torch.nn.functional.linear`` instead.
+on Zen 4, so float32 uses oneDNN too. Where oneDNN has no products of bfloat16 or float16, which is so without AVX-512,
+torch falls back to a loop that takes several times as long as the product in float32. There operands are widened, and
+the result is rounded once, as in torch's loop. Tracers, the compiler, dispatch modes such as FLOP counters, tensor
+subclasses, forward-mode AD and the transforms of `torch.func` see ``torch.nn.functional.linear`` instead.
 """
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import torch
@@ -67,6 +70,24 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 _onednn_linear = torch.ops.mkldnn._linear_pointwise.default if _HAS_ONEDNN else None
 
 
+FEWEST_ROWS = 4
+"""Rows from which on a product of widened operands is faster than torch's loop."""
+
+
+def _without_onednn() -> frozenset[torch.dtype]:
+    """The dtypes whose products torch computes in a loop of its own on this x86-64 processor."""
+    if not _HAS_ONEDNN or platform.machine() not in ("x86_64", "AMD64"):
+        return frozenset()
+    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    return frozenset(
+        dtype for dtype, name in asked.items() if not getattr(torch.ops.mkldnn, name, lambda: True)()
+    )
+
+
+WIDENED = _without_onednn()
+"""Dtypes of products and convolutions that are computed in float32."""
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight^T + bias`` by oneDNN: the operator that torch's own compiler emits for float32 ``linear``."""
     return _onednn_linear(x, weight, bias, "none", [], "")  # type: ignore[misc]
@@ -106,7 +127,21 @@ def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
+def is_widened(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether products of these operands are computed in float32 and rounded; see the head of this module."""
+    given = [x, *(other for other in others if other is not None)]
+    return (
+        x.dtype in WIDENED
+        and x.is_cpu
+        and all(other.dtype is x.dtype for other in given)
+        and not torch.is_autocast_enabled("cpu")
+        and is_eager(*given)
+    )
+
+
 def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.shape[:-1].numel() >= FEWEST_ROWS and is_widened(x, weight, bias):
+        return _one(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     if not _onednn_takes(x, weight, bias):
         return F.linear(x, weight, bias)
     learning = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
