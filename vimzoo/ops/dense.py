@@ -140,7 +140,7 @@ def is_widened(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if x.shape[:-1].numel() >= FEWEST_ROWS and is_widened(x, weight, bias):
+    if is_widened(x, weight, bias) and x.shape[:-1].numel() >= FEWEST_ROWS:
         return _one(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     if not _onednn_takes(x, weight, bias):
         return F.linear(x, weight, bias)
