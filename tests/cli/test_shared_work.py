@@ -21,6 +21,7 @@ from torch.distributed import HashStore
 from vimzoo import eval as evaluating
 from vimzoo import predict, restore
 from vimzoo.compat import mambair
+from vimzoo.data import inputs
 from vimzoo.engine import launch
 from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.processes import sharing
@@ -92,7 +93,7 @@ def noting(rank: int) -> None:
         return read
 
     without_pictures()
-    predict.read_image = slowly(predict.read_image)
+    inputs.read_image = slowly(inputs.read_image)
     stream.read_picture = slowly(stream.read_picture)
 
 

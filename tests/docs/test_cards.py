@@ -137,7 +137,7 @@ def test_every_registered_model_has_a_card() -> None:
 def test_counted_sizes(name: str) -> None:
     size = sizes.size_of(name)
     assert size.params == CLASSIFIERS[name].params
-    assert size.flops / 2 < size.paper_flops < size.flops
+    assert size.flops / 2 <= size.paper_flops < size.flops  # equal without a scan
 
 
 @pytest.mark.parametrize("name", RESTORERS)

@@ -131,8 +131,7 @@ def test_names_that_the_authors_code_reads() -> None:
         (lambda: small(no_such_option=1), TypeError, "no_such_option"),
         (lambda: small(ssm_cfg={"nope": 1}), TypeError, "nope"),
         (lambda: small(final_pool_type="avg"), ValueError, "final_pool_type.*'avg'"),
-        (lambda: mamba_ssm.Mamba(16, nslices=4), TypeError, "nslices"),
-        (lambda: mamba_ssm.Mamba(16, bimamba_type="v3"), ValueError, "bimamba"),
+        (lambda: mamba_ssm.Mamba(16, bimamba_type="v4"), ValueError, "bimamba"),
     ],
 )
 def test_bad_arguments_are_named(call, error: type, words: str) -> None:

@@ -336,7 +336,7 @@ def test_half_precision_says_how_many_bits_survive(small: Any, caplog: Any) -> N
 
 
 def test_half_precision_keeps_16_bits_where_the_model_adds_its_input(small: Any, caplog: Any) -> None:
-    """One step of bfloat16 near white is 256 of 65535."""
+    """One step of bfloat16 near white is 256 of 65535; rounding the picture itself would cost half of it."""
     for kind in ("dn", "unet"):
         model = small(kind)
         with torch.no_grad():
@@ -344,7 +344,7 @@ def test_half_precision_keeps_16_bits_where_the_model_adds_its_input(small: Any,
                 if name.startswith(("head.conv_out", "output")):
                     parameter.mul_(0.1)
         full, half = (Restorer(model, dtype=dtype)(DEEP).astype(int) for dtype in DTYPES)
-        assert np.abs(full - DEEP).max() > 1000 and np.abs(half - full).max() < 50
+        assert np.abs(full - DEEP).max() > 1000 and np.abs(half - full).max() < 128
     assert not caplog.text
 
 

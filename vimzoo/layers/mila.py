@@ -55,6 +55,7 @@ class RotaryLinearAttention(nn.Module):
         self.dim = dim
         self.num_heads = num_heads
         self.theta = theta
+        self.eps = EPS
         self.qk = nn.Linear(dim, 2 * dim, bias=qk_bias, **dd)
         self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
 
@@ -80,7 +81,7 @@ class RotaryLinearAttention(nn.Module):
         weight = (q * k.mean((1, 2), keepdim=True)).unflatten(3, (self.num_heads, -1)).sum(-1, keepdim=True)
         keys, values = self._heads(rotate(k, cos, sin) * scale), self._heads(v)
         out = self._heads(rotate(q, cos, sin)) @ (keys.transpose(2, 3) @ values)  # (B, heads, H W, C / heads)
-        out = out.transpose(1, 2).unflatten(1, (v.shape[1], v.shape[2])) / (weight + EPS)
+        out = out.transpose(1, 2).unflatten(1, (v.shape[1], v.shape[2])) / (weight + self.eps)
         return out.flatten(3)
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def convolved(layer: nn.Module, x: Tensor) -> Tensor:
         ``(B, O, H', W')``.
     """
     if (
-        x.dtype in WIDENED
+        WIDENED
         and is_plain(layer, nn.Conv2d)
         and layer.padding_mode == "zeros"
         and is_widened(x, layer.weight, layer.bias)  # type: ignore[arg-type]

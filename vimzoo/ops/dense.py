@@ -129,10 +129,11 @@ def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 def is_widened(x: Tensor, *others: Tensor | None) -> bool:
     """Whether products of these operands are computed in float32 and rounded; see the head of this module."""
+    if not WIDENED or not isinstance(x, Tensor) or x.dtype not in WIDENED:  # a tracer's stand-in is no tensor
+        return False
     given = [x, *(other for other in others if other is not None)]
     return (
-        x.dtype in WIDENED
-        and x.is_cpu
+        x.is_cpu
         and all(other.dtype is x.dtype for other in given)
         and not torch.is_autocast_enabled("cpu")
         and is_eager(*given)

@@ -143,6 +143,7 @@ class Vim(GridModel, SmallOnOneThread):
             **(step_sizes or {}),
         )  # fmt: skip
         if mixers is None:
+            check_choice(("none", "v1", "v2"), bimamba=bimamba)
             mixer_args.update(bimamba=bimamba, divide_out=divide_out, layer_scale=layer_scale)
         # A block applies stochastic depth to its input, the output of the block before, hence the offset of one.
         rates = [0.0, *calculate_drop_path_rates(drop_path_rate, depth)]
