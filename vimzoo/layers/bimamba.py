@@ -202,7 +202,7 @@ class BiMamba(nn.Module):
             ValueError: ``x`` is not such a sequence, or cannot be cut into the slices.
         """
         x = check_tokens(x, self.dim)
-        if x.shape[1] % self.slices != 0:
+        if self.slices > 1 and x.shape[1] % self.slices != 0:
             raise ValueError(
                 f"x: expected a length that {self.slices} slices divide, got {x.shape[1]} tokens"
             )

@@ -170,8 +170,8 @@ class ScaleNorm(nn.Sequential):
     @torch.no_grad()
     def fuse(self) -> ChannelScale:
         """The same as factors and shifts, with the statistics of evaluation mode."""
-        weight: Any = self.scale.weight
-        norm: Any = self.norm
+        parts: dict[str, Any] = dict(self.named_children())
+        weight, norm = parts["scale"].weight, parts["norm"]
         scale = ChannelScale(len(weight), True, weight.device, weight.dtype)
         return _with_parameters(scale, *_folded(weight, None, norm.bn))
 

@@ -66,12 +66,14 @@ def require_weights(variant: str, options: dict[str, Any]) -> None:
 
 
 def unreachable(address: str) -> str | None:
-    """Why the server of a URL does not accept a connection; None if it does, or if there is a proxy."""
+    """Why the server of a URL does not accept a connection; None if it does, if there is a proxy, or for files."""
     if huggingface_hub.constants.HF_HUB_OFFLINE and address == huggingface_hub.constants.ENDPOINT:
         return "HF_HUB_OFFLINE is set"
     if urllib.request.getproxies():
         return None
     parts = urllib.parse.urlsplit(address)
+    if parts.scheme == "file":
+        return None
     try:
         port = parts.port or (80 if parts.scheme == "http" else 443)
         socket.create_connection((parts.hostname, port), timeout=SECONDS).close()

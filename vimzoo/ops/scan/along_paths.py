@@ -154,15 +154,41 @@ def scan_codes(
         vimzoo.ops.BackendError: a forced backend cannot run it.
     """
     if not torch.jit.is_scripting() and torch.jit.is_tracing() and backend is None:
-        sizes = torch.as_tensor(height), torch.as_tensor(width)
-        grid = [] if table is None else [int(height), int(width)]
-        return _traced_scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, *sizes, merge, grid)
+        return _recorded(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge)
     if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips only a block of its own
         if not by_state(x_dbl, A, dt_weight) and is_inference(x, x_dbl, A, dt_weight, dt_bias, D, z, table):
             return KERNELS["scan_paths"](
                 x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, False, backend
             )[0]
     return _scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, backend)
+
+
+@torch.jit.unused
+def _recorded(
+    x: Tensor,
+    x_dbl: Tensor,
+    A: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    codes: list[int],
+    table: Tensor | None,
+    height: int,
+    width: int,
+    merge: bool,
+) -> Tensor:
+    """`scan_codes` under ``torch.jit.trace``; the graph has one node for the operator, outside of any branch."""
+    sizes = torch.as_tensor(height), torch.as_tensor(width)
+    grid = [] if table is None else [int(height), int(width)]
+
+    def scan(rows: Tensor, A: Tensor) -> Tensor:
+        return _traced_scan(x, rows, A, dt_weight, dt_bias, D, z, codes, table, *sizes, merge, grid)
+
+    if not by_state(x_dbl, A, dt_weight):
+        return scan(x_dbl, A)
+    R, N = dt_weight.shape[-1], A.shape[-1]
+    return torch.stack([scan(_rows_of(x_dbl, R, n), A[..., n : n + 1]) for n in range(N)], -1)
 
 
 def _scan(
@@ -181,20 +207,66 @@ def _scan(
     backend: str | None,
 ) -> Tensor:
     """One call of the operator; for the states of N > 1, a call for each, which scans with that state alone."""
-    grad = torch.is_grad_enabled()
     if by_state(x_dbl, A, dt_weight):
         states: list[Tensor] = []
-        R = dt_weight.shape[-1]
         for n in range(A.shape[-1]):
-            rows = torch.cat([x_dbl[..., :R], x_dbl[..., R + n : R + n + 1]], -1)
-            state, _ = torch.ops.vimzoo.scan_paths(
-                x, rows, A[..., n : n + 1], dt_weight, dt_bias, D, z, codes, table, height, width, merge, grad,
-                backend,
-            )  # fmt: skip
-            states.append(state)
+            rows = _rows_of(x_dbl, dt_weight.shape[-1], n)
+            states.append(
+                _one_scan(
+                    x,
+                    rows,
+                    A[..., n : n + 1],
+                    dt_weight,
+                    dt_bias,
+                    D,
+                    z,
+                    codes,
+                    table,
+                    height,
+                    width,
+                    merge,
+                    backend,
+                )
+            )
         return torch.stack(states, -1)
+    return _one_scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, backend)
+
+
+def _rows_of(x_dbl: Tensor, R: int, n: int) -> Tensor:
+    """The rows ``[dt | B]`` of one state."""
+    return torch.cat([x_dbl[..., :R], x_dbl[..., R + n : R + n + 1]], -1)
+
+
+def _one_scan(
+    x: Tensor,
+    x_dbl: Tensor,
+    A: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    codes: list[int],
+    table: Tensor | None,
+    height: int,
+    width: int,
+    merge: bool,
+    backend: str | None,
+) -> Tensor:
     y, _ = torch.ops.vimzoo.scan_paths(
-        x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, height, width, merge, grad, backend
+        x,
+        x_dbl,
+        A,
+        dt_weight,
+        dt_bias,
+        D,
+        z,
+        codes,
+        table,
+        height,
+        width,
+        merge,
+        torch.is_grad_enabled(),
+        backend,
     )
     return y
 
@@ -223,7 +295,7 @@ def _traced_scan(
     h, w = int(height), int(width)
     if len(grid) == 2 and (h != grid[0] or w != grid[1]):
         raise ValueError(f"x: this model was traced with a map of {grid[0]} x {grid[1]}, got {h} x {w}")
-    return _scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, h, w, merge, None)
+    return _one_scan(x, x_dbl, A, dt_weight, dt_bias, D, z, codes, table, h, w, merge, None)
 
 
 CONTRACT = Contract("scan_paths", TENSORS, SIZES, check_settings)

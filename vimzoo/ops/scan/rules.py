@@ -65,7 +65,9 @@ def check_backward(given: Given) -> None:
 
 
 def by_state(x_dbl: Tensor, A: Tensor, dt_weight: Tensor) -> bool:
-    """Whether the output is several states of a channel."""
+    """Whether the output is several states of a channel; a traced graph of torch.fx never has that."""
+    if not torch.jit.is_scripting() and not isinstance(x_dbl, Tensor):
+        return False
     if x_dbl.dim() != 4 or A.dim() != 3 or dt_weight.dim() != 3:
         return False
     return A.shape[-1] > 1 and x_dbl.shape[-1] == dt_weight.shape[-1] + A.shape[-1]
