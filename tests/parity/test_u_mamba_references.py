@@ -110,3 +110,23 @@ def test_a_file_of_the_authors(tmp_path: Path) -> None:
     with torch.no_grad():
         found = model(fill.model_input(reference))
     assert fill.mismatch(found, reference["outputs"][0]) < SINGLE_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"norm_op_kwargs": {"eps": 1e-3}},
+        {"norm_op_kwargs": {"affine": False}},
+        {"nonlin_kwargs": {"negative_slope": 0.2}},
+        {"dropout_op_kwargs": {"p": 0.5}},
+        {"stem_channels": 16},
+    ],
+    ids=str,
+)
+def test_options_of_layers_are_in_force_or_refused(option: dict) -> None:
+    def build(**options):
+        return u_mamba.UMambaBot(1, 2, [8, 16], torch.nn.Conv2d, 3, [1, 2], 1, 2, 1, **options)
+
+    build(norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin_kwargs={"inplace": True}, stem_channels=8)
+    with pytest.raises(ValueError, match=f"{next(iter(option))}: expected"):
+        build(**option)

@@ -23,6 +23,14 @@ from .official import Named, accept_official_names, official_gradients, official
 __all__ = ["MambaLayer", "UMambaBot", "UMambaEnc", "official_gradients", "official_state_dict"]
 
 
+_IN_FORCE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "norm_op_kwargs": {"eps": (1e-5,), "affine": (True,)},
+    "nonlin_kwargs": {"inplace": (True, False), "negative_slope": (0.01,)},
+    "dropout_op_kwargs": {},
+}
+"""The arguments of norms and activations that nnU-Net's plans set."""
+
+
 class MambaLayer(Named, GridMamba):
     """Norm and Mamba on the positions of a map or volume, without the input.
 
@@ -68,6 +76,13 @@ class _UMamba(models.UMamba):
         for name, known in expected.items():
             if options[name] not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {options[name]!r}")
+        for name, known in _IN_FORCE.items():
+            for key, value in (options[name] or {}).items():
+                if key not in known or value not in known[key]:
+                    raise ValueError(f"{name}: expected {known}, got {key}={value!r}")
+        first = features_per_stage if isinstance(features_per_stage, int) else features_per_stage[0]
+        if options["stem_channels"] not in (None, first):
+            raise ValueError(f"stem_channels: expected None or {first}, got {options['stem_channels']!r}")
         if conv_op not in (nn.Conv2d, nn.Conv3d):
             raise ValueError(f"conv_op: expected torch.nn.Conv2d or Conv3d, got {conv_op!r}")
 
@@ -119,7 +134,10 @@ class UMambaBot(_UMamba):
         deep_supervision: bool = False,
         stem_channels: int | None = None,
     ) -> None:
-        options = dict(norm_op=norm_op, nonlin=nonlin, dropout_op=dropout_op, conv_bias=conv_bias)
+        options = dict(
+            norm_op=norm_op, nonlin=nonlin, dropout_op=dropout_op, conv_bias=conv_bias, norm_op_kwargs=norm_op_kwargs,
+            nonlin_kwargs=nonlin_kwargs, dropout_op_kwargs=dropout_op_kwargs, stem_channels=stem_channels,
+        )  # fmt: skip
         super().__init__(
             "bottleneck", None, input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides,
             n_conv_per_stage, num_classes, n_conv_per_stage_decoder, deep_supervision, options,
@@ -155,7 +173,10 @@ class UMambaEnc(_UMamba):
         deep_supervision: bool = False,
         stem_channels: int | None = None,
     ) -> None:
-        options = dict(norm_op=norm_op, nonlin=nonlin, dropout_op=dropout_op, conv_bias=conv_bias)
+        options = dict(
+            norm_op=norm_op, nonlin=nonlin, dropout_op=dropout_op, conv_bias=conv_bias, norm_op_kwargs=norm_op_kwargs,
+            nonlin_kwargs=nonlin_kwargs, dropout_op_kwargs=dropout_op_kwargs, stem_channels=stem_channels,
+        )  # fmt: skip
         super().__init__(
             "encoder", input_size, input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides,
             n_conv_per_stage, num_classes, n_conv_per_stage_decoder, deep_supervision, options,
