@@ -148,3 +148,9 @@ def test_loading_a_vmamba(name: str, generation: str, tmp_path: Path) -> None:
     with torch.no_grad():
         output = model(fill.model_input(reference))
     assert fill.mismatch(output, reference["outputs"][0]) < OUTPUT_TOLERANCE
+
+
+@pytest.mark.parametrize("option", [{"drop_rate": 0.1}, {"norm_layer": torch.nn.BatchNorm2d}], ids=str)
+def test_options_that_the_encoder_lacks_are_refused(option: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        swin_umamba.VSSMEncoder(depths=(1, 1), dims=8, **option)

@@ -104,3 +104,8 @@ def test_loading_a_vmamba(generation: str, tmp_path: Path) -> None:
     with torch.no_grad():
         output = model(fill.model_input(reference))
     assert fill.mismatch(output, reference["outputs"][0]) < OUTPUT_TOLERANCE
+
+
+def test_dropout_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"drop_rate=0\.1: expected 0"):
+        vm_unet.VSSM(depths=(1, 1, 1, 1), depths_decoder=(1, 1, 1, 1), drop_rate=0.1)

@@ -7,7 +7,7 @@ scores, the finest first, in evaluation, too.
 
 Upstream bugs that are not imitated: images whose sides are not multiples of 32 are padded; widths that do not fit the
 encoder are refused. Arguments without effect in theirs have none here: ``drop_path_rate`` (0.2 in the encoder) and
-``layer_scale_init_value`` of ``SwinUMamba``.
+``layer_scale_init_value`` of ``SwinUMamba``, ``attn_drop_rate`` and ``use_checkpoint`` of the encoder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class VSSMEncoder(Named, VSSEncoder):
     """Their encoder: the input, then the map of each stage. Odd maps lose their last row or column.
 
     Raises:
-        ValueError: a number is not positive.
+        ValueError: a number is not positive, or there is dropout or another norm than their models have.
     """
 
     dialect = SWIN_UMAMBA
@@ -67,6 +67,10 @@ class VSSMEncoder(Named, VSSEncoder):
         patch_norm: bool = True,
         use_checkpoint: bool = False,
     ) -> None:
+        if drop_rate != 0 or norm_layer is not nn.LayerNorm:
+            raise ValueError(
+                f"drop_rate={drop_rate}, norm_layer={norm_layer}: expected 0 and torch.nn.LayerNorm, as in their models"
+            )
         widths = [dims * 2**i for i in range(len(depths))] if isinstance(dims, int) else list(dims)
         states = -(-widths[0] // 6) if d_state is None else d_state
         super().__init__(in_chans, patch_size, depths, widths, states, patch_norm, drop_path_rate)

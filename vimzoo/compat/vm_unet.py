@@ -28,8 +28,8 @@ class VSSM(models.VMUNet):
     """Their U-shaped network: logits of every class.
 
     Raises:
-        ValueError: a number is not positive, the two sides differ in stages, or the decoder's widths are not the
-            encoder's.
+        ValueError: a number is not positive, there is dropout, the two sides differ in stages, or the decoder's widths
+            are not the encoder's.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class VSSM(models.VMUNet):
         patch_norm: bool = True,
         use_checkpoint: bool = False,
     ) -> None:
+        if drop_rate != 0:
+            raise ValueError(f"drop_rate={drop_rate}: expected 0; there is no dropout")
         if list(dims_decoder) != list(dims)[::-1]:
             raise ValueError(f"dims_decoder={list(dims_decoder)}: expected {list(dims)[::-1]}, as dims say")
         states = -(-dims[0] // 6) if d_state is None else d_state
