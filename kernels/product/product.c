@@ -1,25 +1,32 @@
-/* Matrix products y = x W^T on AVX-512, with bias, GELU and a residual before the result leaves the registers.
+/* Matrix products y = x W^T on AVX2 and AVX-512, with bias, GELU and a residual before the result leaves the registers.
  *
- * A panel of W, PANEL output columns times PIECE words (a word is a float32 or two bfloat16), is transposed into the
- * first-level cache at each call and meets all rows of x, which are read where they lie. Nothing is kept between calls:
- * transposing costs what comparing the weight with an earlier one would cost.
+ * A panel of W, PANEL output columns times PIECE words, is transposed into the first-level cache at each call and meets
+ * all rows of x. A word is a float32, or two bfloat16 where the processor multiplies them in pairs; elsewhere numbers of
+ * 16 bits become float32 when W is transposed, and x before. Nothing is kept between calls: transposing costs what
+ * comparing the weight with an earlier one would cost.
  */
 #include "product.h"
 
 ARGUMENT_NAMES(product, PRODUCT_FIELDS);
 
-/* Whether products of this dtype run here; of bfloat16 only with an even depth, as words are read whole. */
-EXPORT int vimzoo_product_takes(int dtype) {
 #if defined(__AVX512BF16__)
-    if (dtype == BF16) return 1;
+enum { PAIRED = BF16 }; /* the dtype that is multiplied in pairs */
+#else
+enum { PAIRED = -1 };
 #endif
-    return VL == 16 && dtype == F32;
-}
 
-#if VL == 16
-enum { PIECE = 192, PANEL = 2 * VL, MOST_ROWS = 12 };
+/* Whether products of this dtype run here; those of 16 bits need an even depth, as a word may be two numbers. */
+EXPORT int vimzoo_product_takes(int dtype) { return VL >= 8 && dtype >= F32 && dtype <= F16; }
+
+#if VL >= 8
+/* Columns and words of a panel; the two heights of a block of rows, whose sums fill most of 16 or 32 registers. */
+enum { PIECE = 192, PANEL = 2 * VL, LOW = VL == 16 ? 10 : 5, HIGH = VL == 16 ? 12 : 6 };
 /* Of a chunk of x: enough rows to pay for transposing the weight; what stays in the second-level cache. */
-enum { FEWEST_ROWS = 96, WORDS_OF_ROWS = 160 << 10 };
+enum { FEWEST_ROWS = 96, WORDS_OF_ROWS = (VL == 16 ? 160 : 80) << 10 };
+
+/* A transposed weight of at most so many bytes is kept for all rows, of which so many blocks meet a panel at a time; and how
+ * many blocks before a panel ends the next one is asked for, so that its lines are still near. On AVX-512 not tried. */
+enum { KEPT_BYTES = VL == 16 ? 0 : 256 << 10, KEPT_BLOCKS = 4, EARLY = VL == 16 ? 1 << 30 : 4 };
 
 /* The part of a weight that is multiplied at a time. */
 typedef struct {
@@ -27,24 +34,27 @@ typedef struct {
     int vectors;                /* of output columns */
 } piece;
 
-static int64_t pieces_deep(const product_args *a) { return ceil_div(a->depth * item_size(a->dtype) / 4, PIECE); }
+INLINE int64_t words_deep(const product_args *a) { return a->dtype == PAIRED ? a->depth / 2 : a->depth; }
+INLINE int word_size(const product_args *a) { return a->dtype == PAIRED ? 4 : item_size((int)a->dtype); }
+static int64_t pieces_deep(const product_args *a) { return ceil_div(words_deep(a), PIECE); }
 
 static piece piece_at(const product_args *a, int64_t panel, int64_t deep) {
-    const int64_t words = a->depth * item_size(a->dtype) / 4, pieces = pieces_deep(a);
+    const int64_t words = words_deep(a), pieces = pieces_deep(a);
     return (piece){.column = panel * PANEL, .begin = words * deep / pieces, .end = words * (deep + 1) / pieces,
                    .vectors = a->columns - panel * PANEL > VL ? 2 : 1};
 }
 
 /* Word `w` of output column `n`. */
 INLINE const char *weight_at(const product_args *a, int64_t n, int64_t w) {
-    return a->weight + n * a->depth * item_size(a->dtype) + w * 4;
+    return a->weight + (n * words_deep(a) + w) * word_size(a);
 }
 
 /* VL rows of `width` words -> `width` vectors of one word of every row; rows from `rows` on are zero. */
-INLINE void transpose_words(const char *from, int64_t step, const int rows, const int width, vf *out, int out_step) {
+INLINE void transpose_words(const char *from, int64_t step, const int dtype, const int rows, const int width, vf *out,
+                            int out_step) {
     vf block[VL];
 #pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) block[i] = i < rows ? load_row(from + i * step, F32, width) : splat(0.0f);
+    for (int i = 0; i < VL; i++) block[i] = i < rows ? load_row(from + i * step, dtype, width) : splat(0.0f);
     transpose_vf(block);
 #pragma GCC unroll 16
     for (int i = 0; i < VL; i++)
@@ -53,14 +63,15 @@ INLINE void transpose_words(const char *from, int64_t step, const int rows, cons
 
 /* panel[word][column], zeros beyond the last column. */
 static void transpose_piece(const product_args *a, const piece *p, vf *panel) {
-    const int64_t step = a->depth * item_size(a->dtype);
+    const int64_t step = words_deep(a) * word_size(a);
+    const int dtype = a->dtype == PAIRED ? F32 : (int)a->dtype;
     for (int j = 0; j < p->vectors; j++)
         for (int64_t w = p->begin; w < p->end; w += VL) {
             const char *from = weight_at(a, p->column + j * VL, w);
             const int rows = (int)min_of(VL, a->columns - p->column - j * VL), width = (int)min_of(VL, p->end - w);
             vf *out = panel + (w - p->begin) * p->vectors + j;
-            if (rows == VL && width == VL) transpose_words(from, step, VL, VL, out, p->vectors);
-            else transpose_words(from, step, rows, width, out, p->vectors);
+            if (rows == VL && width == VL && dtype == F32) transpose_words(from, step, F32, VL, VL, out, p->vectors);
+            else transpose_words(from, step, dtype, rows, width, out, p->vectors);
         }
 }
 
@@ -68,7 +79,7 @@ static void transpose_piece(const product_args *a, const piece *p, vf *panel) {
  * core answers a few dozen requests at a time. */
 typedef struct {
     const char *first;
-    int64_t step, asked, lines; /* bytes from row to row; lines so far and in all: the first of every row, then the second */
+    uint64_t step, asked, lines; /* bytes from row to row; lines so far and in all: the first of every row, then the second */
 } lines_ahead;
 
 INLINE void ask(lines_ahead *ahead) {
@@ -77,93 +88,191 @@ INLINE void ask(lines_ahead *ahead) {
     ahead->asked++;
 }
 
-/* What is done with rows [row, row + rows) of a panel: the sums so far in `partial`, which the last piece turns into output. */
-INLINE void multiply(const product_args *a, const piece *p, const vf *panel, int64_t row, float *partial, lines_ahead *ahead,
-                     const int rows, const int vectors, const int dtype) {
-    const int64_t step = a->x_row * item_size(dtype);
-    const char *x = a->x + row * step + p->begin * 4, *at[4] = {x, x + 3 * step, x + 6 * step, x + 9 * step};
-    vf sum[MOST_ROWS][2];
+/* Rows of words, `step` bytes from each other. */
+typedef struct {
+    const char *first;
+    int64_t step;
+} words;
+
+/* The word at `p` in every lane; GCC does not see that adding zero changes nothing. */
+INLINE vf every_lane(const char *p) {
+#if VL == 16
+    return (vf)_mm512_set1_ps(load_one(p, F32));
+#else
+    return (vf)_mm256_set1_ps(load_one(p, F32));
+#endif
+}
+
+/* sum += x panel over `depth` words: some rows times one or two vectors of output columns. */
+INLINE void add_products(vf sum[HIGH][2], const vf *panel, words x, int64_t depth, lines_ahead *ahead, const int rows,
+                         const int vectors, const int paired) {
+    (void)paired; /* which only one instruction set has */
+    const char *at[4] = {x.first, x.first + 3 * x.step, x.first + 6 * x.step, x.first + 9 * x.step};
+    vf total[HIGH][2];
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++)
-            sum[i][j] = p->begin ? *(const vf *)(partial + (i * vectors + j) * VL) : splat(0.0f);
+        for (int j = 0; j < vectors; j++) total[i][j] = sum[i][j];
     lines_ahead soon = *ahead;
-    for (int64_t n = p->end - p->begin; n > 0; n -= 2) {
+    for (; depth > 0; depth -= 2) {
         ask(&soon);
 #pragma GCC unroll 2
         for (int word = 0; word < 2; word++) {
-            if (word == n) break;
+            if (word == depth) break;
             vf weight[2];
 #pragma GCC unroll 2
             for (int j = 0; j < vectors; j++) weight[j] = *panel++;
 #pragma GCC unroll 12
             for (int i = 0; i < rows; i++) {
-                const vf v = (vf)_mm512_set1_ps(load_one(at[i / 3] + i % 3 * step + word * 4, F32));
+                const vf v = every_lane(at[i / 3] + i % 3 * x.step + word * 4);
 #pragma GCC unroll 2
                 for (int j = 0; j < vectors; j++)
 #if defined(__AVX512BF16__)
-                    if (dtype == BF16) sum[i][j] = (vf)_mm512_dpbf16_ps((__m512)sum[i][j], (__m512bh)v, (__m512bh)weight[j]);
+                    if (paired) total[i][j] = (vf)_mm512_dpbf16_ps((__m512)total[i][j], (__m512bh)v, (__m512bh)weight[j]);
                     else
 #endif
-                        sum[i][j] += v * weight[j];
+                        total[i][j] += v * weight[j];
             }
         }
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) at[i] += 8;
     }
     *ahead = soon;
-    const int last = p->end * 4 == a->depth * item_size(dtype);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) sum[i][j] = total[i][j];
+}
+
+/* The output of one vector of sums. */
+INLINE void finish(const product_args *a, vf sum, vf bias, int64_t row, int64_t column, const int lanes, const int dtype) {
+    vf v = sum * (float)a->scale + bias;
+    if (a->gelu) v = gelu_vf(v, dtype != F32);
+    if (a->add) v += load_row(a->add + (row * a->add_row + column) * item_size(dtype), dtype, lanes);
+    store_row(a->out + (row * a->out_row + column) * item_size(dtype), dtype, lanes, v);
+}
+INLINE vf bias_at(const product_args *a, int64_t column, const int lanes, const int dtype) {
+    return a->bias ? load_row(a->bias + column * item_size(dtype), dtype, lanes) : splat(0.0f);
+}
+
+/* What is done with rows [row, row + rows) of a panel, `x` from the first of them on: the sums so far in `partial`, which
+ * the last piece turns into output. */
+#if VL == 16
+INLINE void multiply(const product_args *a, const piece *p, const vf *panel, words x, int64_t row, vf (*partial)[2],
+                     lines_ahead *ahead, const int rows, const int vectors, const int dtype) {
+    vf sum[HIGH][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) sum[i][j] = p->begin ? partial[i][j] : splat(0.0f);
+    add_products(sum, panel, x, p->end - p->begin, ahead, rows, vectors, dtype == PAIRED);
+    const int last = p->end == words_deep(a);
 #pragma GCC unroll 2
     for (int j = 0; j < vectors; j++) {
         const int64_t n = p->column + j * VL;
         const int lanes = (int)min_of(VL, a->columns - n);
-        const vf bias = a->bias && last ? load_row(a->bias + n * item_size(dtype), dtype, lanes) : splat(0.0f);
+        const vf bias = last ? bias_at(a, n, lanes, dtype) : splat(0.0f);
 #pragma GCC unroll 12
         for (int i = 0; i < rows; i++) {
-            if (!last) {
-                *(vf *)(partial + (i * vectors + j) * VL) = sum[i][j];
-                continue;
-            }
-            vf v = sum[i][j] * (float)a->scale + bias;
-            if (a->gelu) v = gelu_vf(v, dtype != F32);
-            if (a->add) v += load_row(a->add + ((row + i) * a->add_row + n) * item_size(dtype), dtype, lanes);
-            store_row(a->out + ((row + i) * a->out_row + n) * item_size(dtype), dtype, lanes, v);
+            if (last) finish(a, sum[i][j], bias, row + i, n, lanes, dtype);
+            else partial[i][j] = sum[i][j];
         }
     }
+}
+#else
+/* Functions of their own: with 16 registers the compiler keeps sums in memory if it sees anything else around the loop. */
+#define KERNEL(rows, vectors)                                                                                              \
+    static __attribute__((noinline)) void add_##rows##_##vectors(vf sum[HIGH][2], const vf *panel, words x, int64_t depth, \
+                                                                 lines_ahead *ahead) {                                     \
+        add_products(sum, panel, x, depth, ahead, rows, vectors, 0);                                                       \
+    }
+KERNEL(1, 1) KERNEL(1, 2) KERNEL(5, 1) KERNEL(5, 2) KERNEL(6, 1) KERNEL(6, 2)
+#undef KERNEL
+static void (*const KERNELS[3][2])(vf[HIGH][2], const vf *, words, int64_t, lines_ahead *) = {
+    {add_1_1, add_1_2}, {add_5_1, add_5_2}, {add_6_1, add_6_2}};
+
+static void multiply(const product_args *a, const piece *p, const vf *panel, words x, int64_t row, vf (*partial)[2],
+                     lines_ahead *ahead, int rows, int vectors, const int dtype) {
+    if (!p->begin) memset(partial, 0, rows * sizeof *partial);
+    if (p->end == words_deep(a))
+        for (int i = 0; i < rows; i++) {
+            const int64_t at = p->column * item_size(dtype);
+            __builtin_prefetch(a->out + (row + i) * a->out_row * item_size(dtype) + at, 1, 3);
+            if (a->add) __builtin_prefetch(a->add + (row + i) * a->add_row * item_size(dtype) + at, 0, 3);
+        }
+    KERNELS[(rows >= LOW) + (rows == HIGH)][vectors - 1](partial, panel, x, p->end - p->begin, ahead);
+    if (p->end < words_deep(a)) return;
+    const product_args own = *a; /* which no store changes, as the compiler sees */
+    a = &own;
+    for (int j = 0; j < vectors; j++) {
+        const int64_t n = p->column + j * VL;
+        if (n + VL <= a->columns) {
+            const vf bias = bias_at(a, n, VL, dtype);
+            for (int i = 0; i < rows; i++) finish(a, partial[i][j], bias, row + i, n, VL, dtype);
+        } else {
+            const int lanes = (int)(a->columns - n);
+            const vf bias = bias_at(a, n, lanes, dtype);
+            for (int i = 0; i < rows; i++) finish(a, partial[i][j], bias, row + i, n, lanes, dtype);
+        }
+    }
+}
+#endif
+
+/* `rows` rows of x from `row` on, as they are or widened. */
+static words rows_of(const product_args *a, int64_t row, int64_t rows, arena *scratch) {
+    const int size = item_size((int)a->dtype);
+    const char *x = a->x + row * a->x_row * size;
+    if (a->dtype == F32 || a->dtype == PAIRED) return (words){x, a->x_row * size};
+    float *wide = arena_take(scratch, rows * a->depth * sizeof(float));
+    for (int64_t i = 0; i < rows; i++)
+        EACH_VECTOR(a->depth, {
+            store_row((char *)(wide + i * a->depth + c), F32, lanes, load_row(x + (i * a->x_row + c) * size, (int)a->dtype, lanes));
+        });
+    return (words){(const char *)wide, a->depth * (int64_t)sizeof(float)};
 }
 
 /* All panels [first, last) for `rows` rows from `row` on. The last block of rows overlaps the one before it. */
 static void multiply_rows(const product_args *a, int64_t row, int64_t rows, int64_t first, int64_t last) {
-    const int64_t deep = pieces_deep(a), tens = ceil_div(rows, 10), twelves = ceil_div(rows, 12);
-    const int64_t height = rows < 10 ? 1 : tens * 10 < twelves * 12 || rows < 12 ? 10 : 12;
-    const int64_t blocks = ceil_div(rows, height);
-    arena scratch = arena_new(PIECE * PANEL * sizeof(float) + blocks * height * PANEL * sizeof(float));
-    vf *panel = arena_take(&scratch, PIECE * PANEL * sizeof(float));
-    float *partial = (float *)scratch.next;
-    for (int64_t i = first * deep; i < last * deep; i++) {
+    const int64_t deep = pieces_deep(a), low = ceil_div(rows, LOW), high = ceil_div(rows, HIGH);
+    const int64_t height = rows < LOW ? 1 : low * LOW < high * HIGH || rows < HIGH ? LOW : HIGH;
+    const int64_t blocks = ceil_div(rows, height), pieces = (last - first) * deep;
+    const int64_t kept = pieces * PIECE * PANEL * (int64_t)sizeof(float) <= KEPT_BYTES && blocks > 2 * KEPT_BLOCKS;
+    const int64_t together = kept ? KEPT_BLOCKS : blocks;
+    const int64_t widened = a->dtype == F32 || a->dtype == PAIRED ? 0 : rows * a->depth;
+    arena scratch = arena_new(((kept ? pieces : 1) * PIECE * PANEL + blocks * height * PANEL + widened) * sizeof(float) + 64);
+    vf *panels = arena_take(&scratch, (kept ? pieces : 1) * PIECE * PANEL * sizeof(float));
+    vf (*partial)[2] = arena_take(&scratch, blocks * height * sizeof *partial);
+    const words x = rows_of(a, row, rows, &scratch);
+    for (int64_t work = 0; work < ceil_div(blocks, together) * pieces; work++) {
+        const int64_t begin = work / pieces * together, end = min_of(blocks, begin + together), i = first * deep + work % pieces;
         const piece p = piece_at(a, i / deep, i % deep), next = piece_at(a, (i + 1) / deep, (i + 1) % deep);
-        lines_ahead ahead = {.first = weight_at(a, next.column, next.begin), .step = a->depth * item_size(a->dtype),
-                             .lines = i + 1 < last * deep ? PANEL * ceil_div(next.end - next.begin, 16) : 0};
-        transpose_piece(a, &p, panel);
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t r = row + min_of(block * height, rows - height);
-            float *sums = partial + block * height * PANEL;
-#define MULTIPLY(rows_, dtype_)                                                  \
-    do {                                                                         \
-        if (p.vectors == 2) multiply(a, &p, panel, r, sums, &ahead, rows_, 2, dtype_);   \
-        else multiply(a, &p, panel, r, sums, &ahead, rows_, 1, dtype_);                  \
+        const uint64_t lines = PANEL * ceil_div((next.end - next.begin) * word_size(a), 64);
+        lines_ahead ahead = {.first = weight_at(a, next.column, next.begin), .step = words_deep(a) * word_size(a)};
+        vf *panel = panels + (kept ? work % pieces * PIECE * 2 : 0);
+        if (begin == 0) transpose_piece(a, &p, panel);
+        for (int64_t block = begin; block < end; block++) {
+            if (begin == 0 && i + 1 < last * deep && block + EARLY >= end) ahead.lines = lines;
+            const int64_t r = min_of(block * height, rows - height);
+            const words some = {x.first + r * x.step + p.begin * 4, x.step};
+#define MULTIPLY(rows_, vectors_, dtype_) multiply(a, &p, panel, some, row + r, partial + block * height, &ahead, rows_, vectors_, dtype_)
+#if VL == 16
+#define EACH_HEIGHT(vectors_, dtype_)                            \
+    do {                                                         \
+        if (height == HIGH) MULTIPLY(HIGH, vectors_, dtype_);    \
+        else if (height == LOW) MULTIPLY(LOW, vectors_, dtype_); \
+        else MULTIPLY(1, vectors_, dtype_);                      \
     } while (0)
-#define EACH_HEIGHT(dtype_)                        \
-    do {                                           \
-        if (height == 12) MULTIPLY(12, dtype_);    \
-        else if (height == 10) MULTIPLY(10, dtype_); \
-        else MULTIPLY(1, dtype_);                  \
+#define EACH_SHAPE(dtype_)                            \
+    do {                                              \
+        if (p.vectors == 2) EACH_HEIGHT(2, dtype_);   \
+        else EACH_HEIGHT(1, dtype_);                  \
     } while (0)
-            if (a->dtype == F32) EACH_HEIGHT(F32);
-            else EACH_HEIGHT(BF16);
-#undef EACH_HEIGHT
-#undef MULTIPLY
+#else
+#define EACH_SHAPE(dtype_) MULTIPLY((int)height, p.vectors, dtype_)
+#endif
+            if (a->dtype == F32) EACH_SHAPE(F32);
+            else if (a->dtype == BF16) EACH_SHAPE(BF16);
+            else EACH_SHAPE(F16);
         }
     }
     free(scratch.base);
@@ -171,9 +280,9 @@ static void multiply_rows(const product_args *a, int64_t row, int64_t rows, int6
 
 void vimzoo_product_forward(const product_args *a) {
     const int threads = (int)a->threads;
-    const int64_t panels = ceil_div(a->columns, PANEL), words = a->rows * a->depth * item_size(a->dtype) / 4;
+    const int64_t panels = ceil_div(a->columns, PANEL), words = a->rows * words_deep(a);
     const int64_t most = max_of(1, a->rows / FEWEST_ROWS);
-    const int64_t chunks = min_of(most, max_of(words / WORDS_OF_ROWS, threads));
+    const int64_t chunks = min_of(most, max_of(words / WORDS_OF_ROWS, panels >= 4 * threads ? 1 : threads));
     const int64_t parts = min_of(panels, ceil_div(threads, chunks));
     PARALLEL_FOR(threads)
     for (int64_t task = 0; task < chunks * parts; task++) {

@@ -54,12 +54,23 @@ INLINE void decays(vf *x, const int count, const int narrow) {
 /* Of a group of states, those whose decays are computed side by side. */
 #define SIDE_BY_SIDE(group) (VL < 16 || (group) % 2 ? 1 : (group) % 4 ? 2 : 4)
 
+/* With 16 registers the constants of 2^x, the states and the rates do not fit: decays are computed before. */
+#if VL == 16 || defined(NEON)
+#define DECAYS_FIRST 0
+#else
+#define DECAYS_FIRST 1
+#endif
+
 /* h: states of this group; A2 = A * log2(e). B, C: rows of ld floats, one a step. Adds <C, h> to y. */
 INLINE void forward_group(const int group, const int narrow, int steps, vf *restrict h, const vf *restrict A2,
                           const vf *restrict dt, const vf *restrict dtu, const float *restrict B,
                           const float *restrict C, int64_t ld, vf *restrict y) {
     const int side = SIDE_BY_SIDE(group);
-    vf s[16];
+    vf s[16], before[DECAYS_FIRST ? 8 : 1][CHUNK];
+    for (int n = 0; n < (DECAYS_FIRST ? group : 0); n++) {
+        const vf rate = A2[n];
+        for (int t = 0; t < steps; t++) before[n][t] = exp2_vf(dt[t] * rate, narrow);
+    }
 #pragma GCC unroll 16
     for (int n = 0; n < group; n++) s[n] = h[n];
     for (int t = 0; t < steps; t++) {
@@ -69,8 +80,8 @@ INLINE void forward_group(const int group, const int narrow, int steps, vf *rest
         for (int n = 0; n < group; n += side) {
             vf decay[4];
 #pragma GCC unroll 4
-            for (int i = 0; i < side; i++) decay[i] = d * A2[n + i];
-            decays(decay, side, narrow);
+            for (int i = 0; i < side; i++) decay[i] = DECAYS_FIRST ? before[n + i][t] : d * A2[n + i];
+            if (!DECAYS_FIRST) decays(decay, side, narrow);
 #pragma GCC unroll 4
             for (int i = n; i < n + side; i++) {
                 s[i] = decay[i - n] * s[i] + w * B[t * ld + i];

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vimzoo.layers import plain
-from vimzoo.ops import dense, linear
+from vimzoo.ops import dense, linear, use_backend
+from vimzoo.ops.runtime import native
+from vimzoo.ops.runtime.abi import DTYPES
 
 SHAPES = [(5, 7, 3), (197, 192, 44), (1, 16, 16), (33, 1, 8)]
 
@@ -139,3 +141,35 @@ def test_bad_input_is_refused_where_calls_are_watched(
     given = torch.randn(weight), None if bias is None else torch.randn(bias)
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         watched(lambda x: torch.ops.vimzoo.linear(x, *given), torch.randn(2, 5, 3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_products_of_the_native_library(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In inference with AVX2 alone, on whatever else has products of its own."""
+    library, level = native.load()
+    if library is None or not library.product_takes(DTYPES[dtype]):
+        pytest.skip(f"no products of our own: {level}")
+    made: list[bytes] = []
+
+    def counted(arguments: bytes) -> None:
+        made.append(arguments)
+        product_forward(arguments)
+
+    product_forward = library.product_forward
+    monkeypatch.setattr(library, "product_forward", counted)
+    monkeypatch.setattr(dense.native, "load", lambda: (library, "avx2"))
+    wide, weight = torch.randn(3, 7, 96).to(dtype), torch.randn(20, 48).to(dtype)
+    x, bias = wide[..., 48:], torch.randn(20).to(dtype)
+    truth = F.linear(x.double(), weight.double(), bias.double())
+    error = {torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 6e-4}[dtype] * truth.abs().max()
+    assert (linear(x, weight, bias) - truth).abs().max() < 2 * error and not made  # gradients may be wanted
+    with torch.inference_mode():
+        assert (linear(x, weight, bias) - truth).abs().max() < error and len(made) == 1
+        columns = weight.T.contiguous().T  # as weights are that have been transposed
+        assert (linear(x, columns, bias) - truth).abs().max() < error and len(made) == 1
+        assert linear(x[:0], weight, bias).shape == (0, 7, 20) and len(made) == 1
+        with use_backend("reference"):
+            assert (linear(x, weight, bias) - truth).abs().max() < 2 * error and len(made) == 1
+        with FlopCounterMode(display=False) as flops:
+            linear(x, weight, bias)
+        assert flops.get_total_flops() == 2 * 21 * 48 * 20 and len(made) == 1

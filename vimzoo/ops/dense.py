@@ -4,8 +4,9 @@ On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to one
 (``benchmarks/results/*/cpu_linear.json``) oneDNN's float32 kernels are twice as fast as MKL's on AMD's Zen 5 and equal
 on Zen 4, so float32 uses oneDNN too. Where oneDNN has no products of bfloat16 or float16, which is so without AVX-512,
 torch falls back to a loop that takes several times as long as the product in float32. There operands are widened, and
-the result is rounded once, as in torch's loop. Tracers, the compiler, dispatch modes such as FLOP counters, tensor
-subclasses, forward-mode AD and the transforms of `torch.func` see ``torch.nn.functional.linear`` instead.
+the result is rounded once, as in torch's loop. With AVX2 alone the native library's own product beats oneDNN's for up
+to a few thousand rows, so inference uses it (``kernels/product``). Tracers, the compiler, dispatch modes such as FLOP
+counters, tensor subclasses, forward-mode AD and the transforms of `torch.func` see ``torch.nn.functional.linear``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backends
+from .runtime import native, threads
+from .runtime.abi import DTYPES, address
 from .runtime.contract import ANY, Contract, Given
 from .runtime.library import LIBRARY, check_tensors, is_eager, is_inference, without_autocast
 
@@ -27,7 +30,8 @@ LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight^T + bias``, with one weight, or one per direction.
 
-    The product is torch's own whichever backend is chosen or forced.
+    The product is torch's own whichever backend is chosen or forced, except in inference on a processor with AVX2 and
+    without AVX-512, where it is the native library's unless another backend than ``cpu`` is forced.
 
     Args:
         x: ``(..., I)``; with a weight per direction ``(B, L, K, I)``.
@@ -86,6 +90,38 @@ def _without_onednn() -> frozenset[torch.dtype]:
 
 WIDENED = _without_onednn()
 """Dtypes of products and convolutions that are computed in float32."""
+OWN_ROWS, OWN_DEPTH = range(4, 4097), 32
+"""Rows, and the least depth, of products for which the native library is faster than oneDNN with AVX2."""
+
+
+def _own_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """``x weight^T + bias`` by the native library in inference, or ``None`` where torch's product has to run."""
+    if (
+        native.load()[1] != "avx2"
+        or not is_inference(x, weight, bias)
+        or backends.forced_backend() not in (None, "cpu")
+    ):
+        return None
+    (columns, depth), dtype, rows = weight.shape, x.dtype, x.shape[:-1].numel()
+    if (
+        dtype not in DTYPES
+        or depth < OWN_DEPTH
+        or depth % 2
+        or rows not in OWN_ROWS
+        or not weight.is_contiguous()
+    ):
+        return None
+    if weight.dtype is not dtype or (
+        bias is not None and (bias.dtype is not dtype or not bias.is_contiguous())
+    ):
+        return None
+    x, out = x.contiguous(), x.new_empty((*x.shape[:-1], columns))
+    native.require().product_forward(native.ProductArgs(
+        rows=rows, depth=depth, columns=columns, dtype=DTYPES[dtype], scale=1.0, x=address(x), x_row=depth,
+        threads=threads.for_work(0.02 * rows * depth * columns), weight=address(weight), bias=address(bias),
+        out=address(out), out_row=columns,
+    ))  # fmt: skip
+    return out
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -141,6 +177,8 @@ def is_widened(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def _one(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if (own := _own_product(x, weight, bias)) is not None:
+        return own
     if is_widened(x, weight, bias) and x.shape[:-1].numel() >= FEWEST_ROWS:
         return _one(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     if not _onednn_takes(x, weight, bias):

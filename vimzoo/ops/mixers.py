@@ -1,7 +1,7 @@
 """Mixers and MLPs in inference on the CPU, each in one call of C: see ``kernels/mixer`` and ``kernels/product``.
 
-Their matrix products are our own. They run where those are as fast as oneDNN's, which is with AVX-512 and, in bfloat16,
-its extension for products of that type. Nothing is prepared and kept: C reads the parameters as they are at each call.
+Their matrix products are our own, which there are with AVX2 and AVX-512. Nothing is prepared and kept: C reads the
+parameters as they are at each call.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ _KINDS: dict[tuple, _Kind | None] = {}
 
 @cache
 def takes(dtype: torch.dtype) -> bool:
-    """Whether products of this dtype run here; those of bfloat16 need even depths besides."""
+    """Whether products of this dtype run here; those of 16 bits need even depths besides."""
     return dtype in DTYPES and bool(native.require().product_takes(DTYPES[dtype]))
 
 
