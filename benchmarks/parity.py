@@ -26,9 +26,13 @@ import fill
 import test_group_mamba_references as group_mamba_references
 import test_local_references as local_references
 import test_mambair_references as mambair_references
+import test_mila_references as mila_references
 import test_mobile_mamba_references as mobile_mamba_references
 import test_peers_references as peers_references
+import test_segmamba_references as segmamba_references
+import test_spatial_mamba_references as spatial_mamba_references
 import test_swin_umamba_references as swin_umamba_references
+import test_u_mamba_references as u_mamba_references
 import test_videomamba_references as videomamba_references
 import test_vim_references as vim_references
 import test_vm_unet_references as vm_unet_references
@@ -39,8 +43,12 @@ from vimzoo.compat import (
     group_mamba,
     local_vim,
     mambair,
+    mila,
     mobile_mamba,
+    segmamba,
+    spatial_mamba,
     swin_umamba,
+    u_mamba,
     videomamba,
     vim,
     vm_unet,
@@ -66,7 +74,7 @@ def compare(
         build: the recording -> what its call builds.
         references: the test module of its family, which knows where inner tensors are; with a ``ROUNDING``, gradients
             that are nothing but rounding beside the largest count by the measure of the tests; those whose names have a
-            part among its ``WITHOUT_GRADIENT`` do not count.
+            part among its ``WITHOUT_GRADIENT``, or without the pattern that its ``gradients_of`` returns, do not count.
         compat: the family's compatible constructors.
         path: the recording.
     """
@@ -74,20 +82,23 @@ def compare(
     read = getattr(references, "reference_of", None)
     reference = fill.load(path) if read is None else read(name)
     torch.manual_seed(0)
-    module = build(reference).eval()
-    state = fill.state_dict(reference)
+    dtype = getattr(torch, reference.get("dtype", "float32"))
+    module = build(reference).eval().to(dtype)
+    state = fill.state_dict(reference, dtype)
     kept = {key: value for key, value in module.state_dict().items() if key.endswith("num_batches_tracked")}
     module.load_state_dict({**compat.official_state_dict(module), **state} if kept else state)
     inner = reference.get("intermediates") or {}
-    seen = references.record(module) if inner else {}
+    recorded = getattr(references, "recorded", lambda module, labels: references.record(module))
+    seen = recorded(module, list(inner)) if inner else {}
     with torch.set_grad_enabled(bool(reference.get("grad_norm"))):
-        result = eval(reference.get("call", "m(x)"), {"m": module, "x": fill.model_input(reference)})
+        result = eval(reference.get("call", "m(x)"), {"m": module, "x": fill.model_input(reference, dtype)})
     outputs = [output for output in vim_references.outputs_of(result) if output is not None]
     norms = reference.get("grad_norm") or {}
     if norms:
         moved = [output for output in outputs if output.requires_grad]
-        sum((output * fill.example_input(output.shape, 7)).sum() for output in moved).backward()
+        sum((output * fill.example_input(output.shape, 7, dtype)).sum() for output in moved).backward()
     gradients = compat.official_gradients(module) if norms else {}
+    gradients_of = getattr(references, "gradients_of", lambda name: "")
     rounding = getattr(references, "ROUNDING", 0.0) / vim_references.GRADIENT_TOLERANCE
     floor = max(rounding * max(norms.values(), default=0.0), 1e-12)
     pairs = zip(outputs, reference["outputs"], strict=True)
@@ -106,6 +117,7 @@ def compare(
                 abs(gradients[key].double().norm().item() - want) / max(want, floor)
                 for key, want in norms.items()
                 if not any(part in key for part in getattr(references, "WITHOUT_GRADIENT", ()))
+                and re.search(gradients_of(name), key)
             ),
             default=None,
         ),
@@ -192,6 +204,10 @@ def recordings() -> dict[str, Row]:
         (videomamba_references, videomamba, videomamba_references.MODELS),
         (vm_unet_references, vm_unet, vm_unet_references.ANSWERS),
         (swin_umamba_references, swin_umamba, swin_umamba_references.MODELS),
+        (spatial_mamba_references, spatial_mamba, spatial_mamba_references.MODELS),
+        (mila_references, mila, mila_references.MODELS),
+        (u_mamba_references, u_mamba, u_mamba_references.NAMES),
+        (segmamba_references, segmamba, segmamba_references.NAMES),
     ):
         add(references.build, references, compat, files(references, *names))
     for kind in ("block", "mambair"):

@@ -40,7 +40,7 @@ def test_every_path_is_drawn(script: dict[str, Any], tmp_path: Path) -> None:
 
 def test_the_figure_of_speed_is_of_the_recorded_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
-    (folder,) = {file.parent for file in FIGURES.parents[1].glob("benchmarks/results/*/cpu_runtimes.json")}
+    folder = min(file.parent for file in FIGURES.parents[1].glob("benchmarks/results/*/cpu_runtimes.json"))
     monkeypatch.setattr("sys.argv", ["draw_speed.py", str(folder)])
     drawing = runpy.run_path(str(FIGURES / "draw_speed.py"), run_name="figures")
     drawing["main"].__globals__["HERE"] = tmp_path

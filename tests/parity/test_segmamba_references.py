@@ -14,6 +14,7 @@ REFERENCES = Path(__file__).parent / "references" / "segmamba"
 OUTPUT_TOLERANCE = 3e-5  # of the reference's standard deviation
 INNER_TOLERANCE = 5e-5
 GRADIENT_TOLERANCE = 1e-4
+ROUNDING = 1e-6  # of the largest gradient norm
 DOUBLE_TOLERANCE = 1e-9  # of files recorded in float64
 SINGLE_TOLERANCE = 1e-3  # of the same in float32, whose noise floor is 1e-4
 NAMES = sorted(path.name.removesuffix(".json.gz") for path in REFERENCES.glob("*.json.gz"))
@@ -34,9 +35,14 @@ PARTS = {
 """Labels of inner tensors -> our modules."""
 
 
-def built(reference: dict, dtype: torch.dtype) -> nn.Module:
+def build(reference: dict) -> nn.Module:
+    """The authors' constructor call, read off the reference, on our compatible constructors."""
     scope = {name: getattr(segmamba, name) for name in segmamba.__all__}
-    model = eval(reference["build"], {**scope, "Mamba": Mamba}).eval().to(dtype)
+    return eval(reference["build"], {**scope, "Mamba": Mamba})
+
+
+def built(reference: dict, dtype: torch.dtype) -> nn.Module:
+    model = build(reference).eval().to(dtype)
     assert sum(p.numel() for p in model.parameters()) == reference["num_params"]
     model.load_state_dict(fill.state_dict(reference, dtype))
     own = segmamba.official_state_dict(model)

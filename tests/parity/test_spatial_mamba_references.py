@@ -6,18 +6,25 @@ import fill
 import pytest
 import timm
 import torch
-from staged_checks import check_gradients, check_model, heavy, outputs_of
+from staged_checks import FLOOR, TOTAL_TOLERANCE, check_gradients, check_model, heavy, outputs_of
 from torch import nn
 
 from vimzoo.compat import spatial_mamba
 from vimzoo.layers import StateFusion
 
 REFERENCES = Path(__file__).parent / "references" / "spatial_mamba"
+ROUNDING = FLOOR * TOTAL_TOLERANCE  # gradients below FLOOR of the largest count by its measure
+MODELS = ("spatial_mamba_tiny_224", "spatial_mamba_base_224", "spatial_mamba_hot_64x96")
 REGISTERED = {"spatial_mamba_tiny_224": "spatial_mamba_tiny", "spatial_mamba_base_224": "spatial_mamba_base"}
 
 
 def reference_of(name: str) -> dict:
     return fill.load(REFERENCES / f"{name}.json.gz")
+
+
+def build(reference: dict) -> nn.Module:
+    """The authors' constructor call, read off the reference, on our compatible constructors."""
+    return eval(reference["build"], dict(vars(spatial_mamba)))
 
 
 def record(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,18 +14,25 @@ from vimzoo.compat import u_mamba
 REFERENCES = Path(__file__).parent / "references" / "u_mamba"
 OUTPUT_TOLERANCE = 3e-5  # of the reference's standard deviation
 GRADIENT_TOLERANCE = 1e-4
+ROUNDING = 1e-6  # of the largest gradient norm
 DOUBLE_TOLERANCE = 1e-9  # of files recorded in float64
 SINGLE_TOLERANCE = 1e-3  # of the same in float32, whose noise floor is 7e-4
 NAMES = sorted(path.name.removesuffix(".json.gz") for path in REFERENCES.glob("*.json.gz"))
 LAYERS = [name for name in NAMES if name.startswith("layer_")]
 NETWORKS = [name for name in NAMES if name not in LAYERS]
 LARGE = "umamba_enc_2d_abdomen_320x320"
+REGISTERED = {LARGE: "u_mamba_enc"}
 QUICK = "umamba_bot_2d_micro_64_hot"
 FILES = {f"{network}_{kind}": u_mamba for network in ("UMambaBot", "UMambaEnc") for kind in ("2d", "3d")}
 
 
+def build(reference: dict) -> nn.Module:
+    """The authors' constructor call, read off the reference, on our compatible constructors."""
+    return eval(reference["build"], {**FILES, "nn": nn})
+
+
 def built(reference: dict, dtype: torch.dtype) -> Any:
-    model = eval(reference["build"], {**FILES, "nn": nn}).eval().to(dtype)
+    model = build(reference).eval().to(dtype)
     assert sum(p.numel() for p in model.parameters()) == reference["num_params"]
     copies = {name: torch.full(shape, torch.nan) for name, shape in (reference.get("kept") or {}).items()}
     model.load_state_dict({**copies, **fill.state_dict(reference, dtype)})

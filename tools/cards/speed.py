@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .markdown import NOT_MEASURED, machine_line, table
 from .results import Results, command
 
@@ -9,26 +12,44 @@ NAME = "cpu_runtimes"
 
 
 def readme_table(results: Results) -> str:
-    """One row for each model, resolution and dtype, one image and one thread, of the machine measured last.
+    """One row for each model, resolution and dtype, one image and one thread, with columns for each machine.
 
     A cell holds the peer's time in a runtime divided by our time; "-" where the runtime has not that dtype.
     """
-    result = results.newest(NAME)
-    rows = [row for row in result["rows"] if row["batch"] == row["threads"] == 1]
-    if not rows:
+    found = {name: result for name, result in results.by_machine(NAME).items() if _rows(result)}
+    if not found:
         return "Not measured yet."
-    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
-    times = {(r["pair"], r["px"], r["dtype"], r["model"], r["runtime"]): r["ms"] for r in rows}
-    body = []
-    for pair, px, dtype in dict.fromkeys((row["pair"], row["px"], row["dtype"]) for row in rows):
-        ours, peer = pair.split(", ")
-        best = times[pair, px, dtype, ours, "PyTorch"]
-        ratios = [times.get((pair, px, dtype, peer, runtime)) for runtime in runtimes]
-        body.append([f"`{ours}`", f"`{peer}`", px, dtype, *(ms and ms / best for ms in ratios)])
-    header = ["model", "peer", "px", "dtype", *(f"x {runtime}" for runtime in runtimes)]
+    header, peers = ["model", "px", "dtype"], {}
+    cells: dict[tuple[str, int, str], list[float | None]] = {}
+    for result in found.values():
+        rows, level = _rows(result), result["machine"].get("instruction_set", "")
+        runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+        header += [f"x {runtime}" + (f", {level}" if len(found) > 1 else "") for runtime in runtimes]
+        times = {(r["pair"], r["px"], r["dtype"], r["model"], r["runtime"]): r["ms"] for r in rows}
+        for pair, px, dtype in dict.fromkeys((row["pair"], row["px"], row["dtype"]) for row in rows):
+            ours, peer = pair.split(", ")
+            best = times[pair, px, dtype, ours, "PyTorch"]
+            ratios = [times.get((pair, px, dtype, peer, runtime)) for runtime in runtimes]
+            known = cells.setdefault((ours, px, dtype), [])
+            known += [None] * (len(header) - 3 - len(runtimes) - len(known)) + [ms and ms / best for ms in ratios]
+            peers[ours] = peer
+    body = [
+        [f"`{ours}`", px, dtype, *known, *[None] * (len(header) - 3 - len(known))]
+        for (ours, px, dtype), known in cells.items()
+    ]
+    beside = ", ".join(f"`{ours}` beside `{peer}`" for ours, peer in peers.items())
     said = (
-        "x: the peer's time in that runtime divided by our model's in PyTorch (eager mode); above 1 ours is faster. "
-        f"{machine_line(result['machine'])}, onnxruntime {result['machine'].get('onnxruntime', NOT_MEASURED)}, "
-        f"OpenVINO {result['machine'].get('openvino', NOT_MEASURED).partition('-')[0]}. By `{command(NAME)}`."
+        f"{beside}. x: the peer's time in that runtime divided by our model's in PyTorch (eager mode); above 1 ours is "
+        "faster."
     )
-    return f"{table(header, body)}\n\n{said}"
+    machines = " ".join(f"{_said(result['machine'])}." for result in found.values())
+    return f"{table(header, body)}\n\n{said} {machines} By `{command(NAME)}`."
+
+
+def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in result["rows"] if row["batch"] == row["threads"] == 1]
+
+
+def _said(machine: Mapping[str, Any]) -> str:
+    onnxruntime, openvino = machine.get("onnxruntime", NOT_MEASURED), machine.get("openvino", NOT_MEASURED)
+    return f"{machine_line(machine)}, onnxruntime {onnxruntime}, OpenVINO {openvino.partition('-')[0]}"
