@@ -31,7 +31,9 @@ def readme_table(results: Results) -> str:
             best = times[pair, px, dtype, ours, "PyTorch"]
             ratios = [times.get((pair, px, dtype, peer, runtime)) for runtime in runtimes]
             known = cells.setdefault((ours, px, dtype), [])
-            known += [None] * (len(header) - 3 - len(runtimes) - len(known)) + [ms and ms / best for ms in ratios]
+            known += [None] * (len(header) - 3 - len(runtimes) - len(known)) + [
+                ms and ms / best for ms in ratios
+            ]
             peers[ours] = peer
     body = [
         [f"`{ours}`", px, dtype, *known, *[None] * (len(header) - 3 - len(known))]
