@@ -13,6 +13,8 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.layers import DropPath
+from torch import nn
 
 from vimzoo import eval as eval_command
 from vimzoo import predict
@@ -24,6 +26,7 @@ from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.loop import in_float32
 from vimzoo.engine.mask_files import save_mask
 from vimzoo.engine.tasks.segmentation import Scores, build_loss, build_model
+from vimzoo.models.registry import FAMILIES
 from vimzoo.models.weights.saving import save_for_hf
 
 WORDS = [
@@ -204,14 +207,33 @@ def test_models(tmp_path: Path) -> None:
         classifier(cfg, data)
 
 
-def test_deep_supervision() -> None:
+SMALL = [
+    next(name for name in family.facts if name.startswith("test_"))
+    for family in FAMILIES.values()
+    if family.task == "segmentation"
+]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_model_takes_the_settings_of_the_trainer(name: str) -> None:
+    cfg = settings(f"model={name}", "model.drop_rate=0.5", "model.drop_path_rate=0.3")
+    model = build_model(cfg, build_data(cfg))
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout2d)} == {0.5}
+    rates = [m.drop_prob for m in model.modules() if isinstance(m, DropPath)]
+    assert max(rates) == pytest.approx(0.3)
+    x = torch.randn(1, 1, 64, 64)
+    assert not torch.equal(model.train()(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["test_swin_umamba_d", "test_u_mamba"])
+def test_deep_supervision(name: str) -> None:
     """All heads take part in the loss."""
-    cfg = settings("model=test_swin_umamba_d", "model.deep_supervision=true")
+    cfg = settings(f"model={name}", "model.deep_supervision=true")
     data = build_data(cfg)
     model, loss = build_model(cfg, data), build_loss(cfg, data)[1]
     image, mask = data.train[0, 0]
     outputs = in_float32(model(image[None]))
-    assert len(outputs) == 3
+    assert len(outputs) == {"test_swin_umamba_d": 3, "test_u_mamba": 2}[name]
     loss(outputs, mask[None]).backward()
     assert not [name for name, value in model.named_parameters() if value.grad is None]
     with pytest.raises(UsageError, match="deep_supervision"):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from .checks import check_sizes
@@ -33,6 +34,7 @@ class ResidualConvs(nn.Module):
         bias: Whether convolutions have a bias.
         affine: Whether norms have weights.
         shortcut: ``"none"`` adds the input itself, ``"conv"`` a 1 x 1 convolution of it, ``"norm"`` one with a norm.
+        drop_path: Probability of stochastic depth, with which the convolutions are left out for a sample.
 
     Raises:
         ValueError: a size is not positive, ``axes`` or ``shortcut`` is unknown, or the input cannot be added as it is.
@@ -48,6 +50,7 @@ class ResidualConvs(nn.Module):
         bias: bool = True,
         affine: bool = True,
         shortcut: str = "conv",
+        drop_path: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class ResidualConvs(nn.Module):
         self.norm2 = norm(out_dim, affine=affine, **dd)
         self.shortcut = None if shortcut == "none" else conv(dim, out_dim, 1, strides, bias=bias, **dd)
         self.shortcut_norm = norm(out_dim, affine=affine, **dd) if shortcut == "norm" else None
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
         self.act = nn.LeakyReLU(0.01)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ class ResidualConvs(nn.Module):
             x = self.shortcut(x)
         if self.shortcut_norm is not None:
             x = self.shortcut_norm(x)
-        return self.act(y + x)
+        return self.act(self.drop_path(y) + x)
 
 
 def per_axis(value: int | Sequence[int], axes: int) -> Any:

@@ -377,10 +377,11 @@ class SegmentationFacts(Facts):
 
     def configuration(self) -> dict[str, Any]:
         """See `Facts`; ``start`` is a file of weights of the network or of its encoder."""
-        backbone = {"backbone": self.args["backbone"]} if "backbone" in self.args else {}
+        own = {key: self.args[key] for key in ("backbone", "img_size") if key in self.args}
+        own = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
         heads = {"deep_supervision": False} if self.deep_supervision else {}
         rates = {"drop_rate": 0.0, "drop_path_rate": 0.0}
-        return {**super().configuration(), "num_classes": None, "start": None, **backbone, **heads, **rates}
+        return {**super().configuration(), "num_classes": None, "start": None, **own, **heads, **rates}
 
     def timm_cfgs(self, **overrides: Any) -> dict[str, dict[str, Any]]:
         """See `Facts`; images are not cropped."""

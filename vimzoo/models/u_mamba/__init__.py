@@ -18,7 +18,7 @@ __all__ = ["FAMILY", "U_MAMBA", "U_MAMBA_FACTS", "UMamba"]
 
 _SOURCE: dict[str, Any] = dict(
     origin="https://github.com/bowang-lab/U-Mamba", paper="2401.04722", input_size=(1, 320, 320),
-    recipe="nnU-Net's for two-dimensional slices, in float32",
+    recipe="nnU-Net's for two-dimensional slices, in float32", deep_supervision=True,
 )  # fmt: skip
 
 U_MAMBA_FACTS: dict[str, SegmentationFacts] = {

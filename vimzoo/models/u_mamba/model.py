@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from vimzoo.layers.checks import check_choice, check_sizes
@@ -42,6 +43,8 @@ class UMamba(SegmentationModel):
         deep_supervision: Heads on all stages of the decoder, whose scores are returned in training.
         window, overlap: As `SegmentationModel.set_window` takes them.
         d_state: States per channel.
+        drop_rate: Dropout before the last layers.
+        drop_path_rate: Stochastic depth of the encoder's last block; it rises from 0 at the first.
 
     Raises:
         ValueError: a number is not positive, an option is unknown, or the lists differ in length.
@@ -63,6 +66,8 @@ class UMamba(SegmentationModel):
         window: Sequence[int] | None = None,
         overlap: float = 0.5,
         d_state: int = 16,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(in_chans=in_chans, num_classes=num_classes, d_state=d_state)
@@ -93,12 +98,17 @@ class UMamba(SegmentationModel):
         elif window is not None:
             raise ValueError(f"window: expected None for volumes, got {tuple(window)}")
         kinds: dict[str, Any] = {"axes": axes}
-        self.stem = _blocks(in_chans, dims[0], lists["depths"][0][0], 1, kernels[0], kinds)
+        counts = [lists["depths"][0][0], *lists["depths"][0]]  # of the blocks of the stem and the stages
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(counts)))
+        of_blocks = [[float(next(rates, 0.0)) for _ in range(count)] for count in counts]  # type: ignore[arg-type]
+        self.stem = _blocks(in_chans, dims[0], counts[0], 1, kernels[0], kinds, of_blocks[0])
         self.stages, self.mixers = nn.ModuleList(), nn.ModuleList()
         size = self.img_size
         for i, width in enumerate(dims):
             before = dims[max(i - 1, 0)]
-            self.stages.append(_blocks(before, width, lists["depths"][0][i], steps[i], kernels[i], kinds))
+            self.stages.append(
+                _blocks(before, width, counts[i + 1], steps[i], kernels[i], kinds, of_blocks[i + 1])
+            )
             size = None if size is None else tuple(s // step for s, step in zip(size, steps[i], strict=True))
             if i == count - 1 or (mamba == "encoder" and (axes == 3 or (count - 1 - i) % 2 == 0)):
                 positions = 0 if size is None or mamba == "bottleneck" else math.prod(size)
@@ -118,6 +128,7 @@ class UMamba(SegmentationModel):
             self.ups.append(CONVS[axes](below, width, 1))
             depth = lists["decoder_depths"][0][j]
             self.up_stages.append(_blocks(joined, width, depth, 1, kernels[count - 1 - j], kinds))
+        self.head_drop = (nn.Dropout2d if axes == 2 else nn.Dropout3d)(drop_rate)
         self.head = CONVS[axes](dims[0], num_classes, 1)
         coarser = reversed(dims[1:-1]) if deep_supervision else ()
         self.deep_heads = nn.ModuleList(CONVS[axes](width, num_classes, 1) for width in coarser)
@@ -146,14 +157,14 @@ class UMamba(SegmentationModel):
 
     def scores(self, x: Tensor) -> Tensor:
         """See `SegmentationModel`."""
-        return self.head(self.features(x)[-1])
+        return self.head(self.head_drop(self.features(x)[-1]))
 
     def level_scores(self, x: Tensor) -> list[Tensor]:
         """See `SegmentationModel`."""
         maps = self.features(x)
-        found = [self.head(maps[-1])]
+        found = [self.head(self.head_drop(maps[-1]))]
         for j, head in enumerate(self.deep_heads):
-            found.insert(1, head(maps[j]))
+            found.insert(1, head(self.head_drop(maps[j])))
         return found
 
     @torch.jit.ignore
@@ -198,13 +209,20 @@ def default_decoder_depths(stages: int) -> list[int]:
 
 
 def _blocks(
-    dim: int, out_dim: int, depth: int, stride: Any, kernel_size: Any, options: Mapping[str, Any]
+    dim: int,
+    out_dim: int,
+    depth: int,
+    stride: Any,
+    kernel_size: Any,
+    options: Mapping[str, Any],
+    drop_path: Sequence[float] | None = None,
 ) -> nn.Sequential:
     check_sizes(depths=depth)
-    first = ResidualConvs(dim, out_dim, kernel_size=kernel_size, stride=stride, **options)
+    rates = drop_path or [0.0] * depth
+    first = ResidualConvs(dim, out_dim, kernel_size=kernel_size, stride=stride, drop_path=rates[0], **options)
     others = [
-        ResidualConvs(out_dim, out_dim, kernel_size=kernel_size, shortcut="none", **options)
-        for _ in range(depth - 1)
+        ResidualConvs(out_dim, out_dim, kernel_size=kernel_size, shortcut="none", drop_path=rate, **options)
+        for rate in rates[1:]
     ]
     return nn.Sequential(first, *others)
 
