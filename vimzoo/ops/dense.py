@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backends
+from .inference import can_infer
 from .runtime import native, threads
 from .runtime.abi import DTYPES, address
 from .runtime.contract import ANY, Contract, Given
@@ -96,28 +97,15 @@ OWN_ROWS, OWN_DEPTH = range(4, 4097), 32
 
 def _own_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """``x weight^T + bias`` by the native library in inference, or ``None`` where torch's product has to run."""
-    if (
-        native.load()[1] != "avx2"
-        or not is_inference(x, weight, bias)
-        or backends.forced_backend() not in (None, "cpu")
-    ):
+    if native.load()[1] != "avx2" or not can_infer(x, weight, bias):
         return None
-    (columns, depth), dtype, rows = weight.shape, x.dtype, x.shape[:-1].numel()
-    if (
-        dtype not in DTYPES
-        or depth < OWN_DEPTH
-        or depth % 2
-        or rows not in OWN_ROWS
-        or not weight.is_contiguous()
-    ):
-        return None
-    if weight.dtype is not dtype or (
-        bias is not None and (bias.dtype is not dtype or not bias.is_contiguous())
-    ):
+    (columns, depth), rows = weight.shape, x.shape[:-1].numel()
+    dense = weight.is_contiguous() and (bias is None or bias.is_contiguous())
+    if depth < OWN_DEPTH or depth % 2 or rows not in OWN_ROWS or not dense:
         return None
     x, out = x.contiguous(), x.new_empty((*x.shape[:-1], columns))
     native.require().product_forward(native.ProductArgs(
-        rows=rows, depth=depth, columns=columns, dtype=DTYPES[dtype], scale=1.0, x=address(x), x_row=depth,
+        rows=rows, depth=depth, columns=columns, dtype=DTYPES[x.dtype], scale=1.0, x=address(x), x_row=depth,
         threads=threads.for_work(0.02 * rows * depth * columns), weight=address(weight), bias=address(bias),
         out=address(out), out_row=columns,
     ))  # fmt: skip
