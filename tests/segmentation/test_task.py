@@ -223,6 +223,9 @@ def test_every_model_takes_the_settings_of_the_trainer(name: str) -> None:
     assert max(rates) == pytest.approx(0.3)
     x = torch.randn(1, 1, 64, 64)
     assert not torch.equal(model.train()(x), model(x))
+    for rate in ("drop_rate", "drop_path_rate"):
+        with pytest.raises(ValueError, match=r"rate in 0\.\.1|between 0 and 1"):
+            timm.create_model(name, **{rate: 1.5})
 
 
 @pytest.mark.parametrize("name", ["test_swin_umamba_d", "test_u_mamba"])

@@ -7,7 +7,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .checks import check_sizes
+from .checks import check_rates, check_sizes
 
 CONVS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMS: dict[int, type[nn.InstanceNorm2d | nn.InstanceNorm3d]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -37,7 +37,8 @@ class ResidualConvs(nn.Module):
         drop_path: Probability of stochastic depth, with which the convolutions are left out for a sample.
 
     Raises:
-        ValueError: a size is not positive, ``axes`` or ``shortcut`` is unknown, or the input cannot be added as it is.
+        ValueError: a size is not positive, the probability is outside 0..1, ``axes`` or ``shortcut`` is unknown, or the
+            input cannot be added as it is.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ResidualConvs(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, out_dim=out_dim)
+        check_rates(drop_path=drop_path)
         check_axes(axes)
         if shortcut not in ("none", "conv", "norm"):
             raise ValueError(f"shortcut: expected 'none', 'conv' or 'norm', got {shortcut!r}")

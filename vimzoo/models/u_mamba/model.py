@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from vimzoo.layers.checks import check_choice, check_sizes
+from vimzoo.layers.checks import check_choice, check_rates, check_sizes
 from vimzoo.layers.grid_mamba import GridMamba
 from vimzoo.layers.residual_convs import CONVS, ResidualConvs, check_axes, per_axis
 
@@ -47,7 +47,8 @@ class UMamba(SegmentationModel):
         drop_path_rate: Stochastic depth of the encoder's last block; it rises from 0 at the first.
 
     Raises:
-        ValueError: a number is not positive, an option is unknown, or the lists differ in length.
+        ValueError: a number is not positive, a rate is outside 0..1, an option is unknown, or the lists differ
+            in length.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class UMamba(SegmentationModel):
     ) -> None:
         super().__init__()
         check_sizes(in_chans=in_chans, num_classes=num_classes, d_state=d_state)
+        check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         check_axes(axes)
         check_choice(("bottleneck", "encoder"), mamba=mamba)
         count = len(dims)
