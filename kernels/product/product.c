@@ -25,7 +25,7 @@ enum { PIECE = 192, PANEL = 2 * VL, LOW = VL == 16 ? 10 : 5, HIGH = VL == 16 ? 1
 enum { FEWEST_ROWS = 96, WORDS_OF_ROWS = (VL == 16 ? 160 : 80) << 10 };
 
 /* A transposed weight of at most so many bytes is kept for all rows, of which so many blocks meet a panel at a time; and how
- * many blocks before a panel ends the next one is asked for, so that its lines are still near. On AVX-512 not tried. */
+ * many blocks before a panel ends the next one is asked for, so that its lines are still near. On AVX-512 neither gains anything. */
 enum { KEPT_BYTES = VL == 16 ? 0 : 256 << 10, KEPT_BLOCKS = 4, EARLY = VL == 16 ? 1 << 30 : 4 };
 
 /* The part of a weight that is multiplied at a time. */

@@ -35,6 +35,7 @@ INLINE void decays(vf *x, const int count, const int narrow) {
         EACH whole[i] = (vf)_mm512_roundscale_ps((__m512)x[i], 0x08);
         EACH base[i] = splat(1.0f);
     } else {
+        EACH x[i] = computed(x[i]);
         EACH base[i] = x[i] + magic;
         EACH whole[i] = base[i] - magic;
         EACH base[i] = (vf)_mm512_permutexvar_ps((__m512i)base[i], *(const __m512_u *)SIXTEENTHS);
