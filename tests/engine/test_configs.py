@@ -60,7 +60,7 @@ def _check_keys(option: str, cfg: dict[str, Any]) -> None:
 def test_every_option_composes_and_its_keys_are_arguments(option: str) -> None:
     cfg = composed(*option.split())
     groups = {"model", "optim", "sched", "aug", "run", "data"}
-    assert set(cfg) == {*groups, "task", "loss", "devices", "deterministic", "resume"}
+    assert set(cfg) == {*groups, "task", "loss", "teacher", "devices", "deterministic", "resume"}
     check_run(cfg)
     if option in OPTIONS:
         _check_keys(option, cfg)

@@ -89,6 +89,15 @@ def test_a_recipe_takes_three_steps(name: str, folder: Path, tmp_path: Path) -> 
         model = timm.create_model(source, depth=2, embed_dim=16, img_size=32)
         torch.save(model.state_dict(), tmp_path / "start.pth")
         words.append(f"model.start={tmp_path / 'start.pth'}")
+    teacher = composed(f"experiment={name}")["teacher"] or {}
+    if isinstance(teacher.get("model"), dict):
+        tokens = teacher["compare"] == "tokens"
+        source = teacher["model"]["model_name"] if tokens else "test_resnet"
+        shrunk = dict(depth=1, img_size=32) if tokens else {}
+        model = timm.create_model(source, num_classes=2, **shrunk)
+        torch.save(model.state_dict(), tmp_path / "teacher.pth")
+        words += [f"teacher.model.model_name={source}", f"+teacher.model.start={tmp_path / 'teacher.pth'}"]
+        words += [f"+teacher.model.{key}={value}" for key, value in shrunk.items()]
     cfg = composed(*words)
     cfg["sched"] |= {"num_epochs": 1, "warmup_epochs": 0}
     launch(cfg, tmp_path / "out")

@@ -14,6 +14,8 @@ from vimzoo.layers.grouped import BETWEEN_GROUPS, GROUPS
 
 REFERENCES = Path(__file__).parent / "references" / "group_mamba"
 TOLERANCE = 3e-5  # of the reference's standard deviation
+INNER_TOLERANCE = 5e-5
+"""Of inner tensors: two roundings, of which the recorded ones are up to 2.2e-5 from float64."""
 PARAMETER_TOLERANCE = 2e-4
 PUBLISHED_TOLERANCE = 5e-3
 """Of one parameter's gradient at published size: rounding across zero at a ReLU of the stem moves it by so much."""
@@ -108,7 +110,7 @@ def test_answers(name: str) -> None:
     for output, want in zip(outputs, reference["outputs"], strict=True):
         assert fill.mismatch(output, want) < TOLERANCE
     for label, want in reference["intermediates"].items():
-        assert fill.mismatch(seen[label].reshape(want["shape"]), want) < TOLERANCE, label
+        assert fill.mismatch(seen[label].reshape(want["shape"]), want) < INNER_TOLERANCE, label
     if "grad_norm" in reference:
         check_gradients(
             outputs, module, reference, PUBLISHED_TOLERANCE if name in PUBLISHED else PARAMETER_TOLERANCE
@@ -128,7 +130,8 @@ def test_directions() -> None:
 def test_checkpoint_file_of_a_registered_model(name: str, tmp_path: Path) -> None:
     """The user's way: a file as the authors save it, by timm's create_model."""
     reference = reference_of(name)
-    torch.save(fill.state_dict(reference), tmp_path / "ema.pth")
+    counts = {key: torch.tensor(7) for key in reference["kept"]}
+    torch.save(fill.state_dict(reference) | counts, tmp_path / "ema.pth")
     overlay = dict(file=str(tmp_path / "ema.pth"))
     model = timm.create_model(REGISTERED[name], pretrained=True, pretrained_cfg_overlay=overlay).eval()
     assert fill.mismatch(model(fill.model_input(reference)), reference["outputs"][0]) < TOLERANCE

@@ -21,6 +21,8 @@ HEAVY = (
     "micro_vssm_64",
     "micro_vssm_64_nopatchnorm_dstate",
 )
+EXACT = ("vmunet_isic_256_hot",)
+"""Compared in float64: a published size with a large scan, where our float32 is as far from float64 as the recorded."""
 INNER = ("patch_embed", *(f"layers.{i}" for i in range(4)), *(f"layers_up.{i}" for i in range(4)), "final_up")
 REGISTERED = {"vmunet_default_tiny_256": "vm_unet_deep", "vmunet_isic_256_hot": "vm_unet"}
 NAMES = sorted(path.name.removesuffix(".json.gz") for path in REFERENCES.glob("*.json.gz"))
@@ -67,9 +69,11 @@ def test_answers(name: str) -> None:
     model = build(reference)
     assert sum(parameter.numel() for parameter in model.parameters()) == reference["num_params"]
     model.load_state_dict(fill.state_dict(reference))
-    seen = record(model)
+    seen, images = record(model), fill.model_input(reference)
+    if name in EXACT:
+        model, images = model.double(), images.double()
     with torch.set_grad_enabled(bool(reference["grad_norm"])):
-        output = model(fill.model_input(reference))
+        output = model(images)
     assert fill.mismatch(output, reference["outputs"][0]) < OUTPUT_TOLERANCE
     inner = reference["intermediates"]
     assert len(inner) >= 8

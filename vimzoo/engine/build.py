@@ -28,6 +28,7 @@ from .processes.parallel import World
 from .record import Mixer
 from .state import State
 from .tasks import find_task
+from .teacher import build_teacher
 
 # Settings of the group `data` for the loader; the rest are arguments of the source
 LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens", "balanced")
@@ -109,6 +110,11 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     if run["sync_bn"]:
         model = synchronised(model, device, world)
     mixup, criterion = _build_loss(cfg, data, world)
+    teacher = build_teacher(cfg, data, task).to(device) if cfg.get("teacher") else None
+    if teacher is not None and teacher.model is not None:
+        getattr(
+            model, "set_distilled_training", lambda: None
+        )()  # timm's, of models with an output for a teacher
     frozen = freeze(model, run["freeze"]) if run["freeze"] else []
     if run["grad_checkpointing"]:
         set_grad_checkpointing(model)
@@ -139,6 +145,7 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
         scaler=torch.amp.GradScaler(device.type, enabled=amp is torch.float16),
         criterion=criterion,
         mixup=mixup,
+        teacher=teacher,
         device=device,
         amp=amp,
         clip_grad=run["clip_grad"],

@@ -24,6 +24,7 @@ from .record import Scores
 from .reports import report
 from .reports.track import Tracker
 from .state import State, no_sums
+from .teacher import taught_loss
 
 NO_TRACKER = Tracker()
 
@@ -75,7 +76,7 @@ def backpropagate(state: State, images: Tensor, targets: Tensor) -> Tensor:
         with sync_gradients(state.forward, last=index == len(parts)):
             with state.autocast():
                 output = state.forward(part)
-            loss = state.criterion(in_float32(output), wanted) + balance_loss(state.model)
+            loss = taught_loss(state, part, in_float32(output), wanted) + balance_loss(state.model)
             loss = loss * (len(part) / len(images))
             state.scaler.scale(loss).backward()
         total += loss.detach()
@@ -83,8 +84,10 @@ def backpropagate(state: State, images: Tensor, targets: Tensor) -> Tensor:
 
 
 def in_float32(output: Any) -> Any:
-    """A model's output, or its outputs of several resolutions, as float32."""
-    return [part.float() for part in output] if isinstance(output, list) else output.float()
+    """A model's output, or its outputs of several resolutions or for labels and teacher, as float32."""
+    if isinstance(output, list | tuple):
+        return type(output)(part.float() for part in output)
+    return output.float()
 
 
 def gradient_norm(state: State) -> Tensor:

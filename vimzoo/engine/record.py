@@ -45,11 +45,12 @@ class Task:
         build_model: (cfg, data) -> model on the CPU, to be trained.
         build_judged: (cfg, data) -> model to be evaluated: a weight file has to match it completely.
         build_loss: (cfg, data) -> mixup or None, and the loss, called with (output in float32, target);
-            the output is a list where a model has several.
+            the output is a list where a model has several of different resolutions.
         scores: data -> empty sums.
         pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
             evaluation mode on its device, ``images`` the evaluated split and ``scores`` what was counted on it.
         details: (scores, data, out) -> further numbers of an evaluation; tables and pictures go into ``out``.
+        taught: whether models can learn from a `Teacher`, too.
         final_scores: ``scores`` of an evaluation after training, where these include what takes too long for every
             epoch; None: the same.
         as_measured: model on its device -> the model as published figures were measured (tiling), for ``vimzoo.eval``.
@@ -69,6 +70,7 @@ class Task:
     pictures: Callable[[nn.Module, Images, Any, Splits, Path], None]
     details: Callable[[Any, Splits, Path], dict[str, Any]] = lambda scores, data, out: {}
     as_measured: Callable[[nn.Module], nn.Module] = lambda model: model
+    taught: bool = False
     final_scores: Callable[[Splits], Scores] | None = None
 
     def judge(self, data: Splits) -> Scores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -15,6 +15,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from .processes.parallel import World
 from .record import Mixer, Task
+
+if TYPE_CHECKING:
+    from .teacher import Teacher
 
 
 def no_sums() -> dict[str, float]:
@@ -46,6 +49,7 @@ class State:
     seed: int = 0
     on_nonfinite: str = "stop"
     early_stop: int | None = None  # epochs without improvement after which the run ends
+    teacher: Teacher | None = None
     world: World = field(default_factory=World)
     accumulate: int = 1  # micro-batches per update and process
     frozen: list[nn.Module] = field(default_factory=list)  # modules that stay in evaluation mode

@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vimzoo.models.vim import Vim
 from vimzoo.models.vim.videomamba import SIZES
 
 from ..attributes import Alias, Fixed, given_arguments, refuse_unknown
 from ..mamba_ssm.modules.mamba_simple import refuse_inference
-from ..mamba_ssm.ops.triton.layer_norm import RMSNorm
 from ..official import accept_official_names
 from .arguments import WITHOUT_EFFECT, Attributes, model_options
 
@@ -58,14 +57,11 @@ class VisionMamba(Attributes, Vim):
     ) -> None:
         given = given_arguments(locals())
         refuse_unknown("VisionMamba", kwargs, WITHOUT_EFFECT)
-        super().__init__(num_classes=num_classes, pos_drop_rate=drop_rate, **model_options(given))
-        if model_type == "student":
-            dd: dict[str, Any] = {"device": device, "dtype": dtype}
-            norm = (RMSNorm if rms_norm else nn.LayerNorm)(embed_dim, eps=norm_epsilon, **dd)
-            self.distill_head = nn.Sequential(norm, nn.Linear(embed_dim, teacher_embed_dim, **dd))
+        width = teacher_embed_dim if model_type == "student" else None
+        super().__init__(
+            num_classes=num_classes, pos_drop_rate=drop_rate, distill_dim=width, **model_options(given)
+        )
         self.arguments = given
-        if model_type == "student":
-            self.init_weights(needs_reset=False)
         accept_official_names(self)
 
     def forward_features(  # type: ignore[override]
@@ -74,7 +70,7 @@ class VisionMamba(Attributes, Vim):
         """Images ``(B, C, H, W)`` -> the class token ``(B, D)`` and features ``(B, L, teacher_embed_dim or D)``."""
         refuse_inference(inference_params)
         tokens = super().forward_features(x)
-        features = self.distill_head(tokens) if self.model_type == "student" else tokens
+        features = tokens if self.distill_head is None else self.distill_head(tokens)
         return self.pool(tokens), F.normalize(features, dim=-1, eps=0.0)
 
     def forward(self, x: Tensor, inference_params: Any = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]

@@ -16,7 +16,7 @@ from .overrides import quoted
 
 # Settings that name a file or folder
 PATHS = re.compile(
-    r"\+{0,2}(resume|model\.start|data\.(\w*root|labels|meta_info|cache)|hydra\.(run|sweep)\.(dir|subdir))"
+    r"\+{0,2}(resume|(teacher\.)?model\.start|data\.(\w*root|labels|meta_info|cache)|hydra\.(run|sweep)\.(dir|subdir))"
 )
 # Settings that default to another setting
 FOLLOWS = {"sched.num_epochs": "run.epochs"}

@@ -270,4 +270,5 @@ TASK = Task(
     scores=lambda data: Scores(),
     pictures=pictures,
     details=details,
+    taught=True,
 )

@@ -61,8 +61,10 @@ class Vim(GridModel, SmallOnOneThread):
             dropped.
         mixers: Arguments of mixers of another class, one mapping per block, instead of ``bimamba``, ``divide_out`` and
             ``layer_scale``.
-
         embed_layer: Class of the patch embedding.
+        distill_dim: Width of a teacher's tokens (``teacher_embed_dim``). ``distill_head``, a norm and a linear map,
+            takes this model's tokens to it; after ``set_distilled_training()`` a call in training mode returns these,
+            too.
 
     Raises:
         ValueError: an option has no such value, or a size is not positive.
@@ -109,6 +111,7 @@ class Vim(GridModel, SmallOnOneThread):
         dynamic_img_pad: bool = False,
         mixers: Sequence[Mapping[str, Any]] | None = None,
         embed_layer: Callable[..., PatchEmbed] = PatchEmbed,
+        distill_dim: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -158,6 +161,14 @@ class Vim(GridModel, SmallOnOneThread):
         self.norm = AddNorm(embed_dim, norm, norm_eps, residual_in_fp32, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.distilled_training = False
+        self.distill_head: nn.Module | None = None
+        if distill_dim is not None:
+            check_sizes(distill_dim=distill_dim)
+            kind = nn.RMSNorm if norm == "rms" else nn.LayerNorm
+            self.distill_head = nn.Sequential(
+                kind(embed_dim, eps=norm_eps, **dd), nn.Linear(embed_dim, distill_dim, **dd)
+            )
         reduction = self.patch_embed.feat_ratio()
         self.feature_info = [
             dict(module=f"blocks.{i}", num_chs=embed_dim, reduction=reduction) for i in range(depth)
@@ -348,9 +359,19 @@ class Vim(GridModel, SmallOnOneThread):
         x = self.head_drop(self.pool(x))
         return x if pre_logits else self.head(x)
 
+    @torch.jit.ignore
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """With ``distill_dim``, return the tokens of the teacher's width in training mode, too; as in timm."""
+        self.distilled_training = enable
+
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` -> logits ``(B, classes)``."""
-        return self.forward_head(self.forward_features(x))
+        """Images ``(B, C, H, W)`` -> logits ``(B, classes)``; see ``set_distilled_training``."""
+        x = self.forward_features(x)
+        y = self.forward_head(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips only a block of its own
+            if self.training and self.distilled_training and self.distill_head is not None:
+                return y, self.distill_head(x)  # type: ignore[return-value]
+        return y
 
     def forward_intermediates(
         self,

@@ -85,7 +85,8 @@ def checkpoint_filter_fn(
 
     Args:
         state_dict: Tensors by name, in a wrapper such as ``{"model": ...}`` or not.
-        model: The model they are for; checkpoints that fit it already are returned unchanged.
+        model: The model they are for; checkpoints that fit it already are returned unchanged. Without
+            ``distill_head`` it needs none of a distilled checkpoint's.
         official_pos_embed: Resize position embeddings as the authors' fine-tuning does, see
             `resize_pos_embed`.
         pos_embed_grid: Rows and columns of patches that position embeddings were learned on; by default what the
@@ -97,6 +98,8 @@ def checkpoint_filter_fn(
     """
     state_dict, dialect = bare(state_dict), model.dialect
     state = dialect.to_native(state_dict, model) if dialect.is_official(state_dict) else dict(state_dict)
+    if getattr(model, "distill_head", None) is None:
+        state = {name: value for name, value in state.items() if not name.startswith("distill_head.")}
     pos_embed = state.get("pos_embed")
     if pos_embed is not None and model.pos_embed is not None:
         state["pos_embed"] = fitted_pos_embed(
