@@ -69,6 +69,8 @@ def all_kinds(_, out, overrides, world):
     world.unite(marks)
     torch.save(marks, out / f"marks{world.rank}.pt")
     run("plain")
+    run("statistics", "model.model_name=test_resnet")
+    run("statistics_copied", "model.model_name=test_resnet", "run.parallel=ddp")
     run("rollback", "run.on_nonfinite=rollback")
     with spoilt(2):
         run("skipped", "run.on_nonfinite=skip")
@@ -111,6 +113,14 @@ def losses(folder):
 def test_marks_of_all_processes_are_united(runs: Path) -> None:
     """Of unreadable images, of which each process has met others."""
     assert all(torch.load(runs / f"marks{rank}.pt").tolist() == [True, True, False] for rank in (0, 1))
+
+
+def test_running_statistics_are_averaged_beside_sharded_weights(runs: Path) -> None:
+    """The order of sums differs, rounding in float32 over six steps."""
+    sharded, copied = weights(runs / "statistics"), weights(runs / "statistics_copied")
+    assert any(name.endswith("running_mean") for name in sharded)
+    for name, value in copied.items():
+        torch.testing.assert_close(sharded[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_being_ready_to_roll_back_changes_nothing(runs: Path) -> None:

@@ -122,6 +122,8 @@ def build_state(cfg: dict[str, Any], data: Splits, steps_per_epoch: int, world: 
     if run["parallel"] == "fsdp" and world.size > 1:
         for sharded in [model] if ema is None else [model, ema.module]:
             parallel.shard(sharded)
+        if ema is not None and any(buffer.is_floating_point() for buffer in model.buffers()):
+            ema.foreach = False  # running statistics are no DTensors, and one call takes either kind
     forward = parallel.wrap(model, world, device)
     optimizer = _checked("optim", cfg["optim"], build_optimizer, model)
     scheduler, epochs = _checked(
