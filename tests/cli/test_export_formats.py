@@ -12,6 +12,7 @@ import torch
 from vimzoo import exporting
 from vimzoo.errors import UsageError
 from vimzoo.exporting import FORMATS, progress
+from vimzoo.exporting.check import bound_of
 from vimzoo.exporting.formats import web
 from vimzoo.models import FAMILIES
 from vimzoo.models.counting import input_shape
@@ -72,7 +73,8 @@ def test_format(form: str, name: str, tmp_path: Path) -> None:
     model = timm.create_model(registered, **options).eval()
     timm.models.save_for_hf(model, str(tmp_path / "saved"), {"model_args": options})
     (written,) = exporting.export(str(tmp_path / "saved"), form, tmp_path / "model", size=size)
-    assert written.worst.difference <= exporting.BOUND
+    bound = bound_of(model)
+    assert written.worst.difference <= bound
     if name == "mambairv2":
         model.routing = "argmax"
     images = torch.rand(3, *input_shape(model, size))
@@ -80,7 +82,7 @@ def test_format(form: str, name: str, tmp_path: Path) -> None:
         want = model(images)
     found = exporting.load(tmp_path / "model", form)(images)
     differences = (found - want).abs().flatten() / want.std()
-    assert differences.quantile(0.95 if name == "mambairv2" else 1.0) <= exporting.BOUND
+    assert differences.quantile(0.95 if name == "mambairv2" else 1.0) <= bound
 
 
 def test_long_steps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from vimzoo.data.images import cache, remote
 from vimzoo.engine.configuration.words import composed_settings
 from vimzoo.engine.losses import CharbonnierLoss
 from vimzoo.engine.processes import watch
+from vimzoo.models import UMamba
 from vimzoo.models.mambair import MambaIRv2
 from vimzoo.restoration import memory, restorer
 
@@ -67,6 +68,7 @@ STATED: dict[str, tuple[str, Callable[[], Any]]] = {
     "training.md: aspect": (r"from 1:2 to (\d):1 \(`data\.max_aspect`\)", lambda: max_aspect()),
     "scaling.md: minutes": (r"default, `run\.save_every\.minutes=(\d+)`", lambda: setting("run.save_every.minutes")),
     "export.md: bound": (r"below (\S+) of the output's standard deviation", lambda: exporting.BOUND),
+    "export.md: U-Mamba": (r"\((\S+) for U-Mamba", lambda: UMamba.export_options.bound),
     "export.md: agreement": (r"the bound holds for (\d+) %", lambda: 100 * MambaIRv2.export_options.agreement),
 }  # fmt: skip
 

@@ -43,6 +43,11 @@ def options_of(model: nn.Module) -> ExportOptions:
     return getattr(model, "export_options", ExportOptions())  # type: ignore[return-value]
 
 
+def bound_of(model: nn.Module) -> float:
+    """The largest difference that a file of this model may have."""
+    return options_of(model).bound or BOUND
+
+
 def coarsest(model: nn.Module) -> int:
     """Pixels from one position of the smallest feature map to the next."""
     return max(info["reduction"] for info in getattr(model, "feature_info", None) or [{"reduction": 1}])

@@ -19,7 +19,7 @@ from vimzoo.ops.runtime.threads import counted
 from vimzoo.quantization import KINDS
 from vimzoo.quantization import quantize as quantize_model
 
-from .check import BOUND, Check, coarsest, compare, compare_everywhere, image_shapes, milliseconds
+from .check import Check, bound_of, coarsest, compare, compare_everywhere, image_shapes, milliseconds
 from .formats import FORMATS
 from .opening import build
 from .progress import Say, step
@@ -145,8 +145,8 @@ def export(
 
     Raises:
         UsageError: the request cannot be met.
-        ExportError: the model cannot be written in this format, or the file differs by more than `BOUND`; if the model
-            rounds activations, by more than `vimzoo.quantize` changed the model.
+        ExportError: the model cannot be written in this format, or the file differs by more than `bound_of` allows; if the
+            model rounds activations, by more than `vimzoo.quantize` changed it.
     """
     form = find_format(kind)
     if form.prepare is not None:
@@ -170,7 +170,7 @@ def export(
     model = build(name, checkpoint, random, size, routing)
     if size is None:
         size = default_size(name, model)
-    shapes, bound = image_shapes(model, size), BOUND
+    shapes, bound = image_shapes(model, size), bound_of(model)
     if quantize is not None:
         model, bound = quantized(model, quantize, shapes)
     example = torch.rand(shapes[0], generator=torch.Generator().manual_seed(0))
@@ -220,7 +220,7 @@ def quantized(model: nn.Module, kind: str, shapes: Sequence[tuple[int, ...]]) ->
     except ValueError as error:
         raise UsageError(f"--quantize {kind}: {error}") from error
     rounds = KINDS[kind].get("activations", "float") != "float"
-    return small, max(BOUND, compare(model, small, shapes).difference if rounds else 0.0)
+    return small, max(bound_of(model), compare(model, small, shapes).difference if rounds else 0.0)
 
 
 def beside(path: Path, form: Format) -> tuple[Path, ...]:

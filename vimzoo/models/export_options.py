@@ -16,8 +16,11 @@ class ExportOptions:
         size_step: Pixels by which the heights and widths of images that the model takes may differ.
         agreement: Share of the output that must agree with PyTorch. Less than 1 where a model chooses between routes,
             because rounding in the last bit can change a choice.
+        bound: Largest difference from PyTorch, as a share of the output's standard deviation. None is the exporter's.
+            More where float32 itself is as far from float64.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     size_step: int = 32
     agreement: float = 1.0
+    bound: float | None = None

@@ -15,6 +15,7 @@ from vimzoo.layers.checks import check_choice, check_rates, check_sizes
 from vimzoo.layers.grid_mamba import GridMamba
 from vimzoo.layers.residual_convs import CONVS, ResidualConvs, check_axes, per_axis
 
+from ..export_options import ExportOptions
 from ..segmentation_base import SegmentationModel
 from ..weights.contents import bare
 from ..weights.dialect import Dialect
@@ -50,6 +51,9 @@ class UMamba(SegmentationModel):
         ValueError: a number is not positive, a rate is outside 0..1, an option is unknown, or the lists differ
             in length.
     """
+
+    export_options = ExportOptions(size_step=32, bound=1e-3)
+    """Instance norms sum whole maps, and the authors' own networks are up to 7e-4 from float64."""
 
     def __init__(
         self,
