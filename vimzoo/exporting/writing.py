@@ -145,8 +145,8 @@ def export(
 
     Raises:
         UsageError: the request cannot be met.
-        ExportError: the model cannot be written in this format, or the file differs by more than `bound_of` allows; if the
-            model rounds activations, by more than `vimzoo.quantize` changed it.
+        ExportError: the model cannot be written in this format, or the file differs by more than `bound_of` allows; if
+            the model rounds activations, by more than `vimzoo.quantize` changed it.
     """
     form = find_format(kind)
     if form.prepare is not None:
