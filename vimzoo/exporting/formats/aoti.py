@@ -20,10 +20,22 @@ def save_aoti(program: ExportedProgram, path: Path, metadata: Mapping[str, Any])
     """
     options = {
         "aot_inductor.metadata": {key: json.dumps(value) for key, value in metadata.items()},
-        "freezing": True,  # packs weights for oneDNN; silently ignored where gradients are enabled
+        # Packs weights for oneDNN; silently ignored where gradients are enabled
+        "freezing": not _has_narrow_maps(program),
     }
     with torch.no_grad():
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+
+
+def _has_narrow_maps(program: ExportedProgram) -> bool:
+    """Whether a convolution's map is one position high or wide: its packed form is read with wrong strides there.
+
+    Seen in torch 2.14 with an open batch size; which strides such a map has is ambiguous.
+    """
+    convolutions = (node for node in program.graph.nodes if node.target is torch.ops.aten.conv2d.default)
+    return any(
+        side == 1 for node in convolutions for side in node.meta["val"].shape[2:] if isinstance(side, int)
+    )
 
 
 def load_aoti(path: Path) -> Run:
