@@ -207,7 +207,7 @@ def test_tokens_of_another_width(tmp_path: Path) -> None:
         (["teacher={model: ema, compare: softly}"], "compare=softly: expected soft, hard or tokens"),
         (["teacher={model: ema, compare: tokens}"], "compare=tokens: expected another model, not ema"),
         (["teacher={model: ema, compare: hard, temperature: 2}"], "temperature=2: goes with compare: soft"),
-        (["teacher={model: ema, alpha: 1}"], "unexpected keyword argument 'alpha'"),
+        (["teacher={model: ema, alpha: 1}"], "teacher.alpha: expected one of model, compare"),
         (["teacher={model: {model_name: test_vim}}"], "teacher.model test_vim: has no weights"),
     ],
 )

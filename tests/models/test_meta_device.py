@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from model_cases import MODELS, built
 from timm.models._manipulate import reinit_non_persistent_buffers
@@ -10,6 +11,7 @@ from torch import nn
 
 import vimzoo  # noqa: F401
 from vimzoo.layers.buffers import DerivedBuffers
+from vimzoo.models.registry import family_of
 
 
 def made_on_meta(name: str) -> nn.Module:
@@ -38,6 +40,18 @@ def test_weights_alone_make_a_model_of_the_meta_device_equal(name: str, assign: 
     for label, buffer in model.named_buffers():
         assert torch.equal(other.get_buffer(label), buffer), label
     assert torch.equal(other(images), model(images))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in timm.list_models("test_*") if family_of(name)))
+def test_every_registered_model_is_made_where_timm_is_told(name: str) -> None:
+    model = timm.create_model(name, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
+
+
+@pytest.mark.parametrize("name", ["test_unet", "test_vm_unet", "test_u_mamba", "test_swin_umamba"])
+def test_models_without_maps_to_choose_from_say_so(name: str) -> None:
+    with pytest.raises(ValueError, match=f"features_only: expected a classifier, {name} has no such maps"):
+        timm.create_model(name, features_only=True)
 
 
 @pytest.mark.parametrize("name", ["mambair", "v2"])

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 AVERAGE = "ema"
 """``teacher.model`` of a run that learns from its own moving average."""
+SETTINGS = ("compare", "weight", "label_weight", "temperature", "after", "img_size")
+"""Of ``teacher``, beside ``model``."""
 
 
 def soft_loss(scores: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
@@ -169,6 +171,8 @@ def build_teacher(cfg: dict[str, Any], data: Splits, task: Task) -> Teacher:
     options = dict(asked) if isinstance(asked, Mapping) else {"model": asked}
     model = options.pop("model", None)
     fitted: dict[str, Any] = {}
+    if strange := sorted(set(options) - set(SETTINGS)):
+        raise UsageError(f"teacher.{strange[0]}: expected one of model, {', '.join(SETTINGS)}")
     if model == AVERAGE:
         if not cfg["run"]["ema"]:
             raise UsageError(f"teacher.model={AVERAGE}: expected run.ema, which is null")
@@ -181,7 +185,7 @@ def build_teacher(cfg: dict[str, Any], data: Splits, task: Task) -> Teacher:
         )
     try:
         return Teacher(built, **options, **fitted)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"teacher {asked}: {error}") from error
 
 
@@ -195,8 +199,8 @@ def _model(
     fitted: dict[str, Any] = {}
     seen = data
     if size is not None:
-        if data.frames is not None:
-            raise UsageError(f"teacher.img_size={size}: expected null for clips")
+        if data.frames is not None or not isinstance(size, int) or size < 1:
+            raise UsageError(f"teacher.img_size={size}: expected a number of pixels, and null for clips")
         seen = replace(data, input_size=(data.input_size[0], size, size))
     if options.get("compare") != "tokens":
         numbered = published_data(seen, model)

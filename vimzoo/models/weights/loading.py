@@ -18,6 +18,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -162,9 +163,12 @@ def build_model(
 
     Raises:
         CheckpointError: The weights cannot be reached or read, or do not fit.
+        ValueError: ``features_only`` of a model that has no maps to choose from.
     """
     if pretrained:
         require_weights(variant, kwargs)
+    if kwargs.get("features_only") and not hasattr(model_cls, "forward_intermediates"):
+        raise ValueError(f"features_only: expected a classifier, {variant} has no such maps")
     overlay = {"custom_load": "hf", **(kwargs.pop("pretrained_cfg_overlay", None) or {})}
 
     def checked(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -178,8 +182,26 @@ def build_model(
         return mapped  # timm adapts this itself; the tensors that it drops silently have been checked
 
     return build_model_with_cfg(
-        model_cls, variant, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=checked, **kwargs
+        _on_device(model_cls),
+        variant,
+        pretrained,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=checked,
+        **kwargs,
     )
+
+
+def _on_device(model_cls: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A class that takes timm's ``device`` and ``dtype``: others are made as torch makes any module."""
+    known = inspect.signature(model_cls).parameters
+    if "device" in known or any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return model_cls
+
+    def made(*args: Any, device: Any = None, dtype: torch.dtype | None = None, **kwargs: Any) -> nn.Module:
+        with torch.device(device) if device is not None else nullcontext():
+            return model_cls(*args, **kwargs).to(dtype=dtype)
+
+    return made
 
 
 def map_features(options: dict[str, Any]) -> dict[str, Any]:
