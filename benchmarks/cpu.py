@@ -169,6 +169,34 @@ def bench_paths(quick: bool) -> None:
     )
 
 
+def bench_states(quick: bool) -> None:
+    """States as the output, and given and returned states, against the same scan without them."""
+    rows = []
+    torch.set_num_threads(1)
+    for name, (batch, channels, states, rank, grid) in PATHS.items():
+        x, rows_of_x, A, *step, D, _ = layer_inputs(batch, channels, states, rank, grid)
+        paths: Any = BIDIRECTIONAL if grid[0] == 1 else CROSS
+        initial = torch.zeros(batch, len(paths), channels, states)
+        scan = partial(scan_paths, x, rows_of_x, A, *step, D, paths=paths, grid=grid)
+        calls = {"scan": scan, "carried": partial(scan, initial_state=initial, return_final_state=True)}
+        if states == 1:
+            without_C = rows_of_x[..., :-states].contiguous()
+            calls["states"] = partial(scan_paths, x, without_C, A, *step, D, paths=paths, grid=grid)
+        with torch.inference_mode():
+            times = measure(calls, rounds=15 if quick else 40, clock=time.process_time)
+        per = batch * grid[0] * grid[1] * channels * len(paths)
+        row = {"shape": name, "threads": 1, **{f"{k}_ns": t["median"] / per * 1e9 for k, t in times.items()}}
+        ratios = {f"x_{k}": row[f"{k}_ns"] / row["scan_ns"] for k in ("carried", "states") if k in times}
+        rows.append({"states_ns": None, "x_states": None, **row, **ratios, "times": times})
+    table(rows, ["shape", "scan_ns", "carried_ns", "x_carried", "states_ns", "x_states"])
+    write(
+        "cpu_scan_states",
+        rows,
+        "float32 scan_paths forward, ns of processor time per (batch, token, channel, direction); carried: from given "
+        "states, and those after the last step returned; states: rows without C, whose output is the states",
+    )
+
+
 def cpu_seconds(call: Callable[[], Any], rounds: int) -> float:
     """The median of the processor time of one call, which other processes do not lengthen."""
     times = []
@@ -276,6 +304,7 @@ def bench_isa(quick: bool) -> None:
 PARTS = {
     "scan": bench_scan,
     "paths": bench_paths,
+    "states": bench_states,
     "isa": bench_isa,
     "linear": bench_linear,
     "reference": bench_reference,

@@ -1,7 +1,8 @@
 """Vim-T and VMamba-T beside DeiT-T and Swin-T in the runtimes that people deploy with, on the CPU.
 
-``python benchmarks/cpu_runtimes.py`` times all of them interleaved in one process and writes
-``benchmarks/results/MACHINE/cpu_runtimes.json``; ``docs/figures/draw_speed.py`` draws it. ``pip install
+``python benchmarks/cpu_runtimes.py`` times all of them in one process, with one thread interleaved, and writes
+``benchmarks/results/MACHINE/cpu_runtimes.json``, in which rows of other sizes, batches and threads stay;
+``docs/figures/draw_speed.py`` draws it. ``pip install
 ".[bench]"`` brings OpenVINO and onnxruntime.
 """
 
@@ -21,7 +22,7 @@ import onnxruntime
 import openvino
 import timm
 import torch
-from common import CORES, machine, measure, table, thread_counts, write
+from common import CORES, kept, machine, measure_runtimes, table, thread_counts, write
 from cpu_models import peak_growth, resident
 
 import vimzoo  # noqa: F401  registers the models
@@ -101,7 +102,8 @@ def rows_of(
     for runtime, call in peer_calls(Peer(name, px, batch, folder), dtype, threads).items():
         calls[name, runtime] = call
     with torch.inference_mode():
-        times = measure({" ".join(key): call for key, call in calls.items()}, 5 if quick else 15, 8)
+        named = {" ".join(key): call for key, call in calls.items()}
+        times = measure_runtimes(named, threads, 5 if quick else 15, 8)
     best = min(times[" ".join(key)]["median"] for key in calls if key[0] == name)
     fixed = {"pair": f"{ours}, {name}", "dtype": dtype, "px": px, "batch": batch, "threads": threads}
     rows = []
@@ -136,9 +138,15 @@ def measured_memory(row: dict[str, Any], folder: Path) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
+def place_of(row: dict[str, Any]) -> tuple[int, ...]:
+    """What a row was measured together with, in the order of the file."""
+    return row["px"], row["batch"], row["threads"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, one image, one thread")
+    parser.add_argument("--threads", nargs="+", type=int, default=thread_counts())
     parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
@@ -153,7 +161,7 @@ def main() -> None:
             for batch in BATCHES[:1] if options.quick else BATCHES:
                 if px > 512 and batch > 1:
                     continue  # several minutes a round; one image shows the same
-                for threads in thread_counts()[:1] if options.quick else thread_counts():
+                for threads in [1] if options.quick else options.threads:
                     found = [
                         row
                         for ours in PAIRS
@@ -166,8 +174,11 @@ def main() -> None:
                     table(found, ["model", "runtime", "dtype", "px", "batch", "threads", "ms", "x_best_peer"])
                     rows += found
     torch.set_num_threads(CORES)
+    now = {place_of(row) for row in rows}
+    rows = sorted(rows + [row for row in kept("cpu_runtimes") if place_of(row) not in now], key=place_of)
     about = (
-        "whole forward pass with random weights; PyTorch: eager mode; OpenVINO and onnxruntime: timm's model as an "
+        "whole forward pass with random weights, with one thread interleaved, with several one after another; "
+        "PyTorch: eager mode; OpenVINO and onnxruntime: timm's model as an "
         "ONNX file of fixed size; bfloat16: the model in bfloat16 in PyTorch, OpenVINO's precision hint; x best peer: "
         "time divided by that of the peer in its fastest runtime; peak: resident memory that the model and one forward "
         "pass add to a fresh process"

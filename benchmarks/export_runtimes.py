@@ -22,7 +22,7 @@ from typing import Any
 
 import timm
 import torch
-from common import kept, measure, table, thread_counts, write
+from common import kept, measure_runtimes, table, thread_counts, write
 from torch import Tensor, nn
 
 import vimzoo
@@ -107,13 +107,7 @@ def measure_model(
     calls = {("eager PyTorch", "-"): partial(model, images)}
     calls |= {key: partial(run, images) for key, (_, run) in forms.items()}
     named = {" | ".join(key): call for key, call in calls.items()}
-    if threads == 1:
-        times = measure(named, 9, budget)
-    else:  # one after another: a runtime's threads go on waiting for work a while, which disturbs the next one
-        times = {}
-        for key, call in named.items():
-            times |= measure({key: call}, 9, budget / len(named))
-            time.sleep(0.5)
+    times = measure_runtimes(named, threads, 9, budget)
     eager, rows = times["eager PyTorch | -"]["median"], []
     for key in calls:
         taken = times[" | ".join(key)]["median"]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -259,3 +260,37 @@ def test_what_does_not_fit_is_left_to_the_operators(calls: list[str]) -> None:
                   SS2D(32, out_norm="none"), SS2D(32, out_act=True), SS2D(32, drop_rate=0.5).train()):  # fmt: skip
         layer(x.view(1, 3, 3, 32))
     assert not calls
+
+
+def test_vims_blocks_in_a_row_give_what_each_gives(calls: list[str]) -> None:
+    model = timm.create_model("test_vim", depth=5, drop_path_rate=0.9).eval()
+    image = torch.randn(2, *model.default_cfg["input_size"])
+    taps: list[tuple[Tensor, Tensor]] = []
+
+    def watch(block: nn.Module, given: Any, found: tuple[Tensor, Tensor]) -> None:
+        taps.append(found)
+
+    def tapped(*indices: int) -> list[tuple[Tensor, Tensor]]:
+        x, grid = model._embed(image)
+        x, residual, found = model._forward_blocks(x, grid, list(indices), len(model.blocks))
+        return [*found, (x, residual)]
+
+    with torch.no_grad():
+        in_a_row = tapped(0, 2, 3), tapped(), tapped(4)
+        assert calls == 3 * len(model.blocks) * ["mixer_forward"]
+        for block in model.blocks:
+            block.register_forward_hook(watch)  # now each block is called
+        tapped()
+    assert len(taps) == len(model.blocks)
+    for found, wanted in zip(in_a_row, [(0, 2, 3, 4), (4,), (4, 4)], strict=True):
+        for pair, i in zip(found, wanted, strict=True):
+            assert torch.equal(pair[0], taps[i][0]) and torch.equal(pair[1], taps[i][1])
+
+
+def test_paths_are_dropped_in_training_without_gradients_too() -> None:
+    model = timm.create_model("test_vim", depth=4, drop_path_rate=0.9).train()
+    image = torch.randn(8, *model.default_cfg["input_size"])
+    with torch.no_grad():
+        dropped = model(image)
+        assert not torch.equal(dropped, model(image))
+        assert not torch.equal(dropped, model.eval()(image))

@@ -32,6 +32,7 @@ COMMANDS = {
     "cpu_runtimes": "benchmarks/cpu_runtimes.py",
     "cpu_s4d": "benchmarks/s4d.py",
     "cpu_scan_paths": "benchmarks/cpu.py paths",
+    "cpu_scan_states": "benchmarks/cpu.py states",
     "cpu_selective_scan": "benchmarks/cpu.py scan",
     "cpu_since": "benchmarks/since.py",
     "cpu_threads_grain": "benchmarks/cpu_threads.py grain",

@@ -1,7 +1,7 @@
 """Vim's bidirectional Mamba mixer (Zhu et al. 2024, algorithm 1), and SegMamba's with a third direction."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vimzoo.ops import causal_conv1d
-from vimzoo.ops.mixers import Mixer, Norm, mix
+from vimzoo.ops.mixers import Mixer, Norm, Ready, mix, prepare, run
 from vimzoo.ops.norm.call import stream_dtype
 from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, ScanPath, path_codes
 from vimzoo.ops.runtime.library import is_inference
@@ -284,14 +284,18 @@ class BiMambaBlock(nn.Module):
         if residual is not None:
             x = self.drop_path(x)
         if not torch.jit.is_scripting():
-            mixed = self._in_one_call(x, residual)
-            if mixed is not None:
-                return mixed  # type: ignore[return-value]
+            ready = self.prepare(x, residual)
+            if ready is not None:
+                return run([ready], x, residual)  # type: ignore[return-value]
         x, residual = self.norm(x, residual)
         return self.mixer(x), residual
 
     @torch.jit.ignore
-    def _in_one_call(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
+    def prepare(self, x: Tensor, residual: Tensor | None) -> Ready | None:
+        """This block in inference, for tokens and a stream like these; ``None`` where its parts have to run one by one.
+
+        A dropped path is not looked at.
+        """
         parts: Any = self._modules
         norm, mixer = parts["norm"], parts["mixer"]
         if not is_inference(x) or not (is_plain(norm, AddNorm) and is_plain(mixer, BiMamba)):
@@ -301,4 +305,28 @@ class BiMambaBlock(nn.Module):
             return None
         stream = stream_dtype(x, residual, norm.residual_in_fp32)
         first = Norm(norm.weight, tensor_of(norm, "bias"), norm.eps, norm.rms)
-        return mix(x, mixer, first, residual, stream)
+        return prepare(x, mixer, first, residual, stream)
+
+
+def prepare_blocks(blocks: Iterable[nn.Module], x: Tensor, residual: Tensor | None) -> list[Ready]:
+    """Successive blocks in inference, of which ``x`` and ``residual`` are the first one's; none where one cannot be.
+
+    After a kernel, which empties the caches, Python takes several times as long for the same. So all is prepared before
+    the first one runs.
+    """
+    found = []
+    for block in blocks:
+        if not is_plain(block, BiMambaBlock) or not _passes_on(block.drop_path):
+            return []
+        ready = block.prepare(x, residual)
+        if ready is None:
+            return []
+        found.append(ready)
+    return found
+
+
+def _passes_on(drop_path: nn.Module) -> bool:
+    kind = type(drop_path)
+    return is_plain(drop_path, kind) and (
+        kind is nn.Identity or (kind is DropPath and not drop_path.training)
+    )

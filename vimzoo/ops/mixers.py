@@ -7,7 +7,7 @@ parameters as they are at each call.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -103,14 +103,59 @@ def takes(dtype: torch.dtype) -> bool:
     return dtype in DTYPES and bool(native.require().product_takes(DTYPES[dtype]))
 
 
-def mix(
+class Ready(NamedTuple):
+    """A mixer whose parameters were found fit, for inputs of the shapes and dtypes that `prepare` was given.
+
+    It holds good until a parameter changes, so it is run soon after.
+    """
+
+    arguments: Callable[..., bytes]
+    threads: int
+    addresses: tuple[int, ...]
+    """Of the parameters, in the order of `_ADDRESSES`, without the residual's."""
+    quantized: tuple[int, int]
+    stream: torch.dtype | None
+    add: bool
+    alive: tuple[Any, ...]
+    """What the addresses point to."""
+
+    def packed(self, x: Tensor, residual: Tensor | None, out: Tensor, kept: Tensor | None) -> bytes:
+        """The arguments in C; all tensors dense."""
+        return self.arguments(
+            self.threads, address(x), address(x) if self.add else 0, address(out), address(kept),
+            0 if kept is None else DTYPES[kept.dtype], *self.addresses, address(residual), *self.quantized,
+        )  # fmt: skip
+
+
+def run(ready: Sequence[Ready], x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Mixers one after another, each of which is given the output and the stream of the one before.
+
+    Returns:
+        The last one's output, of the shape of ``x`` and dense, and its stream.
+    """
+    x = x.contiguous()
+    streams: list[Tensor | None] = [None, None]
+    outs, calls = [torch.empty_like(x) for _ in ready[:2]], []
+    for i, each in enumerate(ready):
+        if i < 2 and each.stream is not None:
+            streams[i] = torch.empty_like(x, dtype=each.stream)
+        out, kept = outs[i % 2], streams[i % 2]
+        calls.append(each.packed(x, residual, out, kept))
+        x, residual = out, kept
+    forward = native.require().mixer_forward
+    for call in calls:  # in a row: kernels empty the caches, in which Python would have to start again
+        forward(call)
+    return x, residual
+
+
+def prepare(
     x: Tensor,
     m: Mixer,
     norm: Norm | None = None,
     residual: Tensor | None = None,
     stream: torch.dtype | None = None,
     add: bool = False,
-) -> tuple[Tensor, Tensor | None] | None:
+) -> Ready | None:
     """A mixer, of the norm of its input, or of the norm of ``x + residual``.
 
     Args:
@@ -122,8 +167,8 @@ def mix(
         add: Add ``x`` to the output.
 
     Returns:
-        The output, of the shape of ``x`` and dense, and the stream; ``None`` where the operators have to run one by
-        one.
+        What `run` is given, with ``x`` and ``residual`` or with others like them; ``None`` where the operators have to
+        run one by one.
     """
     first, last = _split(m.in_weight), _split(m.out_weight)
     if first is None or last is None:
@@ -135,13 +180,23 @@ def mix(
     kind = _kind_of(x, m, norm, tensors)
     if kind is None or not all([t is None or t.is_contiguous() for t in tensors]):
         return None
-    x = x.contiguous()
-    out, kept = torch.empty_like(x), None if stream is None else torch.empty_like(x, dtype=stream)
-    native.require().mixer_forward(kind.arguments(
-        threads.for_work(kind.work), address(x), address(x) if add else 0, address(out), address(kept),
-        0 if kept is None else DTYPES[kept.dtype], *map(address, tensors), _pointer(first[1]), _pointer(last[1]),
-    ))  # fmt: skip
-    return out, kept
+    return Ready(
+        kind.arguments, threads.for_work(kind.work), tuple(map(address, tensors[:-1])),
+        (_pointer(first[1]), _pointer(last[1])), stream, add, (tensors, first, last),
+    )  # fmt: skip
+
+
+def mix(
+    x: Tensor,
+    m: Mixer,
+    norm: Norm | None = None,
+    residual: Tensor | None = None,
+    stream: torch.dtype | None = None,
+    add: bool = False,
+) -> tuple[Tensor, Tensor | None] | None:
+    """`prepare` and `run`: the output, of the shape of ``x`` and dense, and the stream."""
+    ready = prepare(x, m, norm, residual, stream, add)
+    return None if ready is None else run([ready], x, residual)
 
 
 def _split(weight: Tensor | Rounded) -> tuple[Tensor | None, _Packed | None] | None:
