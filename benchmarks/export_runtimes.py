@@ -69,12 +69,12 @@ def runs(
             ("onnxruntime", lambda: exporting.load(onnx_file, "onnx")),
             ("onnxruntime with our scan", lambda: open_onnx(onnx_file, vimzoo.onnxruntime_extension()).run),
             ("OpenVINO", lambda: load_inlined(onnx_file)),
-            ("OpenVINO, one size", lambda: load_inlined(onnx_file, shape)),
+            ("OpenVINO, one size", lambda: load_inlined(onnx_file, (shape,))),
             ("OpenVINO with our scan", lambda: load_with_our_scan(onnx_file)),
-            ("OpenVINO with our scan, one size", lambda: load_with_our_scan(onnx_file, shape)),
+            ("OpenVINO with our scan, one size", lambda: load_with_our_scan(onnx_file, (shape,))),
             (
                 "OpenVINO with our scan, one size, bfloat16",
-                lambda: load_with_our_scan(onnx_file, shape, "bf16"),
+                lambda: load_with_our_scan(onnx_file, (shape,), "bf16"),
             ),
         )
     }

@@ -23,6 +23,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
 import fill
+import test_fusion_mamba_references as fusion_mamba_references
 import test_group_mamba_references as group_mamba_references
 import test_local_references as local_references
 import test_mambair_references as mambair_references
@@ -32,6 +33,7 @@ import test_peers_references as peers_references
 import test_segmamba_references as segmamba_references
 import test_spatial_mamba_references as spatial_mamba_references
 import test_swin_umamba_references as swin_umamba_references
+import test_time_machine_references as time_machine_references
 import test_u_mamba_references as u_mamba_references
 import test_videomamba_references as videomamba_references
 import test_vim_references as vim_references
@@ -40,6 +42,7 @@ import test_vmamba_references as vmamba_references
 
 from vimzoo.compat import (
     efficient_vmamba,
+    fusion_mamba,
     group_mamba,
     local_vim,
     mambair,
@@ -48,6 +51,7 @@ from vimzoo.compat import (
     segmamba,
     spatial_mamba,
     swin_umamba,
+    time_machine,
     u_mamba,
     videomamba,
     vim,
@@ -72,7 +76,8 @@ def compare(
 
     Args:
         build: the recording -> what its call builds.
-        references: the test module of its family, which knows where inner tensors are; with a ``ROUNDING``, gradients
+        references: the test module of its family, which knows where inner tensors are; by its ``DTYPES`` a recording
+            is compared in another dtype than float32; with a ``ROUNDING``, gradients
             that are nothing but rounding beside the largest count by the measure of the tests; those whose names have a
             part among its ``WITHOUT_GRADIENT``, or without the pattern that its ``gradients_of`` returns, do not count.
         compat: the family's compatible constructors.
@@ -82,7 +87,8 @@ def compare(
     read = getattr(references, "reference_of", None)
     reference = fill.load(path) if read is None else read(name)
     torch.manual_seed(0)
-    dtype = getattr(torch, reference.get("dtype", "float32"))
+    chosen = getattr(references, "DTYPES", {}).get(name, "float32")
+    dtype = getattr(torch, reference.get("dtype", chosen))
     module = build(reference).eval().to(dtype)
     state = fill.state_dict(reference, dtype)
     kept = {key: value for key, value in module.state_dict().items() if key.endswith("num_batches_tracked")}
@@ -164,8 +170,8 @@ def compare_restoration(path: Path) -> dict[str, Any]:
 
 ABOUT = (
     "Worst difference from recordings of the official code: outputs and inner tensors as a share of the recorded "
-    "standard deviation, gradient norms relative; on the CPU in float32, or float64 where that would route tokens "
-    "of MambaIRv2 otherwise"
+    "standard deviation, gradient norms relative; on the CPU in float32, or float64 where rounding decides: which way "
+    "tokens of MambaIRv2 go, and gradients of both FusionMambas"
 )
 
 
@@ -208,6 +214,8 @@ def recordings() -> dict[str, Row]:
         (mila_references, mila, mila_references.MODELS),
         (u_mamba_references, u_mamba, u_mamba_references.NAMES),
         (segmamba_references, segmamba, segmamba_references.NAMES),
+        (fusion_mamba_references, fusion_mamba, fusion_mamba_references.NAMES),
+        (time_machine_references, time_machine, time_machine_references.NAMES),
     ):
         add(references.build, references, compat, files(references, *names))
     for kind in ("block", "mambair"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -13,7 +14,7 @@ import torch
 from loops import faults
 from torch import nn
 
-from vimzoo import export, exporting
+from vimzoo import export, exporting, predict
 from vimzoo.errors import UsageError
 from vimzoo.exporting import FORMATS, check, formats
 from vimzoo.exporting.record import Run, Runtime
@@ -257,9 +258,11 @@ def test_a_missing_number_is_the_largest_difference() -> None:
     """Also if it comes on the first shape, or on a later one."""
     for wrong in (1, 2):
         found = check.compare(
-            lambda x, wrong=wrong: x * torch.nan if len(x) == wrong else x, nn.Identity(), [(1, 9), (2, 9)]
+            lambda x, wrong=wrong: x * torch.nan if len(x) == wrong else x,
+            nn.Identity(),
+            [((1, 9),), ((2, 9),)],
         )
-        assert found.difference == torch.inf and found.shape == (wrong, 9)
+        assert found.difference == torch.inf and found.shapes == ((wrong, 9),)
 
 
 @pytest.mark.parametrize(("spoilt", "wrong"), [(10, 1.0), (100, 1.0), (10, torch.nan)])
@@ -274,10 +277,10 @@ def test_routing_may_move_a_few_tokens(spoilt: int, wrong: float) -> None:
     class Routed(nn.Identity):
         export_options = ExportOptions(agreement=0.95)
 
-    shape = (1, 1, 20, 50)
-    assert not check.compare(run, nn.Identity(), [shape]).difference <= check.BOUND
+    shapes = ((1, 1, 20, 50),)
+    assert not check.compare(run, nn.Identity(), [shapes]).difference <= check.BOUND
     few = spoilt <= 50 and wrong == 1
-    assert (check.compare(run, Routed(), [shape]).difference <= check.BOUND) == few
+    assert (check.compare(run, Routed(), [shapes]).difference <= check.BOUND) == few
 
 
 def test_a_model_that_draws_random_routes_is_written_without(tmp_path: Path) -> None:
@@ -303,6 +306,47 @@ def test_a_model_that_draws_random_routes_is_written_without(tmp_path: Path) -> 
         assert spread_error(run(images), model(images)) < 3e-5
 
 
+def test_inputs_have_their_names_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a network of two images, of which the second is as many times as large whatever the first is."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model("test_spectral_fusion_mamba").eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    path = tmp_path / "pair.onnx"
+    words = [
+        "test_spectral_fusion_mamba",
+        "--checkpoint",
+        str(tmp_path / "weights.pth"),
+        "--output",
+        str(path),
+    ]
+    assert export.main(words) == 0
+    assert "for inputs (1, 3, 8, 8) and (1, 1, 32, 32) on" in capsys.readouterr().out
+    file = onnx.load(path)
+    shapes = {
+        each.name: [axis.dim_value for axis in each.type.tensor_type.shape.dim] for each in file.graph.input
+    }
+    assert shapes == {"x": [0, 3, 0, 0], "guide": [0, 1, 0, 0]}  # 0: open
+    facts = {p.key: json.loads(p.value) for p in file.metadata_props}
+    assert facts == {
+        "model": "test_spectral_fusion_mamba",
+        "inputs": {"x": [3, 8, 8], "guide": [1, 32, 32]},
+    }
+    inputs = torch.rand(3, 3, 5, 9), torch.rand(3, 1, 20, 36)
+    with torch.no_grad():
+        assert spread_error(exporting.load(path, "onnx")(*inputs), model(*inputs)) < 3e-5
+    assert predict.main([str(path), "--model", str(path)]) == 2
+    assert "takes x, guide; expected a file for images alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["test_efficient_vmamba", "test_local_vim"])
+def test_a_model_whose_files_take_one_size_is_written_for_its_own(name: str, tmp_path: Path) -> None:
+    """Its scan paths have tables, which are made for one size."""
+    (written,) = export.export(name, "pt2", tmp_path / "model.pt2", random=True)
+    assert written.shapes == ((1, 3, 64, 64),)
+    with pytest.raises(UsageError, match=f"--size dynamic: a file of {name} takes one size"):
+        export.export(name, "pt2", tmp_path / "other.pt2", random=True, size="dynamic")
+
+
 def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
     model = timm.create_model("test_vim")
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
@@ -326,6 +370,14 @@ def test_weights_of_a_checkpoint(tmp_path: Path) -> None:
         (["test_vim", "--int8", "--format", "pt2"], "--int8: needs --format onnx, got pt2"),
         (["test_vim", "--output", "nowhere/model.onnx"], "there is no folder nowhere"),
         (["test_vim", "--checkpoint", "absent.pth"], "absent.pth"),
+        (
+            ["test_time_machine", "--random", "--size", "32"],
+            "--size: test_time_machine has no input with a height and a width; expected no --size",
+        ),
+        (
+            ["test_multimodal_fusion_mamba", "--random", "--size", "dynamic"],
+            "--size dynamic: a file of test_multimodal_fusion_mamba takes one size, because",
+        ),
         (
             ["vim_digits"],
             "vim_digits: no published weights of this model are known; --checkpoint FILE gives a file",

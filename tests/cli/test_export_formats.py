@@ -15,7 +15,7 @@ from vimzoo.exporting import FORMATS, progress
 from vimzoo.exporting.check import bound_of
 from vimzoo.exporting.formats import web
 from vimzoo.models import FAMILIES
-from vimzoo.models.counting import input_shape
+from vimzoo.models.inputs import input_shapes
 from vimzoo.models.registry import family_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "export.md"
@@ -23,7 +23,7 @@ V2: dict[str, Any] = dict(
     embed_dim=16, depths=(2,), num_heads=2, window=8, d_state=4, rank=4, num_tokens=6, kernel=3
 )
 UNET: dict[str, Any] = dict(embed_dim=30, depths=(1, 1, 1, 1), refinement_depth=1, d_state=2)
-SMALL: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
+SMALL: dict[str, tuple[str, dict[str, Any], tuple[int, int] | None]] = {
     "vim": ("test_vim", {}, (64, 96)),
     "vmamba": ("test_vmamba", {}, (64, 96)),
     "efficient vmamba": ("test_efficient_vmamba", {}, (64, 96)),
@@ -42,8 +42,11 @@ SMALL: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "vm unet": ("test_vm_unet", {}, (64, 96)),
     "swin umamba": ("test_swin_umamba", {}, (64, 96)),
     "mambair unet": ("mambair_realdn_unet", UNET, (16, 24)),
+    "spectral fusion": ("test_spectral_fusion_mamba", {}, (8, 12)),
+    "multimodal fusion": ("test_multimodal_fusion_mamba", {}, (32, 48)),
+    "time machine": ("test_time_machine", {}, None),
 }
-"""Architecture -> a model's name, its options, and the size of images that the file is written for."""
+"""Architecture -> a model's name, its options, and the size of images that the file is written for, if it takes any."""
 QUICK = {("pt2", "vim"), ("pt2", "vmamba"), ("pt2", "mambair"), *(("torchscript", name) for name in SMALL)}
 CELLS = [
     pytest.param(form, name, marks=() if (form, name) in QUICK else pytest.mark.slow, id=f"{form}-{name}")
@@ -72,15 +75,21 @@ def test_format(form: str, name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model(registered, **options).eval()
     timm.models.save_for_hf(model, str(tmp_path / "saved"), {"model_args": options})
+    if form == "web" and hasattr(model, "inputs"):
+        with pytest.raises(
+            UsageError, match=f"--format web: the model takes {', '.join(model.inputs)}; expected"
+        ):
+            exporting.export(str(tmp_path / "saved"), form, tmp_path / "model", size=size)
+        return
     (written,) = exporting.export(str(tmp_path / "saved"), form, tmp_path / "model", size=size)
     bound = bound_of(model)
     assert written.worst.difference <= bound
     if name == "mambairv2":
         model.routing = "argmax"
-    images = torch.rand(3, *input_shape(model, size))
+    inputs = [torch.rand(3, *shape) for shape in input_shapes(model, size).values()]
     with torch.no_grad():
-        want = model(images)
-    found = exporting.load(tmp_path / "model", form)(images)
+        want = model(*inputs)
+    found = exporting.load(tmp_path / "model", form)(*inputs)
     differences = (found - want).abs().flatten() / want.std()
     assert differences.quantile(0.95 if name == "mambairv2" else 1.0) <= bound
 

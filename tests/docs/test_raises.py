@@ -64,6 +64,14 @@ def in_parts(size: int) -> nn.Module:
     return timm.create_model("test_vim", img_size=size)
 
 
+def joins() -> nn.Module:
+    return timm.create_model("test_multimodal_fusion_mamba")
+
+
+def sharpens() -> nn.Module:
+    return timm.create_model("test_spectral_fusion_mamba")
+
+
 def scan_call() -> ScanCall:
     """A scan of eight channels, forward."""
     parameters = -torch.ones(1, 8, 3), torch.zeros(1, 8, 2), torch.zeros(1, 8), None
@@ -322,6 +330,14 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.models.MambaIR.forward ValueError": lambda tmp: timm.create_model("test_mambair")(image),
     "vimzoo.models.MambaIRUNet ValueError": lambda tmp: models.MambaIRUNet(embed_dim=0),
     "vimzoo.models.MambaIRv2 ValueError": lambda tmp: models.MambaIRv2(embed_dim=0),
+    "vimzoo.models.MultimodalFusionMamba ValueError": lambda tmp: models.MultimodalFusionMamba(dims=(8,)),
+    "vimzoo.models.MultimodalFusionMamba.forward TypeError": lambda tmp: joins()(image[:1, None], None),
+    "vimzoo.models.MultimodalFusionMamba.forward ValueError": lambda tmp: joins()(image[None], image[None]),
+    "vimzoo.models.SpectralFusionMamba ValueError": lambda tmp: models.SpectralFusionMamba(0),
+    "vimzoo.models.SpectralFusionMamba.forward TypeError": lambda tmp: sharpens()(image[None], None),
+    "vimzoo.models.SpectralFusionMamba.forward ValueError": lambda tmp: sharpens()(image[None], image[None]),
+    "vimzoo.models.TimeMachine ValueError": lambda tmp: models.TimeMachine(0),
+    "vimzoo.models.TimeMachine.forward ValueError": lambda tmp: timm.create_model("test_time_machine")(x),
     "vimzoo.models.MILA ValueError": lambda tmp: models.MILA(num_heads=(2,)),
     "vimzoo.models.SpatialMamba ValueError": lambda tmp: models.SpatialMamba(depths=(0, 0)),
     "vimzoo.models.VMamba ValueError": lambda tmp: models.VMamba(depths=(0, 0, 0, 0)),

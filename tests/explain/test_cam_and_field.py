@@ -67,8 +67,10 @@ def test_every_patch_of_a_vim_counts(pool: str) -> None:
 
 def test_models_without_classes_and_others_are_refused() -> None:
     assert {name for name, family in FAMILIES.items() if family.cam is None} == {
+        "FusionMamba",
         "MambaIR",
         "Swin-UMamba",
+        "TimeMachine",
         "U-Mamba",
         "UNet",
         "VM-UNet",

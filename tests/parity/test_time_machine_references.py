@@ -1,12 +1,15 @@
 """Every recorded answer of the official TimeMachine code: forecasts, inner tensors, gradients."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import fill
 import pytest
 import torch
 from test_vim_references import check_outputs
+from torch import nn
 
 from vimzoo.compat import time_machine
 from vimzoo.models.time_machine import TimeMachine
@@ -15,21 +18,30 @@ REFERENCES = Path(__file__).parent / "references" / "peers"
 OUTPUT_TOLERANCE = 3e-5  # of the reference's standard deviation
 GRADIENT_TOLERANCE = 1e-4  # relative, norms in float64
 NAMES = sorted(path.name.removesuffix(".json.gz") for path in REFERENCES.glob("timemachine_*.json.gz"))
+REGISTERED = {"timemachine_etth2_96_96": "time_machine_etth2_96_96"}
+
+
+def build(reference: dict[str, Any]) -> Any:
+    return eval(reference["build"], {"Model": time_machine.Model, "SimpleNamespace": SimpleNamespace})
+
+
+def recorded(model: nn.Module, labels: Iterable[str]) -> dict[str, torch.Tensor]:
+    seen: dict[str, torch.Tensor] = {}
+    for label in labels:
+        part = model.get_submodule(label)
+        part.register_forward_hook(lambda *args, label=label: seen.__setitem__(label, args[2].detach()))
+    return seen
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_model(name: str) -> None:
     reference = fill.load(REFERENCES / f"{name}.json.gz")
-    scope = {"Model": time_machine.Model, "SimpleNamespace": SimpleNamespace}
-    model = eval(reference["build"], scope).eval()
+    model = build(reference).eval()
     model.load_state_dict(fill.state_dict(reference))
     assert sum(p.numel() for p in model.parameters()) == reference["num_params"]
     own = time_machine.official_state_dict(model)
     assert {key: list(value.shape) for key, value in own.items()} == reference["params"]
-    seen: dict[str, torch.Tensor] = {}
-    for label in reference["intermediates"]:
-        part = model.get_submodule(label)
-        part.register_forward_hook(lambda *args, label=label: seen.__setitem__(label, args[2]))
+    seen = recorded(model, reference["intermediates"])
     series = fill.model_input(reference)
     outputs = [model(series)]
     check_outputs(outputs, reference)

@@ -13,6 +13,7 @@ from . import (
     classification,
     compat,
     crossings,
+    networks,
     pictures,
     restoration,
     scaling,
@@ -31,6 +32,8 @@ TASKS = {
     "restoration": restoration,
     "segmentation": segmentation,
     "video": video,
+    "forecasting": networks,
+    "fusion": networks,
 }
 """What writes the cards of a family, by the family's task."""
 RATIOS = {
@@ -171,10 +174,10 @@ def model_cards(results: Results) -> str:
 
 def readme_sections(results: Results) -> dict[str, str]:
     """The tables of README.md by the name of their marker."""
-    models = [
-        module.readme_table([family for family in FAMILIES.values() if family.task == task], results)
-        for task, module in TASKS.items()
-    ]
+    models = []
+    for module in dict.fromkeys(TASKS.values()):
+        tasks = [task for task, other in TASKS.items() if other is module]
+        models.append(module.readme_table([f for f in FAMILIES.values() if f.task in tasks], results))
     return {"models": "\n\n".join(models), "speed": speed.readme_table(results)}
 
 

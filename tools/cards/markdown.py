@@ -158,4 +158,5 @@ def weights_line(facts: Facts, tag: str) -> str:
         where = f"[{found['url'].rsplit('/', 1)[1]}]({found['url']})"
     else:
         return "Weights: none published"
-    return f"Weights: `{facts.tagged(tag)}`, {where}, {facts.license}"
+    licence = "licence unknown" if facts.license == "unknown" else facts.license
+    return f"Weights: `{facts.tagged(tag)}`, {where}, {licence}"

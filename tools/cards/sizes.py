@@ -10,7 +10,8 @@ import timm
 import torch
 from torch.overrides import TorchFunctionMode
 
-from vimzoo.models.counting import count_operations, input_shape
+from vimzoo.models.counting import count_operations
+from vimzoo.models.inputs import input_shapes
 
 RESULT = (720, 1280)
 """Height and width of the result that published operation counts of restoration models are for."""
@@ -39,7 +40,8 @@ class _NoValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _without_values(name: str, **options: Any) -> Any:
+def without_values(name: str, **options: Any) -> Any:
+    """A registered model on the device ``meta``, in evaluation mode."""
     with torch.device("meta"), _NoValues():
         return timm.create_model(name, **options).eval()
 
@@ -52,8 +54,8 @@ def size_of(name: str, shape: tuple[int, ...] | None = None, **options: Any) -> 
         shape: Channels, height and width of the image; None is the model's own.
         options: Of the model.
     """
-    model = _without_values(name, **options)
-    flops, paper_flops = count_operations(model, shape or input_shape(model))
+    model = without_values(name, **options)
+    flops, paper_flops = count_operations(model, *([shape] if shape else input_shapes(model).values()))
     return Size(sum(p.numel() for p in model.parameters()), flops, paper_flops)
 
 
@@ -67,7 +69,7 @@ def clip_size(name: str, depth: int) -> Size:
 @cache
 def _published_shape(name: str, scale: int, channels: int, **options: Any) -> tuple[int, int, int]:
     """The shape of an image whose result has at least `RESULT`'s pixels, with sides that the model takes."""
-    multiple = getattr(_without_values(name, **options), "multiple_of", 1)
+    multiple = getattr(without_values(name, **options), "multiple_of", 1)
     step = scale * multiple
     height, width = (-(-side // step) * multiple for side in RESULT)
     return channels, height, width

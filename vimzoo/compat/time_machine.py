@@ -4,43 +4,16 @@
 keys. `official_state_dict` and `official_gradients` write state and gradients back under their names.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
-from vimzoo.layers import BiMamba
 from vimzoo.models.time_machine import TimeMachine
-from vimzoo.models.vim.names import VIM
-from vimzoo.models.weights.dialect import Dialect, Slot
 
-from .official import Named, accept_official_names, official_gradients, official_state_dict
+from .official import accept_official_names, official_gradients, official_state_dict
 
 __all__ = ["Model", "official_gradients", "official_state_dict"]
 
-_NORM = {"scale": "revin_layer.affine_weight", "shift": "revin_layer.affine_bias"}
 
-
-def _slots(module: nn.Module) -> list[Slot]:
-    """Every authors' tensor: those of the four mixers as Vim's authors name them."""
-    mixers = {name: part for name, part in module.named_children() if isinstance(part, BiMamba)}
-    found = [
-        Slot(_NORM.get(name, name), name, tuple(value.shape))
-        for name, value in module.state_dict().items()
-        if name.partition(".")[0] not in mixers
-    ]
-    for prefix, mixer in mixers.items():
-        for slot in VIM.slots(mixer):
-            found.append(replace(slot, official=f"{prefix}.{slot.official}", ours=f"{prefix}.{slot.ours}"))
-    return found
-
-
-def _is_official(names: Iterable[str]) -> bool:
-    return any(name.startswith(("revin_layer.", "mamba1.A_log")) for name in names)
-
-
-class Model(Named, TimeMachine):
+class Model(TimeMachine):
     """TimeMachine with the authors' configuration.
 
     Args:
@@ -51,8 +24,6 @@ class Model(Named, TimeMachine):
         AttributeError: an option is missing.
         ValueError: a size is not positive.
     """
-
-    dialect = Dialect((TimeMachine,), _slots, _is_official, dict)
 
     def __init__(self, configs: Any) -> None:
         super().__init__(

@@ -8,31 +8,31 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vimzoo.models.counting import input_shape
 from vimzoo.models.export_options import ExportOptions
+from vimzoo.models.inputs import input_shapes, own_size
 
-from .record import Format, Run
+from .record import Format, Run, Shapes
 
 BOUND = 3e-5
 """Largest difference from PyTorch that a written file may have, as a share of the output's standard deviation."""
 
 
 class Check(NamedTuple):
-    """How a file compares with its model on images of one shape.
+    """How a file compares with its model on inputs of one shape.
 
     Attributes:
-        shape: Of the images, ``(B, C, H, W)``.
+        shapes: Of the inputs, ``(B, C, H, W)`` of images.
         difference: The largest, as a share of the output's standard deviation.
         share: Of the output, the part with the smallest differences, which `difference` is about.
         runtime: What ran the file, if not what `Format.load` uses.
     """
 
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     difference: float
     share: float = 1.0
     runtime: str = ""
@@ -53,39 +53,52 @@ def coarsest(model: nn.Module) -> int:
     return max(info["reduction"] for info in getattr(model, "feature_info", None) or [{"reduction": 1}])
 
 
-def image_shapes(model: nn.Module, size: tuple[int, int] | str | None) -> list[tuple[int, ...]]:
+def example_shapes(model: nn.Module, size: tuple[int, int] | str | None) -> list[Shapes]:
     """Shapes to export and to check with: the first is the example, the last has one image and is timed.
 
     Args:
         model: With timm's ``pretrained_cfg``.
         size: ``"dynamic"``, height and width, or None for the model's own.
     """
-    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    height, width = cfg["input_size"][1:]
+    own = own_size(model)
     if size == "dynamic":
         # torch.export would specialise a side of one position
-        height, width = (max(side, 2 * coarsest(model)) for side in (height, width))
+        height, width = (max(side, 2 * coarsest(model)) for side in own)
         step = options_of(model).size_step
-        sizes = [(height, width + 32), (height + 32, width), (height + step, width + 96), (height, width)]
+        sizes: list[tuple[int, ...]] = [(height, width + 32), (height + 32, width)]
+        sizes += [(height + step, width + 96), (height, width)]
     else:
-        sizes = [size if isinstance(size, tuple) else (height, width)] * 3
-    return [(batch, *input_shape(model, hw)) for batch, hw in zip((2, 3, 1, 1), sizes, strict=False)]
+        sizes = [size if isinstance(size, tuple) else own] * 3
+    return [
+        tuple((batch, *shape) for shape in input_shapes(model, hw).values())
+        for batch, hw in zip((2, 3, 1, 1), sizes, strict=False)
+    ]
+
+
+def random_inputs(shapes: Shapes, seed: int) -> tuple[Tensor, ...]:
+    """Random tensors of these shapes, always the same for a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.rand(shape, generator=generator) for shape in shapes)
+
+
+def said(shapes: Shapes) -> str:
+    """The shapes of inputs, for messages."""
+    return " and ".join(map(str, shapes))
 
 
 @torch.no_grad()
-def compare(run: Run, model: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Check:
-    """The worst of the comparisons on the same random images of every shape."""
-    generator, checks = torch.Generator().manual_seed(1), []
-    share = options_of(model).agreement
-    for shape in shapes:
-        images = torch.rand(shape, generator=generator)
-        want = model(images)
-        differences = (run(images) - want).abs().flatten() / want.std()
+def compare(run: Run, model: nn.Module, calls: Sequence[Shapes]) -> Check:
+    """The worst of the comparisons on the same random inputs of every call's shapes."""
+    checks, share = [], options_of(model).agreement
+    for seed, shapes in enumerate(calls, 1):
+        inputs = random_inputs(shapes, seed)
+        want = model(*inputs)
+        differences = (run(*inputs) - want).abs().flatten() / want.std()
         largest = differences.max()
         if share < 1 and largest.isfinite():
             largest = differences.kthvalue(math.ceil(share * differences.numel())).values
         # a missing number would compare as smaller than any other
-        checks.append(Check(shape, largest.nan_to_num(math.inf).item(), share))
+        checks.append(Check(shapes, largest.nan_to_num(math.inf).item(), share))
     return worst_of(checks)
 
 
@@ -95,20 +108,20 @@ def worst_of(checks: Iterable[Check]) -> Check:
 
 
 def compare_everywhere(
-    form: Format, path: Path, run: Run, model: nn.Module, shapes: Sequence[tuple[int, ...]]
+    form: Format, path: Path, run: Run, model: nn.Module, calls: Sequence[Shapes]
 ) -> Check:
-    """The worst of the comparisons in every installed runtime that reads a file: open, and compiled for one shape.
+    """The worst of the comparisons in every installed runtime that reads a file: open, and compiled for one size.
 
     Args:
         form: The file's format.
         path: The file.
         run: The file as the format itself loads it.
-        model, shapes: As for `compare`.
+        model, calls: As for `compare`.
     """
-    checks = [compare(run, model, shapes)]
+    checks = [compare(run, model, calls)]
     for other in form.others:
         if all(find_spec(module) for module in other.requires):
-            opened, fixed = compare(other.load(path, None), model, shapes), shapes[-1]
+            opened, fixed = compare(other.load(path, None), model, calls), calls[-1]
             checks.append(opened._replace(runtime=other.name))
             at_one_size = compare(other.load(path, fixed), model, [fixed])
             checks.append(at_one_size._replace(runtime=f"{other.name} with fixed sizes"))
@@ -116,12 +129,12 @@ def compare_everywhere(
 
 
 @torch.no_grad()
-def milliseconds(run: Run, shape: tuple[int, ...], rounds: int = 5) -> float:
+def milliseconds(run: Run, shapes: Shapes, rounds: int = 5) -> float:
     """Median time of a call."""
-    images, times = torch.rand(shape), []
-    run(images)
+    inputs, times = random_inputs(shapes, 0), []
+    run(*inputs)
     for _ in range(rounds):
         start = time.perf_counter()
-        run(images)
+        run(*inputs)
         times.append(time.perf_counter() - start)
     return statistics.median(times) * 1e3

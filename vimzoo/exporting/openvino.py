@@ -10,23 +10,23 @@ from torch import Tensor
 
 from vimzoo.ops.runtime.openvino import openvino_extension
 
-from .record import Opened, Run, Runtime
+from .record import Opened, Run, Runtime, Shapes
 
 EXACT = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 """OpenVINO rounds the activations of products with weights of 8 bits by default, and without a message."""
 
 
-def compiled(model: Any, core: Any, shape: tuple[int, ...] | None, precision: str = "f32") -> Run:
+def compiled(model: Any, core: Any, shapes: Shapes | None, precision: str = "f32") -> Run:
     """A model that OpenVINO has read, on the CPU, with as many threads as torch uses.
 
     Args:
         model: An ``openvino.Model``.
         core: The ``openvino.Core`` that read it.
-        shape: Of the images, if it is to be compiled for one shape, as users do for speed.
+        shapes: Of the inputs, if it is to be compiled for these alone, as users do for speed.
         precision: Of the arithmetic, ``"f32"`` or ``"bf16"``.
     """
-    if shape is not None:
-        model.reshape(list(shape))
+    if shapes is not None:
+        model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
     options = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -34,18 +34,18 @@ def compiled(model: Any, core: Any, shape: tuple[int, ...] | None, precision: st
     }
     request = core.compile_model(model, "CPU", options)
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(request(images.numpy())[0].copy())
+    def run(*inputs: Tensor) -> Tensor:
+        return torch.from_numpy(request([each.numpy() for each in inputs])[0].copy())
 
     return run
 
 
-def load_inlined(path: Path, shape: tuple[int, ...] | None = None) -> Run:
+def load_inlined(path: Path, shapes: Shapes | None = None) -> Run:
     """An ONNX file in OpenVINO, with its functions inlined.
 
     Args:
         path: As `save_onnx` or `inline` writes it.
-        shape: As in `compiled`.
+        shapes: As in `compiled`.
     """
     import onnx_ir as ir
     import openvino
@@ -54,18 +54,18 @@ def load_inlined(path: Path, shape: tuple[int, ...] | None = None) -> Run:
     model = ir.load(path)
     InlinePass()(model)
     core = openvino.Core()
-    return compiled(core.read_model(ir.to_proto(model).SerializeToString()), core, shape)
+    return compiled(core.read_model(ir.to_proto(model).SerializeToString()), core, shapes)
 
 
-def load_with_our_scan(path: Path, shape: tuple[int, ...] | None = None, precision: str = "f32") -> Run:
+def load_with_our_scan(path: Path, shapes: Shapes | None = None, precision: str = "f32") -> Run:
     """A file with ``vimzoo::ScanPaths``, an ONNX or an IR one, in OpenVINO with our scan.
 
     Args:
         path: As the formats ``onnx`` and ``openvino`` write it.
-        shape, precision: As in `compiled`.
+        shapes, precision: As in `compiled`.
     """
     model, core = _read_with_our_scan(path)
-    return compiled(model, core, shape, precision)
+    return compiled(model, core, shapes, precision)
 
 
 def open_with_our_scan(path: Path, precision: str = "f32") -> Opened:

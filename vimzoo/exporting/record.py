@@ -11,8 +11,14 @@ from torch import Tensor, nn
 METADATA = "model.json"
 """Name of the entry in which a file carries what its user must know: input size, normalisation, classes or scale."""
 
-Run = Callable[[Tensor], Tensor]
-"""A file that has been loaded, as a function of images ``(B, C, H, W)``."""
+Run = Callable[..., Tensor]
+"""A file that has been loaded, as a function of images ``(B, C, H, W)``, or of whatever inputs the model takes."""
+
+Shapes = tuple[tuple[int, ...], ...]
+"""Of every input of one call."""
+
+Examples = Tensor | tuple[Tensor, ...]
+"""The inputs of one call: one tensor, or several in the order of the model's ``forward``."""
 
 
 class Opened(NamedTuple):
@@ -34,13 +40,13 @@ class Source(NamedTuple):
 
     Attributes:
         model: In evaluation mode, on the CPU.
-        example: Images ``(B, C, H, W)``, float32, B at least 2.
+        example: Images ``(B, C, H, W)``, float32, B at least 2; if the model takes several inputs, all of them.
         dynamic_size: Whether the file must take other heights and widths too. The batch size is always open.
         metadata: To be stored in the file, as JSON.
     """
 
     model: nn.Module
-    example: Tensor
+    example: Examples
     dynamic_size: bool
     metadata: Mapping[str, Any]
 
@@ -65,12 +71,12 @@ class Runtime(NamedTuple):
     Attributes:
         name: For messages.
         requires: Modules that `load` imports.
-        load: Loads a file for images of any shape that it takes, or of one shape only.
+        load: Loads a file for inputs of any shapes that it takes, or of these only.
     """
 
     name: str
     requires: tuple[str, ...]
-    load: Callable[[Path, tuple[int, ...] | None], Run]
+    load: Callable[[Path, Shapes | None], Run]
 
 
 @dataclass(frozen=True)

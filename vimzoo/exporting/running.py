@@ -203,6 +203,10 @@ def opened_file(
         facts = {key: json.loads(value) for key, value in opened.metadata.items()}
     except ValueError:
         facts = {}
+    if "inputs" in facts:
+        raise UsageError(
+            f"--model {path}: takes {', '.join(facts['inputs'])}; expected a file for images alone"
+        )
     if not {"num_classes", "input_size"} <= facts.keys():
         raise UsageError(f"--model {path}: has no metadata of vimzoo.export, which says what the model takes")
     if "scale" not in facts:

@@ -14,16 +14,28 @@ from torch import nn
 
 from vimzoo.errors import Failure, UsageError
 from vimzoo.files import remove, unfinished
+from vimzoo.models.inputs import input_shapes, inputs_of
 from vimzoo.models.opening import find_model
 from vimzoo.ops.runtime.threads import counted
 from vimzoo.quantization import KINDS
 from vimzoo.quantization import quantize as quantize_model
 
-from .check import Check, bound_of, coarsest, compare, compare_everywhere, image_shapes, milliseconds
+from .check import (
+    Check,
+    bound_of,
+    coarsest,
+    compare,
+    compare_everywhere,
+    example_shapes,
+    milliseconds,
+    options_of,
+    random_inputs,
+    said,
+)
 from .formats import FORMATS
 from .opening import build
 from .progress import Say, step
-from .record import Format, Run, Source
+from .record import Format, Run, Shapes, Source
 
 
 class ExportError(Failure):
@@ -37,7 +49,7 @@ class Written:
     Attributes:
         path: The file.
         worst: The largest difference from PyTorch.
-        shape: Of the timed images, ``(B, C, H, W)``.
+        shapes: Of the timed inputs, ``(B, C, H, W)`` of images.
         milliseconds: Time of one call of the file.
         torch_milliseconds: Time of one call of the model.
         companions: Files that belong to it.
@@ -45,7 +57,7 @@ class Written:
 
     path: Path
     worst: Check
-    shape: tuple[int, ...]
+    shapes: Shapes
     milliseconds: float
     torch_milliseconds: float
     companions: tuple[Path, ...] = ()
@@ -61,8 +73,8 @@ class Written:
         return (
             f"{self.path}  {self.bytes / 1e6:.1f} MB\n"
             f"  largest difference{of} {self.worst.difference:.1e} of the output's spread, "
-            f"on images {self.worst.shape}\n"
-            f"  {self.milliseconds:.1f} ms for images {self.shape} on {counted(torch.get_num_threads())}; "
+            f"on inputs {said(self.worst.shapes)}\n"
+            f"  {self.milliseconds:.1f} ms for inputs {said(self.shapes)} on {counted(torch.get_num_threads())}; "
             f"PyTorch with vimzoo {self.torch_milliseconds:.1f} ms"
         )
 
@@ -97,6 +109,8 @@ def find_format(name: str) -> Format:
 
 def load(path: str | Path, kind: str) -> Run:
     """A file that `export` or one of the ``save_`` functions wrote, as a function of images ``(B, C, H, W)``.
+
+    If the model takes several inputs, or others, so does the function, in the same order.
 
     Args:
         path: The file.
@@ -168,12 +182,12 @@ def export(
     if form.folder and path.exists():
         raise UsageError(f"--output {path}: exists; expected the name of a new folder")
     model = build(name, checkpoint, random, size, routing)
-    if size is None:
-        size = default_size(name, model)
-    shapes, bound = image_shapes(model, size), bound_of(model)
+    size = default_size(name, model) if size is None else checked_size(name, model, size)
+    calls, bound = example_shapes(model, size), bound_of(model)
     if quantize is not None:
-        model, bound = quantized(model, quantize, shapes)
-    example = torch.rand(shapes[0], generator=torch.Generator().manual_seed(0))
+        model, bound = quantized(model, quantize, calls)
+    examples = random_inputs(calls[0], 0)
+    example = examples[0] if len(examples) == 1 else examples
     source = Source(model, example, size == "dynamic", describe(architecture, model, size, quantize))
     with unfinished(path, form.suffix) as file, ExitStack() as stack:
         for new, to in zip(beside(file, form), beside(path, form), strict=True):
@@ -183,7 +197,7 @@ def export(
                 form.save(source, file)
             with step(f"comparing {path.name} with PyTorch", say):
                 run = form.load(file)
-                worst = compare_everywhere(form, file, run, model, shapes)
+                worst = compare_everywhere(form, file, run, model, calls)
         except (ImportError, MemoryError, UsageError):
             raise
         except Exception as error:  # exporters and runtimes raise anything
@@ -191,22 +205,22 @@ def export(
         if not worst.difference <= bound:
             where = f" in {worst.runtime}" if worst.runtime else ""
             raise ExportError(
-                f"{kind}: differs from PyTorch{where} by {worst.difference:.1e} of the spread on images "
-                f"{worst.shape}; expected at most {bound:.0e}, nothing was written"
+                f"{kind}: differs from PyTorch{where} by {worst.difference:.1e} of the spread on inputs "
+                f"{said(worst.shapes)}; expected at most {bound:.0e}, nothing was written"
             )
-    written = [replace(measured(path, run, model, worst, shapes[-1]), companions=beside(path, form))]
+    written = [replace(measured(path, run, model, worst, calls[-1]), companions=beside(path, form))]
     for variant in wanted:
         other = path.with_suffix(form.variants[variant].suffix)
         with step(f"writing {other.name}", say), unfinished(other, form.variants[variant].suffix) as file:
             form.variants[variant].make(path, file)
         with step(f"comparing {other.name} with PyTorch", say):
             run = form.load(other)
-            worst = compare(run, model, shapes)
-        written.append(measured(other, run, model, worst, shapes[-1]))
+            worst = compare(run, model, calls)
+        written.append(measured(other, run, model, worst, calls[-1]))
     return written
 
 
-def quantized(model: nn.Module, kind: str, shapes: Sequence[tuple[int, ...]]) -> tuple[nn.Module, float]:
+def quantized(model: nn.Module, kind: str, calls: Sequence[Shapes]) -> tuple[nn.Module, float]:
     """A model with small weights, and the bound for its files.
 
     Where activations are rounded, a difference in the last bit of a sum decides how a number is rounded, and grows from
@@ -220,7 +234,7 @@ def quantized(model: nn.Module, kind: str, shapes: Sequence[tuple[int, ...]]) ->
     except ValueError as error:
         raise UsageError(f"--quantize {kind}: {error}") from error
     rounds = KINDS[kind].get("activations", "float") != "float"
-    return small, max(bound_of(model), compare(model, small, shapes).difference if rounds else 0.0)
+    return small, max(bound_of(model), compare(model, small, calls).difference if rounds else 0.0)
 
 
 def beside(path: Path, form: Format) -> tuple[Path, ...]:
@@ -239,9 +253,9 @@ def moved(file: Path, to: Path) -> Iterator[None]:
 
 
 def default_size(name: str, model: nn.Module) -> tuple[int, int] | str | None:
-    """Any size if the model takes any, unless a file for any size could not take the model's own; None: its own."""
+    """Any size, if the model and its files take any and such a file could take the model's own; None: the model's."""
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    if cfg.get("fixed_input_size"):
+    if cfg.get("fixed_input_size") or options_of(model).one_size or not has_sides(model):
         return None
     height, width = cfg["input_size"][1:]
     smallest = 2 * coarsest(model)
@@ -255,23 +269,49 @@ def default_size(name: str, model: nn.Module) -> tuple[int, int] | str | None:
     return height, width
 
 
+def has_sides(model: nn.Module) -> bool:
+    """Whether an input has a height and a width."""
+    return any(each.scale for each in inputs_of(model).values())
+
+
+def checked_size(name: str, model: nn.Module, size: tuple[int, int] | str) -> tuple[int, int] | str:
+    """The size that a user has chosen.
+
+    Raises:
+        UsageError: the model has no input with a height and a width, or its files cannot take any size.
+    """
+    if not has_sides(model):
+        raise UsageError(f"--size: {name} has no input with a height and a width; expected no --size")
+    if size == "dynamic" and options_of(model).one_size:
+        raise UsageError(
+            f"--size dynamic: a file of {name} takes one size, because the paths of its scans have no closed form; "
+            "expected PIXELS or HEIGHTxWIDTH"
+        )
+    return size
+
+
 def describe(
     name: str, model: nn.Module, size: tuple[int, int] | str | None, kind: str | None = None
 ) -> dict[str, Any]:
-    """The metadata of a file: timm's facts about the input, and the classes with their names, or the scale."""
+    """The metadata of a file: timm's facts about images, and the classes with their names, or the scale.
+
+    Of other inputs only their names and shapes.
+    """
     cfg: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]
     if isinstance(size, tuple):
         cfg["input_size"] = (cfg["input_size"][0], *size)
     kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
     facts = {"model": name} | ({"quantize": kind} if kind else {})
+    if hasattr(model, "inputs"):
+        return facts | {"inputs": input_shapes(model, None if size == "dynamic" else size)}  # type: ignore[arg-type]
     facts |= {key: cfg[key] for key in kept if cfg.get(key) is not None}
     own = ("num_classes", "scale", "multiple_of")
     return facts | {key: getattr(model, key) for key in own if hasattr(model, key)}
 
 
-def measured(path: Path, run: Run, model: nn.Module, worst: Check, shape: tuple[int, ...]) -> Written:
+def measured(path: Path, run: Run, model: nn.Module, worst: Check, shapes: Shapes) -> Written:
     """The record of a file that ``run`` runs, with the times of both."""
-    return Written(path, worst, shape, milliseconds(run, shape), milliseconds(model, shape))
+    return Written(path, worst, shapes, milliseconds(run, shapes), milliseconds(model, shapes))
 
 
 def summary(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Architectures, a folder for each family; importing this registers them with timm."""
 
 from .efficient_vmamba import EfficientVMamba
+from .fusion_mamba import MultimodalFusionMamba, SpectralFusionMamba
 from .group_mamba import GroupMamba
 from .inferred import load_restoration, restoration_from_tensors
 from .local_vim import LocalVim
@@ -14,6 +15,7 @@ from .registry import FAMILIES
 from .segmentation_base import SegmentationModel
 from .spatial_mamba import SpatialMamba
 from .swin_umamba import SwinUMamba, SwinUMambaD
+from .time_machine import TimeMachine
 from .u_mamba import UMamba
 from .unet import UNet
 from .videomamba import VideoMamba
@@ -35,11 +37,14 @@ __all__ = [
     "MambaIRUNet",
     "MambaIRv2",
     "MobileMamba",
+    "MultimodalFusionMamba",
     "PlainMamba",
     "SegmentationModel",
     "SpatialMamba",
+    "SpectralFusionMamba",
     "SwinUMamba",
     "SwinUMambaD",
+    "TimeMachine",
     "UMamba",
     "UNet",
     "VMUNet",

@@ -1,4 +1,4 @@
-"""Shapes of inputs, and operations of any model, counted on the meta device: nothing is computed."""
+"""Operations of any model, counted on the meta device: nothing is computed."""
 
 import copy
 from typing import Any
@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from vimzoo.ops.runtime.flops import papers_flops
 
 
-def count_operations(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Operations of one image in evaluation.
+def count_operations(model: nn.Module, *shapes: tuple[int, ...]) -> tuple[int, int]:
+    """Operations of one image, or one set of other inputs, in evaluation.
 
     Args:
         model: Any model of ours; it is left as it is.
-        shape: Channels, height and width of the image.
+        *shapes: Of each input: channels, height and width of an image.
 
     Returns:
         The count with a multiply-add as 2 operations, and as papers count, with a multiply-add as 1.
@@ -30,19 +30,7 @@ def count_operations(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int
     copied = copy.deepcopy(model).to("meta").eval()
     mapping = {torch.ops.vimzoo.scan_paths: both}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-        copied(torch.empty(1, *shape, device="meta"))
+        copied(*(torch.empty(1, *shape, device="meta") for shape in shapes))
     rest = counter.get_total_flops()
     ours, papers = (sum(kind) for kind in zip(*scans, (0, 0), strict=True))
     return rest + ours, (rest + papers) // 2
-
-
-def input_shape(model: Any, size: tuple[int, int] | None = None) -> tuple[int, ...]:
-    """Shape of one input: channels, the frames of a model of clips, height and width.
-
-    Args:
-        model: With timm's ``pretrained_cfg``.
-        size: Height and width; by default the model's own.
-    """
-    channels, *own = model.pretrained_cfg["input_size"]
-    frames = getattr(model, "num_frames", None)
-    return (channels, *(() if frames is None else (frames,)), *(size or own))

@@ -25,9 +25,9 @@ class Facts:
     Attributes:
         name: Registered name.
         args: Keyword arguments of the constructor that differ from its defaults.
-        input_size: Channels, height and width.
+        input_size: Channels, height and width; of a network of series 1, steps and series, because timm asks for three.
         params: Number of parameters, counted here.
-        license: SPDX identifier of the weights' licence.
+        license: SPDX identifier of the weights' licence; "unknown" if none is stated.
         origin: Address of the authors' code.
         paper: arXiv number.
         note: Anything else that a user should know.
@@ -35,7 +35,7 @@ class Facts:
     """
 
     task: ClassVar[str]
-    """``"classification"``, ``"restoration"``, ``"segmentation"`` or ``"video"``."""
+    """``"classification"``, ``"forecasting"``, ``"fusion"``, ``"restoration"``, ``"segmentation"`` or ``"video"``."""
     hub_task: ClassVar[str]
     """The Hugging Face Hub's name for the task."""
 

@@ -44,5 +44,5 @@ class Family:
 
     @property
     def task(self) -> str:
-        """``"classification"``, ``"restoration"``, ``"segmentation"`` or ``"video"``."""
+        """As `vimzoo.models.facts.Facts.task`."""
         return next(iter(self.facts.values())).task

@@ -55,7 +55,7 @@ def build_model(cfg: dict[str, Any], data: Splits, whole: bool = False) -> nn.Mo
     options.setdefault("in_chans", data.input_size[0])
     model: Any = create_model(options)
     name, scale, start = options["model_name"], getattr(model, "scale", None), cfg["model"].get("start")
-    if scale is None:
+    if scale is None or hasattr(model, "inputs"):
         raise UsageError(f"model.model_name={name}: task=restore needs a model from image to image")
     if scale != data.scale:
         raise UsageError(

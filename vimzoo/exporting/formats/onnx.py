@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+
+from vimzoo.models.inputs import input_names
 
 from ..eight_bits import quantise
 from ..lowering import DECOMPOSITIONS
@@ -18,10 +20,18 @@ from ..program import to_program
 from ..record import Format, Opened, Run, Source, Variant
 
 
-def save_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
+def save_onnx(
+    program: ExportedProgram, path: Path, metadata: Mapping[str, Any], inputs: Sequence[str] = ("images",)
+) -> None:
     """One ``.onnx`` file with input ``images``, output ``output`` and the metadata.
 
     Each scan is one node ``vimzoo::ScanPaths``, which a function in the file defines by standard operators.
+
+    Args:
+        program: As `to_program` makes it.
+        path: The file to write.
+        metadata: To be stored in it, as JSON.
+        inputs: The names of its inputs, in the order of the program's.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is missing.
@@ -33,7 +43,7 @@ def save_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any])
     written = torch.onnx.export(
         lowered,
         dynamo=True,
-        input_names=["images"],
+        input_names=list(inputs),
         output_names=["output"],
         opset_version=needed_opset(program),
         verbose=False,
@@ -80,9 +90,11 @@ def open_onnx(path: Path, library: Path | None = None) -> Opened:
     if library is not None:
         options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    def run(*inputs: Tensor) -> Tensor:
+        given = {name: each.numpy() for name, each in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
 
     shape = [*session.get_inputs()[0].shape, None, None]  # open sides have names
     height, width = (side if isinstance(side, int) else None for side in shape[2:4])
@@ -96,7 +108,7 @@ def load_onnx(path: Path) -> Run:
 
 def _save(source: Source, path: Path) -> None:
     program = to_program(source.model, source.example, dynamic_size=source.dynamic_size)
-    save_onnx(program, path, source.metadata)
+    save_onnx(program, path, source.metadata, input_names(source.model))
 
 
 FORMAT = Format(

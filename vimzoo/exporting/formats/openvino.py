@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from vimzoo.models.inputs import input_names
 from vimzoo.ops.runtime.openvino import openvino_extension
 
 from ..openvino import EXACT, load_with_our_scan
@@ -22,7 +23,7 @@ def _save(source: Source, path: Path) -> None:
     program = to_program(source.model, source.example, dynamic_size=source.dynamic_size)
     with TemporaryDirectory() as folder:
         onnx_file = Path(folder) / "model.onnx"
-        save_onnx(program, onnx_file, source.metadata)
+        save_onnx(program, onnx_file, source.metadata, input_names(source.model))
         model = core.read_model(onnx_file)
         for key, value in source.metadata.items():
             model.set_rt_info(json.dumps(value), ["vimzoo", key])  # `open_with_our_scan` reads it

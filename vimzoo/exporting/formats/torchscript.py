@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vimzoo.layers.linear import with_fast_linears
 
-from ..record import METADATA, Format, Run
+from ..record import METADATA, Examples, Format, Run
 
 
-def save_torchscript(model: nn.Module, path: Path, metadata: Mapping[str, Any], example: Tensor) -> None:
+def save_torchscript(model: nn.Module, path: Path, metadata: Mapping[str, Any], example: Examples) -> None:
     """A traced ``.ts`` file for ``torch.jit.load``, for any number of images and any size that the model takes.
 
     If the model has scan paths without a closed form, the file takes only ``example``'s size and raises for others.

@@ -62,6 +62,11 @@ def page_facts(source: Source) -> dict[str, Any]:
         UsageError: the page cannot prepare pictures for the model.
     """
     facts, model = dict(source.metadata), source.model
+    if "inputs" in facts:
+        raise UsageError(
+            f"--format web: the model takes {', '.join(facts['inputs'])}; expected a classifier of pictures or a model "
+            "of RGB to RGB"
+        )
     channels, height, width = facts["input_size"]
     refused = ""
     if channels not in (1, 3) or (channels == 1 and facts.get("scale")):

@@ -10,6 +10,7 @@ from vimzoo.layers import AtrousBlock
 from vimzoo.layers.efficient import MapBlock
 
 from .._timm import InvertedResidual, SqueezeExcite
+from ..export_options import ExportOptions
 from ..vmamba.dense import VMambaDense
 from ..vmamba.model import VMamba
 from .names import EFFICIENT_VMAMBA
@@ -30,6 +31,7 @@ class EfficientVMamba(VMamba):
         ValueError: an option has no such value, or a size is not positive.
     """
 
+    export_options = ExportOptions(one_size=True)
     dialect = EFFICIENT_VMAMBA
     block_class = AtrousBlock
 

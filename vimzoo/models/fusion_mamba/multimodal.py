@@ -1,6 +1,6 @@
 """MultimodalFusionMamba: one picture of two of the same scene, such as infrared and visible light (Xie et al. 2024).
 
-It takes two images, so it is a module alone: timm, the trainer and the restorer do not know it.
+It takes two images, so neither the trainer nor the restorer knows it.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,13 @@ from vimzoo.layers import SS2D, ChannelGate, MapDownsample, MapExpand, MapStem, 
 from vimzoo.layers.checks import check_floating, check_rates, check_sizes
 from vimzoo.layers.plain import apply_conv, apply_norm
 
+from ..export_options import ExportOptions
+from ..inputs import Input, ModelWithInputs
 from ..staged import Stage
 from ..vm_unet.model import UpStage
 from ..vmamba.first_release import drop_rates, init_linears
 from .descriptive import DescriptiveConv, MapGate
+from .halves import halves
 
 __all__ = ["MultimodalFusionMamba"]
 
@@ -74,7 +77,7 @@ class JoinedSS2D(SS2D):
         """Maps ``(B, H, W, C)`` twice ``-> (B, H, W, C)``."""
         first, z = apply_linear(self.in_proj, x).chunk(2, dim=-1)
         second = F.linear(other, self.in_proj2.weight[: first.shape[3]])
-        a, b = apply_conv(self.conv, torch.cat([first, second]), self.act).chunk(2)  # type: ignore[arg-type]
+        a, b = halves(apply_conv(self.conv, torch.cat([first, second]), self.act))  # type: ignore[arg-type]
         y = apply_norm(self.out_norm, self.scan(a + b + a * b))
         gate = F.silu(z)
         return apply_linear(self.out_proj, y * (gate + F.silu(gate)))
@@ -107,7 +110,7 @@ class Join(nn.Module):
         return both + y + self.eca(y)
 
 
-class MultimodalFusionMamba(nn.Module):
+class MultimodalFusionMamba(ModelWithInputs):
     """Joins two pictures of one scene (infrared and visible, CT and MRI, PET and MRI) into one.
 
     A U-shaped network. One encoder reads both pictures, each after a stem of its own. The decoder begins with the sum
@@ -124,6 +127,8 @@ class MultimodalFusionMamba(nn.Module):
     Raises:
         ValueError: a number is not positive, the two sides differ in stages, or a rate is not in 0..1.
     """
+
+    export_options = ExportOptions(one_size=True)
 
     def __init__(
         self,
@@ -143,6 +148,8 @@ class MultimodalFusionMamba(nn.Module):
                 "positive number per stage each"
             )
         self.in_chans = in_chans
+        self.num_features = dims[0] // 4
+        self.inputs = {"x": Input((in_chans,)), "other": Input((in_chans,))}
         self.multiple_of = _PATCH * 2 ** (len(dims) - 1)
         self.stems = nn.ModuleList(MapStem(in_chans, dims[0], _PATCH, "patch", "layer") for _ in range(2))
         self.joins = nn.ModuleList(Join(width, d_state) for width in dims)
@@ -175,7 +182,7 @@ class MultimodalFusionMamba(nn.Module):
         Raises:
             TypeError: a picture is not a tensor.
             ValueError: they are not such pictures, they differ in shape, or their sides are not multiples of 4 times
-                2 to the power of the steps down: 32 with four stages.
+                2 to the power of the steps down, which is 32 with four stages.
         """
         self._check(x, other)
         both = torch.cat([stem(picture) for stem, picture in zip(self.stems, (x, other), strict=True)])
@@ -183,9 +190,9 @@ class MultimodalFusionMamba(nn.Module):
         for i, (stage, join) in enumerate(zip(self.stages, self.joins, strict=True)):
             both = stage.downsample(both)  # type: ignore[operator, union-attr]
             if i:
-                joined.append(join(*both.chunk(2)))
+                joined.append(join(*halves(both)))
             both = stage.blocks(both)  # type: ignore[operator, union-attr]
-        first, second = both.chunk(2)
+        first, second = halves(both)
         y = self.up_stages[0](first + second)
         for up in self.up_stages[1:]:
             y = up(y + joined.pop())

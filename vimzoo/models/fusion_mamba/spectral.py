@@ -1,6 +1,6 @@
 """SpectralFusionMamba: an image of many bands, sharpened with a finer image of few (Peng et al. 2024).
 
-It takes two images, so it is a module alone: timm, the trainer and the restorer do not know it.
+It takes two images, so neither the trainer nor the restorer knows it.
 """
 
 from itertools import pairwise
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from vimzoo.layers.checks import check_floating, check_sizes
 from vimzoo.layers.plain import apply_norm
 
+from ..inputs import Input, ModelWithInputs
+from .halves import halves
 from .mixer import PathMamba
 
 __all__ = ["SpectralFusionMamba"]
@@ -98,7 +100,7 @@ class BandGate(nn.Module):
         return self.lower_dim(bands).sigmoid().unsqueeze(3)
 
 
-class SpectralFusionMamba(nn.Module):
+class SpectralFusionMamba(ModelWithInputs):
     """Sharpens an image of many bands (multispectral, hyperspectral) with a finer one of few (panchromatic, RGB).
 
     A U-shaped network with one stream of maps per image, at widths C, 2C, 4C, 2C, C. In each of its five stages either
@@ -130,6 +132,8 @@ class SpectralFusionMamba(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         check_sizes(dim=dim, guide_chans=guide_chans, in_chans=in_chans, scale=scale, d_state=d_state)
         self.guide_chans, self.in_chans, self.scale = guide_chans, in_chans, scale
+        self.num_features = dim
+        self.inputs = {"x": Input((in_chans,)), "guide": Input((guide_chans,), scale)}
         self.enlarge = nn.Conv2d(in_chans, in_chans * scale**2, 3, padding=1, bias=False, **dd)
         self.pan_stem = nn.Conv2d(guide_chans, dim, 3, padding=1, **dd)
         self.band_stem = nn.Conv2d(in_chans, dim, 3, padding=1, **dd)
@@ -164,7 +168,7 @@ class SpectralFusionMamba(nn.Module):
         both = torch.cat([pan, bands])
         skips: list[Tensor] = []
         for block, step in zip(self.blocks, self.steps, strict=False):  # the last block has no step after it
-            pan, bands, joined = block(*both.permute(0, 2, 3, 1).chunk(2))
+            pan, bands, joined = block(*halves(both.permute(0, 2, 3, 1)))
             both = (torch.cat([pan, bands]) + torch.cat([joined, joined])) / 2
             both = both.permute(0, 3, 1, 2)
             if step.smooth is None:  # a step down
@@ -172,7 +176,7 @@ class SpectralFusionMamba(nn.Module):
                 both = step(both)
             else:
                 both = step(both, skips.pop())
-        _, _, joined = self.blocks[-1](*both.permute(0, 2, 3, 1).chunk(2))
+        _, _, joined = self.blocks[-1](*halves(both.permute(0, 2, 3, 1)))
         residual = self.head(joined.permute(0, 3, 1, 2))
         return residual * self.band_gate(x) + enlarged
 

@@ -13,6 +13,7 @@ from vimzoo.layers.checks import check_rates
 from vimzoo.layers.grouped import GroupBlock, GroupClassBlock, GroupedLinear
 
 from ..distilled import DistilledHead, DistilledModel
+from ..export_options import ExportOptions
 from ..initial import reset_layers
 from ..staged import Stage, StagedModel, checked_widths
 from .names import GROUP_MAMBA
@@ -75,6 +76,7 @@ class GroupMamba(DistilledModel, StagedModel):
         ValueError: an option has no such value, or a size is not positive.
     """
 
+    export_options = ExportOptions(one_size=True)
     dialect = GROUP_MAMBA
     _keep_in_fp32_modules_strict = (
         "A_log",

@@ -11,6 +11,7 @@ from vimzoo.layers import GridRope, LocalMambaBlock
 from vimzoo.layers.checks import check_choice
 from vimzoo.layers.local import block_directions
 
+from ..export_options import ExportOptions
 from ..tokens import resize_pos_embed
 from ..vim.model import Vim
 from .names import LOCAL_VIM
@@ -40,6 +41,7 @@ class LocalVim(Vim):
         ValueError: an option has no such value, or a size is not positive.
     """
 
+    export_options = ExportOptions(one_size=True)
     dialect = LOCAL_VIM
     block_class = LocalMambaBlock
 

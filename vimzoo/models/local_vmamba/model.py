@@ -6,6 +6,7 @@ from typing import Any
 from vimzoo.layers import LocalVSSBlock
 from vimzoo.layers.local import block_directions
 
+from ..export_options import ExportOptions
 from ..vmamba.dense import VMambaDense
 from ..vmamba.model import VMamba
 from .names import LOCAL_VMAMBA
@@ -27,6 +28,7 @@ class LocalVMamba(VMamba):
         ValueError: an option has no such value, or a size is not positive.
     """
 
+    export_options = ExportOptions(one_size=True)
     dialect = LOCAL_VMAMBA
     block_class = LocalVSSBlock
 

@@ -15,6 +15,7 @@ from vimzoo.layers.checks import check_rates, check_sizes
 from vimzoo.layers.plain import apply_norm
 
 from .._timm import update_model_input_size
+from ..export_options import ExportOptions
 from ..initial import reset_layers
 from ..map_model import MapModel
 from ..tokens import resize_pos_embed
@@ -50,6 +51,7 @@ class PlainMamba(GridModel, MapModel):
         ValueError: an option has no such value, or a size is not positive.
     """
 
+    export_options = ExportOptions(one_size=True)
     dialect = PLAIN_MAMBA
     parts = "blocks"
     _keep_in_fp32_modules_strict = (

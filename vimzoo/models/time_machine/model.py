@@ -1,6 +1,6 @@
 """TimeMachine: forecasts of several series by four Mamba mixers at two resolutions (Ahamed & Cheng 2024).
 
-It forecasts and neither classifies nor restores, so it is a module alone: timm and the trainer do not know it.
+It forecasts and neither classifies nor restores, so the trainer does not know it.
 """
 
 from typing import Any
@@ -12,11 +12,17 @@ from vimzoo.layers import BiMamba
 from vimzoo.layers.checks import check_rates, check_sizes, check_tokens
 from vimzoo.layers.linear import apply_linear
 
+from ..inputs import Input, ModelWithInputs
+from ..weights.dialect import Dialect
+from .names import is_official, slots
+
+__all__ = ["TIME_MACHINE", "TimeMachine"]
+
 EPS = 1e-5
 """Added to the variance of a series."""
 
 
-class TimeMachine(nn.Module):
+class TimeMachine(ModelWithInputs):
     """The next steps of several series from their last ones.
 
     Each series is normalised and projected to ``n1`` numbers, and these to ``n2``. At both widths one mixer reads the
@@ -62,6 +68,8 @@ class TimeMachine(nn.Module):
         check_rates(dropout=dropout)
         self.channels, self.seq_len, self.pred_len = channels, seq_len, pred_len
         self.independent, self.residual = independent, residual
+        self.num_features = 2 * n1
+        self.inputs = {"series": Input((seq_len, channels), 0)}
         self.scale = nn.Parameter(torch.ones(channels, **dd)) if affine else None
         self.shift = nn.Parameter(torch.zeros(channels, **dd)) if affine else None
 
@@ -113,3 +121,7 @@ class TimeMachine(nn.Module):
 
     def _across(self, mixer: nn.Module, x: Tensor) -> Tensor:
         return mixer(x.transpose(1, 2)).transpose(1, 2) if self.independent else mixer(x)
+
+
+TIME_MACHINE = Dialect((TimeMachine,), slots, is_official, dict)
+TimeMachine.dialect = TIME_MACHINE
