@@ -11,34 +11,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from .commands import Exit, Parser, run_command
-from .data.images.decode import DAMAGED
-from .data.images.files import SUFFIXES, find_pictures
-from .data.inputs import clip_frames, model_inputs
-from .data.masks.volumes import PLANES, VOLUME_SUFFIXES
+from .data.inputs import clip_frames
+from .data.masks.volumes import PLANES
 from .engine.build import pick_device
 from .engine.finished import newest_run
 from .engine.mask_files import predicted_masks
+from .engine.predicting import check_paths, classifier, image_files, load_model, predictions
 from .engine.processes.devices import add_devices
 from .engine.processes.parallel import World
-from .engine.processes.ray_data import Do, add_engine, over_cluster
+from .engine.processes.ray_data import add_engine
+from .engine.processes.ray_predictions import on_ray
 from .engine.processes.sharing import in_turn, share, shared_command
 from .errors import UsageError
-from .exporting.running import RUNNERS, RUNTIME_HELP, ClassifierFile, exported
-from .film import SUFFIXES as FILMS
+from .exporting.running import RUNNERS, RUNTIME_HELP, ClassifierFile
 from .models import SegmentationModel
-from .models.opening import open_model
-from .models.weights.class_names import of_model
+
+__all__ = ["check_paths", "classifier", "image_files", "load_model", "main", "parser", "predictions"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,130 +96,6 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def load_model(
-    name: str | None, checkpoint: Path | None = None, runtime: str | None = None, device: str = "auto"
-) -> nn.Module:
-    """A classifier, as `vimzoo.models.opening.open_model` opens it, or an exported file.
-
-    Args:
-        name: None is the newest run.
-        checkpoint: Weights for a registered name.
-        runtime: What runs an exported file.
-        device: As the user gave it, for errors; the model is on the CPU.
-
-    Raises:
-        UsageError: there is no such model, or it is not a classifier.
-    """
-    elsewhere = None if device in ("auto", "cpu") else device
-    file = exported(name, runtime, checkpoint=checkpoint, device=elsewhere)
-    if file is not None:
-        return classifier(file, name)
-    if name is None and checkpoint is not None:
-        raise UsageError(
-            f"--checkpoint {checkpoint}: expected with --model NAME; a run has weights of its own"
-        )
-    return classifier(open_model(str(newest_run()) if name is None else name, checkpoint), name)
-
-
-def classifier(model: nn.Module, name: str | None) -> nn.Module:
-    """The model, if it is a classifier.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if not getattr(model, "num_classes", 0):
-        raise UsageError(f"--model {name}: {type(model).__name__} has no classes; expected a classifier")
-    return model
-
-
-def check_paths(paths: Sequence[Path]) -> None:
-    """Check that files or folders exist.
-
-    Raises:
-        UsageError: one does not.
-    """
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or folder")
-
-
-def image_files(paths: Sequence[Path], films: bool = False, volumes: bool = False) -> list[Path]:
-    """The given files, and all images or films in the given folders as training reads them; reports skipped files.
-
-    With ``volumes`` also NIfTI files.
-
-    Raises:
-        UsageError: a path does not exist, or there are no images or films.
-    """
-    files: list[Path] = []
-    suffixes = FILMS if films else (*SUFFIXES, *VOLUME_SUFFIXES) if volumes else SUFFIXES
-    check_paths(paths)
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = find_pictures(path, suffixes=suffixes)
-        files += [path / name for name in found.files]
-        if left := found.left_out():
-            print(f"{path}: {left}", file=sys.stderr)
-    if not files:
-        raise UsageError(f"no {'films' if films else 'images'} under {', '.join(map(str, paths))}")
-    return files
-
-
-def predictions(
-    model: nn.Module,
-    files: Sequence[Path],
-    top: int = 5,
-    batch: int = 32,
-    device: torch.device | str = "cpu",
-    upright: bool = True,
-    shared: Callable[..., Iterator[list[dict[str, Any]]]] = map,
-    opened: Callable[[str], Any] = str,
-    views: tuple[int, int] = (1, 1),
-) -> Iterator[dict[str, Any]]:
-    """For each file ``{"file", "classes": [{"class", "probability"}, ...]}``, or ``{"file", "error"}``.
-
-    Images are preprocessed as the model's weights require, and turned ``upright`` by their EXIF orientation. Of a film
-    for a model of clips, the probabilities of all views are averaged.
-
-    Args:
-        shared: ``map``, or a function like it that divides the batches over processes, such as
-            `vimzoo.engine.processes.sharing.share`.
-        opened: an image file's name -> what `read_image` reads.
-        views: clips and crops of each that a film is seen in.
-    """
-    names, inputs = of_model(model), model_inputs(model, upright, opened, views)
-    model = model.to(device).eval()
-    batch = max(1, batch // inputs.views)
-
-    @torch.inference_mode()
-    def answered(part: Sequence[Path]) -> list[dict[str, Any]]:
-        answers: list[dict[str, Any]] = [{"file": str(file)} for file in part]
-        images = []
-        for answer in answers:
-            try:
-                images.append(inputs.read(answer["file"]))
-            except (*DAMAGED, UsageError) as error:
-                answer["error"] = str(error)
-        if images:
-            found = model(torch.cat(images).to(device)).float().softmax(dim=1)
-            ranked = found.unflatten(0, (-1, inputs.views)).mean(dim=1).topk(min(top, len(names)))
-            rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
-            for answer in answers:
-                if "error" in answer:
-                    continue
-                pairs = list(zip(*next(rows), strict=True))
-                if any(math.isnan(p) for p, _ in pairs):
-                    answer["error"] = "the model answered NaN; the weights may be damaged"
-                else:
-                    answer["classes"] = [{"class": names[i], "probability": p} for p, i in pairs]
-        return answers
-
-    for answers in shared(answered, [files[first : first + batch] for first in range(0, len(files), batch)]):
-        yield from answers
-
-
 def command(asked: argparse.Namespace, world: World) -> int:
     """Predict as the parsed arguments say, and print; returns the exit status.
 
@@ -274,73 +147,21 @@ def command(asked: argparse.Namespace, world: World) -> int:
         failed += "error" in answer
         if asked.json:
             print(json.dumps(answer))
-        elif "error" in answer:
-            print(f"{answer['file']}: {answer['error']}", file=sys.stderr)
-        elif segments:
-            said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answer["classes"].items())
-            print(f"{answer['file']}  {answer['mask']}  {said}")
         else:
-            said = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in answer["classes"])
-            print(f"{answer['file']}  {said}")
+            print(line(answer), file=sys.stderr if "error" in answer else sys.stdout)
     return Exit.FAILED if failed else Exit.OK
 
 
-def on_ray(asked: argparse.Namespace) -> int:
-    """Predict over a cluster of Ray into Parquet files, and print a summary; returns the exit status.
-
-    Raises:
-        UsageError: the request cannot be met.
-    """
-    from tqdm import tqdm
-
-    from .engine.processes.parquet import PredictionFolder, model_digest
-
-    if len(asked.images) != 1:
-        raise UsageError(f"{' '.join(asked.images)}: expected one folder or URL with --engine ray")
-    if asked.device != "auto":
-        raise UsageError(f"--device {asked.device}: expected without --engine ray, which chooses the devices")
-    if asked.model is None and asked.runtime is None:
-        asked.model = str(newest_run())
-    model = load_model(asked.model, asked.checkpoint, asked.runtime)
-    if isinstance(model, SegmentationModel):
-        raise UsageError(
-            f"--model {asked.model}: a segmentation model; expected --masks FOLDER without --engine ray"
-        )
-    if clip_frames(model) is not None:
-        raise UsageError(f"--model {asked.model}: a model of clips; expected without --engine ray")
-    if isinstance(model, ClassifierFile):
-        raise UsageError(
-            f"--model {asked.model}: an exported file; expected a model for PyTorch with --engine ray"
-        )
-    about = {"model": model_digest(model), "top": str(asked.top), "as_stored": str(asked.as_stored)}
-    folder = PredictionFolder(asked.images[0], asked.output, about)
-    names, skipped = folder.find()
-    failed = []
-    with tqdm(total=len(names), unit="image", disable=None) as bar:
-        for name, reason in (
-            over_cluster(partial(_on_ray, asked, folder), names, asked.workers) if names else ()
-        ):
-            if reason:
-                failed.append(f"{name}: {reason}")
-            bar.update()
-    print(
-        f"{len(names) - len(failed)} predicted"
-        + (f", {skipped} skipped, as they are in {asked.output}" if skipped else "")
-        + (f", {len(failed)} failed" if failed else "")
-    )
-    for line in failed:
-        print(line, file=sys.stderr)
-    return Exit.FAILED if failed else Exit.OK
-
-
-def _on_ray(asked: argparse.Namespace, folder: Any) -> Do:
-    """What a worker of Ray does with the names of images."""
-    device = pick_device("auto", 0, "--device ")
-    model = load_model(asked.model, asked.checkpoint)
-    predict = partial(
-        predictions, model, top=asked.top, batch=asked.batch, device=device, upright=not asked.as_stored
-    )
-    return partial(folder.predict, predict=predict)
+def line(answer: Mapping[str, Any]) -> str:
+    """What is printed for an image: classes in per cent, or what is wrong."""
+    if "error" in answer:
+        return f"{answer['file']}: {answer['error']}"
+    if "mask" in answer:
+        shares = answer["classes"].items()
+    else:
+        shares = ((found["class"], found["probability"]) for found in answer["classes"])
+    said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares)
+    return "  ".join([answer["file"], *filter(None, [answer.get("mask")]), said])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
