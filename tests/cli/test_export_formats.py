@@ -15,7 +15,7 @@ from vimzoo.exporting import FORMATS, progress
 from vimzoo.exporting.check import bound_of
 from vimzoo.exporting.formats import web
 from vimzoo.models import FAMILIES
-from vimzoo.models.inputs import input_shapes
+from vimzoo.models.inputs import ModelWithInputs, input_shapes
 from vimzoo.models.registry import family_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "export.md"
@@ -75,7 +75,7 @@ def test_format(form: str, name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model(registered, **options).eval()
     timm.models.save_for_hf(model, str(tmp_path / "saved"), {"model_args": options})
-    if form == "web" and hasattr(model, "inputs"):
+    if form == "web" and isinstance(model, ModelWithInputs):
         with pytest.raises(
             UsageError, match=f"--format web: the model takes {', '.join(model.inputs)}; expected"
         ):

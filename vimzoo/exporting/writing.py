@@ -14,7 +14,7 @@ from torch import nn
 
 from vimzoo.errors import Failure, UsageError
 from vimzoo.files import remove, unfinished
-from vimzoo.models.inputs import input_shapes, inputs_of
+from vimzoo.models.inputs import ModelWithInputs, input_shapes, inputs_of
 from vimzoo.models.opening import find_model
 from vimzoo.ops.runtime.threads import counted
 from vimzoo.quantization import KINDS
@@ -302,7 +302,7 @@ def describe(
         cfg["input_size"] = (cfg["input_size"][0], *size)
     kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
     facts = {"model": name} | ({"quantize": kind} if kind else {})
-    if hasattr(model, "inputs"):
+    if isinstance(model, ModelWithInputs):
         return facts | {"inputs": input_shapes(model, None if size == "dynamic" else size)}  # type: ignore[arg-type]
     facts |= {key: cfg[key] for key in kept if cfg.get(key) is not None}
     own = ("num_classes", "scale", "multiple_of")

@@ -45,7 +45,7 @@ class ModelWithInputs(nn.Module):
     """Base of networks that take something else than one image or clip, and no task of the trainer is for.
 
     Attributes:
-        num_classes: None, for timm.
+        num_classes: 0, as timm calls it.
         num_features: Channels before the last layer.
         dialect: The authors' names and ours.
         inputs: By name, in the order of ``forward``'s arguments.
@@ -87,18 +87,17 @@ def inputs_of(model: Any) -> Mapping[str, Input]:
     """The inputs of a model: its own record of them, or else one of images or clips.
 
     Args:
-        model: With timm's ``pretrained_cfg``, or an attribute ``inputs``.
+        model: A `ModelWithInputs`, or one with timm's ``pretrained_cfg``.
     """
-    own: Mapping[str, Input] | None = getattr(model, "inputs", None)
-    if own is not None:
-        return own
+    if isinstance(model, ModelWithInputs):
+        return model.inputs
     channels, frames = model.pretrained_cfg["input_size"][0], getattr(model, "num_frames", None)
     return {"images": Input((channels,) if frames is None else (channels, frames))}
 
 
 def input_names(model: Any) -> tuple[str, ...]:
     """The names of a model's inputs, also of a network without timm's ``pretrained_cfg``."""
-    return tuple(getattr(model, "inputs", ("images",)))
+    return tuple(model.inputs) if isinstance(model, ModelWithInputs) else ("images",)
 
 
 def input_shapes(model: Any, size: tuple[int, ...] | None = None) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from vimzoo.data.pairs.degradations import imresize
 from vimzoo.errors import UsageError
 from vimzoo.metrics import broken, psnr, ssim, to_8bit
 from vimzoo.models import CheckpointError
+from vimzoo.models.inputs import ModelWithInputs
 from vimzoo.models.restoration_base import Fitting
 from vimzoo.models.routes import adopt_routing
 
@@ -55,7 +56,7 @@ def build_model(cfg: dict[str, Any], data: Splits, whole: bool = False) -> nn.Mo
     options.setdefault("in_chans", data.input_size[0])
     model: Any = create_model(options)
     name, scale, start = options["model_name"], getattr(model, "scale", None), cfg["model"].get("start")
-    if scale is None or hasattr(model, "inputs"):
+    if scale is None or isinstance(model, ModelWithInputs):
         raise UsageError(f"model.model_name={name}: task=restore needs a model from image to image")
     if scale != data.scale:
         raise UsageError(
