@@ -181,7 +181,7 @@ def bench_states(quick: bool) -> None:
         calls = {"scan": scan, "carried": partial(scan, initial_state=initial, return_final_state=True)}
         if states == 1:
             without_C = rows_of_x[..., :-states].contiguous()
-            calls["states"] = partial(scan_paths, x, without_C, A, *step, D, paths=paths, grid=grid)
+            calls["states"] = partial(scan_paths, x, without_C, A, *step, paths=paths, grid=grid)
         with torch.inference_mode():
             times = measure(calls, rounds=15 if quick else 40, clock=time.process_time)
         per = batch * grid[0] * grid[1] * channels * len(paths)

@@ -56,7 +56,8 @@ static int threads_for(const mixer_args *a, double nanoseconds) {
 static void multiply(const mixer_args *a, product_args p, const char *quantized) {
     p.dtype = a->dtype;
     p.out_row = p.add_row = p.columns;
-    p.threads = threads_for(a, 0.004 * (double)(p.rows * p.depth * p.columns) * item_size(a->dtype) / 4);
+    const double each = 0.016 * 16 / VL * item_size(a->dtype) / 4; /* nanoseconds of a multiply-add where they are slow */
+    p.threads = threads_for(a, each * (double)(p.rows * p.depth * p.columns));
     vimzoo_product_with(&p, quantized);
 }
 
