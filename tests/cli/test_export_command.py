@@ -306,36 +306,35 @@ def test_a_model_that_draws_random_routes_is_written_without(tmp_path: Path) -> 
         assert spread_error(run(images), model(images)) < 3e-5
 
 
-def test_inputs_have_their_names_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a network of two images, of which the second is as many times as large whatever the first is."""
+def test_inputs_have_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, path = "test_multimodal_fusion_mamba", tmp_path / "pair.onnx"
     torch.manual_seed(0)
-    model: Any = timm.create_model("test_spectral_fusion_mamba").eval()
+    model: Any = timm.create_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "weights.pth")
-    path = tmp_path / "pair.onnx"
-    words = [
-        "test_spectral_fusion_mamba",
-        "--checkpoint",
-        str(tmp_path / "weights.pth"),
-        "--output",
-        str(path),
-    ]
-    assert export.main(words) == 0
-    assert "for inputs (1, 3, 8, 8) and (1, 1, 32, 32) on" in capsys.readouterr().out
+    assert export.main([name, "--checkpoint", str(tmp_path / "weights.pth"), "--output", str(path)]) == 0
+    assert "for inputs (1, 1, 32, 32) and (1, 1, 32, 32) on" in capsys.readouterr().out
     file = onnx.load(path)
     shapes = {
         each.name: [axis.dim_value for axis in each.type.tensor_type.shape.dim] for each in file.graph.input
     }
-    assert shapes == {"x": [0, 3, 0, 0], "guide": [0, 1, 0, 0]}  # 0: open
+    assert shapes == {"x": [0, 1, 32, 32], "other": [0, 1, 32, 32]}  # 0: open
     facts = {p.key: json.loads(p.value) for p in file.metadata_props}
-    assert facts == {
-        "model": "test_spectral_fusion_mamba",
-        "inputs": {"x": [3, 8, 8], "guide": [1, 32, 32]},
-    }
-    inputs = torch.rand(3, 3, 5, 9), torch.rand(3, 1, 20, 36)
+    assert facts == {"model": name, "inputs": {"x": [1, 32, 32], "other": [1, 32, 32]}}
+    pair = torch.rand(2, 3, 1, 32, 32)
     with torch.no_grad():
-        assert spread_error(exporting.load(path, "onnx")(*inputs), model(*inputs)) < 3e-5
+        assert spread_error(exporting.load(path, "onnx")(*pair), model(*pair)) < 3e-5
     assert predict.main([str(path), "--model", str(path)]) == 2
-    assert "takes x, guide; expected a file for images alone" in capsys.readouterr().err
+    assert "takes x, other; expected a file for images alone" in capsys.readouterr().err
+
+
+def test_the_second_image_is_as_many_times_as_large_whatever_the_first_is(tmp_path: Path) -> None:
+    path = tmp_path / "pair.pt2"
+    (written,) = export.export("test_spectral_fusion_mamba", "pt2", path, random=True)
+    assert written.shapes == ((1, 3, 8, 8), (1, 1, 32, 32))
+    run = exporting.load(path, "pt2")
+    assert run(torch.rand(3, 3, 5, 9), torch.rand(3, 1, 20, 36)).shape == (3, 3, 20, 36)
+    with pytest.raises(AssertionError):
+        run(torch.rand(3, 3, 5, 9), torch.rand(3, 1, 20, 32))
 
 
 @pytest.mark.parametrize("name", ["test_efficient_vmamba", "test_local_vim"])
