@@ -180,7 +180,7 @@ def bench_states(quick: bool) -> None:
         scan = partial(scan_paths, x, rows_of_x, A, *step, D, paths=paths, grid=grid)
         calls = {"scan": scan, "carried": partial(scan, initial_state=initial, return_final_state=True)}
         if states == 1:
-            without_C = rows_of_x[..., :-states].contiguous()
+            without_C = rows_of_x.permute(2, 0, 1, 3)[..., :-states].contiguous().permute(1, 2, 0, 3)
             calls["states"] = partial(scan_paths, x, without_C, A, *step, paths=paths, grid=grid)
         with torch.inference_mode():
             times = measure(calls, rounds=15 if quick else 40, clock=time.process_time)
