@@ -14,6 +14,7 @@ MODELS = {
     "test_vim": ({"dynamic_img_size": True}, (96, 112), 16),
     "test_vmamba": ({}, (192, 224), 32),
     "test_mambair": ({}, (24, 40), 8),
+    "test_mila": ({}, (192, 224), 32),
 }
 QUICK = "test_vim"
 
