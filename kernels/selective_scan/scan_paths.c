@@ -88,7 +88,7 @@ INLINE void scan_one_state(const chunk *c, const inputs *from, vf *state, const 
             if (t + i == c->steps) break;
             const float *B = c->rows + (t + i) * c->columns + in.rank, *C = B + 1;
             const vf u = read_token(c, t + i, in.x, in.x_l, dtype, lanes);
-            h = exp2_vf(pre[i] * A2, dtype != F32) * h + pre[i] * u * *B;
+            h = exp2_vf(computed(pre[i] * A2), dtype != F32) * h + pre[i] * u * *B;
             merge_step(&m, c->token[t + i], h * *C + in.skip * u, dtype, lanes);
         }
     }

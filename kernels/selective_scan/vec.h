@@ -75,7 +75,6 @@ INLINE vf computed(vf v) {
 INLINE vf exp2_vf(vf x, const int narrow) {
     const float c5 = 1.330026425e-3f, c4 = 9.669709019e-3f, c3 = 5.550559983e-2f, c2 = 2.402228117e-1f, c1 = LN2;
 #if VL == 16
-    x = computed(x);
     vf r = (vf)_mm512_reduce_ps((__m512)x, 0x08);
     vf whole = x - r;
 #else
@@ -118,7 +117,7 @@ INLINE vf log1p_unit_narrow(vf t) {
 
 /* softplus(x) = max(x, 0) + log(1 + e^-|x|). */
 INLINE vf softplus_vf(vf x, const int narrow) {
-    const vf t = exp2_vf((vf)((vi)x & 0x7fffffff) * -LOG2E, narrow);
+    const vf t = exp2_vf(computed((vf)((vi)x & 0x7fffffff) * -LOG2E), narrow);
     return at_least(splat(0.0f), x) + (narrow ? log1p_unit_narrow(t) : log1p_unit(t));
 }
 

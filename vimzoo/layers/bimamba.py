@@ -308,7 +308,7 @@ class BiMambaBlock(nn.Module):
         return prepare(x, mixer, first, residual, stream)
 
 
-def prepare_blocks(blocks: Iterable[nn.Module], x: Tensor, residual: Tensor | None) -> list[Ready]:
+def prepare_blocks(blocks: Iterable[Any], x: Tensor, residual: Tensor | None) -> list[Ready]:
     """Successive blocks in inference, of which ``x`` and ``residual`` are the first one's; none where one cannot be.
 
     After a kernel, which empties the caches, Python takes several times as long for the same. So all is prepared before
