@@ -19,12 +19,12 @@ def readme_table(results: Results) -> str:
     found = {name: result for name, result in results.by_machine(NAME).items() if _rows(result)}
     if not found:
         return "Not measured yet."
-    header, peers = ["model", "px", "dtype"], {}
+    header, peers, called = ["model", "px", "dtype"], {}, _told_apart([r["machine"] for r in found.values()])
     cells: dict[tuple[str, int, str], list[float | None]] = {}
-    for result in found.values():
-        rows, level = _rows(result), result["machine"].get("instruction_set", "")
+    for result, machine in zip(found.values(), called, strict=True):
+        rows = _rows(result)
         runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
-        header += [f"x {runtime}" + (f", {level}" if len(found) > 1 else "") for runtime in runtimes]
+        header += [f"x {runtime}" + (f", {machine}" if machine else "") for runtime in runtimes]
         times = {(r["pair"], r["px"], r["dtype"], r["model"], r["runtime"]): r["ms"] for r in rows}
         for pair, px, dtype in dict.fromkeys((row["pair"], row["px"], row["dtype"]) for row in rows):
             ours, peer = pair.split(", ")
@@ -46,6 +46,15 @@ def readme_table(results: Results) -> str:
     )
     machines = " ".join(f"{_said(result['machine'])}." for result in found.values())
     return f"{table(header, body)}\n\n{said} {machines} By `{command(NAME)}`."
+
+
+def _told_apart(machines: list[Mapping[str, Any]]) -> list[str]:
+    """What tells machines apart: nothing, their instruction sets, or the end of the processors' names besides."""
+    levels = [machine.get("instruction_set", "") for machine in machines]
+    if len(set(levels)) == len(levels):
+        return levels if len(levels) > 1 else [""]
+    names = [" ".join(machine["processor"].split()[-2:]) for machine in machines]
+    return [f"{name}, {level}" for name, level in zip(names, levels, strict=True)]
 
 
 def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
