@@ -146,6 +146,8 @@ def place_of(row: dict[str, Any]) -> tuple[int, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, one image, one thread")
+    parser.add_argument("--px", nargs="+", type=int, default=SIZES)
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--threads", nargs="+", type=int, default=thread_counts())
     parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -157,8 +159,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for px in SIZES:
-            for batch in BATCHES[:1] if options.quick else BATCHES:
+        for px in options.px:
+            for batch in [1] if options.quick else options.batches:
                 if px > 512 and batch > 1:
                     continue  # several minutes a round; one image shows the same
                 for threads in [1] if options.quick else options.threads:
