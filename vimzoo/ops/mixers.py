@@ -133,7 +133,7 @@ def run(ready: Sequence[Ready], x: Tensor, residual: Tensor | None = None) -> tu
     Returns:
         The last one's output, of the shape of ``x`` and dense, and its stream.
     """
-    x = x.contiguous()
+    first = x = x.contiguous()  # a copy has to live until C has read it
     streams: list[Tensor | None] = [None, None]
     outs, calls = [torch.empty_like(x) for _ in ready[:2]], []
     for i, each in enumerate(ready):
@@ -145,6 +145,7 @@ def run(ready: Sequence[Ready], x: Tensor, residual: Tensor | None = None) -> tu
     forward = native.require().mixer_forward
     for call in calls:  # in a row: kernels empty the caches, in which Python would have to start again
         forward(call)
+    del first
     return x, residual
 
 
