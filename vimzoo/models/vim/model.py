@@ -330,8 +330,9 @@ class Vim(GridModel, SmallOnOneThread):
         Returns:
             The last block's output, the residual stream that it was given, and both for each block in ``take``.
         """
-        if not torch.jit.is_scripting() and not self.grad_checkpointing and is_inference(x):
-            return self._infer_blocks(x, take, count)
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips only a block of its own
+            if not self.grad_checkpointing and is_inference(x):
+                return self._infer_blocks(x, take, count)
         residual: Tensor | None = None
         taps: list[tuple[Tensor, Tensor]] = []
         for i, block in enumerate(self.blocks):
