@@ -1,7 +1,8 @@
 """Vim's bidirectional Mamba mixer (Zhu et al. 2024, algorithm 1), and SegMamba's with a third direction."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -210,7 +211,7 @@ class BiMamba(nn.Module):
             mixer = self.in_one_call()
             mixed = None if mixer is None else mix(x, mixer)
             if mixed is not None:
-                return mixed[0]
+                return mixed
         x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
         inner, z = x.chunk(2, dim=-1)
         u = self.conv(inner)
@@ -323,6 +324,34 @@ def prepare_blocks(blocks: Iterable[Any], x: Tensor, residual: Tensor | None) ->
             return []
         found.append(ready)
     return found
+
+
+def infer_blocks(
+    blocks: Sequence[nn.Module], x: Tensor, take: Sequence[int]
+) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]]]:
+    """Blocks in inference on the CPU, where those up to the next tapped one run in a row.
+
+    Args:
+        blocks: `BiMambaBlock` or others that are called like it.
+        x: Tokens ``(B, L, D)``.
+        take: Numbers of the blocks to tap.
+
+    Returns:
+        The last block's output, the stream that it was given, and both of each block in ``take``.
+    """
+    residual: Tensor | None = None
+    taps: list[tuple[Tensor, Tensor]] = []
+    ends = {1, len(blocks), *(i + 1 for i in take)}  # the first block shows what those after it are given
+    for begin, end in pairwise([0, *sorted(end for end in ends if 0 < end <= len(blocks))]):
+        ready = prepare_blocks(blocks[begin:end], x, residual) if begin else []
+        if ready:
+            x, residual = run(ready, x, residual)
+        else:
+            for block in blocks[begin:end]:
+                x, residual = block(x, residual)
+        if end - 1 in take and residual is not None:
+            taps.append((x, residual))
+    return x, residual, taps
 
 
 def _passes_on(drop_path: nn.Module) -> bool:

@@ -199,8 +199,7 @@ class SS2D(nn.Module):
             parts["in_proj"], parts["conv"], parts["ssm"], parts["out_norm"], parts["out_proj"], (), self.codes
         )  # fmt: skip
         first = None if norm is None else Norm(norm.weight, norm.bias, norm.eps, rms=False)  # type: ignore[arg-type]
-        mixed = None if mixer is None else mix(x, mixer, first, add=add)
-        return None if mixed is None else mixed[0]
+        return None if mixer is None else mix(x, mixer, first, add)
 
     def _is_one_kernel(self, norm: nn.Module | None) -> bool:
         parts: Any = self._modules  # without the detour by which a module finds its children

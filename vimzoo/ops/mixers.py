@@ -133,7 +133,8 @@ def run(ready: Sequence[Ready], x: Tensor, residual: Tensor | None = None) -> tu
     Returns:
         The last one's output, of the shape of ``x`` and dense, and its stream.
     """
-    first = x = x.contiguous()  # a copy has to live until C has read it
+    x = x.contiguous()
+    alive = x, residual  # until C has read them
     streams: list[Tensor | None] = [None, None]
     outs, calls = [torch.empty_like(x) for _ in ready[:2]], []
     for i, each in enumerate(ready):
@@ -145,7 +146,7 @@ def run(ready: Sequence[Ready], x: Tensor, residual: Tensor | None = None) -> tu
     forward = native.require().mixer_forward
     for call in calls:  # in a row: kernels empty the caches, in which Python would have to start again
         forward(call)
-    del first
+    del alive
     return x, residual
 
 
@@ -187,17 +188,10 @@ def prepare(
     )  # fmt: skip
 
 
-def mix(
-    x: Tensor,
-    m: Mixer,
-    norm: Norm | None = None,
-    residual: Tensor | None = None,
-    stream: torch.dtype | None = None,
-    add: bool = False,
-) -> tuple[Tensor, Tensor | None] | None:
-    """`prepare` and `run`: the output, of the shape of ``x`` and dense, and the stream."""
-    ready = prepare(x, m, norm, residual, stream, add)
-    return None if ready is None else run([ready], x, residual)
+def mix(x: Tensor, m: Mixer, norm: Norm | None = None, add: bool = False) -> Tensor | None:
+    """`prepare` and `run` without a stream: the output, of the shape of ``x`` and dense."""
+    ready = prepare(x, m, norm, add=add)
+    return None if ready is None else run([ready], x)[0]
 
 
 def _split(weight: Tensor | Rounded) -> tuple[Tensor | None, _Packed | None] | None:

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -13,9 +12,8 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from vimzoo.layers import Add, AddNorm, BiMambaBlock, PatchEmbed
-from vimzoo.layers.bimamba import prepare_blocks
+from vimzoo.layers.bimamba import infer_blocks
 from vimzoo.layers.checks import check_choice, check_rates, check_sizes, per_block
-from vimzoo.ops.mixers import run
 from vimzoo.ops.runtime.library import is_inference
 
 from .._timm import feature_take_indices, update_model_input_size
@@ -332,7 +330,7 @@ class Vim(GridModel, SmallOnOneThread):
         """
         if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips only a block of its own
             if not self.grad_checkpointing and is_inference(x):
-                return self._infer_blocks(x, take, count)
+                return infer_blocks(list(self.blocks)[:count], x, take)
         residual: Tensor | None = None
         taps: list[tuple[Tensor, Tensor]] = []
         for i, block in enumerate(self.blocks):
@@ -343,26 +341,6 @@ class Vim(GridModel, SmallOnOneThread):
                     x, residual = block(x, residual)
                 if i in take and residual is not None:
                     taps.append((x, residual))
-        return x, residual, taps
-
-    @torch.jit.unused
-    def _infer_blocks(
-        self, x: Tensor, take: list[int], count: int
-    ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]]]:
-        """`_forward_blocks` in inference on the CPU, where blocks up to the next tapped one run in a row."""
-        residual: Tensor | None = None
-        taps: list[tuple[Tensor, Tensor]] = []
-        blocks = list(self.blocks)
-        ends = {1, count, *(i + 1 for i in take)}  # the first block shows what those after it are given
-        for begin, end in pairwise([0, *sorted(end for end in ends if 0 < end <= count)]):
-            ready = prepare_blocks(blocks[begin:end], x, residual) if begin else []
-            if ready:
-                x, residual = run(ready, x, residual)
-            else:
-                for block in blocks[begin:end]:
-                    x, residual = block(x, residual)
-            if end - 1 in take and residual is not None:
-                taps.append((x, residual))
         return x, residual, taps
 
     def forward_features(self, x: Tensor) -> Tensor:
