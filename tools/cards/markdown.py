@@ -160,3 +160,12 @@ def weights_line(facts: Facts, tag: str) -> str:
         return "Weights: none published"
     licence = "licence unknown" if facts.license == "unknown" else facts.license
     return f"Weights: `{facts.tagged(tag)}`, {where}, {licence}"
+
+
+def finished_card(name: str, lines: list[str], parity: Mapping[str, Any] | None, note: str) -> str:
+    """A model's card: its lines, then what was measured of its parity, and the note."""
+    measured = [] if parity is None else [
+        f"Parity with `{parity['reference']}`, output / inner / gradient: {errors(parity)}"
+    ]  # fmt: skip
+    lines = [*lines, *measured, *([f"Note: {note}"] if note else [])]
+    return "\n".join([f"### {name}", "", *(f"- {line}" for line in lines)])

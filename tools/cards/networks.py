@@ -8,7 +8,7 @@ from vimzoo.models.family import Family
 from vimzoo.models.inputs import input_shapes
 from vimzoo.models.network_facts import NetworkFacts
 
-from .markdown import NOT_MEASURED, errors, giga, millions, table, weights_line
+from .markdown import NOT_MEASURED, finished_card, giga, millions, table, weights_line
 from .results import Results
 from .sizes import size_of, without_values
 
@@ -44,11 +44,7 @@ def card(family: Family, facts: NetworkFacts, results: Results) -> str:
     if facts.recipe:
         lines.append(f"Training as published: {facts.recipe}")
     lines.append(f"Source: {facts.origin}, arXiv:{facts.paper}")
-    if row := results.parity_of(facts.name):
-        lines.append(f"Parity with `{row['reference']}`, output / inner / gradient: {errors(row)}")
-    if facts.note:
-        lines.append(f"Note: {facts.note}")
-    return "\n".join([f"### {facts.name}", "", *(f"- {line}" for line in lines)])
+    return finished_card(facts.name, lines, results.parity_of(facts.name), facts.note)
 
 
 def section(family: Family, results: Results) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from vimzoo.models.facts import SegmentationFacts
 from vimzoo.models.family import Family
 
-from .markdown import NOT_MEASURED, errors, giga, millions, or_none, table
+from .markdown import NOT_MEASURED, finished_card, giga, millions, or_none, table
 from .results import Results
 from .sizes import size_of
 
@@ -39,11 +39,7 @@ def card(family: Family, facts: SegmentationFacts, results: Results) -> str:
         lines.append(f"Training: {facts.recipe}")
     origin = f"{facts.origin}, " if facts.origin else ""
     lines.append(f"Source: {origin}arXiv:{facts.paper}")
-    if row := results.parity_of(facts.name):
-        lines.append(f"Parity with `{row['reference']}`, output / inner / gradient: {errors(row)}")
-    if facts.note:
-        lines.append(f"Note: {facts.note}")
-    return "\n".join([f"### {facts.name}", "", *(f"- {line}" for line in lines)])
+    return finished_card(facts.name, lines, results.parity_of(facts.name), facts.note)
 
 
 def section(family: Family, results: Results) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from vimzoo.models.facts import VideoFacts
 from vimzoo.models.family import Family
 
-from .markdown import NOT_MEASURED, errors, giga, millions, table, weights_line
+from .markdown import NOT_MEASURED, finished_card, giga, millions, table, weights_line
 from .results import Results
 from .sizes import Size, clip_size
 
@@ -52,11 +52,7 @@ def card(family: Family, facts: VideoFacts, results: Results) -> str:
     if not facts.trained:
         lines.append("Weights: none published")
     lines.append(f"Source: {facts.origin}, arXiv:{facts.paper}")
-    if row := results.parity_of(facts.name):
-        lines.append(f"Parity with `{row['reference']}`, output / inner / gradient: {errors(row)}")
-    if facts.note:
-        lines.append(f"Note: {facts.note}")
-    return "\n".join([f"### {facts.name}", "", *(f"- {line}" for line in lines)])
+    return finished_card(facts.name, lines, results.parity_of(facts.name), facts.note)
 
 
 def section(family: Family, results: Results) -> str:
