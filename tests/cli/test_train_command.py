@@ -86,7 +86,14 @@ def test_help_is_ours(call, tmp_path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("optim.lrr=1", "Key 'lrr' is not in struct"),
+        (
+            "optim.lrr=1",
+            "error: optim.lrr=1: there is no such setting; similar names: lr; +optim.lrr=1 adds it",
+        ),
+        (
+            "data.fit=crop",
+            "error: data.fit=crop: data=digits has no such setting; expected data=masks, which has it",
+        ),
         ("model=vim_tny", "Could not find 'model/vim_tny'"),
         ("experiment=vim_tny", "Available options in 'experiment':\n\tdigits_tests"),
         ("sweep=optna", "Available options in 'sweep':\n\toptuna"),

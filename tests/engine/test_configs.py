@@ -11,12 +11,10 @@ from timm.scheduler import create_scheduler_v2
 from trainer_helpers import composed
 
 from vimzoo.data import SOURCES
-from vimzoo.data.images.reading import ImageSettings
-from vimzoo.data.pairs.settings import PairSettings
-from vimzoo.engine.build import LOADER_KEYS
 from vimzoo.engine.cli import main
 from vimzoo.engine.configuration.check import check_run
 from vimzoo.engine.configuration.composing import config_dir
+from vimzoo.engine.configuration.fitting import check_fitting
 from vimzoo.models.registry import known_facts
 
 OPTIONS = sorted(  # but model=timm, which needs a name, and sweeps, which need a plugin
@@ -32,16 +30,15 @@ def _check_keys(option: str, cfg: dict[str, Any]) -> None:
     feeds = {
         "sched": create_scheduler_v2,
         "optim": create_optimizer_v2,
-        "data": SOURCES[cfg["data"]["source"]].load,
         "aug": Mixup,
     }
     if group in feeds:
         keys = set(cfg["aug"]["mixup"] if group == "aug" else cfg[group])
         accepted = set(inspect.signature(feeds[group]).parameters)
-        if "options" in accepted:
-            of_pairs = option in ("data=photos", "data=paired", "data=degraded_folder")
-            accepted |= set(inspect.signature(PairSettings if of_pairs else ImageSettings).parameters)
-        assert keys <= accepted | {*LOADER_KEYS, "betas"}  # the optimizer's own
+        assert keys <= accepted | {"betas"}  # the optimizer's own
+    if group == "data":
+        suited = {"classes": "classify", "masks": "segment", "images": "restore"}
+        check_fitting({**cfg, "task": suited[SOURCES[cfg["data"]["source"]].targets]})
     if group == "model":
         assert timm.is_model(cfg["model"]["model_name"])
     if group == "aug" and option not in ("aug=digits", "aug=flips", "aug=masks", "aug=clips"):

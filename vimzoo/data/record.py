@@ -21,16 +21,22 @@ class Source:
         load: Keyword arguments -> the data set. It is also given ``aug`` (a mapping: how training images are
             augmented), ``seed`` (an integer, of the augmentation) and ``pretrained_cfg`` (timm's description of the
             model: its image size and normalisation). It raises `UsageError`, with arguments in backquotes.
+        options: The class whose arguments ``load`` takes as ``**options``, if it does.
+        targets: What the images come with: ``classes``, ``masks`` or ``images``.
     """
 
     name: str
     load: Callable[..., Splits]
+    options: Callable[..., Any] | None = None
+    targets: str = "classes"
 
     def defaults(self) -> dict[str, Any]:
-        """The arguments that ``load`` names, with their defaults; None where there is none."""
-        parameters = inspect.signature(self.load).parameters.values()
-        return {
-            parameter.name: None if parameter.default is parameter.empty else parameter.default
-            for parameter in parameters
-            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in GIVEN
-        }
+        """The arguments that ``load`` takes, with their defaults; None where there is none."""
+        functions = [self.load] if self.options is None else [self.load, self.options]
+        own = (p for function in functions for p in inspect.signature(function).parameters.values())
+        found: dict[str, Any] = {}
+        for parameter in own:
+            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in GIVEN:
+                default = None if parameter.default is parameter.empty else parameter.default
+                found.setdefault(parameter.name, default)
+        return found

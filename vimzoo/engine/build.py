@@ -21,6 +21,7 @@ from vimzoo.models import fallback_list
 
 from .classes import warn
 from .configuration.check import AMP
+from .configuration.fitting import LOADER_KEYS, check_fitting, made_for
 from .configuration.naming import naming_settings
 from .create import model_cfg
 from .processes import parallel
@@ -29,9 +30,6 @@ from .record import Mixer
 from .state import State
 from .tasks import find_task
 from .teacher import build_teacher
-
-# Settings of the group `data` for the loader; the rest are arguments of the source
-LOADER_KEYS = ("source", "batch_size", "workers", "repeats", "tokens", "balanced")
 
 
 def pick_device(name: str, local_rank: int = 0, argument: str = "run.device=") -> torch.device:
@@ -66,12 +64,11 @@ def build_data(cfg: dict[str, Any], pretrained_cfg: Mapping[str, Any] | None = N
         pretrained_cfg: What the model says of its images, under timm's names; by default that of the registered model.
 
     Raises:
-        UsageError: unknown source or argument, or data that are missing or unusable.
+        UsageError: unknown source or argument, data of another task, or data that are missing or unusable.
     """
+    check_fitting(cfg)
     options = {key: value for key, value in cfg["data"].items() if key not in LOADER_KEYS}
     source = cfg["data"]["source"]
-    if source not in SOURCES:
-        raise UsageError(f"data.source={source}: expected one of {', '.join(SOURCES)}")
     root = options.get("root")
     if not isinstance(root, str | None):
         word = shlex.quote(f'data.root="{root}"')
@@ -86,6 +83,10 @@ def build_data(cfg: dict[str, Any], pretrained_cfg: Mapping[str, Any] | None = N
             return SOURCES[source].load(**options, **given)
         except TypeError as error:
             raise UsageError(f"data={source}: {error}") from error
+        except UsageError as error:
+            if not str(error).startswith("`aug`") or (usual := made_for(source)) is None:
+                raise
+            raise UsageError(f"{error}; aug={usual} is made for data={source}") from error
 
 
 def _checked(group: str, options: dict[str, Any], function: Any, *args: Any, **kwargs: Any) -> Any:

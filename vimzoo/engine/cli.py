@@ -37,8 +37,10 @@ def main() -> None:
     try:
         import hydra
         from hydra.core.hydra_config import HydraConfig
+        from hydra.errors import CompactHydraException
         from hydra.types import RunMode
         from omegaconf import DictConfig, OmegaConf
+        from omegaconf.errors import ConfigAttributeError, ConfigKeyError
     except ImportError as error:
         sys.exit(
             report(UsageError(f"training needs {error.name}; install it with: pip install 'vimzoo[train]'"))
@@ -65,11 +67,14 @@ def main() -> None:
     if job := job_name(os.environ):
         os.environ["VIMZOO_JOB"] = job  # for hydra.run.dir
 
-    composed = False
+    composed, traced = False, "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors of composition are raised here, not printed
 
     @hydra.main(**hydra_options(), config_path=str(config_dir()), config_name="train")
     def run(cfg: DictConfig) -> float:
         nonlocal composed
+        if not traced:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
         from .checkpoints import lookup
         from .checkpoints.saver import Stopped
         from .configuration.check import check_value
@@ -126,7 +131,17 @@ def main() -> None:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(Exit.INTERRUPTED)
-        except SystemExit as stop:
-            if stop.code == Exit.FAILED and not composed and not several:
-                sys.exit(Exit.USAGE)  # Hydra has printed what is wrong with the configuration
-            raise
+        except CompactHydraException as error:
+            if composed or traced:
+                raise
+            cause, text = error.__cause__, f"{error}\n{error.__cause__ or ''}".strip()
+            if isinstance(cause, ConfigKeyError | ConfigAttributeError) and str(error).startswith(
+                "Could not override"
+            ):
+                from .configuration.fitting import unknown_setting
+
+                text = unknown_setting(str(cause.full_key), sys.argv[1:])
+            sys.exit(report(UsageError(text)))
+        finally:
+            if not traced:
+                os.environ.pop("HYDRA_FULL_ERROR", None)

@@ -50,6 +50,7 @@ class Task:
         pictures: (model, images, scores, data, out) writes ``files`` into the folder ``out``; ``model`` is in
             evaluation mode on its device, ``images`` the evaluated split and ``scores`` what was counted on it.
         details: (scores, data, out) -> further numbers of an evaluation; tables and pictures go into ``out``.
+        targets: what it learns from: ``classes``, ``masks`` or ``images``, see `vimzoo.data.record.Source`.
         taught: whether models can learn from a `Teacher`, too.
         final_scores: ``scores`` of an evaluation after training, where these include what takes too long for every
             epoch; None: the same.
@@ -70,6 +71,7 @@ class Task:
     pictures: Callable[[nn.Module, Images, Any, Splits, Path], None]
     details: Callable[[Any, Splits, Path], dict[str, Any]] = lambda scores, data, out: {}
     as_measured: Callable[[nn.Module], nn.Module] = lambda model: model
+    targets: str = "classes"
     taught: bool = False
     final_scores: Callable[[Splits], Scores] | None = None
 

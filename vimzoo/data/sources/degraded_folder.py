@@ -57,4 +57,4 @@ def degraded_folder(
     return data.with_members(Path(str(root)).expanduser(), [high for _, high in parts])
 
 
-SOURCE = Source("degraded_folder", degraded_folder)
+SOURCE = Source("degraded_folder", degraded_folder, PairSettings, targets="images")

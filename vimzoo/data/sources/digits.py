@@ -86,9 +86,11 @@ def bundled_digits(
     if in_chans not in (1, 3):
         raise UsageError(f"`in_chans`={in_chans}: expected 1 (grey) or 3 (the same grey three times)")
     aug = dict(aug or {})
-    rotate, shift, scale = (float(aug.pop(name, 0.0)) for name in ("rotate", "shift", "scale"))
-    if aug:
-        raise UsageError(f"`aug`: digits take rotate, shift and scale, not {', '.join(aug)}")
+    rotate, shift, scale = amounts = [aug.pop(name, 0.0) for name in ("rotate", "shift", "scale")]
+    if aug or not all(isinstance(amount, int | float) for amount in amounts):
+        raise UsageError(
+            f"`aug`: digits take numbers rotate, shift and scale, not {', '.join(aug) or amounts}"
+        )
     source = load_digits()
     images = torch.from_numpy(source.images).float()[:, None].repeat(1, in_chans, 1, 1) / 16
     labels = torch.from_numpy(source.target).long()
@@ -97,7 +99,7 @@ def bundled_digits(
     )
     grey = images[train, :1]
     norm = (grey.mean().item(), grey.std().item())
-    amounts = torch.tensor([np.deg2rad(rotate), shift, shift, np.log1p(scale)], dtype=torch.float32)
+    widths = torch.tensor([np.deg2rad(rotate), shift, shift, np.log1p(scale)], dtype=torch.float32)
 
     def held_out(part: Tensor) -> TensorDataset:
         n = len(part)
@@ -106,7 +108,7 @@ def bundled_digits(
 
     return Splits(
         name="digits (bundled with scikit-learn)",
-        train=AugmentedDigits(images[train], labels[train], size, norm, amounts, seed),
+        train=AugmentedDigits(images[train], labels[train], size, norm, widths, seed),
         val=held_out(val),
         test=held_out(test) if len(test) else None,
         labels=labels[train].numpy(),

@@ -277,4 +277,4 @@ def image_folder(
     return replace(data, notes=(listed(data.classes), *notes))
 
 
-SOURCE = Source("folder", image_folder)
+SOURCE = Source("folder", image_folder, ImageSettings)

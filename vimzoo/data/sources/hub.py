@@ -63,4 +63,4 @@ def _names(images: ReadImages) -> list[str]:
     return sorted(numbers, key=numbers.__getitem__)
 
 
-SOURCE = Source("hub", hub_dataset)
+SOURCE = Source("hub", hub_dataset, ImageSettings)

@@ -232,4 +232,4 @@ def _class_names(
     return names
 
 
-SOURCE = Source("masks", mask_folder)
+SOURCE = Source("masks", mask_folder, targets="masks")

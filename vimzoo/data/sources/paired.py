@@ -74,4 +74,4 @@ def paired_folder(
     return data.with_members(Path(str(root)).expanduser(), [high for _, high in parts])
 
 
-SOURCE = Source("paired", paired_folder)
+SOURCE = Source("paired", paired_folder, PairSettings, targets="images")

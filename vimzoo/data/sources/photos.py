@@ -40,4 +40,4 @@ def bundled_photos(
     )
 
 
-SOURCE = Source("photos", bundled_photos)
+SOURCE = Source("photos", bundled_photos, PairSettings, targets="images")

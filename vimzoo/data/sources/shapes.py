@@ -116,4 +116,4 @@ def drawn_shapes(
     )
 
 
-SOURCE = Source("shapes", drawn_shapes)
+SOURCE = Source("shapes", drawn_shapes, targets="masks")

@@ -192,4 +192,4 @@ def _gaps(names: list[str]) -> list[str]:
     ]
 
 
-SOURCE = Source("shards", shards)
+SOURCE = Source("shards", shards, ImageSettings)

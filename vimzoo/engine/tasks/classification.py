@@ -34,12 +34,6 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     Raises:
         UsageError: the class count does not fit the data, or the model refuses an argument.
     """
-    if not data.classes:
-        raise UsageError(
-            f"task=classify: the data ({data.name}) have no classes; to restore images, task=restore"
-        )
-    if data.pixels is not None:
-        raise UsageError(f"task=classify: the data ({data.name}) have masks; to find them, task=segment")
     options = dict(cfg["model"])
     asked = options.pop("num_classes", None)
     if asked is not None and asked != len(data.classes):

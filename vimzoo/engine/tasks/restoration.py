@@ -45,13 +45,9 @@ def build_model(cfg: dict[str, Any], data: Splits, whole: bool = False) -> nn.Mo
             loaded, and the others are logged.
 
     Raises:
-        UsageError: the data have nothing to restore; the model is not a restoration model, enlarges by another factor
+        UsageError: the model is not a restoration model, enlarges by another factor
             than the data, or refuses an argument; the file does not fit.
     """
-    if data.classes:
-        raise UsageError(
-            f"task=restore: the data ({data.name}) have classes; expected data=photos, paired or degraded_folder"
-        )
     options = {key: value for key, value in cfg["model"].items() if key not in ("num_classes", "start")}
     options.setdefault("in_chans", data.input_size[0])
     model: Any = create_model(options)
@@ -250,6 +246,7 @@ def _middle(image: Tensor) -> Tensor:
 
 TASK = Task(
     name="restore",
+    targets="images",
     score="psnr",
     unit="dB",
     digits=2,

@@ -53,11 +53,9 @@ def build_model(cfg: dict[str, Any], data: Splits, whole: bool = False) -> nn.Mo
         whole: Every tensor of the file must fit, because the model is evaluated.
 
     Raises:
-        UsageError: the data have no masks or other classes; the model gives no scores of pixels, or refuses an
+        UsageError: the data have other classes; the model gives no scores of pixels, or refuses an
             argument; the file does not fit.
     """
-    if data.pixels is None:
-        raise UsageError(f"task=segment: the data ({data.name}) have no masks; expected data=masks or shapes")
     options = {key: value for key, value in cfg["model"].items() if key not in ("start", "pretrained")}
     asked, start, pretrained = (cfg["model"].get(key) for key in ("num_classes", "start", "pretrained"))
     if asked not in (None, len(data.classes)):
@@ -335,6 +333,7 @@ def scores_of(data: Splits, images: Any, distances: bool = False) -> Scores:
 
 TASK = Task(
     name="segment",
+    targets="masks",
     score="miou",
     unit="%",
     digits=1,

@@ -1,0 +1,55 @@
+"""Experiments with the data of others: they run, or the error names settings and what to use instead."""
+
+import re
+
+import pytest
+from trainer_helpers import composed
+
+from vimzoo.engine.build import build_data
+from vimzoo.errors import UsageError
+
+EXPERIMENTS = [
+    "digits_tests", "vim_tiny", "mobile_mamba_b1", "moving_digits", "videomamba_tiny_k400", "photos_denoise",
+    "mambair_sr_x4", "mambair_realdn", "shapes", "u_mamba", "swin_umamba",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", ["digits", "shapes", "photos", "moving_digits"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_with_other_data(experiment: str, data: str) -> None:
+    """The data of these need no files."""
+    cfg = composed(f"experiment={experiment}", f"data={data}")
+    try:
+        assert len(build_data(cfg).train)
+    except UsageError as error:
+        said = str(error)
+        assert re.search(r"\b(task|data|aug)[.=]", said) and "keyword" not in said
+        assert "expected" in said or "is made for data=" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "experiment=u_mamba data=shapes",
+            "data.fit=crop, data.in_chans=1: data=shapes has no such settings; expected data=masks, which has them; "
+            "~data.fit ~data.in_chans leaves them out",
+        ),
+        (
+            "task=segment",
+            "task=segment: it learns from masks, but data=digits has classes; expected data=masks or shapes",
+        ),
+        (
+            "data=photos",
+            "task=classify: it learns from classes, but data=photos has images; expected data=clips, digits, folder, "
+            "hub, moving_digits or shards, or task=restore",
+        ),
+        ("+data.img_siz=9", "data.img_siz=9: data=digits has no such setting; similar names: img_size; "),
+        ("aug=imagenet", "aug.transform: digits take numbers rotate, .*; aug=digits is made for data=digits"),
+        ("experiment=shapes aug=light", "aug.transform: .*; aug=none is made for data=shapes"),
+        ("aug.transform.rotate=[1,2]", r"aug.transform: digits take numbers .*, not \[\[1, 2\], "),
+    ],
+)
+def test_what_does_not_fit_is_named(words: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_data(composed(*words.split()))
