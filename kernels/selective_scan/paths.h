@@ -62,7 +62,10 @@ static void read_chunk(const scan_paths_args *a, chunk *c) {
 }
 
 INLINE vf read_token(const chunk *c, int64_t t, const char *base, int64_t stride, const int dtype, const int lanes) {
-    return c->token[t] < 0 ? splat(0.0f) : load_row(base + c->token[t] * stride * item_size(dtype), dtype, lanes);
+    if (c->token[t] < 0) return splat(0.0f);
+    const char *row = base + c->token[t] * stride * item_size(dtype);
+    ask_for(row + VL * item_size(dtype));
+    return load_row(row, dtype, lanes);
 }
 
 /* One direction's parameters for the channel blocks of a task. */

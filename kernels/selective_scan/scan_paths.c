@@ -21,6 +21,7 @@ INLINE void merge_step(const merger *m, int64_t token, vf v, const int dtype, co
     const int size = item_size(dtype);
     if (token < 0) return;
     float *total = m->total + token * m->total_step;
+    ask_for(total + VL);
     if (!m->first) v += load_floats(total, lanes);
     if (!m->last) {
         store_row((char *)total, F32, lanes, v);

@@ -12,7 +12,8 @@ typedef struct {
     parameters params;
     vf *dh, *dA, *dw, *dbias, *dD;
     int64_t width;            /* channels of this task */
-    float *rows, *acc, *d_dt; /* the chunk's rows [dt | B | C]; gradients of B and C in them; those of dt by column */
+    float *rows, *acc;        /* the chunk's rows [dt | B | C]; gradients of them */
+    float *sums, *d_dt;       /* gradients of B and C as tile_backward adds them up; those of dt by column */
 } backward_scratch;
 
 static void read_tokens(const chunk *c, vf *tile, const char *base, int64_t stride, int dtype, int lanes) {
@@ -74,7 +75,7 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
     for (int64_t t = 0; t < c->steps; t++) {
         if (c->token[t] < 0) g[t] = splat(0.0f);
         else if (a->z) {
-            const vf z = load_row(a->z + (c->b * a->z_b + c->token[t] * a->z_l + channel) * size, a->dtype, lanes);
+            const vf z = read_token(c, t, a->z + (c->b * a->z_b + channel) * size, a->z_l, a->dtype, lanes);
             g[t] *= silu_vf(z, 0);
         }
         dt[t] = softplus_vf(pre[t], 0);
@@ -82,11 +83,14 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
         y[t] = skip * u[t];
         d_dtu[t] = d_decay[t] = splat(0.0f);
     }
-    for (int64_t n = 0; n < N; n++)
-        h[n] = load_row((const char *)(kept_at(a, c, channel) + n * a->channels), F32, lanes);
+    for (int64_t n = 0; n < N; n++) {
+        const float *kept = kept_at(a, c, channel) + n * a->channels;
+        h[n] = load_row((const char *)kept, F32, lanes);
+        ask_for(kept + VL);
+    }
     const sweep sw = {.dt = dt, .dtu = dtu, .g = g, .B = c->rows + a->rank, .C = c->rows + a->rank + N, .ld = columns,
                       .y = sum_y ? y : NULL, .d_dtu = d_dtu, .d_decay = d_decay,
-                      .dB = s->acc + a->rank, .dC = s->acc + a->rank + N, .acc_ld = columns};
+                      .sums = s->sums};
     tile_backward((int)N, (int)c->steps, h, s->params.A2 + i * N, &sw, s->dh + i * N, s->dA + i * N);
 
     const int own_dx = owns_dx(a);
@@ -98,8 +102,11 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
         dD += g[t] * u[t];
         if (c->token[t] < 0) continue;
         const int64_t dx_row = (c->b * a->length + c->token[t]) * a->x_directions + (a->x_directions > 1 ? c->k : 0);
-        if (!own_dx) add_floats((float *)a->dx + dx_row * a->channels + channel, du, lanes);
-        else store_row(a->dx + (dx_row * a->channels + channel) * size, a->dtype, lanes, du);
+        if (!own_dx) {
+            float *dx = (float *)a->dx + dx_row * a->channels + channel;
+            add_floats(dx, du, lanes);
+            ask_for(dx + VL);
+        } else store_row(a->dx + (dx_row * a->channels + channel) * size, a->dtype, lanes, du);
         if (sum_y) add_floats(sum_y + c->token[t] * s->width + i * VL, y[t], lanes);
     }
     s->dbias[i] = dbias;
@@ -122,7 +129,7 @@ static void backward_image(const scan_paths_args *a, chunk *c, const backward_sc
     for (c->begin = (ceil_div(a->steps, CHUNK) - 1) * CHUNK; c->begin >= 0; c->begin -= CHUNK) {
         c->steps = min_of(CHUNK, a->steps - c->begin);
         read_chunk(a, c);
-        memset(s->acc, 0, c->steps * c->columns * sizeof(float));
+        memset(s->sums, 0, SUMS(a->states) * sizeof(float));
         memset(s->d_dt, 0, CHUNK * a->rank * sizeof(float));
         for (int64_t i = 0; i < blocks; i++) {
             const int64_t channel = first + i * VL;
@@ -135,6 +142,8 @@ static void backward_image(const scan_paths_args *a, chunk *c, const backward_sc
             for (int64_t t = 0; t < c->steps; t++)
                 store_row((char *)(s->acc + t * c->columns + r), F32, width, steps[t]);
         }
+        float *dB = s->acc + a->rank;
+        read_sums((int)a->states, (int)c->steps, s->sums, dB, dB + a->states, c->columns);
         for (int64_t t = 0; t < c->steps; t++) {
             if (c->token[t] < 0) continue;
             const int64_t at = (part * a->batch + c->b) * a->length + c->token[t];
@@ -162,7 +171,7 @@ static void gate_gradient(const scan_paths_args *a, int64_t b, const float *sum_
 static void backward_task(const scan_paths_args *a, int64_t group, int64_t part, int64_t first, int64_t last) {
     const int64_t width = last - first, blocks = ceil_div(width, VL), N = a->states, R = a->rank, columns = R + 2 * N;
     const int64_t per_block = 3 * N + 2 * R + 2;
-    arena scratch = arena_new(per_block * blocks * sizeof(vf) + 3 * CHUNK * columns * 4 + 2048 +
+    arena scratch = arena_new(per_block * blocks * sizeof(vf) + 3 * CHUNK * columns * 4 + SUMS(N) * 4 + 2048 +
                               (a->z ? a->length * width * sizeof(float) : 0));
     backward_scratch s = {.width = width};
     s.params.A2 = arena_take(&scratch, blocks * N * sizeof(vf));
@@ -174,6 +183,7 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
     s.dD = arena_take(&scratch, blocks * sizeof(vf));
     s.rows = arena_take(&scratch, CHUNK * columns * sizeof(float));
     s.acc = arena_take(&scratch, CHUNK * columns * sizeof(float));
+    s.sums = arena_take(&scratch, SUMS(N) * sizeof(float));
     s.d_dt = arena_take(&scratch, CHUNK * R * sizeof(float));
     chunk c = {.rows = s.rows, .columns = columns};
     float *sum_y = a->z ? arena_take(&scratch, a->length * width * sizeof(float)) : NULL;

@@ -112,7 +112,7 @@ EXPORT void vimzoo_selective_scan_forward(const selective_scan_args *a) {
 
 typedef struct {
     vf *A2, *dh, *dA, *dbias, *dD;
-    float *rows, *acc;
+    float *rows, *acc, *sums; /* rows [B | C] of a chunk, their gradients, and these as tile_backward adds them up */
 } backward_scratch;
 
 static void backward_block(const selective_scan_args *a, block *k, const backward_scratch *s, int64_t i) {
@@ -132,7 +132,7 @@ static void backward_block(const selective_scan_args *a, block *k, const backwar
         h[n] = load_row((const char *)(kept_at(a, k) + n * a->channels), F32, k->lanes);
     const sweep sw = {.dt = k->dt, .dtu = k->dtu, .g = g, .B = s->rows, .C = s->rows + N, .ld = 2 * N,
                       .y = a->z ? k->y : NULL, .d_dtu = d_dtu, .d_decay = d_decay,
-                      .dB = s->acc, .dC = s->acc + N, .acc_ld = 2 * N};
+                      .sums = s->sums};
     tile_backward((int)N, k->steps, h, s->A2 + i * N, &sw, s->dh + i * N, s->dA + i * N);
     vf dbias = s->dbias[i], dD = s->dD[i];
     for (int t = 0; t < k->steps; t++) {
@@ -167,12 +167,13 @@ static void backward_image(const selective_scan_args *a, int64_t b, int64_t g, i
     for (k.begin = (ceil_div(a->length, CHUNK) - 1) * CHUNK; k.begin >= 0; k.begin -= CHUNK) {
         k.steps = (int)min_of(CHUNK, a->length - k.begin);
         read_rows(a, b, g, k.begin, k.steps, s->rows);
-        memset(s->acc, 0, k.steps * 2 * N * sizeof(float));
+        memset(s->sums, 0, SUMS(N) * sizeof(float));
         for (int64_t i = 0; i < blocks; i++) {
             k.channel = first + i * VL;
             k.lanes = (int)min_of(VL, last - k.channel);
             backward_block(a, &k, s, i);
         }
+        read_sums((int)N, k.steps, s->sums, s->acc, s->acc + N, 2 * N);
         const int64_t at = ((part * a->batch + b) * a->groups + g) * N;
         for (int t = 0; t < k.steps; t++)
             for (int64_t n = 0; n < N; n++) {
@@ -185,12 +186,13 @@ static void backward_image(const selective_scan_args *a, int64_t b, int64_t g, i
 static void backward_task(const selective_scan_args *a, int64_t group, int64_t g, int64_t part, int64_t first,
                           int64_t last) {
     const int64_t N = a->states, blocks = ceil_div(last - first, VL);
-    arena scratch = arena_new(blocks * (3 * N + 2) * sizeof(vf) + 2 * CHUNK * 2 * N * sizeof(float) + 1024);
+    arena scratch = arena_new(blocks * (3 * N + 2) * sizeof(vf) + (2 * CHUNK * 2 * N + SUMS(N)) * sizeof(float) + 1024);
     const backward_scratch s = {
         .A2 = arena_take(&scratch, blocks * N * sizeof(vf)),
         .dh = arena_take(&scratch, blocks * N * sizeof(vf)),
         .dA = arena_take(&scratch, blocks * N * sizeof(vf)),
         .acc = arena_take(&scratch, CHUNK * 2 * N * sizeof(float)),
+        .sums = arena_take(&scratch, SUMS(N) * sizeof(float)),
         .dbias = arena_take(&scratch, blocks * sizeof(vf)),
         .dD = arena_take(&scratch, blocks * sizeof(vf)),
         .rows = arena_take(&scratch, CHUNK * 2 * N * sizeof(float)),

@@ -118,16 +118,17 @@ typedef struct {
     int64_t ld;
     vf *y;                    /* += <C, h>; NULL when not needed */
     vf *d_dtu, *d_decay;      /* += gradients of dtu and of dt through exp2(dt A2), the latter / ln 2 */
-    float *dB, *dC;           /* += sums over the lanes, rows of acc_ld floats */
-    int64_t acc_ld;
+    float *sums;              /* += gradients of B and C: sums over the lanes, see read_sums */
 } sweep;
+
+/* Floats in which a chunk's gradients of B and C are added up. */
+#define SUMS(states) (CHUNK * 2 * (states))
 
 /* Recomputes `steps` states from h (the state before the first step), then sweeps back. dh: gradient of the state
  * after the last step in, before the first step out. dA += its gradient. */
 INLINE void backward_group(const int group, int steps, const vf *restrict h, const vf *restrict A2, const sweep *s,
-                           int at, vf *restrict dh, vf *restrict dA) {
+                           int at, float *restrict sums, vf *restrict dh, vf *restrict dA) {
     vf kept[CHUNK + 1][BACKWARD_GROUP], decay[CHUNK][BACKWARD_GROUP], carry[BACKWARD_GROUP], sum_dA[BACKWARD_GROUP];
-    float sums[CHUNK * 2 * BACKWARD_GROUP + VL];
     const int side = SIDE_BY_SIDE(group);
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) kept[0][n] = carry[n] = h[n];
@@ -146,7 +147,7 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
         for (int n = 0; n < group; n++) y += carry[n] * C[n];
         s->y[t] = y;
     }
-    lane_sums narrow = {.out = sums};
+    lane_sums over_channels = {.out = sums};
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) carry[n] = dh[n], sum_dA[n] = dA[n];
     for (int t = steps - 1; t >= 0; t--) {
@@ -164,29 +165,45 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
             d_decay += through * A2[n];
             sum_dA[n] += through * d;
         }
-        push_sums(&narrow, over_lanes, 2 * group);
+        push_sums(&over_channels, over_lanes, 2 * group);
         s->d_dtu[t] = d_dtu;
         s->d_decay[t] = d_decay;
     }
-    flush_sums(&narrow);
-    const float *restrict sum = sums;
-    for (int t = steps - 1; t >= 0; t--, sum += 2 * group) {
-        float *restrict dB = s->dB + t * s->acc_ld + at, *restrict dC = s->dC + t * s->acc_ld + at;
-#pragma GCC unroll 8
-        for (int n = 0; n < group; n++) dB[n] += sum[n];
-#pragma GCC unroll 8
-        for (int n = 0; n < group; n++) dC[n] += sum[group + n];
-    }
+    flush_sums(&over_channels, 2 * group);
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) dh[n] = carry[n], dA[n] = sum_dA[n];
 }
 
+/* Calls DO(group, n) for each group of states n to n + group - 1. */
+#define EACH_GROUP(states, DO)                                                                       \
+    for (int n = 0, group; n < (states); n += group) {                                               \
+        const int left = (states) - n;                                                               \
+        if (left >= 8) { DO(8, n) group = 8; }                                                       \
+        else if (left >= 4) { DO(4, n) group = 4; }                                                  \
+        else if (left >= 2) { DO(2, n) group = 2; }                                                  \
+        else { DO(1, n) group = 1; }                                                                 \
+    }
+
 HELPER void tile_backward(int states, int steps, const vf *h, const vf *A2, const sweep *s, vf *dh, vf *dA) {
-    int n = 0;
-#define BACKWARD(size) \
-    for (; states - n >= size; n += size) backward_group(size, steps, h + n, A2 + n, s, n, dh + n, dA + n);
-    BACKWARD(8) BACKWARD(4) BACKWARD(2) BACKWARD(1)
-#undef BACKWARD
+#define DO(size, n) backward_group(size, steps, h + n, A2 + n, s, n, s->sums + SUMS(n), dh + n, dA + n);
+    EACH_GROUP(states, DO)
+#undef DO
+}
+
+/* Gradients of B and C, rows of ld floats, from the sums of a chunk: for each group of states lane_sums of its steps from the
+ * last to the first, of B's vectors and then C's. */
+HELPER void read_sums(int states, int steps, const float *sums, float *restrict dB, float *restrict dC, int64_t ld) {
+#define DO(size, n)                                                                                  \
+    for (int t = 0; t < steps; t++) {                                                                \
+        const int push = steps - 1 - t, apart = PUSHES(2 * size);                                    \
+        const float *sum = sums + SUMS(n) + (push - push % apart) * 2 * size + push % apart;         \
+        for (int i = 0; i < size; i++) {                                                             \
+            dB[t * ld + n + i] = sum[i * apart];                                                     \
+            dC[t * ld + n + i] = sum[(size + i) * apart];                                            \
+        }                                                                                            \
+    }
+    EACH_GROUP(states, DO)
+#undef DO
 }
 
 #endif

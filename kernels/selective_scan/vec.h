@@ -158,52 +158,56 @@ INLINE float sum_vf(vf v) {
 #endif
 }
 
-/* Lane j of the result is the sum of all lanes of r[j]: VL sums for VL - 1 blends, shuffles and additions. */
-INLINE vf sums_vf(vf *r) {
-#if defined(__clang__)
-    vf out;
-    for (int i = 0; i < VL; i++) out[i] = sum_vf(r[i]);
-    return out;
-#else
+/* Rounds of sums over lanes, from bit `first` of a lane's number to bit `last`. A round halves the number of vectors, which
+ * was 2 `pairs` at first: lanes of the result whose number has that bit belong to the second of a pair, and each is added to
+ * the lane whose number differs in it. */
+INLINE void sum_rounds(vf *r, int pairs, const int first, const int last) {
     vi lane;
     for (int i = 0; i < VL; i++) lane[i] = i;
 #pragma GCC unroll 4
-    for (int s = VL / 2; s > 0; s /= 2) {
-        const vi second = (lane & s) != 0; /* lanes that belong to the second vector of a pair */
-        const vi own = lane + (second & VL), other = (lane ^ s) + (second & VL);
+    for (int bit = first; bit >= last; bit /= 2, pairs /= 2) {
+        const vi second = (lane & bit) != 0;
 #pragma GCC unroll 8
-        for (int i = 0; i < s; i++)
-            r[i] = __builtin_shuffle(r[i], r[i + s], own) + __builtin_shuffle(r[i], r[i + s], other);
-    }
-    return r[0];
+        for (int i = 0; i < pairs; i++) {
+            const vf a = r[i], b = r[i + pairs];
+#if defined(__clang__)
+            for (int j = 0; j < VL; j++) r[i][j] = second[j] ? b[j] + b[j ^ bit] : a[j] + a[j ^ bit];
+#else
+            r[i] = __builtin_shuffle(a, b, lane + (second & VL)) + __builtin_shuffle(a, b, (lane ^ bit) + (second & VL));
 #endif
+        }
+    }
 }
 
-/* Collects vectors and writes the sums over their lanes, in order, to `out`. */
+/* Adds sums over lanes to `out`, VL of them at a time for VL - 1 blends, shuffles and additions. Vectors are pushed some
+ * at once, a power of two: of the pushes that share VL sums, those of the first vector come first. */
 typedef struct {
     vf pending[VL];
-    int count;
+    int waiting; /* pushes */
     float *out;
 } lane_sums;
 
-INLINE void push_sum(lane_sums *s, vf v) {
-    s->pending[s->count++] = v;
-    if (s->count == VL) {
-        *(vf_unaligned *)s->out = sums_vf(s->pending);
-        s->out += VL;
-        s->count = 0;
-    }
+/* Pushes of `count` vectors that share VL sums. */
+#define PUSHES(count) ((count) < VL ? VL / (count) : 1)
+
+INLINE void add_sums(lane_sums *s, vf sums) {
+    *(vf_unaligned *)s->out += sums;
+    s->out += VL;
 }
-/* Several, which are whole vectors of sums or not: the compiler knows. */
+/* The last pushes; what stands in place of missing ones is of no use. */
+INLINE void flush_sums(lane_sums *s, const int count) {
+    if (!s->waiting) return;
+    sum_rounds(s->pending, PUSHES(count) / 2, PUSHES(count) / 2, 1);
+    add_sums(s, s->pending[0]);
+    s->waiting = 0;
+}
 INLINE void push_sums(lane_sums *s, vf *v, const int count) {
-    if (count % VL)
-        for (int i = 0; i < count; i++) push_sum(s, v[i]);
-    else
-        for (int i = 0; i < count; i += VL, s->out += VL) *(vf_unaligned *)s->out = sums_vf(v + i);
-}
-INLINE void flush_sums(lane_sums *s) {
-    for (int i = 0; i < s->count; i++) *s->out++ = sum_vf(s->pending[i]);
-    s->count = 0;
+    for (int i = 0; i < count; i += VL) {
+        sum_rounds(v + i, (count < VL ? count : VL) / 2, VL / 2, PUSHES(count));
+        if (PUSHES(count) == 1) add_sums(s, v[i]);
+        else s->pending[s->waiting++] = v[i];
+    }
+    if (s->waiting == PUSHES(count)) flush_sums(s, count);
 }
 
 /* Transposes VL vectors in place with log2(VL) rounds of two-register shuffles. */
