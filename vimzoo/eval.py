@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from .commands import Parser, run_command, slow_half
 from .data import Splits, closing, eval_loader, sample
+from .data.batches.several import answer, given
 from .engine import classes, evaluate
 from .engine.build import build_data, pick_device
 from .engine.checkpoints.remembered import trained_on
@@ -243,11 +244,11 @@ def throughput(
     """
     if len(loader) == 0:
         return 0.0
-    images = next(iter(loader))[0].to(device)
+    images = given(next(iter(loader))[0]).to(device)
 
     def forward() -> None:
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-            model(images)
+            answer(model, images)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

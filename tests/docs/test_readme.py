@@ -171,9 +171,13 @@ def check_training(command: str, workplace: Path) -> None:
     if "--help" in command:
         assert "data.root=DIR" in run(command, ROOT)
         return
-    if "photos_denoise" in command or "task=restore" in command:
+    if re.search("photos_denoise|task=restore|fuse_photos|sharpen_photos", command):
         place = tempfile.mkdtemp(dir=workplace)  # not below outputs, where the newest run is looked for
-        assert "test PSNR" in run(f"{command} {SHORT_RESTORATION} hydra.run.dir={place}/run", workplace)
+        pairs = "_photos" in command
+        short = SHORT_RESTORATION.replace("model.depths=[1]", "") if pairs else SHORT_RESTORATION
+        assert ("test SSIM" if "fuse" in command else "test PSNR") in run(
+            f"{command} {short} hydra.run.dir={place}/run", workplace
+        )
         return
     if "experiment=shapes" in command:
         place = tempfile.mkdtemp(dir=workplace)

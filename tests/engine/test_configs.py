@@ -11,6 +11,7 @@ from timm.scheduler import create_scheduler_v2
 from trainer_helpers import composed
 
 from vimzoo.data import SOURCES
+from vimzoo.engine import TASKS
 from vimzoo.engine.cli import main
 from vimzoo.engine.configuration.check import check_run
 from vimzoo.engine.configuration.composing import config_dir
@@ -37,8 +38,8 @@ def _check_keys(option: str, cfg: dict[str, Any]) -> None:
         accepted = set(inspect.signature(feeds[group]).parameters)
         assert keys <= accepted | {"betas"}  # the optimizer's own
     if group == "data":
-        suited = {"classes": "classify", "masks": "segment", "images": "restore"}
-        check_fitting({**cfg, "task": suited[SOURCES[cfg["data"]["source"]].targets]})
+        (task,) = {t.name for t in TASKS.values() if t.targets == SOURCES[cfg["data"]["source"]].targets}
+        check_fitting({**cfg, "task": task})
     if group == "model":
         assert timm.is_model(cfg["model"]["model_name"])
     if group == "aug" and option not in ("aug=digits", "aug=flips", "aug=masks", "aug=clips"):

@@ -22,7 +22,7 @@ class Source:
             augmented), ``seed`` (an integer, of the augmentation) and ``pretrained_cfg`` (timm's description of the
             model: its image size and normalisation). It raises `UsageError`, with arguments in backquotes.
         options: The class whose arguments ``load`` takes as ``**options``, if it does.
-        targets: What the images come with: ``classes``, ``masks`` or ``images``.
+        targets: What the images come with: ``classes``, ``masks``, ``images``, or as another task has it.
     """
 
     name: str

@@ -37,7 +37,8 @@ class Splits:
     ``(epoch, index, height, width)`` where images come in many sizes or stages, so that an augmented sample depends on
     nothing but the seed and its key (never on the number of workers); ``val`` and ``test`` are indexed by
     ``index``. All give a normalised float32 image ``(C, H, W)`` and its target: a class number, a class number for
-    each pixel ``(H, W)``, or the image wanted. ``classes`` is empty where there are none.
+    each pixel ``(H, W)``, or the image wanted. Where models take two images, a tuple of these stands for the image.
+    ``classes`` is empty where there are none.
 
     ``eval_batch`` is the number of images evaluated at once where it must differ from the loader's ``batch_size`` (1
     for whole images of many sizes), ``scale`` the number of target pixels per image pixel and axis, ``crop_pct`` the

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vimzoo.data import Splits
+from vimzoo.data.batches.several import Given, answer, given
 from vimzoo.errors import UsageError
 from vimzoo.layers.moe import balance_loss
 from vimzoo.metrics import broken
@@ -39,11 +40,11 @@ def seed_everything(seed: int, step: int = 0, rank: int = 0) -> None:
     (torch.manual_seed if every_device else torch.default_generator.manual_seed)(mixed)
 
 
-def train_step(state: State, images: Tensor, targets: Tensor) -> float:
+def train_step(state: State, images: Given, targets: Tensor) -> float:
     """One update from this process's share of a batch; returns the loss over the whole batch.
 
     Args:
-        images: (B, C, H, W).
+        images: (B, C, H, W), or several of them.
         targets: (B, ...), as the task defines them.
 
     Raises:
@@ -68,14 +69,16 @@ def train_step(state: State, images: Tensor, targets: Tensor) -> float:
     return state.loss
 
 
-def backpropagate(state: State, images: Tensor, targets: Tensor) -> Tensor:
+def backpropagate(state: State, images: Given, targets: Tensor) -> Tensor:
     """Accumulate gradients of the mean loss over micro-batches; returns that loss."""
     total = torch.zeros((), device=state.device)
-    parts = list(zip(images.chunk(state.accumulate), targets.chunk(state.accumulate), strict=True))
+    parts: list[tuple[Given, Tensor]] = list(
+        zip(images.chunk(state.accumulate), targets.chunk(state.accumulate), strict=True)
+    )
     for index, (part, wanted) in enumerate(parts, start=1):
         with sync_gradients(state.forward, last=index == len(parts)):
             with state.autocast():
-                output = state.forward(part)
+                output = answer(state.forward, part)
             loss = taught_loss(state, part, in_float32(output), wanted) + balance_loss(state.model)
             loss = loss * (len(part) / len(images))
             state.scaler.scale(loss).backward()
@@ -122,7 +125,7 @@ def train_epoch(
         module.eval()
     clock = time.perf_counter()
     for images, targets in report.progress(loader, state):
-        images = images.to(state.device, non_blocking=True)
+        images = given(images).to(state.device, non_blocking=True)
         targets = targets.to(state.device, non_blocking=True)
         try:
             loss = train_step(state, images, targets)
@@ -163,10 +166,10 @@ class Tally:
         return vars(self)
 
 
-def of_views(model: nn.Module, images: Tensor) -> Tensor:
+def of_views(model: nn.Module, images: Given) -> Tensor:
     """A model's output; for several views of each film, (B, views, C, T, H, W), the logarithm of mean probabilities."""
-    if images.dim() != 6:
-        return model(images)
+    if not isinstance(images, Tensor) or images.dim() != 6:
+        return answer(model, images)
     views = [model(view).float().softmax(-1) for view in images.unbind(1)]
     return torch.stack(views).mean(0).log()
 
@@ -200,7 +203,7 @@ def evaluate(
     with together(model, world):
         for images, targets in loader:
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                output = of_views(model, images.to(device, non_blocking=True))
+                output = of_views(model, given(images).to(device, non_blocking=True))
             tally.add(output)
             scores.add(output, targets.to(device, non_blocking=True))
     world.add_up(scores)

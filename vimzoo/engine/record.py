@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vimzoo.data import Images, Splits
 
-Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Mixer = Callable[[Any, Tensor], tuple[Any, Tensor]]
 """(images, targets) -> a batch of mixed ones, such as timm's ``Mixup``."""
 
 
@@ -81,4 +81,4 @@ class Task:
 
     def text(self, value: float) -> str:
         """A score with its unit: ``98.6 %``."""
-        return f"{value:.{self.digits}f} {self.unit}"
+        return f"{value:.{self.digits}f} {self.unit}".rstrip()

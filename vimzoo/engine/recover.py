@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vimzoo.data.batches.several import Given
 from vimzoo.errors import UsageError, is_out_of_memory
 
 from .checkpoints import resume
@@ -24,7 +25,7 @@ class OutOfMemory(RuntimeError):
 
 
 def guarded(
-    state: State, backpropagate: Callable[[State, Tensor, Tensor], Tensor], images: Tensor, targets: Tensor
+    state: State, backpropagate: Callable[[State, Given, Tensor], Tensor], images: Given, targets: Tensor
 ) -> Tensor:
     """Call ``backpropagate(state, images, targets)``; when out of memory, retry with twice as many micro-batches.
 

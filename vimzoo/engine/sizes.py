@@ -6,14 +6,13 @@ import csv
 import sys
 from pathlib import Path
 
-from torch import Tensor
-
 from vimzoo.data.batches.drawing import Batching
+from vimzoo.data.batches.several import Given
 
 from .state import State
 
 
-def count(state: State, images: Tensor) -> None:
+def count(state: State, images: Given) -> None:
     """Count a batch; ``images`` (B, C, H, W) or (B, C, T, H, W) is this process's share of it."""
     size = "x".join(map(str, (len(images) * state.world.size, *images.shape[-2:])))
     state.sizes[size] = state.sizes.get(size, 0) + 1

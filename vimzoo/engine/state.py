@@ -34,7 +34,7 @@ class State:
 
     task: Task
     model: nn.Module
-    forward: Callable[[Tensor], Tensor]  # the model wrapped for DDP and compiled
+    forward: Callable[..., Any]  # the model wrapped for DDP and compiled
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler | None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimzoo.data import Splits
+from vimzoo.data.batches.several import Given
 from vimzoo.errors import UsageError
 
 from .classes import evaluated, published_data
@@ -141,12 +142,12 @@ class Teacher:
         return soft_loss(compared, given, self.temperature)
 
 
-def taught_loss(state: State, images: Tensor, output: Any, targets: Tensor) -> Tensor:
+def taught_loss(state: State, images: Given, output: Any, targets: Tensor) -> Tensor:
     """The loss of a micro-batch: the task's, and the teacher's if the run has one.
 
     Args:
         state: The run.
-        images: (B, C, H, W), as the model was given them.
+        images: (B, C, H, W), as the model was given them; without a teacher also several.
         output: The model's, in float32. The second of a pair is compared with the teacher.
         targets: (B, ...).
     """
@@ -154,6 +155,7 @@ def taught_loss(state: State, images: Tensor, output: Any, targets: Tensor) -> T
     loss, teacher = state.criterion(own, targets), state.teacher
     if teacher is None or state.epoch < teacher.after * state.epochs:
         return loss
+    assert isinstance(images, Tensor)
     with state.autocast():
         given = teacher.outputs(state.averaged if teacher.model is None else teacher.model, images)
     return teacher.label_weight * loss + teacher.weight * teacher.loss(compared, given)

@@ -42,7 +42,7 @@ class Input(NamedTuple):
 
 
 class ModelWithInputs(nn.Module):
-    """Base of networks that take something else than one image or clip, and no task of the trainer is for.
+    """Base of networks that take something else than one image or clip.
 
     Attributes:
         num_classes: 0, as timm calls it.

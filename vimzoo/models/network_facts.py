@@ -1,4 +1,4 @@
-"""Records of facts about networks that no task of the trainer is for: of two images, or of series."""
+"""Records of facts about networks of two images, or of series."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -41,10 +41,7 @@ def _sampled(images: Any) -> list[bytes]:
     count = len(images if pairs is None else pairs)
     places = np.unique(np.linspace(0, count - 1, min(SAMPLED, count)).round().astype(int)).tolist()
     if pairs is not None:
-        files = [
-            path for kind in (pairs.low, pairs.high) if kind is not None for path in (kind[i] for i in places)
-        ]
-        return [_read(path) for path in files]
+        return [_read(path) for place in places for path in pairs.files(place)]
     if reader := getattr(images, "reader", None):
         images.ahead(places)
         return [_stored(reader, index) for index in images.indices[places].tolist()]

@@ -20,7 +20,7 @@ from .stored import opened
 
 Rng = np.random.Generator | np.random.RandomState
 
-__all__ = ["CropPairs", "ImagePairs", "PixelCache", "WholePairs", "image_size", "read_pixels"]
+__all__ = ["CropPairs", "ImagePairs", "PixelCache", "WholePairs", "image_size", "read_pixels", "readable"]
 
 
 def read_pixels(path: Path, channels: int = 3) -> np.ndarray:
@@ -31,7 +31,7 @@ def read_pixels(path: Path, channels: int = 3) -> np.ndarray:
     Raises:
         UsageError: the file cannot be read, or its pixels have no known range.
     """
-    with _readable(path) as source:
+    with readable(path) as source:
         pixels = np.asarray(read_image(source, MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -42,12 +42,12 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         UsageError: the file is no image.
     """
-    with _readable(path, buffering=0) as source:  # a buffer would read what is skipped
+    with readable(path, buffering=0) as source:  # a buffer would read what is skipped
         return size_of(source)
 
 
 @contextmanager
-def _readable(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
+def readable(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
     """Open an image file; errors name it."""
     try:
         with opened(path, buffering) as source:
@@ -87,6 +87,7 @@ class ImagePairs:
         scale: clean pixels per degraded pixel and axis.
         channels: 3 reads colour, 1 grey.
         cache: decoded images; every process that loads has its own.
+        multiple: sides of evaluated degraded images are multiples of it.
     """
 
     high: Sequence[Path]
@@ -95,9 +96,14 @@ class ImagePairs:
     scale: int
     channels: int = 3
     cache: PixelCache = field(default_factory=lambda: PixelCache(1 << 30), repr=False)
+    multiple: int = 1
 
     def __len__(self) -> int:
         return len(self.high)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of a pair."""
+        return (self.high[index],) if self.low is None else (self.low[index], self.high[index])
 
     def low_size(self, index: int) -> tuple[int, int]:
         """Height and width of the degraded image; a clean one counts up to a multiple of ``scale``.
@@ -113,8 +119,8 @@ class ImagePairs:
 
     def pixels(
         self, index: int, window: Window | None = None, rng: Rng | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Both images or a part of them, ``(H, W, C)`` and ``(H scale, W scale, C)`` uint8, before `noisy`.
+    ) -> tuple[np.ndarray, ...]:
+        """Both images or a part of them, ``(H, W, C)`` and ``(H scale, W scale, C)`` uint8, for `sample`.
 
         Only this part and its surroundings are degraded.
 
@@ -139,9 +145,18 @@ class ImagePairs:
             low = high[window.slices()]
         return low, high[window.slices(self.scale)]
 
-    def noisy(self, low: Tensor, rng: Rng) -> Tensor:
-        """Add the noise of the degradation, drawn for each crop."""
-        return low if self.degradation is None else self.degradation.noisy(low, rng)
+    def sample(self, parts: Sequence[np.ndarray], rng: Rng) -> tuple[Any, Tensor]:
+        """What `pixels` returns -> what a model is given, and its target, ``(C, H, W)`` in 0..1.
+
+        The noise of the degradation is added, drawn for each crop.
+        """
+        low, high = (to_image(part) for part in parts)
+        return (low if self.degradation is None else self.degradation.noisy(low, rng)), high
+
+    def part(self, places: Sequence[int]) -> "ImagePairs":
+        """Some of the pairs, in the order of ``places``."""
+        low = self.low and [self.low[place] for place in places]
+        return replace(self, low=low, high=[self.high[place] for place in places])
 
     def _read(self, path: Path) -> np.ndarray:
         return self.cache.get(path, lambda: read_pixels(path, self.channels))
@@ -164,22 +179,17 @@ class WholePairs(Dataset):
 
     def part(self, places: Sequence[int]) -> "WholePairs":
         """Some of the pairs, in the order of ``places``."""
-        low = self.pairs.low and [self.pairs.low[place] for place in places]
-        high = [self.pairs.high[place] for place in places]
-        return WholePairs(replace(self.pairs, low=low, high=high), self.crop)
+        return WholePairs(self.pairs.part(places), self.crop)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        window, rng = None, np.random.RandomState(0)
-        if self.crop is not None:
-            size = self.crop // self.pairs.scale
-            sides = self.pairs.low_size(index)
-            top, left = (max(0, side - size) // 2 for side in sides)
-            window = Window(top, left, *(min(size, side) for side in sides))
-        low, high = self.pairs.pixels(index, window, rng)
-        return self.pairs.noisy(to_image(low), rng), to_image(high)
+    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
+        rng, sides, step = np.random.RandomState(0), self.pairs.low_size(index), self.pairs.multiple
+        largest = max(sides) if self.crop is None else self.crop // self.pairs.scale
+        height, width = (min(side, largest) // step * step for side in sides)
+        window = Window((sides[0] - height) // 2, (sides[1] - width) // 2, height, width)
+        return self.pairs.sample(self.pairs.pixels(index, window, rng), rng)
 
 
 class CropPairs(Dataset):
@@ -202,7 +212,7 @@ class CropPairs(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Any, Tensor]:
         epoch, index, *shape = key
         rng = np.random.default_rng([self.seed, epoch, index])
         which = (index if shape else epoch * self.count + index) % len(self.pairs)
@@ -210,8 +220,7 @@ class CropPairs(Dataset):
         top, left = (int(rng.integers(side - size + 1)) for side in self.pairs.low_size(which))
         mirror, upside, across = rng.integers(2, size=3) * (self.flip, self.rotate, self.rotate)
         pair = self.pairs.pixels(which, Window(top, left, size, size), rng)
-        low, high = (_turned(part, mirror, upside, across) for part in pair)
-        return self.pairs.noisy(to_image(low), rng), to_image(high)
+        return self.pairs.sample([_turned(part, mirror, upside, across) for part in pair], rng)
 
 
 def _turned(pixels: np.ndarray, mirror: int, upside: int, across: int) -> np.ndarray:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vimzoo.errors import UsageError
 
@@ -41,6 +41,8 @@ class PairSettings:
         UsageError: an option out of range.
     """
 
+    any_bands: ClassVar[bool] = False
+    """Whether images may have any number of bands."""
     crop: int | None = None
     crops: int = 16000
     in_chans: int = 3
@@ -54,13 +56,18 @@ class PairSettings:
     def __post_init__(self) -> None:
         if strange := set(self.aug or {}) - {"flip", "rotate"}:
             raise UsageError(f"`aug`: pairs of images take flip and rotate, not {', '.join(sorted(strange))}")
-        if self.in_chans not in MODES:
+        if self.in_chans not in MODES and not self.any_bands:
             raise UsageError(f"`in_chans`={self.in_chans}: expected 1 (grey) or 3 (colour)")
         if self.crops < 1:
             raise UsageError(f"`crops`={self.crops}: expected at least 1")
 
     def splits(
-        self, name: str, parts: Sequence[Files], scale: int = 1, degradation: Degradation | None = None
+        self,
+        name: str,
+        parts: Sequence[Files],
+        scale: int = 1,
+        degradation: Degradation | None = None,
+        kind: Callable[..., ImagePairs] = ImagePairs,
     ) -> Splits:
         """The data set of that name.
 
@@ -68,6 +75,7 @@ class PairSettings:
             parts: Files for training, validation and, if given, test.
             scale: Clean pixels per degraded one and axis.
             degradation: Of clean images that have no degraded ones beside them.
+            kind: What makes samples of files.
 
         Raises:
             UsageError: an option does not fit the scale, or a training image is smaller than the largest crop.
@@ -91,7 +99,7 @@ class PairSettings:
         cache = PixelCache(int(self.cache_mb * 2**20))
         judged = degradation and degradation.evaluated()
         train, val, *test = (
-            ImagePairs(high, low, judged if place else degradation, scale, self.in_chans, cache)
+            kind(high, low, judged if place else degradation, scale, self.in_chans, cache)
             for place, (low, high) in enumerate(parts)
         )
         return Splits(

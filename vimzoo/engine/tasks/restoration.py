@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vimzoo.data import Images, Splits
 from vimzoo.data.pairs.degradations import imresize
 from vimzoo.errors import UsageError
-from vimzoo.metrics import broken, psnr, ssim, to_8bit
+from vimzoo.metrics import broken, psnr, ssim
 from vimzoo.models import CheckpointError
 from vimzoo.models.inputs import ModelWithInputs
 from vimzoo.models.restoration_base import Fitting
@@ -27,10 +27,7 @@ from vimzoo.models.routes import adopt_routing
 from ..create import create_model
 from ..losses import CharbonnierLoss, PairMixup
 from ..record import Task
-
-SHEET_IMAGES = 3
-SHEET_PIXELS = 160  # side of the parts that are shown, of the clean image
-
+from ..reports.drawing import SHEET_IMAGES, sheet
 
 LOSSES: dict[str, type[nn.Module]] = {"l1": nn.L1Loss, "charbonnier": CharbonnierLoss}
 
@@ -82,7 +79,9 @@ def _left_out(fitting: Fitting) -> str:
     return said
 
 
-def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[PairMixup | None, nn.Module]:
+def build_loss(
+    cfg: dict[str, Any], data: Splits, task: str = "restore"
+) -> tuple[PairMixup | None, nn.Module]:
     """The loss that ``loss`` names, and `PairMixup` if ``aug.mixup`` asks for it.
 
     ``loss`` is a name, or a mapping of ``name`` and the loss's arguments: ``{name: charbonnier, eps: 1.0e-3}``.
@@ -94,7 +93,7 @@ def build_loss(cfg: dict[str, Any], data: Splits) -> tuple[PairMixup | None, nn.
     arguments = dict(asked) if isinstance(asked, Mapping) else {"name": asked}
     name = arguments.pop("name", None)
     if name not in LOSSES:
-        raise UsageError(f"loss={asked}: task=restore takes {' or '.join(LOSSES)}")
+        raise UsageError(f"loss={asked}: task={task} takes {' or '.join(LOSSES)}")
     try:
         loss = LOSSES[name](**arguments)
     except (TypeError, ValueError) as error:
@@ -215,33 +214,17 @@ def papers_table(scores: Mapping[str, tuple[float, float]]) -> str:
 @torch.inference_mode()
 def pictures(model: nn.Module, images: Images, scores: Scores, data: Splits, out: Path) -> None:
     """``restored.png`` in the folder ``out``: parts of the first photographs degraded, restored and as they were."""
-    from matplotlib.figure import Figure
-
-    count = min(SHEET_IMAGES, len(scores.psnr))
-    figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
     device = next(chain(model.parameters(), model.buffers())).device  # exported files have no parameters
-    for row in range(count):
-        low, high = images[row]
+    rows = []
+    for low, high in (images[row] for row in range(min(SHEET_IMAGES, len(scores.psnr)))):
         restored = model(low[None].to(device))[0].float().cpu()
         before = imresize(low, data.scale) if data.scale > 1 else low
-        names = ("bicubic" if data.scale > 1 else "before", "restored", "original")
-        for column, (name, image) in enumerate(zip(names, (before, restored, high), strict=True)):
-            axes = figure.add_subplot(count, 3, 3 * row + column + 1)
-            axes.imshow(
-                to_8bit(_middle(image)).repeat(4 - image.shape[0] if image.shape[0] == 1 else 1, axis=2)
-            )
-            said = (
-                "" if name == "original" else "  {:.2f} dB, {:.4f}".format(*measured(image, high, data.scale))
-            )
-            axes.set_title(name + said, fontsize=10)
-            axes.axis("off")
-    figure.savefig(out / "restored.png", dpi=130)
-
-
-def _middle(image: Tensor) -> Tensor:
-    """The part in the middle that is shown."""
-    top, left = (max(0, side - SHEET_PIXELS) // 2 for side in image.shape[1:])
-    return image[:, top : top + SHEET_PIXELS, left : left + SHEET_PIXELS]
+        shown = [
+            (name + "  {:.2f} dB, {:.4f}".format(*measured(image, high, data.scale)), image)
+            for name, image in (("bicubic" if data.scale > 1 else "before", before), ("restored", restored))
+        ]
+        rows.append([*shown, ("original", high)])
+    sheet(rows, out / "restored.png")
 
 
 TASK = Task(

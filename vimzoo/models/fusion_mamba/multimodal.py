@@ -1,6 +1,6 @@
 """MultimodalFusionMamba: one picture of two of the same scene, such as infrared and visible light (Xie et al. 2024).
 
-It takes two images, so neither the trainer nor the restorer knows it.
+It takes two images, so the restorer does not know it; ``task=fuse`` trains it.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """SpectralFusionMamba: an image of many bands, sharpened with a finer image of few (Peng et al. 2024).
 
-It takes two images, so neither the trainer nor the restorer knows it.
+It takes two images, so the restorer does not know it; ``task=sharpen`` trains it.
 """
 
 from itertools import pairwise
