@@ -4,7 +4,7 @@
 
 #include "vec.h"
 
-/* Asks for memory that the next block of channels reads: the processor foresees no more than a few rows. */
+/* Asks for memory that is read later, in an order that the processor does not foresee. */
 INLINE void ask_for(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 INLINE int item_size(int dtype) { return dtype == F32 ? 4 : 2; }

@@ -29,6 +29,7 @@ typedef struct {
     float *rows;                /* CHUNK rows [dt | B | C]; C is 1 where it is not given */
     const char *raw[CHUNK];     /* the same rows as they lie in x_dbl */
     int64_t columns;
+    int64_t ahead;              /* from the first step of a chunk to that of the next one */
 } chunk;
 
 /* Width of a row of x_dbl. */
@@ -38,7 +39,7 @@ INLINE int64_t row_width(const scan_paths_args *a) { return a->rank + (a->withou
 INLINE int64_t in_vectors(int64_t columns) { return VL == 16 ? columns : columns / VL * VL; }
 
 static void read_chunk(const scan_paths_args *a, chunk *c) {
-    const int64_t given = row_width(a), wide = in_vectors(given);
+    const int64_t given = row_width(a), wide = in_vectors(given), size = item_size(a->dtype);
     for (int64_t t = 0; t < ceil_div(c->steps, AT_ONCE) * AT_ONCE; t++) {
         const int64_t token = c->token[t] = t < c->steps ? token_at(a, c->k, c->begin + t) : -1;
         float *row = c->rows + t * c->columns;
@@ -47,8 +48,11 @@ static void read_chunk(const scan_paths_args *a, chunk *c) {
             c->raw[t] = (const char *)row; /* zero in any dtype */
             continue;
         }
-        const char *from = a->x_dbl + (c->b * a->r_b + token * a->r_l + c->k * a->r_k) * item_size(a->dtype);
+        const char *from = a->x_dbl + (c->b * a->r_b + token * a->r_l + c->k * a->r_k) * size;
         c->raw[t] = from;
+        const int64_t step = c->begin + c->ahead + t, next = step < 0 || step >= a->steps ? token : token_at(a, c->k, step);
+        ask_for(from + (next - token) * a->r_l * size);
+        ask_for(from + (next - token) * a->r_l * size + 64);
         if (a->dtype == F32) memcpy(row, from, given * sizeof(float));
         else {
             for (int64_t i = 0; i < wide; i += VL) {

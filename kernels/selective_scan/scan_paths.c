@@ -111,7 +111,7 @@ static void forward_task(const scan_paths_args *a, int64_t b, int64_t first, int
 #if defined(__AVX512BF16__)
     if (dtype == BF16) params.pairs = arena_take(&scratch, blocks * (R / 2) * sizeof(vi));
 #endif
-    chunk c = {.b = b, .rows = arena_take(&scratch, CHUNK * columns * sizeof(float)), .columns = columns};
+    chunk c = {.b = b, .rows = arena_take(&scratch, CHUNK * columns * sizeof(float)), .columns = columns, .ahead = CHUNK};
     float *total = own_total ? arena_take(&scratch, a->length * width * sizeof(float)) : NULL;
     if (own_total && !covers(a)) memset(total, 0, a->length * width * sizeof(float));
     vf dt[CHUNK], dtu[CHUNK], y[CHUNK];

@@ -185,7 +185,7 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
     s.acc = arena_take(&scratch, CHUNK * columns * sizeof(float));
     s.sums = arena_take(&scratch, SUMS(N) * sizeof(float));
     s.d_dt = arena_take(&scratch, CHUNK * R * sizeof(float));
-    chunk c = {.rows = s.rows, .columns = columns};
+    chunk c = {.rows = s.rows, .columns = columns, .ahead = -CHUNK};
     float *sum_y = a->z ? arena_take(&scratch, a->length * width * sizeof(float)) : NULL;
 
     for (c.b = a->batch * group / a->batch_groups; c.b < a->batch * (group + 1) / a->batch_groups; c.b++) {
