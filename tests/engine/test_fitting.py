@@ -1,10 +1,12 @@
 """Experiments with the data of others: they run, or the error names settings and what to use instead."""
 
 import re
+from pathlib import Path
 
 import pytest
 from trainer_helpers import composed
 
+from vimzoo.engine import launch
 from vimzoo.engine.build import build_data
 from vimzoo.errors import UsageError
 
@@ -53,3 +55,24 @@ def test_experiments_with_other_data(experiment: str, data: str) -> None:
 def test_what_does_not_fit_is_named(words: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_data(composed(*words.split()))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "model=test_vmamba data.img_size=2",
+            "images of 1 x 2 x 2 do not fit the model: expected a height of at least 4",
+        ),
+        (
+            "model=test_u_mamba +model.strides=[4,4,4] task=segment data=shapes loss=dice data.img_size=16",
+            "expected images with a side above",
+        ),
+    ],
+)
+def test_images_that_a_model_refuses(words: str, message: str, tmp_path: Path) -> None:
+    """While it trains; the setting of their size is named."""
+    with pytest.raises(
+        UsageError, match=f"{message}.*; data.img_size, or data.crop of pairs, sets their size"
+    ):
+        launch(composed(*words.split(), "run.epochs=1", "run.limit_batches=1", "run.device=cpu"), tmp_path)

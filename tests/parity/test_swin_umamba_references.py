@@ -56,7 +56,9 @@ def record(model: nn.Module) -> dict[str, Tensor]:
     return seen
 
 
-def check_gradients(found: dict[str, Tensor], wanted: dict[str, float]) -> None:
+def check_gradients(model: nn.Module, outputs: list[Tensor], wanted: dict[str, float]) -> None:
+    sum((y * fill.example_input(y.shape, 7, y.dtype)).sum() for y in outputs if y.requires_grad).backward()  # type: ignore[union-attr]
+    found = swin_umamba.official_gradients(model)
     assert set(wanted) <= set(found)
     assert set(found) - set(wanted) <= {"stem.0.bias"}  # zero, as it stands before an instance norm
     for label, want in wanted.items():
@@ -90,8 +92,15 @@ def test_answers(name: str) -> None:
     for label, probe in reference["intermediates"].items():
         assert fill.mismatch(seen[label], probe) < INNER_TOLERANCE, label
     if wanted := reference.get("grad_norm"):
-        sum((y * fill.example_input(y.shape, 7)).sum() for y in outputs if y.requires_grad).backward()
-        check_gradients(swin_umamba.official_gradients(model), wanted)
+        try:
+            check_gradients(model, outputs, wanted)
+        except (
+            AssertionError
+        ):  # a value near the kink of a LeakyReLU has two slopes in float32: the signs of float64
+            model = model.double()
+            model.zero_grad()
+            outputs = model(fill.model_input(reference, torch.float64))
+            check_gradients(model, outputs if isinstance(outputs, list) else [outputs], wanted)
 
 
 BLOCKS = {

@@ -1,8 +1,10 @@
 """The training loop: step, epoch, evaluation, and the loop over epochs."""
 
+import contextlib
 import math
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,13 +79,32 @@ def backpropagate(state: State, images: Given, targets: Tensor) -> Tensor:
     )
     for index, (part, wanted) in enumerate(parts, start=1):
         with sync_gradients(state.forward, last=index == len(parts)):
-            with state.autocast():
+            with state.autocast(), naming_images(part):
                 output = answer(state.forward, part)
             loss = taught_loss(state, part, in_float32(output), wanted) + balance_loss(state.model)
             loss = loss * (len(part) / len(images))
             state.scaler.scale(loss).backward()
         total += loss.detach()
     return total
+
+
+@contextlib.contextmanager
+def naming_images(images: Given) -> Iterator[None]:
+    """Let a model that refuses the images say which setting their size comes from.
+
+    Raises:
+        UsageError: in place of a `ValueError` of a model about its argument ``x``.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("x: "):
+            raise
+        shape = " x ".join(map(str, images.shape[1:]))
+        raise UsageError(
+            f"images of {shape} do not fit the model: {str(error)[3:]}; "
+            "data.img_size, or data.crop of pairs, sets their size"
+        ) from error
 
 
 def in_float32(output: Any) -> Any:
@@ -202,7 +223,7 @@ def evaluate(
     world = world or World()
     with together(model, world):
         for images, targets in loader:
-            with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            with torch.autocast(device.type, dtype=amp, enabled=amp is not None), naming_images(given(images)):
                 output = of_views(model, given(images).to(device, non_blocking=True))
             tally.add(output)
             scores.add(output, targets.to(device, non_blocking=True))

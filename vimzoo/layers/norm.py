@@ -1,4 +1,4 @@
-"""Normalisation fused with the residual addition before it."""
+"""Normalisation fused with the residual addition before it, and instance norms."""
 
 import torch
 from torch import Tensor, nn
@@ -80,3 +80,23 @@ class Add(nn.Module):
         """``(B, L, D)`` tokens and stream -> their sum in the tokens' dtype, and in the stream's."""
         stream = x if residual is None else x + residual
         return stream.to(x.dtype), stream
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """torch's, for empty batches, too, which it refuses if the norm has weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        return x if _is_empty(x) else super().forward(x)
+
+
+class InstanceNorm3d(nn.InstanceNorm3d):
+    """As `InstanceNorm2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, D, H, W) -> (B, C, D, H, W)``."""
+        return x if _is_empty(x) else super().forward(x)
+
+
+def _is_empty(x: Tensor) -> bool:
+    return not torch.jit.is_tracing() and x.shape[0] == 0

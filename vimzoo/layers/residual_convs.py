@@ -8,9 +8,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from .checks import check_rates, check_sizes
+from .norm import InstanceNorm2d, InstanceNorm3d
 
 CONVS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
-NORMS: dict[int, type[nn.InstanceNorm2d | nn.InstanceNorm3d]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+NORMS: dict[int, type[InstanceNorm2d | InstanceNorm3d]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
 
 
 def check_axes(axes: int) -> None:

@@ -65,4 +65,5 @@ class MapGate(EcaModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C) -> (B, H, W, C)``."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        gate = self.gate(self.conv(x.mean((1, 2))[:, None]))
+        return x * gate[:, :, None].expand_as(x)

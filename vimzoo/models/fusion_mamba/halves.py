@@ -10,4 +10,4 @@ def halves(x: Tensor) -> tuple[Tensor, ...]:
 
     By a view: onnxscript 0.7.2 cannot write ``chunk`` of a batch whose size is open.
     """
-    return x.unflatten(0, (2, -1)).unbind(0)
+    return x.unflatten(0, (2, x.shape[0] // 2)).unbind(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vimzoo.layers import MapExpand
+from vimzoo.layers.norm import InstanceNorm2d
 
 from ..segmentation_base import SegmentationModel
 from ..vmamba.first_release import (
@@ -155,7 +156,7 @@ class SwinUMamba(_SwinUMamba):
         self.set_window(window, overlap)
         narrow = max(1, widths[0] // 2)
         self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, narrow, 7, 2, padding=3), nn.InstanceNorm2d(narrow, affine=True)
+            nn.Conv2d(in_chans, narrow, 7, 2, padding=3), InstanceNorm2d(narrow, affine=True)
         )
         self.encoder = VSSEncoder(narrow, 2, depths, widths, d_state, drop_path_rate=drop_path_rate)
         read, kept = [in_chans, narrow, *widths], [narrow, *widths]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vimzoo.layers.checks import check_choice, check_rates, check_sizes
 from vimzoo.layers.grid_mamba import GridMamba
 from vimzoo.layers.residual_convs import CONVS, ResidualConvs, check_axes, per_axis
+from vimzoo.ops.runtime.library import is_eager
 
 from ..export_options import ExportOptions
 from ..segmentation_base import SegmentationModel
@@ -97,7 +98,8 @@ class UMamba(SegmentationModel):
         kernels = [per_axis(size, axes) for size in lists["kernel_sizes"][0]]
         self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, dims[0]
         self.axes, self.mamba, self.deep_supervision = axes, mamba, deep_supervision
-        self.multiple_of = max(math.prod(step[axis] for step in steps) for axis in range(axes))
+        whole = [math.prod(step[axis] for step in steps) for axis in range(axes)]
+        self.multiple_of, self.single = max(whole), min(whole) == max(whole)
         self.img_size = None if img_size is None else per_axis(img_size, axes)
         if axes == 2:
             self.set_window(window, overlap)
@@ -142,6 +144,14 @@ class UMamba(SegmentationModel):
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=1e-2)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        if is_eager(x) and max(x.shape[2:]) <= self.multiple_of and self.single:
+            raise ValueError(
+                f"x: expected {'images' if self.axes == 2 else 'volumes'} with a side above {self.multiple_of} pixels, "
+                f"got {' x '.join(map(str, x.shape[2:]))}; instance norms of one position would leave nothing"
+            )
+        return super()._padded(x)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Images -> a map of each stage of the decoder, the coarsest first."""
