@@ -55,6 +55,7 @@ bench: .venv
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/cpu_models.py
 	$(BIN)/python benchmarks/each_model.py
+	$(BIN)/python benchmarks/families.py
 
 cards: .venv
 	$(BIN)/python -m tools.cards $(ARGS)

@@ -58,6 +58,11 @@ def picture(path: Path, height: int = 41, width: int = 33) -> np.ndarray:
     return pixels
 
 
+def spread_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    """The largest difference, as a share of the standard deviation of what is wanted."""
+    return ((got - want).abs().max() / want.std()).item()
+
+
 class Doubler(RestorationModel):
     """The network that enlarges, as PyTorch runs it."""
 

@@ -11,26 +11,20 @@ from typing import Any
 import pytest
 import timm
 import torch
+from exported import spread_error
 from loops import faults
 from torch import nn
 
 from vimzoo import export, exporting, predict
 from vimzoo.errors import UsageError
-from vimzoo.exporting import FORMATS, check, formats
-from vimzoo.exporting.record import Run, Runtime
+from vimzoo.exporting import FORMATS
 from vimzoo.models import MambaIRv2
-from vimzoo.models.export_options import ExportOptions
-from vimzoo.records import records
 
 onnx = pytest.importorskip("onnx", reason="needs the extra vimzoo[export]")
 
 
 def run_onnx(path: Path, images: torch.Tensor) -> torch.Tensor:
     return exporting.load(path, "onnx")(images)
-
-
-def spread_error(got: torch.Tensor, want: torch.Tensor) -> float:
-    return ((got - want).abs().max() / want.std()).item()
 
 
 def check_onnx(name: str, folder: Path, bound: float, **options: object) -> Path:
@@ -231,81 +225,6 @@ def test_torch_onnx_export_points_here(dynamo: bool, tmp_path: Path) -> None:
         )
 
 
-def test_a_file_with_other_numbers_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pt2 = FORMATS["pt2"]
-    monkeypatch.setitem(FORMATS, "pt2", replace(pt2, load=lambda path: lambda x: pt2.load(path)(x) * 1.001))
-    with pytest.raises(export.ExportError, match=r"differs from PyTorch by .*e-0\d"):
-        export.export("test_vim", "pt2", tmp_path / "model.pt2", random=True)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_file_that_another_runtime_computes_wrongly_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As OpenVINO did with files of fixed sizes, without a word."""
-    ts = FORMATS["torchscript"]
-
-    def other(path: Path, shape: tuple[int, ...] | None) -> Run:
-        return lambda images: ts.load(path)(images) * (1.02 if shape else 1)
-
-    monkeypatch.setitem(FORMATS, "torchscript", replace(ts, others=(Runtime("another", ("torch",), other),)))
-    with pytest.raises(export.ExportError, match=r"PyTorch in another with fixed sizes by .*e-02 of"):
-        export.export("test_vim", "torchscript", tmp_path / "model.ts", random=True)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_number_is_the_largest_difference() -> None:
-    """Also if it comes on the first shape, or on a later one."""
-    for wrong in (1, 2):
-        found = check.compare(
-            lambda x, wrong=wrong: x * torch.nan if len(x) == wrong else x,
-            nn.Identity(),
-            [((1, 9),), ((2, 9),)],
-        )
-        assert found.difference == torch.inf and found.shapes == ((wrong, 9),)
-
-
-@pytest.mark.parametrize(("spoilt", "wrong"), [(10, 1.0), (100, 1.0), (10, torch.nan)])
-def test_routing_may_move_a_few_tokens(spoilt: int, wrong: float) -> None:
-    """Of a model that routes, 5 % of the values may differ, but none be missing; of another none may differ."""
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        output = images.clone()
-        output.flatten()[:spoilt] += wrong
-        return output
-
-    class Routed(nn.Identity):
-        export_options = ExportOptions(agreement=0.95)
-
-    shapes = ((1, 1, 20, 50),)
-    assert not check.compare(run, nn.Identity(), [shapes]).difference <= check.BOUND
-    few = spoilt <= 50 and wrong == 1
-    assert (check.compare(run, Routed(), [shapes]).difference <= check.BOUND) == few
-
-
-def test_a_model_that_draws_random_routes_is_written_without(tmp_path: Path) -> None:
-    """MambaIRv2 says so itself; the exporter knows no model's name."""
-    sizes = {
-        "embed_dim": 16,
-        "depths": (1,),
-        "num_heads": 2,
-        "window": 8,
-        "d_state": 4,
-        "rank": 4,
-        "num_tokens": 6,
-    }
-    model = timm.create_model("mambairv2_light_x2", **sizes).eval()
-    timm.models.save_for_hf(model, str(tmp_path / "saved"), {"model_args": sizes})
-    path = tmp_path / "model.ts"
-    (written,) = export.export(str(tmp_path / "saved"), "torchscript", path, size=(16, 24))
-    assert written.worst.share == 0.95
-    run, images = exporting.load(path, "torchscript"), torch.rand(1, 3, 16, 24)
-    assert torch.equal(run(images), run(images))
-    model.routing = "argmax"
-    with torch.no_grad():
-        assert spread_error(run(images), model(images)) < 3e-5
-
-
 def test_inputs_have_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, path = "test_multimodal_fusion_mamba", tmp_path / "pair.onnx"
     torch.manual_seed(0)
@@ -391,63 +310,6 @@ def test_bad_requests(
     assert export.main(arguments) == 2
     assert words in capsys.readouterr().err
     assert not list(Path().glob("unfinished-*"))
-
-
-TOY = """
-import torch
-from vimzoo.exporting import Format, Variant
-
-def save(source, path):
-    images = torch.rand(1, *source.example.shape[1:])
-    with torch.no_grad():
-        torch.save({"images": images, "output": source.model(images), **source.metadata}, path)
-
-def load(path):
-    kept = torch.load(path)
-    def run(images):
-        model = __import__("timm").create_model(kept["model"]).eval()
-        model.load_state_dict(torch.load(path.with_name("weights")))
-        with torch.no_grad():
-            return model(images)
-    return run
-
-FORMAT = Format("toy", ".toy", save, load, "nothing but this test", "none", requires=("torch",),
-                variants={"twice": Variant(".twice", lambda path, to: to.write_bytes(path.read_bytes()), "once more")})
-"""
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A format in a file of its own, put where the others are."""
-    (tmp_path / "formats").mkdir()
-    (tmp_path / "formats" / "toy.py").write_text(TOY)
-    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path / "formats")])
-    found = {format.name: format for format in records(formats.__name__, "FORMAT")}
-    monkeypatch.setitem(FORMATS, "toy", found["toy"])
-    yield found["toy"]
-    sys.modules.pop("vimzoo.exporting.formats.toy", None)
-
-
-def test_a_format_is_one_file(
-    toy: exporting.Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command writes, checks and lists a format that it has never heard of, with an option of its own."""
-    model = timm.create_model("test_vim").eval()
-    torch.save(model.state_dict(), tmp_path / "weights")
-    path = tmp_path / "model.toy"
-    words = ["test_vim", "--checkpoint", str(tmp_path / "weights"), "--output", str(path), "--size", "64"]
-    assert export.main([*words, "--format", "toy", "--twice"]) == 0
-    assert path.is_file() and path.with_suffix(".twice").read_bytes() == path.read_bytes()
-    assert "model.twice" in capsys.readouterr().out
-    images = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(exporting.load(path, "toy")(images), model(images))
-    with pytest.raises(SystemExit):
-        export.main(["--help"])
-    said = capsys.readouterr().out
-    assert "nothing but this test" in said and "--twice" in said
-    assert export.main([*words, "--format", "pt2", "--twice"]) == 2
-    assert "--twice: needs --format toy, got pt2" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_before_any_work(

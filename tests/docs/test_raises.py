@@ -376,7 +376,7 @@ ELSEWHERE = {
     "vimzoo.layers.SelectiveSSM.apply UsageError": "tests/explain",
     "vimzoo.metrics.ssim ImportError": "needs a missing package",
     "vimzoo.segmentation.surface_scores ImportError": "needs a missing package",
-    "vimzoo.exporting.export ExportError": "tests/cli/test_export_command.py",
+    "vimzoo.exporting.export ExportError": "tests/cli/test_export_checks.py",
     "vimzoo.exporting.quantise ImportError": "needs a missing package",
     "vimzoo.exporting.save_onnx ImportError": "needs a missing package",
     "vimzoo.exporting.save_aoti RuntimeError": "needs a missing compiler",

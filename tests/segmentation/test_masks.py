@@ -184,6 +184,14 @@ def test_pixels_outside_are_ignored(folder: Path) -> None:
     assert int((image[0] == 0).sum()) == 40 * 40 - 20 * 30
 
 
+def test_too_few_images(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "one.png")
+    with pytest.raises(UsageError, match=r"`root`=.*: 1 image, too few for .*; expected at least 3"):
+        mask_folder(tmp_path)
+
+
 def test_layouts(folder: Path) -> None:
     want = [len(part) for part in (mask_folder(folder).train, mask_folder(folder).val)]
     assert sum(want) < 12

@@ -17,7 +17,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from vimzoo import eval as eval_command
-from vimzoo import predict
+from vimzoo import export, predict
 from vimzoo.data import UsageError, drawn_shapes, mask_folder
 from vimzoo.data.images.classes import numbered_as
 from vimzoo.engine import launch
@@ -127,6 +127,20 @@ def test_refused_predictions(
     ):
         assert predict.main(words) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_exported_file_reads_whole_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of a model that reads windows."""
+    path = tmp_path / "run.ts"
+    (written,) = export.export(str(run), "torchscript", path)
+    assert written.worst.difference < 3e-5 and "written with window=None" in capsys.readouterr().err
+    model: Any = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True).eval()
+    x = torch.rand(1, 1, 64, 96)
+    with torch.no_grad():
+        assert torch.allclose(torch.jit.load(path)(x), model.whole(x), atol=1e-4)
+        assert not torch.allclose(model(x), model.whole(x), atol=1e-4)
 
 
 def test_large_masks_come_back(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ FOLDERS = (
 """Columns of docs/restoration.md's table of small pictures."""
 ROUTES = ("trained_with", "updates", "evaluated_with", "psnr", "spread_db", "margin_db")
 """Columns of docs/restoration.md's table of MambaIRv2's routes."""
+COMPOSED = ("model", "input", "ours_ms", "formulas_ms", "x_formulas")
+"""Columns of docs/choosing-a-model.md's table of families beside their authors' formulas."""
 S4D = (
     "init",
     "states",
@@ -210,6 +212,7 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
         root / "docs" / "reliability.md": {
             "reliability": result_table(read_result(folder, "reliability"), command("reliability"))
         },
+        root / "docs" / "choosing-a-model.md": {"families": results.compared("cpu_families", COMPOSED)},
         root / "docs" / "ecosystem.md": {
             "crossings": crossings.crossings_table(folder),
             "quantisers": results.compared("quantisers", QUANTISERS),

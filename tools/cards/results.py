@@ -13,6 +13,7 @@ COMMANDS = {
     "checkpoint_forms": "benchmarks/checkpoint_forms.py",
     "cpu_compiled": "benchmarks/compiled.py",
     "cpu_each_model": "benchmarks/each_model.py",
+    "cpu_families": "benchmarks/families.py",
     "cpu_folders": "benchmarks/folders.py",
     "cpu_inference_faults": "benchmarks/cpu_inference.py faults",
     "cpu_inference_steps": "benchmarks/cpu_inference.py steps",

@@ -133,8 +133,9 @@ def _check_shares(val: float, test: float) -> None:
 def _too_few(
     label: Any, names: Sequence[str] | None, count: int, val: float, test: float, least: int
 ) -> UsageError:
+    what = "" if names == () else f"class {names[label] if names else label} has "
     return UsageError(
-        f"class {names[label] if names else label} has {count} images, too few for "
+        f"{what}{count} image{'s' if count > 1 else ''}, too few for "
         f"validation share {val} and test share {test}; expected at least {least}"
     )
 
@@ -184,7 +185,7 @@ def stratified_split(
     Args:
         labels: class numbers, (N,).
         val, test: the share of each class that goes there; a share above zero takes at least one sample.
-        names: of the classes, for the error.
+        names: of the classes, for the error; empty if images have none.
         seed: the split depends on labels and seed alone; RandomState's stream is the same in every NumPy.
 
     Returns:

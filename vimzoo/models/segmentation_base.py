@@ -44,7 +44,8 @@ class SegmentationModel(nn.Module):
     overlap: float = 0.5
     deep_supervision: bool = False
     filter_fn: FilterFn | None = None
-    export_options: ExportOptions = ExportOptions(size_step=32)
+    export_options: ExportOptions = ExportOptions(settings={"window": None})
+    """A file reads whole images: windows are read by its user."""
 
     def set_window(self, window: Sequence[int] | None, overlap: float = 0.5) -> None:
         """Read images larger than ``window`` in windows of this size, in evaluation.

@@ -147,9 +147,9 @@ def _split(files: Files, val: float, test: float, split: str, root: Path, folder
     try:
         labels = np.zeros(len(high), dtype=int)
         if split == "names":
-            parts = split_by_name([file.relative_to(folder) for file in high], labels, val, test, [root.name])
+            parts = split_by_name([file.relative_to(folder) for file in high], labels, val, test, ())
         else:
-            parts = stratified_split(labels, val, test, names=[root.name])
+            parts = stratified_split(labels, val, test, names=())
     except UsageError as error:
         raise UsageError(f"`root`={root}: {error}") from error
     kept = parts[: 3 if test else 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from vimzoo.layers.grid_mamba import GridMamba
 from vimzoo.layers.residual_convs import CONVS, ResidualConvs, check_axes, per_axis
 from vimzoo.ops.runtime.library import is_eager
 
-from ..export_options import ExportOptions
 from ..segmentation_base import SegmentationModel
 from ..weights.contents import bare
 from ..weights.dialect import Dialect
@@ -53,7 +53,7 @@ class UMamba(SegmentationModel):
             in length.
     """
 
-    export_options = ExportOptions(size_step=32, bound=1e-3)
+    export_options = replace(SegmentationModel.export_options, bound=1e-3)
     """Instance norms sum whole maps, and the authors' own networks are up to 7e-4 from float64."""
 
     def __init__(
