@@ -68,11 +68,14 @@ def composed_scan(
         [R, N, N], 2
     )
     delta = torch.einsum("bkrl,kdr->bkdl", low, dt_weight.expand(K, -1, -1))
-    flat = [None if t is None else t.expand(K, *t.shape[1:]).flatten(0, 1) for t in (A, D, dt_bias)]
-    y = selective_scan(
+    flat: list[Any] = [
+        None if t is None else t.expand(K, *t.shape[1:]).flatten(0, 1) for t in (A, D, dt_bias)
+    ]
+    y: Any = selective_scan(
         torch.stack(each, 1).flatten(1, 2), delta.flatten(1, 2), flat[0], B.contiguous(), C.contiguous(), flat[1],
         None, flat[2], True, backend="cpu",
-    ).unflatten(1, (K, channels))  # fmt: skip
+    )  # fmt: skip
+    y = y.unflatten(1, (K, channels))
     if not merge:
         return y.transpose(2, 3)
     if tokens is None:

@@ -30,7 +30,7 @@ def test_a_file_that_another_runtime_computes_wrongly_is_not_kept(
     """As OpenVINO did with files of fixed sizes, without a word."""
     ts = FORMATS["torchscript"]
 
-    def other(path: Path, shape: tuple[int, ...] | None) -> Run:
+    def other(path: Path, shape: tuple[tuple[int, ...], ...] | None) -> Run:
         return lambda images: ts.load(path)(images) * (1.02 if shape else 1)
 
     monkeypatch.setitem(FORMATS, "torchscript", replace(ts, others=(Runtime("another", ("torch",), other),)))

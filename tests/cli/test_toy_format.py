@@ -1,6 +1,7 @@
 """A format in a file of its own, which the command writes, checks and lists without knowing it."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ FORMAT = Format("toy", ".toy", save, load, "nothing but this test", "none", requ
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[exporting.Format]:
     """A format in a file of its own, put where the others are."""
     (tmp_path / "formats").mkdir()
     (tmp_path / "formats" / "toy.py").write_text(TOY)
