@@ -223,7 +223,10 @@ def evaluate(
     world = world or World()
     with together(model, world):
         for images, targets in loader:
-            with torch.autocast(device.type, dtype=amp, enabled=amp is not None), naming_images(given(images)):
+            with (
+                torch.autocast(device.type, dtype=amp, enabled=amp is not None),
+                naming_images(given(images)),
+            ):
                 output = of_views(model, given(images).to(device, non_blocking=True))
             tally.add(output)
             scores.add(output, targets.to(device, non_blocking=True))
