@@ -134,13 +134,22 @@ def test_an_exported_file_reads_whole_images(
 ) -> None:
     """Also of a model that reads windows."""
     path = tmp_path / "run.ts"
-    (written,) = export.export(str(run), "torchscript", path)
+    (written,) = export.export(str(run), "torchscript", path, size="dynamic")
     assert written.worst.difference < 3e-5 and "written with window=None" in capsys.readouterr().err
     model: Any = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True).eval()
     x = torch.rand(1, 1, 64, 96)
     with torch.no_grad():
         assert torch.allclose(torch.jit.load(path)(x), model.whole(x), atol=1e-4)
         assert not torch.allclose(model(x), model.whole(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_file_for_images_of_one_coarse_position(
+    kind: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as the images of this run, 32 pixels wide and high."""
+    (written,) = export.export(str(run), kind, tmp_path / "run")
+    assert written.shapes == ((1, 1, 32, 32),) and "written for 32 x 32 pixels" in capsys.readouterr().err
 
 
 def test_large_masks_come_back(tmp_path: Path) -> None:

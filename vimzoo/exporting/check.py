@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vimzoo.models.export_options import ExportOptions
 from vimzoo.models.inputs import input_shapes, own_size
+from vimzoo.models.segmentation_base import SegmentationModel
 
 from .record import Format, Run, Shapes
 
@@ -50,7 +51,8 @@ def bound_of(model: nn.Module) -> float:
 
 def coarsest(model: nn.Module) -> int:
     """Pixels from one position of the smallest feature map to the next."""
-    return max(info["reduction"] for info in getattr(model, "feature_info", None) or [{"reduction": 1}])
+    whole = model.multiple_of if isinstance(model, SegmentationModel) else 1
+    return max(info["reduction"] for info in getattr(model, "feature_info", None) or [{"reduction": whole}])
 
 
 def example_shapes(model: nn.Module, size: tuple[int, int] | str | None) -> list[Shapes]:
