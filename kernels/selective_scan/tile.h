@@ -10,8 +10,6 @@
 #include "arguments.h"
 #include "io.h"
 
-#define BACKWARD_GROUP 8
-
 #if VL == 16
 /* 2^(i/16): one register, in which a shuffle looks up 16 values beside the multiply-adds. */
 static const float SIXTEENTHS[16] = {1.0f,         1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
@@ -61,6 +59,9 @@ INLINE void decays(vf *x, const int count, const int narrow) {
 #else
 #define DECAYS_FIRST 1
 #endif
+
+/* States that are swept back at once. */
+#define BACKWARD_GROUP (DECAYS_FIRST ? 4 : 8)
 
 /* h: states of this group; A2 = A * log2(e). B, C: rows of ld floats, one a step. Adds <C, h> to y. */
 INLINE void forward_group(const int group, const int narrow, int steps, vf *restrict h, const vf *restrict A2,
@@ -178,7 +179,7 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
 #define EACH_GROUP(states, DO)                                                                       \
     for (int n = 0, group; n < (states); n += group) {                                               \
         const int left = (states) - n;                                                               \
-        if (left >= 8) { DO(8, n) group = 8; }                                                       \
+        if (BACKWARD_GROUP == 8 && left >= 8) { DO(8, n) group = 8; }                                \
         else if (left >= 4) { DO(4, n) group = 4; }                                                  \
         else if (left >= 2) { DO(2, n) group = 2; }                                                  \
         else { DO(1, n) group = 1; }                                                                 \
