@@ -21,14 +21,14 @@ from torch.utils.data import DataLoader
 
 from .commands import Parser, run_command, slow_half
 from .data import Splits, closing, eval_loader, sample
-from .data.batches.several import answer, given
+from .data.batches.several import given
 from .engine import classes, evaluate
 from .engine.build import build_data, pick_device
 from .engine.checkpoints.remembered import trained_on
 from .engine.configuration.check import AMP, check_run
 from .engine.configuration.words import composed_settings
 from .engine.finished import best_model, newest_run, run_settings
-from .engine.loop import seed_everything
+from .engine.loop import of_views, seed_everything
 from .engine.processes.agree import check_data
 from .engine.processes.parallel import World
 from .engine.processes.sharing import in_turn, shared_command
@@ -248,7 +248,7 @@ def throughput(
 
     def forward() -> None:
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-            answer(model, images)
+            of_views(model, images)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

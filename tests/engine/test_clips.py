@@ -10,12 +10,15 @@ import timm
 import torch
 from trainer_helpers import composed
 
+from vimzoo import eval as eval_command
 from vimzoo import predict
 from vimzoo.data import film_folder
 from vimzoo.data.clips.augmentation import auto_augmented, erased
 from vimzoo.data.clips.views import crops_of, drawn, random_crop, spread
 from vimzoo.data.inputs import model_inputs
 from vimzoo.engine import launch
+from vimzoo.engine.build import build_data
+from vimzoo.engine.tasks.classification import build_model
 from vimzoo.errors import UsageError
 
 av = pytest.importorskip("av", reason="needs the extra vimzoo[films]")
@@ -173,7 +176,28 @@ def test_a_run_on_films_with_views(films: Path, tmp_path: Path) -> None:
         "run.epochs=1", "run.ema=null", "aug.mixup.mixup_alpha=0.5",
     ]  # fmt: skip
     launch(composed(*words), tmp_path, words)
-    assert "top1" in json.loads((tmp_path / "metrics.json").read_text())["test"]
+    found = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    assert eval_command.main([str(tmp_path), "data.views=[2,2]"]) == 0
+    numbers = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert numbers["top1"] == found["top1"] and numbers["model_images_per_s"] > 0
+
+
+def test_models_of_clips_and_data_of_images() -> None:
+    """And the reverse: what reads what, and what to use instead."""
+    for words, message in (
+        (
+            "model=test_videomamba",
+            "reads clips, but the data .digits.* are images; expected data of clips or",
+        ),
+        (
+            "data=moving_digits",
+            "the data .moving digits.* are clips; .* videomamba_tiny_patch16_f8_224",
+        ),
+        ("data=moving_digits model=timm model.model_name=resnet18", "resnet18: reads images"),
+    ):
+        cfg = composed(*words.split())
+        with pytest.raises(UsageError, match=f"model.model_name=.*{message}"):
+            build_model(cfg, build_data(cfg))
 
 
 def test_a_published_recipe_takes_a_step(films: Path, tmp_path: Path) -> None:

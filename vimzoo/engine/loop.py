@@ -100,11 +100,10 @@ def naming_images(images: Given) -> Iterator[None]:
     except ValueError as error:
         if not str(error).startswith("x: "):
             raise
-        shape = " x ".join(map(str, images.shape[1:]))
-        raise UsageError(
-            f"images of {shape} do not fit the model: {str(error)[3:]}; "
-            "data.img_size, or data.crop of pairs, sets their size"
-        ) from error
+        shape, said = " x ".join(map(str, images.shape[1:])), str(error)[3:]
+        sizes = "height" in said or "side" in said
+        advice = "; data.img_size, or data.crop of pairs, sets their size" if sizes else ""
+        raise UsageError(f"images of {shape} do not fit the model: {said}{advice}") from error
 
 
 def in_float32(output: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vimzoo.data import Images, Splits
 from vimzoo.errors import UsageError
 from vimzoo.metrics import broken
-from vimzoo.models.registry import family_of
+from vimzoo.models.registry import family_of, known_facts
 
 from ..classes import model_for, of_weights
 from ..create import create_model, model_cfg
@@ -42,6 +42,7 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
             f"({', '.join(data.classes[:5])}{', ...' if len(data.classes) > 5 else ''}); "
             "leave model.num_classes=null to take theirs"
         )
+    check_clips(options["model_name"], data)
     options.setdefault("in_chans", data.input_size[0])
     if model_cfg(options["model_name"]).get("fixed_input_size"):
         options.setdefault("img_size", data.input_size[1:])
@@ -58,6 +59,22 @@ def build_model(cfg: dict[str, Any], data: Splits) -> nn.Module:
     if names and (start or ":" in options["model_name"] or set(names) & set(data.classes)):
         return model_for(options, names, data.classes)
     return create_model({**options, "num_classes": len(data.classes)})
+
+
+def check_clips(name: str, data: Splits) -> None:
+    """Check that a registered model reads clips if, and only if, the data are clips.
+
+    Raises:
+        UsageError: it does not.
+    """
+    reads = name.split(".")[0] in known_facts("video")
+    if ":" not in name and reads != (data.frames is not None):
+        read, found = ("clips", "images") if reads else ("images", "clips")
+        other = "vim_tiny_patch16_224" if reads else "videomamba_tiny_patch16_f8_224"
+        raise UsageError(
+            f"model.model_name={name}: reads {read}, but the data ({data.name}) are {found}; expected data of {read} "
+            f"or a model of {found}, such as {other}"
+        )
 
 
 class ClipMixup(Mixup):
