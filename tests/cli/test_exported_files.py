@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from exported import CLASSES, FACTS, network, picture, restored
 from PIL import Image
 
 from vimzoo import demo, exporting, predict, restore
-from vimzoo.exporting import running
+from vimzoo.exporting import running, writing
 from vimzoo.exporting.record import Source
 
 onnx = pytest.importorskip("onnx", reason="needs the extra vimzoo[export]")
@@ -84,6 +85,8 @@ def test_page(files: Path) -> None:
         (["restorer.onnx"], "restorer.onnx: RestorationFile has no classes; expected a classifier"),
         (["broken.onnx"], "--model broken.onnx: onnxruntime cannot read it: "),
         (["foreign.onnx"], "--model foreign.onnx: has no metadata of vimzoo.export"),
+        (["masks.onnx"], "--model masks.onnx: a segmentation model; expected a classifier or a restoration model"),
+        (["clips.onnx"], "--model clips.onnx: reads clips of 4 frames; expected a file for images alone"),
     ],
 )  # fmt: skip
 def test_what_predict_refuses(
@@ -92,6 +95,10 @@ def test_what_predict_refuses(
     monkeypatch.chdir(files)
     Path("broken.onnx").write_bytes(b"no ONNX")
     model = onnx.load("classifier.onnx")
+    for name, what in (("clips.onnx", "test_videomamba"), ("masks.onnx", "test_u_mamba")):
+        facts = writing.describe(what, timm.create_model(what), None)
+        onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
+        onnx.save(model, name)
     del model.metadata_props[:]
     onnx.save(model, "foreign.onnx")
     assert predict.main(["picture.png", "--model", *words]) == 2

@@ -182,7 +182,8 @@ def opened_file(
         setting: By what the user chose it, for messages; by default ``--dtype`` and the name of the type.
 
     Raises:
-        UsageError: the runtime is missing, or does not read the file or the type; or the file does not say what it is.
+        UsageError: the runtime is missing, or does not read the file or the type; or the file does not say what it is,
+            or is neither a classifier of images nor a restoration model.
     """
     runner = RUNNERS[runtime]
     if dtype not in runner.precisions:
@@ -209,6 +210,13 @@ def opened_file(
         )
     if not {"num_classes", "input_size"} <= facts.keys():
         raise UsageError(f"--model {path}: has no metadata of vimzoo.export, which says what the model takes")
+    if frames := facts.get("num_frames"):
+        raise UsageError(f"--model {path}: reads clips of {frames} frames; expected a file for images alone")
+    if "scale" not in facts and "multiple_of" in facts:
+        raise UsageError(
+            f"--model {path}: a segmentation model; expected a classifier or a restoration model, as "
+            "masks are predicted by weights or a run alone"
+        )
     if "scale" not in facts:
         return ClassifierFile(opened, facts)
     if opened.sides[0] != opened.sides[1]:

@@ -305,7 +305,7 @@ def describe(
     if isinstance(model, ModelWithInputs):
         return facts | {"inputs": input_shapes(model, None if size == "dynamic" else size)}  # type: ignore[arg-type]
     facts |= {key: cfg[key] for key in kept if cfg.get(key) is not None}
-    own = ("num_classes", "scale", "multiple_of")
+    own = ("num_classes", "scale", "multiple_of", "num_frames")
     return facts | {key: getattr(model, key) for key in own if hasattr(model, key)}
 
 
