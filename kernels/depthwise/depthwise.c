@@ -12,6 +12,7 @@ ARGUMENTS(depthwise, DEPTHWISE_FIELDS);
 INLINE void filter_row(const depthwise_args *a, int64_t first, const char *const *rows, const int64_t *steps, char *out,
                        const vf *taps, vf bias, const int lanes, const int dtype) {
     const int64_t pixel = a->channels * item_size(dtype), width = ceil_div(a->width - first, a->dilation);
+    const int64_t below = a->x_h * item_size(dtype);
     vf w[9], left = bias, here = bias; /* sums of the outputs left of the column that is read, and at it */
 #pragma GCC unroll 9
     for (int i = 0; i < 9; i++) w[i] = taps[i];
@@ -22,6 +23,7 @@ INLINE void filter_row(const depthwise_args *a, int64_t first, const char *const
 #pragma GCC unroll 3
             for (int i = 0; i < 3; i++) {
                 const vf v = load_row(rows[i] + at * steps[i], dtype, lanes);
+                if (i == 2) ask_for(rows[i] + at * steps[i] + below); /* not foreseen: one line of each pixel */
                 left += v * w[3 * i + 2];
                 here += v * w[3 * i + 1];
                 right += v * w[3 * i];

@@ -26,6 +26,7 @@ INLINE int covers(const scan_paths_args *a) { return !a->table; }
 typedef struct {
     int64_t k, b, begin, steps; /* direction, image, first step, number of steps of this chunk */
     int64_t token[CHUNK];       /* -1: none */
+    int64_t later[CHUNK], side; /* what a block of channels asks for: these tokens, `side` channels on; see ask_later */
     float *rows;                /* CHUNK rows [dt | B | C]; C is 1 where it is not given */
     const char *raw[CHUNK];     /* the same rows as they lie in x_dbl */
     int64_t columns;
@@ -43,6 +44,7 @@ static void read_chunk(const scan_paths_args *a, chunk *c) {
     for (int64_t t = 0; t < ceil_div(c->steps, AT_ONCE) * AT_ONCE; t++) {
         const int64_t token = c->token[t] = t < c->steps ? token_at(a, c->k, c->begin + t) : -1;
         float *row = c->rows + t * c->columns;
+        c->later[t] = 0;
         if (token < 0) {
             memset(row, 0, c->columns * sizeof(float));
             c->raw[t] = (const char *)row; /* zero in any dtype */
@@ -51,6 +53,7 @@ static void read_chunk(const scan_paths_args *a, chunk *c) {
         const char *from = a->x_dbl + (c->b * a->r_b + token * a->r_l + c->k * a->r_k) * size;
         c->raw[t] = from;
         const int64_t step = c->begin + c->ahead + t, next = step < 0 || step >= a->steps ? token : token_at(a, c->k, step);
+        c->later[t] = c->side ? token : next;
         ask_for(from + (next - token) * a->r_l * size);
         ask_for(from + (next - token) * a->r_l * size + 64);
         if (a->dtype == F32) memcpy(row, from, given * sizeof(float));
@@ -66,10 +69,13 @@ static void read_chunk(const scan_paths_args *a, chunk *c) {
 }
 
 INLINE vf read_token(const chunk *c, int64_t t, const char *base, int64_t stride, const int dtype, const int lanes) {
-    if (c->token[t] < 0) return splat(0.0f);
-    const char *row = base + c->token[t] * stride * item_size(dtype);
-    ask_for(row + VL * item_size(dtype));
-    return load_row(row, dtype, lanes);
+    return c->token[t] < 0 ? splat(0.0f) : load_row(base + c->token[t] * stride * item_size(dtype), dtype, lanes);
+}
+
+/* A block of channels touches a line of each row, a pattern that processors do not foresee. So it asks for its own of the
+ * next chunk, or, if `side` is set, for those of the next block. stride: items of `size` bytes from token to token. */
+INLINE void ask_later(const chunk *c, int64_t t, const void *base, int64_t stride, int size) {
+    ask_for((const char *)base + (c->later[t] * stride + c->side) * size);
 }
 
 /* One direction's parameters for the channel blocks of a task. */

@@ -21,7 +21,6 @@ INLINE void merge_step(const merger *m, int64_t token, vf v, const int dtype, co
     const int size = item_size(dtype);
     if (token < 0) return;
     float *total = m->total + token * m->total_step;
-    ask_for(total + VL);
     if (!m->first) v += load_floats(total, lanes);
     if (!m->last) {
         store_row((char *)total, F32, lanes, v);
@@ -33,7 +32,10 @@ INLINE void merge_step(const merger *m, int64_t token, vf v, const int dtype, co
 
 INLINE void merge_tile(const chunk *c, const vf *y, const merger *to, const int dtype, const int lanes) {
     const merger m = *to;
-    for (int64_t t = 0; t < c->steps; t++) merge_step(&m, c->token[t], y[t], dtype, lanes);
+    for (int64_t t = 0; t < c->steps; t++) {
+        merge_step(&m, c->token[t], y[t], dtype, lanes);
+        ask_later(c, t, m.total, m.total_step, sizeof *m.total);
+    }
 }
 
 /* Paths that leave tokens out or visit them twice: gate and round what was summed. */
@@ -66,6 +68,7 @@ INLINE void prepare(const chunk *c, const inputs *from, const int dtype, const i
     for (int64_t t = 0; t < c->steps; t += AT_ONCE) project_dt(c, t, in.params, in.index, in.rank, in.bias, pre + t);
     for (int64_t t = 0; t < c->steps; t++) {
         const vf u = read_token(c, t, in.x, in.x_l, dtype, lanes);
+        ask_later(c, t, in.x, in.x_l, item_size(dtype));
         dt[t] = softplus_vf(pre[t], dtype != F32);
         dtu[t] = dt[t] * u;
         y[t] = in.skip * u;
@@ -89,6 +92,8 @@ INLINE void scan_one_state(const chunk *c, const inputs *from, vf *state, const 
             if (t + i == c->steps) break;
             const float *B = c->rows + (t + i) * c->columns + in.rank, *C = B + 1;
             const vf u = read_token(c, t + i, in.x, in.x_l, dtype, lanes);
+            ask_for(in.x + (c->token[t + i] * in.x_l + VL) * item_size(dtype)); /* the next block's, which is cheaper to find */
+            ask_for(m.total + c->token[t + i] * m.total_step + VL);
             h = exp2_vf(computed(pre[i] * A2), dtype != F32) * h + pre[i] * u * *B;
             merge_step(&m, c->token[t + i], h * *C + in.skip * u, dtype, lanes);
         }

@@ -7,6 +7,9 @@
 /* Each gradient of x is written once, so nothing needs to be added up. */
 INLINE int owns_dx(const scan_paths_args *a) { return covers(a) && a->x_directions == a->directions; }
 
+/* Up to so many channels, a chunk's rows of all tensors stay in the second-level cache beside the next one's. */
+enum { NARROW = 128 };
+
 /* Scratch memory of a backward task: what each channel block carries from chunk to chunk. */
 typedef struct {
     parameters params;
@@ -18,7 +21,10 @@ typedef struct {
 
 static void read_tokens(const chunk *c, vf *tile, const char *base, int64_t stride, int dtype, int lanes) {
     SPECIALISE(dtype, lanes, {
-        for (int64_t t = 0; t < c->steps; t++) tile[t] = read_token(c, t, base, stride, dtype_, lanes_);
+        for (int64_t t = 0; t < c->steps; t++) {
+            tile[t] = read_token(c, t, base, stride, dtype_, lanes_);
+            ask_later(c, t, base, stride, item_size(dtype_));
+        }
     });
 }
 
@@ -75,8 +81,9 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
     for (int64_t t = 0; t < c->steps; t++) {
         if (c->token[t] < 0) g[t] = splat(0.0f);
         else if (a->z) {
-            const vf z = read_token(c, t, a->z + (c->b * a->z_b + channel) * size, a->z_l, a->dtype, lanes);
-            g[t] *= silu_vf(z, 0);
+            const char *z = a->z + (c->b * a->z_b + channel) * size;
+            g[t] *= silu_vf(read_token(c, t, z, a->z_l, a->dtype, lanes), 0);
+            ask_later(c, t, z, a->z_l, size);
         }
         dt[t] = softplus_vf(pre[t], 0);
         dtu[t] = dt[t] * u[t];
@@ -86,7 +93,7 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
     for (int64_t n = 0; n < N; n++) {
         const float *kept = kept_at(a, c, channel) + n * a->channels;
         h[n] = load_row((const char *)kept, F32, lanes);
-        ask_for(kept + VL);
+        ask_for(kept + (c->side ? VL : -N * a->channels));
     }
     const sweep sw = {.dt = dt, .dtu = dtu, .g = g, .B = c->rows + a->rank, .C = c->rows + a->rank + N, .ld = columns,
                       .y = sum_y ? y : NULL, .d_dtu = d_dtu, .d_decay = d_decay,
@@ -94,6 +101,8 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
     tile_backward((int)N, (int)c->steps, h, s->params.A2 + i * N, &sw, s->dh + i * N, s->dA + i * N);
 
     const int own_dx = owns_dx(a);
+    const int64_t row = c->b * a->length * a->x_directions + (a->x_directions > 1 ? c->k : 0);
+    char *dx = a->dx + (row * a->channels + channel) * (own_dx ? size : (int)sizeof(float));
     vf dbias = s->dbias[i], dD = s->dD[i];
     for (int64_t t = 0; t < c->steps; t++) {
         const vf d_dt = d_dtu[t] * u[t] + d_decay[t] * LN2, du = d_dtu[t] * dt[t] + g[t] * skip;
@@ -101,12 +110,11 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
         dbias += pre[t];
         dD += g[t] * u[t];
         if (c->token[t] < 0) continue;
-        const int64_t dx_row = (c->b * a->length + c->token[t]) * a->x_directions + (a->x_directions > 1 ? c->k : 0);
+        const int64_t token = c->token[t] * a->x_directions * a->channels;
         if (!own_dx) {
-            float *dx = (float *)a->dx + dx_row * a->channels + channel;
-            add_floats(dx, du, lanes);
-            ask_for(dx + VL);
-        } else store_row(a->dx + (dx_row * a->channels + channel) * size, a->dtype, lanes, du);
+            add_floats((float *)dx + token, du, lanes);
+            ask_later(c, t, dx, a->x_directions * a->channels, sizeof(float));
+        } else store_row(dx + token * size, a->dtype, lanes, du);
         if (sum_y) add_floats(sum_y + c->token[t] * s->width + i * VL, y[t], lanes);
     }
     s->dbias[i] = dbias;
@@ -185,7 +193,7 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
     s.acc = arena_take(&scratch, CHUNK * columns * sizeof(float));
     s.sums = arena_take(&scratch, SUMS(N) * sizeof(float));
     s.d_dt = arena_take(&scratch, CHUNK * R * sizeof(float));
-    chunk c = {.rows = s.rows, .columns = columns, .ahead = -CHUNK};
+    chunk c = {.rows = s.rows, .columns = columns, .ahead = -CHUNK, .side = width > NARROW ? VL : 0};
     float *sum_y = a->z ? arena_take(&scratch, a->length * width * sizeof(float)) : NULL;
 
     for (c.b = a->batch * group / a->batch_groups; c.b < a->batch * (group + 1) / a->batch_groups; c.b++) {
