@@ -151,6 +151,7 @@ def test_unreadable_images_are_replaced_counted_and_listed(
         match=r"2 of 8 images cannot be read, such as cat/1.jpg \(cannot identify .*max_unreadable=0.2",
     ):
         launch(composed(*words, "data.max_unreadable=0.2"), tmp_path / "none")
+    assert (tmp_path / "none/unreadable.txt").read_text().split() == listed  # to mend them
 
 
 def test_an_image_that_is_gone_is_one_that_cannot_be_read(folder: Path) -> None:

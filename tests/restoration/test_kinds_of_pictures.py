@@ -15,6 +15,7 @@ from PIL import Image
 from vimzoo.data.images.decode import read_image
 from vimzoo.pictures.formats import SUFFIXES, WRITTEN
 from vimzoo.pictures.inks import is_srgb
+from vimzoo.pictures.reading import picture_header
 from vimzoo.restoration import (
     Picture,
     PictureError,
@@ -191,6 +192,44 @@ def test_a_stack_in_one_directory_is_not_one_picture(tmp_path: Path) -> None:
     assert len(tifffile.TiffFile(tmp_path / "a.tif").pages) == 1
     with pytest.raises(PictureError, match="holds 5 pages"):
         read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_preview_before_the_picture_is_not_the_picture(dtype: Any, tmp_path: Path) -> None:
+    """As scanners and cameras write them."""
+    pixels = noise(3, dtype)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(pixels[::3, ::3], photometric="rgb", subfiletype=1, metadata=None)
+        writer.write(pixels, photometric="rgb", metadata=None)
+    assert picture_header(tmp_path / "a.tif")[:2] == (14, 9)
+    assert np.array_equal(read_picture(tmp_path / "a.tif").pixels, pixels)
+    seen = np.asarray(read_image(tmp_path / "a.tif"))
+    assert np.array_equal(seen, pixels if dtype is np.uint8 else (pixels / 257).round().astype(np.uint8))
+
+
+def test_what_pillow_cannot_undo_is_read_otherwise_or_named(tmp_path: Path, caplog: Any, capfd: Any) -> None:
+    path = tiff(tmp_path / "a.tif", noise(3), photometric="rgb", compression="webp")
+    assert np.array_equal(read_picture(path).pixels, noise(3))
+    assert np.array_equal(np.asarray(read_image(path)), noise(3))
+    Image.fromarray(noise(3)).convert("YCbCr").save(path)  # Pillow cannot read its own
+    with pytest.raises(PictureError, match="TIFF of kind YCBCR with 3 channels of uint8; expected grey"):
+        read_picture(path)
+    tiff(path, noise(8, np.uint16), planarconfig="contig", extrasamples=[0] * 7)
+    assert read_picture(path).bands is not None
+    assert not caplog.text and not capfd.readouterr().err  # of the libraries
+
+
+def test_an_empty_file_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(PictureError, match="the file is empty"):
+        read_picture(tmp_path / "a.jpg")
+
+
+def test_bits_that_a_format_has_no_room_for_are_told(tmp_path: Path, caplog: Any) -> None:
+    values = np.rint(COLOUR * 4095).astype(np.uint16)
+    (tmp_path / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(values, level=100, bitspersample=12))
+    restore(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    assert "JPEG has no room for more than 8 bits" in caplog.text
 
 
 def test_12_bits_of_jpeg(tmp_path: Path) -> None:

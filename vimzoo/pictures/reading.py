@@ -67,10 +67,12 @@ def format_of_file(file: IO[bytes]) -> Format:
     """The format of an open file, by its first bytes.
 
     Raises:
-        PictureError: it is none that is known.
+        PictureError: it is empty, or none that is known.
     """
     file.seek(0)
     head = file.read(32)
+    if not head:
+        raise PictureError("the file is empty")
     found = [form for form in FORMATS.values() if form.starts(head)]
     if not found:
         raise PictureError(f"cannot identify image file: expected {', '.join(FORMATS)}")

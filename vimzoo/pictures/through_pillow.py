@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,6 +33,11 @@ _IPTC = 0x0404
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1"
 """How the segment begins that says that a file holds a gain map."""
 _rules = threading.Lock()
+logging.getLogger(
+    "PIL.TiffImagePlugin"
+).addFilter(  # many bands are read otherwise, without its error message
+    lambda record: "More samples per pixel" not in str(record.msg)
+)
 
 
 def opened(file: IO[bytes], name: str, request: Request = HEADER) -> Image.Image:

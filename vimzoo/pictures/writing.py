@@ -75,6 +75,7 @@ def left_out(picture: Picture, form: Format) -> str | None:
     names = [words for name, words in _OPTIONAL.items() if getattr(picture, name) and name not in form.keeps]
     names += ["gamma and primaries (gAMA, cHRM)"] if "gamma" not in form.keeps and _own_curve(picture) else []
     names += ["HDR's light levels"] if {b"mDCV", b"cLLI"} & set(picture.chunks) and not form.colours else []
+    names += ["more than 8 bits"] if picture.pixels.dtype == np.uint16 and not form.deep else []
     names += form.limits(picture)
     return f"{form.name} has no room for {', '.join(names)}" if names else None
 

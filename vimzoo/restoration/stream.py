@@ -301,8 +301,9 @@ class _Meter:
     """Shows a picture's share of the work in a progress bar."""
 
     def __init__(self, bar: Any, size: int) -> None:
-        self.bar, self.size, self.shown = bar, size, 0.0
+        self.bar, self.size, self.shown = bar, size, 0
 
     def __call__(self, share: float) -> None:
-        self.bar.update(share * self.size - self.shown)
-        self.shown = share * self.size
+        done = round(share * self.size)  # shares would add up to slightly more than the whole
+        self.bar.update(done - self.shown)
+        self.shown = done

@@ -301,17 +301,27 @@ def _kinds(images: ReadImages, shapes: Shapes) -> np.ndarray:
     return shapes.kinds(images.sizes() if shapes.oblong else np.ones((len(images), 2)))
 
 
+class TooManyUnreadable(UsageError):
+    """Too many images cannot be read; ``names`` are all of them so far."""
+
+    def __init__(self, message: str, names: list[str]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 def unreadable(parts: list[ReadImages], share: float) -> list[str]:
     """Names of all images that could not be read so far, without repeats.
 
     Raises:
-        UsageError: more than ``share`` of the images of one part are unreadable.
+        TooManyUnreadable: more than ``share`` of the images of one part are unreadable.
     """
+    everything = sorted({name for images in parts for name in images.unreadable_names()})
     for images in parts:
         names = images.unreadable_names()
         if len(names) > share * len(images.unreadable):
-            raise UsageError(
+            raise TooManyUnreadable(
                 f"{len(names)} of {len(images.unreadable)} images cannot be read, such as {names[0]} "
-                f"({images.reason()}); expected at most the share `max_unreadable`={share}"
+                f"({images.reason()}); expected at most the share `max_unreadable`={share}",
+                everything,
             )
-    return sorted({name for images in parts for name in images.unreadable_names()})
+    return everything

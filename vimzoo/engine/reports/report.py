@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from vimzoo.data import Splits
+from vimzoo.data.images.reading import TooManyUnreadable
 from vimzoo.files import whole_file
 from vimzoo.ops.runtime.shortfalls import chosen_backend, shortfalls
 from vimzoo.ops.runtime.threads import counted
@@ -181,19 +182,23 @@ def write_csv(history: list[dict[str, float]], path: Path) -> None:
 
 
 def unreadable(data: Splits, world: World, out: Path) -> None:
-    """List the images that no process could read in ``unreadable.txt``; log a warning if there are more than before.
+    """List the images that no process could read in ``unreadable.txt``; print how many if there are more than before.
 
     Raises:
         UsageError: they are too many.
     """
     for damaged in data.damaged:
         world.unite(damaged)
-    names, path = data.unreadable(), out / "unreadable.txt"
-    if not world.main:
-        return
-    if names and (not path.exists() or len(names) > len(path.read_text().splitlines())):
+    path, too_many = out / "unreadable.txt", None
+    try:
+        names = data.unreadable()
+    except TooManyUnreadable as error:
+        names, too_many = error.names, error
+    if world.main and names and (not path.exists() or len(names) > len(path.read_text().splitlines())):
         path.write_text("\n".join(names) + "\n")
         print(f"{len(names)} images cannot be read and are left out, listed in {_shown(path)}", flush=True)
+    if too_many is not None:
+        raise too_many
 
 
 def curves(history: list[dict[str, float]], task: Task, path: Path) -> None:

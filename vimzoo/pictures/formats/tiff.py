@@ -18,12 +18,24 @@ from ..record import Format, Header, Request
 from ..through_pillow import HEADER, load, opened, pixels_of
 from .tiff_tags import append_directories, extra_tags, metadata
 
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _KIND = 258, 259, 262, 277, 284, 338, 339
+_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _KIND = (
+    254,
+    258,
+    259,
+    262,
+    277,
+    284,
+    338,
+    339,
+)
 _COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED": 4}
 """Channels of colour by photometric interpretation; the others are alpha or further bands."""
 _PLAIN = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 """The same for what Pillow reads, palettes included, by number."""
 _JPEG = (6, 7)  # of Compression
+_PILLOWS = (1, 2, 3, 4, 5, *_JPEG, 8, 32773, 32946)
+"""Compressions that every build of Pillow can undo: none, fax, LZW, JPEG, Deflate, PackBits."""
+_YCBCR = 6  # of PhotometricInterpretation
 _ALPHA = (1, 2)  # of ExtraSamples: premultiplied or not
 _LARGEST = 2**32 - 2**25
 """Bytes of pixels above which offsets of 4 bytes may not suffice."""
@@ -39,6 +51,7 @@ def _plain(file: IO[bytes], request: Request = HEADER) -> Image.Image | None:
     tags: Any = getattr(image, "tag_v2", {})
     colours, extra = _PLAIN.get(tags.get(_PHOTOMETRIC, -1)), tuple(tags.get(_EXTRA, ()))
     samples = tags.get(_SAMPLES, 1)
+    compression = tags.get(_COMPRESSION, 1)
     alpha = len(extra) == 1 and extra[0] in _ALPHA and colours in (1, 3)
     fits = (
         colours is not None
@@ -46,6 +59,9 @@ def _plain(file: IO[bytes], request: Request = HEADER) -> Image.Image | None:
         and max(tags.get(_BITS, (1,))) <= 8
         and set(tags.get(_KIND, (1,))) <= {1, 4}
         and (samples == 1 or tags.get(_PLANAR, 1) == 1)
+        and compression in _PILLOWS
+        and (tags.get(_PHOTOMETRIC) != _YCBCR or compression in _JPEG)
+        and not tags.get(_SUBFILE, 0) & (_REDUCED | _MASK)
     )
     return image if fits else None
 
@@ -65,7 +81,7 @@ def _read(file: IO[bytes], request: Request) -> Picture:
         check_size(*image.size, request.max_pixels)
         return load(image, request)
     with _opened(file) as tiff:
-        page = tiff.pages[0]
+        page = _first(tiff)
         check_size(page.imagewidth, page.imagelength, request.max_pixels)
         count = sum(1 for _ in _pages(tiff)) if request.pages != "first" else 1
         if request.pages == "refuse" and count > 1:
@@ -94,6 +110,11 @@ def _turn(page: Any) -> dict[str, Any]:
     }
 
 
+def _first(tiff: Any) -> Any:
+    """The first page that is neither a reduced one, as scanners and cameras put first, nor a mask."""
+    return next((page for page in tiff.pages if not page.subfiletype & (_REDUCED | _MASK)), tiff.pages[0])
+
+
 def _pages(tiff: Any) -> Iterator[Any]:
     """A number for every picture in a file, without reduced ones and masks.
 
@@ -109,7 +130,7 @@ def _pages(tiff: Any) -> Iterator[Any]:
 
 def _stack(tiff: Any, count: int) -> Iterator[np.ndarray]:
     """The pixels of every page, which have to be alike."""
-    series = tiff.series[0]
+    series = next(each for each in tiff.series if not each.keyframe.subfiletype & (_REDUCED | _MASK))
     page = series.keyframe
     if math.prod(series.shape) != count * math.prod(page.shape):
         raise PictureError(f"holds {count} pages that differ in size or kind; expected equal ones")
@@ -180,7 +201,7 @@ def _header(file: IO[bytes]) -> Header:
         # Pillow's own size is that of the upright picture
         return int(tags[256]), int(tags[257]), int(tags.get(274, 1))
     with _opened(file) as tiff:
-        page = tiff.pages[0]
+        page = _first(tiff)
         return page.imagewidth, page.imagelength, int(page.tags.valueof(274, 1))
 
 
