@@ -87,7 +87,7 @@ def _fate(picture: Picture, kept: Callable[[Picture], bool], path: Path) -> str:
         write_picture(picture, path, quality=100)
     except PictureError:
         return "refused"
-    if left_out(picture, WRITTEN[path.suffix]):
+    if picture.pixels.dtype == np.uint8 and left_out(picture, WRITTEN[path.suffix]):
         return "left out"
     back = read_picture(path, pages="all")
     if picture.pixels.dtype == np.uint16 and kept(back) and back.bits not in (None, 16):
