@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vimzoo.segmentation import gaussian_weights, sliding_windows, window_starts
@@ -57,3 +61,16 @@ def test_wrong_arguments() -> None:
             sliding_windows(lambda x: x, images, **{"window": (4, 4), **change})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="function: expected scores"):
         sliding_windows(lambda x: x.argmax(1), images, (4, 4))
+
+
+def test_small_and_missing_images_of_a_network_with_windows() -> None:
+    """They are read as crops are in training: with zeros around them."""
+    model: Any = timm.create_model("test_u_mamba", window=(64, 64)).eval()
+    x = torch.randn(1, 3, 20, 30)
+    with torch.no_grad():
+        want = model.whole(F.pad(x, [17, 17, 22, 22]))[:, :, 22:42, 17:47]
+        assert torch.allclose(model(x), want, atol=1e-5) and not torch.allclose(
+            model.whole(x), want, atol=1e-2
+        )
+        assert model(torch.randn(0, 3, 80, 30)).shape == (0, 2, 80, 30)
+        assert model.train()(x).shape == (1, 2, 20, 30)

@@ -29,7 +29,8 @@ class SegmentationModel(nn.Module):
         in_chans: Channels of the images.
         num_features: Channels before the last layer.
         multiple_of: Images are padded to multiples of this, and their scores cropped.
-        window: Height and width of the windows that larger images are read in, in evaluation; None takes them whole.
+        window: Height and width of the windows that images are read in, in evaluation, smaller ones with zeros around
+            them; None takes them whole.
         overlap: Least share that neighbouring windows have in common.
         deep_supervision: Whether scores of several resolutions are returned in training; see `set_deep_supervision`.
         filter_fn: Turns the names of weight files into the model's, as `load_into` takes it.
@@ -48,7 +49,7 @@ class SegmentationModel(nn.Module):
     """A file reads whole images: windows are read by its user."""
 
     def set_window(self, window: Sequence[int] | None, overlap: float = 0.5) -> None:
-        """Read images larger than ``window`` in windows of this size, in evaluation.
+        """Read images in windows of this size, in evaluation; smaller ones with zeros around them, as in training.
 
         Raises:
             ValueError: it is not a height and a width, or the overlap is not in 0..1 (1 excluded).
@@ -95,8 +96,8 @@ class SegmentationModel(nn.Module):
         """
         if self.training and self.deep_supervision:
             return self.levels(x)
-        large = self.window is not None and (x.shape[2] > self.window[0] or x.shape[3] > self.window[1])
-        if self.window is not None and large and not self.training and not torch.jit.is_tracing():
+        windows = self.window is not None and not self.training and not torch.jit.is_tracing()
+        if self.window is not None and windows and len(x) and tuple(x.shape[2:]) != self.window:
             return sliding_windows(self.whole, x, self.window, self.overlap)
         return self.whole(x)
 
