@@ -75,7 +75,7 @@ INLINE vf read_token(const chunk *c, int64_t t, const char *base, int64_t stride
 /* A block of channels touches a line of each row, a pattern that processors do not foresee. So it asks for its own of the
  * next chunk, or, if `side` is set, for those of the next block. stride: items of `size` bytes from token to token. */
 INLINE void ask_later(const chunk *c, int64_t t, const void *base, int64_t stride, int size) {
-    ask_for((const char *)base + (c->later[t] * stride + c->side) * size);
+    ask_for((const char *)base + c->side * size + c->later[t] * (stride * size));
 }
 
 /* One direction's parameters for the channel blocks of a task. */
