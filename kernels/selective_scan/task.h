@@ -85,8 +85,13 @@ HELPER void load_blocks(vf *out, const float *rows, int64_t offset, int64_t colu
 }
 /* The reverse, adding: rows[lane][column] += in[column]. */
 HELPER void add_columns(float *rows, const vf *in, int64_t columns, int lanes, float scale) {
-    for (int64_t c = 0; c < columns; c++)
-        for (int i = 0; i < lanes; i++) rows[i * columns + c] += in[c][i] * scale;
+    for (int64_t c = 0; c < columns; c += VL) {
+        const int width = (int)min_of(VL, columns - c);
+        vf block[VL];
+        for (int i = 0; i < VL; i++) block[i] = i < width ? in[c + i] * scale : splat(0.0f);
+        transpose_vf(block);
+        for (int i = 0; i < lanes; i++) add_floats(rows + i * columns + c, block[i], width);
+    }
 }
 HELPER void add_blocks(float *rows, int64_t offset, const vf *in, int64_t columns, int64_t first, int64_t last) {
     for (int64_t c = first; rows && c < last; c += VL, in += columns)
