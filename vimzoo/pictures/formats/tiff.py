@@ -130,7 +130,8 @@ def _pages(tiff: Any) -> Iterator[Any]:
 
 def _stack(tiff: Any, count: int) -> Iterator[np.ndarray]:
     """The pixels of every page, which have to be alike."""
-    series = next(each for each in tiff.series if not each.keyframe.subfiletype & (_REDUCED | _MASK))
+    whole = (each for each in tiff.series if not each.keyframe.subfiletype & (_REDUCED | _MASK))
+    series = next(whole, tiff.series[0])
     page = series.keyframe
     if math.prod(series.shape) != count * math.prod(page.shape):
         raise PictureError(f"holds {count} pages that differ in size or kind; expected equal ones")
