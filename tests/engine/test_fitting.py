@@ -47,9 +47,9 @@ def test_experiments_with_other_data(experiment: str, data: str) -> None:
             "hub, moving_digits or shards, or task=restore",
         ),
         ("+data.img_siz=9", "data.img_siz=9: data=digits has no such setting; similar names: img_size; "),
-        ("aug=imagenet", "aug.transform: digits take numbers rotate, .*; aug=digits is made for data=digits"),
+        ("aug=imagenet", "aug.transform: digits take rotate, .*; aug=digits is made for data=digits"),
         ("experiment=shapes aug=light", "aug.transform: .*; aug=none is made for data=shapes"),
-        ("aug.transform.rotate=[1,2]", r"aug.transform: digits take numbers .*, not \[\[1, 2\], "),
+        ("aug.transform.rotate=[1,2]", r"aug.transform: expected numbers as rotate, .*, got \[\[1, 2\], "),
     ],
 )
 def test_what_does_not_fit_is_named(words: str, message: str) -> None:

@@ -117,7 +117,7 @@ def test_unusable_pairs_are_named(pairs: Path) -> None:
     ):
         paired_folder(str(pairs / "high"))
     (pairs / "low" / "3x2.png").rename(pairs / "low" / "other.png")
-    with pytest.raises(UsageError, match=r"2 files without a partner: low/other.png, high/3.png"):
+    with pytest.raises(UsageError, match=r"files without a partner \(2\): low/other.png, high/3.png"):
         paired_folder(str(pairs))
     (pairs / "low" / "other.png").rename(pairs / "low" / "3x2.png")
     make_photo(pairs / "low" / "4x2.png", 20, 24)

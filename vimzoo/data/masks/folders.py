@@ -72,7 +72,7 @@ def matched_files(images: Path, masks: Path) -> Files:
         for folder, end in ((images, _IMAGE_END), (masks, _MASK_END))
     )
     lonely = [
-        f"{len(missing)} files in {folder} without a partner in {other}: {', '.join(map(str, missing[:5]))}"
+        f"files in {folder} without a partner in {other} ({len(missing)}): {', '.join(map(str, missing[:5]))}"
         for here, there, folder, other in ((own, marks, images, masks), (marks, own, masks, images))
         if (missing := [name for key, name in here.items() if key not in there])
     ]

@@ -95,7 +95,7 @@ def _lonely(low: Sequence[PurePath], high: Sequence[PurePath], lows: Found, high
 
 def _misfit(low: Sequence[PurePath], high: Sequence[PurePath], lows: Found, highs: Found) -> str:
     if lonely := _lonely(low, high, lows, highs):
-        return f"{len(lonely)} files without a partner: {', '.join(lonely[:5])}"
+        return f"files without a partner ({len(lonely)}): {', '.join(lonely[:5])}"
     several = next(files for found in (lows, highs) for files in found.values() if len(files) > 1)
     return f"{', '.join(map(str, several[:4]))} have one name, but for their suffix or scale; expected one of them"
 

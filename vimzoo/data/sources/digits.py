@@ -87,10 +87,10 @@ def bundled_digits(
         raise UsageError(f"`in_chans`={in_chans}: expected 1 (grey) or 3 (the same grey three times)")
     aug = dict(aug or {})
     rotate, shift, scale = amounts = [aug.pop(name, 0.0) for name in ("rotate", "shift", "scale")]
-    if aug or not all(isinstance(amount, int | float) for amount in amounts):
-        raise UsageError(
-            f"`aug`: digits take numbers rotate, shift and scale, not {', '.join(aug) or amounts}"
-        )
+    if aug:
+        raise UsageError(f"`aug`: digits take rotate, shift and scale, not {', '.join(aug)}")
+    if not all(isinstance(amount, int | float) for amount in amounts):
+        raise UsageError(f"`aug`: expected numbers as rotate, shift and scale, got {amounts}")
     source = load_digits()
     images = torch.from_numpy(source.images).float()[:, None].repeat(1, in_chans, 1, 1) / 16
     labels = torch.from_numpy(source.target).long()
