@@ -3,6 +3,7 @@
 | system | compiler | what is built |
 | --- | --- | --- |
 | Linux, x86-64 | GCC or Clang | SSE2, AVX2, AVX-512 and AVX-512 BF16; OpenMP where its header and library are found |
+| Linux, 64-bit ARM | GCC or Clang | NEON, and NEON with products of bfloat16 and bytes (ARMv8.6); OpenMP likewise |
 | Linux, other | GCC or Clang | one library of portable vectors; OpenMP likewise |
 | macOS | Clang | the same without AVX-512 BF16, which no Mac has, and without OpenMP, so one thread |
 | Windows | any | nothing: the sources need GCC's vector extensions and POSIX |
@@ -39,6 +40,7 @@ X86_64 = {
 }
 LINUX_X86_64 = {**X86_64, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
 PORTABLE = {"base": ["-DVIMZOO_VL=4"]}
+ARM = {**PORTABLE, "neon_bf16": ["-DVIMZOO_VL=4", "-march=armv8.2-a+bf16+i8mm"]}
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 SHIPPED_INSIDE = {
     "configs": "vimzoo.configs",
@@ -87,6 +89,7 @@ def extensions() -> list[Extension]:
     depends = sorted(str(path) for path in Path("kernels").glob("*/*.h"))
     system = sysconfig.get_platform()
     levels = LINUX_X86_64 if system == "linux-x86_64" else X86_64 if system.endswith("x86_64") else PORTABLE
+    levels = ARM if system.endswith(("-aarch64", "-arm64")) else levels
     return [
         Extension(
             f"vimzoo.kernels._cpu_{level}",

@@ -23,6 +23,11 @@ KERNELS = HERE.parent / "kernels"
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-static"]
 TARGETS = {
     "ARM, NEON": ("aarch64-linux-gnu-gcc", "qemu-aarch64", ["-DVIMZOO_VL=4"]),
+    "ARM, NEON with BF16": (
+        "aarch64-linux-gnu-gcc",
+        "qemu-aarch64",
+        ["-DVIMZOO_VL=4", "-march=armv8.2-a+bf16+i8mm"],
+    ),
     "x86-64, AVX2": ("gcc", "qemu-x86_64", ["-DVIMZOO_VL=8", "-mavx2", "-mfma", "-mf16c"]),
 }
 """Compiler, emulator and flags."""
@@ -54,7 +59,7 @@ def per_element(emulator: str, program: Path, states: int, rank: int, dtype: int
 
 def build(compiler: str, flags: list[str], folder: Path) -> Path:
     """The program for one target, linked statically."""
-    program = folder / compiler
+    program = folder / f"{compiler}-{len(list(folder.iterdir()))}"
     sources = [HERE / "native" / "scan_once.c", *sorted((KERNELS / "selective_scan").glob("scan_paths*.c"))]
     subprocess.run([compiler, *FLAGS, *flags, *map(str, sources), "-o", str(program), "-lm"], check=True)
     return program

@@ -32,7 +32,7 @@ int main(int count, char **words) {
     a.x = zeros(L * D), a.x_b = L * D, a.x_l = D;
     a.x_dbl = zeros(L * K * columns), a.r_b = L * K * columns, a.r_l = K * columns, a.r_k = columns;
     a.A = constant(K * D * N, -1.0f), a.A_k = D * N;
-    a.dt_weight = constant(K * D * R, 0.1f), a.w_k = D * R;
+    a.dt_weight = constant(K * D * R, 0.125f), a.w_k = D * R;
     a.dt_bias = constant(K * D, -3.0f), a.bias_k = D;
     a.D = constant(K * D, 1.0f), a.D_k = D;
     a.codes = codes;

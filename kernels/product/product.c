@@ -9,7 +9,7 @@
 
 ARGUMENT_NAMES(product, PRODUCT_FIELDS);
 
-#if defined(__AVX512BF16__)
+#if defined(PAIRS)
 enum { PAIRED = BF16 }; /* the dtype that is multiplied in pairs */
 #else
 enum { PAIRED = -1 };
@@ -127,8 +127,8 @@ INLINE void add_products(vf sum[HIGH][2], const vf *panel, words x, int64_t dept
                 const vf v = every_lane(at[i / 3] + i % 3 * x.step + word * 4);
 #pragma GCC unroll 2
                 for (int j = 0; j < vectors; j++)
-#if defined(__AVX512BF16__)
-                    if (paired) total[i][j] = (vf)_mm512_dpbf16_ps((__m512)total[i][j], (__m512bh)v, (__m512bh)weight[j]);
+#if defined(PAIRS)
+                    if (paired) total[i][j] = add_pairs(total[i][j], (vi)v, (vi)weight[j]);
                     else
 #endif
                         total[i][j] += v * weight[j];

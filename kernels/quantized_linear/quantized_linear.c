@@ -197,19 +197,24 @@ static void weights(const quantized_linear_args *a) {
 
 #if VL == 16
 #include <cpuid.h>
-#define VNNI __attribute__((target("avx512vnni")))
+#define DOT_TARGET __attribute__((target("avx512vnni")))
 #define DOT(sum, unsigned_bytes, signed_bytes) \
     (vi)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(unsigned_bytes), (__m512i)(signed_bytes))
 enum { TILE_ROWS = 8 };
 #elif VL == 8 && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #include <cpuid.h>
-#define VNNI __attribute__((target("avxvnni")))
+#define DOT_TARGET __attribute__((target("avxvnni")))
 #define DOT(sum, unsigned_bytes, signed_bytes) \
     (vi)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(unsigned_bytes), (__m256i)(signed_bytes))
 enum { TILE_ROWS = 4 };
+#elif defined(NEON) && defined(__ARM_FEATURE_MATMUL_INT8)
+#define DOT_TARGET
+#define DOT(sum, unsigned_bytes, signed_bytes) \
+    (vi)vusdotq_s32((int32x4_t)(sum), (uint8x16_t)(unsigned_bytes), (int8x16_t)(signed_bytes))
+enum { TILE_ROWS = 8 };
 #endif
 
-#ifdef VNNI
+#ifdef DOT
 enum { WIDTH = 2 * VL, ROWS = 32 }; /* outputs of a tile; rows of a task */
 typedef int32_t vi_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
@@ -254,7 +259,7 @@ static float narrow_row(const quantized_linear_args *a, int64_t row, int8_t *byt
 }
 
 /* TILE_ROWS rows, of which the first `count` are wanted, by WIDTH outputs from `n`: bytes, scales and sums are the rows'. */
-INLINE VNNI void tile(const quantized_linear_args *a, int64_t row, int64_t n, const vi *packed, const int8_t *bytes,
+INLINE DOT_TARGET void tile(const quantized_linear_args *a, int64_t row, int64_t n, const vi *packed, const int8_t *bytes,
                       const float *scales, const int32_t *sums, const int count, const int dtype) {
     vi total[TILE_ROWS][2];
 #pragma GCC unroll 8
@@ -287,7 +292,7 @@ INLINE VNNI void tile(const quantized_linear_args *a, int64_t row, int64_t n, co
     }
 }
 
-INLINE VNNI void tiles(const quantized_linear_args *a, int64_t begin, int64_t end, const vi *packed, int8_t *bytes,
+INLINE DOT_TARGET void tiles(const quantized_linear_args *a, int64_t begin, int64_t end, const vi *packed, int8_t *bytes,
                        const int dtype) {
     float scales[ROWS];
     int32_t sums[ROWS] = {0};
@@ -301,7 +306,7 @@ INLINE VNNI void tiles(const quantized_linear_args *a, int64_t begin, int64_t en
     }
 }
 
-static VNNI void tiles_of(const quantized_linear_args *a, int64_t begin, int64_t end, const vi *packed, int8_t *bytes) {
+static DOT_TARGET void tiles_of(const quantized_linear_args *a, int64_t begin, int64_t end, const vi *packed, int8_t *bytes) {
     if (a->dtype == F32) tiles(a, begin, end, packed, bytes, F32);
     else if (a->dtype == BF16) tiles(a, begin, end, packed, bytes, BF16);
     else tiles(a, begin, end, packed, bytes, F16);
@@ -326,15 +331,17 @@ static void products_8_bits(const quantized_linear_args *a) {
 static void products_8_bits(const quantized_linear_args *a) { (void)a; }
 #endif
 
-/* Whether this processor has instructions for products of bytes: of AVX-512, or of 256 bits. */
+/* Whether this processor has instructions for products of bytes: of AVX-512, of 256 bits, or ARM's. */
 EXPORT int vimzoo_has_int8(void) {
-#ifdef VNNI
+#if !defined(DOT)
+    return 0;
+#elif defined(NEON)
+    return 1; /* every processor that this library is chosen for */
+#else
     unsigned eax, ebx, ecx, edx;
     const unsigned leaf = VL == 16 ? 0 : 1;
     if (!__get_cpuid_count(7, leaf, &eax, &ebx, &ecx, &edx)) return 0;
     return VL == 16 ? ecx >> 11 & 1 : eax >> 4 & 1;
-#else
-    return 0;
 #endif
 }
 

@@ -120,6 +120,12 @@ INLINE void store_row(char *p, int dtype, int lanes, vf value) {
         *(vf_unaligned *)p = value;
         return;
     }
+#if defined(PAIRS)
+    if (lanes == VL && dtype == BF16) {
+        vst1_u16((uint16_t *)p, vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)value)));
+        return;
+    }
+#endif
     if (lanes == VL && dtype == BF16) {
         const vu bits = (vu)value, nan = (vu)(value != value);
         const vu upper = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;

@@ -110,7 +110,7 @@ INLINE void project_dt(const chunk *c, int64_t t, const parameters *p, int64_t b
     int64_t r = 0;
 #pragma GCC unroll 8
     for (int i = 0; i < AT_ONCE; i++) pre[i] = bias;
-#if defined(__AVX512BF16__)
+#if defined(PAIRS)
     if (p->paired)
         for (; r + 2 <= rank; r += 2) {
             const vi v = p->pairs[block * (rank / 2) + r / 2];
@@ -118,7 +118,7 @@ INLINE void project_dt(const chunk *c, int64_t t, const parameters *p, int64_t b
             for (int i = 0; i < AT_ONCE; i++) {
                 int32_t two;
                 memcpy(&two, c->raw[t + i] + 2 * r, sizeof two);
-                pre[i] = (vf)_mm512_dpbf16_ps((__m512)pre[i], (__m512bh)v, (__m512bh)_mm512_set1_epi32(two));
+                pre[i] = add_pairs(pre[i], v, (vi){0} + two);
             }
         }
 #endif

@@ -113,7 +113,7 @@ static void forward_task(const scan_paths_args *a, int64_t b, int64_t first, int
     parameters params = {.A2 = arena_take(&scratch, blocks * N * sizeof(vf)),
                          .w = arena_take(&scratch, blocks * R * sizeof(vf))};
     vf *h = arena_take(&scratch, blocks * N * sizeof(vf));
-#if defined(__AVX512BF16__)
+#if defined(PAIRS)
     if (dtype == BF16) params.pairs = arena_take(&scratch, blocks * (R / 2) * sizeof(vi));
 #endif
     chunk c = {.b = b, .rows = arena_take(&scratch, CHUNK * columns * sizeof(float)), .columns = columns, .ahead = CHUNK};

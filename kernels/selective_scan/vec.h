@@ -61,6 +61,18 @@ INLINE vf at_most(vf high, vf v) {
 #endif
 }
 
+#if defined(__AVX512BF16__) || (defined(NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC))
+#define PAIRS 1
+/* sum + the two products of bfloat16 numbers that share a lane. */
+INLINE vf add_pairs(vf sum, vi a, vi b) {
+#if VL == 16
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    return (vf)vbfdotq_f32((float32x4_t)sum, vreinterpretq_bf16_s32((int32x4_t)a), vreinterpretq_bf16_s32((int32x4_t)b));
+#endif
+}
+#endif
+
 /* v, once it is computed: GCC fuses a product with every sum that it enters, so it would multiply twice. On AVX-512 products
  * are what bounds the scan, and additions have units of their own. */
 INLINE vf computed(vf v) {

@@ -17,6 +17,10 @@ from vimzoo.ops.runtime import native
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_OPENMP = '#!/bin/sh\nfor word; do [ "$word" = -fopenmp ] && exit 1; done\nexec cc "$@"\n'
+ZIGS_NAMES = {
+    "-march=x86-64-v4": "-march=x86_64_v4",
+    "-march=armv8.2-a+bf16+i8mm": "-mcpu=generic+v8_2a+bf16+i8mm",
+}
 ANSWER = """
 import sys, torch
 import vimzoo.kernels
@@ -75,15 +79,16 @@ def answer(folder: Path, *libraries: Path) -> list[Any]:
     {
         "linux-x86_64": ["base", "avx2", "avx512", "avx512_bf16"],
         "macosx-11.0-x86_64": ["base", "avx2", "avx512"],
-        "macosx-11.0-arm64": ["base"],
+        "macosx-11.0-arm64": ["base", "neon_bf16"],
         "macosx-10.9-universal2": ["base"],
-        "linux-aarch64": ["base"],
+        "linux-aarch64": ["base", "neon_bf16"],
+        "linux-riscv64": ["base"],
     }.items(),
 )
 def test_libraries_by_system(
     system: str, levels: list[str], script: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Flags of x86-64 reach its compilers only, and what is missing is never an error."""
+    """Flags of an architecture reach its compilers only, and what is missing is never an error."""
     monkeypatch.setattr("sysconfig.get_platform", lambda: system)
     found = script["extensions"]()
     assert [e.name.removeprefix("vimzoo.kernels._cpu_") for e in found] == levels
@@ -211,7 +216,7 @@ def test_clang_compiles_the_kernels(target: str, script: dict[str, Any], tmp_pat
         patch.setattr("sysconfig.get_platform", lambda: system)
         extensions = script["extensions"]()
     for extension in extensions:
-        flags = [flag.replace("x86-64-v4", "x86_64_v4") for flag in extension.extra_compile_args]
+        flags = [ZIGS_NAMES.get(flag, flag) for flag in extension.extra_compile_args]
         out = tmp_path / extension.name
         clang = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-shared", "-fPIC"]
         done = subprocess.run(

@@ -2,7 +2,7 @@
 
 They use neither Python's nor torch's headers, so one build serves every version of both. The library for the best
 instruction set that both the machine and the build have is loaded at first use; ``VIMZOO_ISA`` (``base``, ``avx2``,
-``avx512``, ``avx512_bf16``) picks another.
+``avx512``, ``avx512_bf16``; on ARM ``base``, ``neon_bf16``) picks another.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import sys
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,9 @@ from .abi import DTYPES, Arguments
 from .call import OPERATORS
 from .memory import keep_freed_memory
 
-LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+LEVELS = ("base", "neon_bf16") if ARM else ("base", "avx2", "avx512", "avx512_bf16")
+"""Instruction sets that libraries are built for, the best last."""
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
 INFERENCE = ("depthwise", "quantized_linear", "product", "mlp", "mixer")
