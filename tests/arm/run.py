@@ -23,7 +23,10 @@ TESTS = (
         f"tests/ops/test_{name}.py"
         for name in ("scan_paths", "selective_scan", "conv_and_norm", "special_values")
     ),
-    *(f"tests/ops/test_{name}.py" for name in ("linear", "derivatives", "quantized", "raw_calls", "reference", "threads")),
+    *(
+        f"tests/ops/test_{name}.py"
+        for name in ("linear", "derivatives", "quantized", "raw_calls", "reference", "threads")
+    ),
     *(f"tests/models/test_{name}.py" for name in ("vim", "vmamba", "mambair")),
 )
 NOT_EMULATED = ("tests/ops/test_threads.py::test_a_forked_process_answers",)

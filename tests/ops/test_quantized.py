@@ -100,7 +100,7 @@ def test_a_processor_without_the_instructions_says_so_once(monkeypatch, caplog):
             for _ in range(2):
                 torch.testing.assert_close(quantized_linear(x, weight, activations="int8"), wanted)
     assert [record.message for record in caplog.records if "8 bits" in record.message] == [
-        "activations of 8 bits: this processor or build has no AVX-512 VNNI; computed in float32, which is slower"
+        "activations of 8 bits: this processor or build has no products of bytes; computed in float32, which is slower"
     ]
 
 

@@ -2,8 +2,8 @@
 
 A weight W of O rows is stored as whole numbers q with ``W = scale (q - offset)``; scale and offset belong to a row, or
 to a group of a row's columns. On the CPU products of few rows read the whole numbers and widen them in registers; with
-many rows the weight is widened first, and with activations of 8 bits both factors stay whole numbers (AVX-512 VNNI).
-Everywhere else, and where gradients are wanted, torch computes the same.
+many rows the weight is widened first, and with activations of 8 bits both factors stay whole numbers where the
+processor multiplies bytes (VNNI, ARMv8.6). Everywhere else, and where gradients are wanted, torch computes the same.
 """
 
 import ctypes
@@ -244,7 +244,7 @@ def _takes(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> bool:
 @cache  # says it once
 def _say_slow() -> None:
     _logger.warning(
-        "activations of 8 bits: this processor or build has no AVX-512 VNNI; computed in float32, which is slower"
+        "activations of 8 bits: this processor or build has no products of bytes; computed in float32, which is slower"
     )
 
 
