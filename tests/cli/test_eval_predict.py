@@ -78,7 +78,7 @@ def test_eval_of_a_model_without_a_run(tmp_path, capsys):
     ("words", "message"),
     [
         (["nowhere"], "nowhere: not a run folder"),
-        (["model=vim_tny"], "Could not find 'model/vim_tny'"),
+        (["model=vim_tny"], "model=vim_tny: there is no such model; similar names: vim_tiny"),
         (["RUN", "optim.lrr=1"], "optim.lrr=1: the run has no such setting; similar names: lr"),
         (["RUN", "RUN"], "one run folder at a time"),
         (["RUN", "run.amp=bf17"], "run.amp=bf17"),

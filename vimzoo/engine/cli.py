@@ -37,7 +37,7 @@ def main() -> None:
     try:
         import hydra
         from hydra.core.hydra_config import HydraConfig
-        from hydra.errors import CompactHydraException
+        from hydra.errors import CompactHydraException, MissingConfigException
         from hydra.types import RunMode
         from omegaconf import DictConfig, OmegaConf
         from omegaconf.errors import ConfigAttributeError, ConfigKeyError
@@ -51,7 +51,7 @@ def main() -> None:
         )
     from .configuration.composing import config_dir, config_flags, hydra_options, store_registered
     from .configuration.overrides import unreadable
-    from .configuration.words import for_hydra
+    from .configuration.words import for_hydra, unknown_option
     from .processes.job import job_name
     from .reports.output import patient
 
@@ -141,6 +141,8 @@ def main() -> None:
                 from .configuration.fitting import unknown_setting
 
                 text = unknown_setting(str(cause.full_key), sys.argv[1:])
+            if isinstance(error, MissingConfigException):
+                text = unknown_option(error)
             sys.exit(report(UsageError(text)))
         finally:
             if not traced:

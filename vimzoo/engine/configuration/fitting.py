@@ -90,5 +90,5 @@ def unknown_setting(key: str, words: Sequence[str]) -> str:
         return f"{word}: {_unknown(settings['data']['source'], [last])}"
     for part in group.split(".") if group else ():
         settings = settings.get(part) if isinstance(settings, dict) else None
-    known = similar(last, settings or (), "--cfg job shows all")
+    known = similar(last, (*(settings or ()), *(() if group else groups())), "--cfg job shows all")
     return f"{word}: there is no such setting; {known}; +{word} adds it"

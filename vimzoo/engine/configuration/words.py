@@ -6,13 +6,17 @@ import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vimzoo.commands import trainer
 from vimzoo.errors import UsageError, first_line, similar
 
 from .composing import compose_settings, config_dir
 from .older import as_begun
 from .overrides import quoted
+
+if TYPE_CHECKING:
+    from hydra.errors import MissingConfigException
 
 # Settings that name a file or folder
 PATHS = re.compile(
@@ -91,13 +95,24 @@ def composed_settings(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: Hydra refuses an override.
     """
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         return compose_settings([readable(word) for word in words])
+    except MissingConfigException as error:
+        raise UsageError(unknown_option(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(first_line(error)) from error
+
+
+def unknown_option(error: MissingConfigException) -> str:
+    """Explain that a group has no such option, as of ``model=vim_tny``, with the nearest ones."""
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if not group or not error.options:
+        return first_line(error)
+    known = similar(name, error.options, f"{trainer()} --help lists all")
+    return f"{group}={name}: there is no such {group}; {known}"
 
 
 def applied(
