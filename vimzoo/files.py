@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +44,58 @@ def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]
         yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+class FileGroup:
+    """Atomic writes of several files, which are synced together in less time than one after the other."""
+
+    def __init__(self) -> None:
+        self._begun: dict[Path, tuple[Path, IO[bytes]]] = {}
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file beside ``path``; `finish` gives it this name.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            file = temporary.open("xb", buffering=0)
+            self._begun[path] = temporary, file
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except BaseException:
+            self._begun.pop(path, None)
+            remove(temporary)
+            raise
+
+    def finish(self, paths: Iterable[Path]) -> dict[Path, OSError]:
+        """Sync files that `write` has written, and give them their names; other paths are passed over.
+
+        Returns:
+            The errors of those that failed, which are removed.
+        """
+        begun = [(path, *self._begun.pop(path)) for path in paths if path in self._begun]
+        errors: dict[Path, OSError] = {}
+        if hasattr(os, "posix_fadvise"):
+            for _, _, file in begun:  # the disk begins with all of them before the first is waited for
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for path, temporary, file in begun:
+            try:
+                with file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except OSError as error:
+                errors[path] = error
+                remove(temporary)
+        return errors
+
+    def discard(self) -> None:
+        """Remove what is not finished."""
+        while self._begun:
+            _, (temporary, file) = self._begun.popitem()
+            file.close()
+            remove(temporary)
 
 
 def remove(path: Path) -> None:

@@ -130,7 +130,6 @@ def command(asked: argparse.Namespace, world: World) -> int:
         raise UsageError(f"--views {asked.views[0]} {asked.views[1]}: expected with a model of clips")
     files: list[Path] = []  # of process 0; the others get their parts from it
     world.first(lambda: files.extend(image_files(paths, films, segments)))
-    failed = 0
     shared = partial(share, world=world)
     if isinstance(model, SegmentationModel):
         if asked.window is not None and not asked.window[0] < asked.window[1]:
@@ -143,12 +142,20 @@ def command(asked: argparse.Namespace, world: World) -> int:
         answers = predictions(
             model, files, asked.top, asked.batch, device, not asked.as_stored, shared, views=(clips, crops)
         )
-    for answer in answers:
-        failed += "error" in answer
-        if asked.json:
-            print(json.dumps(answer))
-        else:
-            print(line(answer), file=sys.stderr if "error" in answer else sys.stdout)
+    done = failed = 0
+    try:
+        for answer in answers:
+            if asked.json:
+                print(json.dumps(answer))
+            else:
+                print(line(answer), file=sys.stderr if "error" in answer else sys.stdout)
+            done, failed = done + 1, failed + ("error" in answer)
+    except KeyboardInterrupt:
+        if world.main:
+            sys.stdout.flush()
+            said = f"interrupted: {done} of {len(files)} predicted; the same command begins again"
+            print(said, file=sys.stderr)
+        return Exit.INTERRUPTED
     return Exit.FAILED if failed else Exit.OK
 
 

@@ -247,6 +247,7 @@ def run_film(options: argparse.Namespace, world: World) -> int:
     from .restoration import MAX_PIXELS
 
     try:
+        from .film.segments import Segments
         from .restoration.film import FilmRequest, restore_film
     except ModuleNotFoundError as error:
         raise UsageError(f"{options.input}: films need PyAV; pip install 'vimzoo[films]'") from error
@@ -275,6 +276,11 @@ def run_film(options: argparse.Namespace, world: World) -> int:
     except (FloatingPointError, MemoryError, OSError, RuntimeError) as error:
         print(f"failed: {options.input}: {first_line(error)}; finished parts are kept", file=sys.stderr)
         return Exit.FAILED
+    except KeyboardInterrupt:
+        if world.main:
+            kept = Segments(options.output).count()
+            print(f"interrupted: {kept} frames restored; the same command continues", file=sys.stderr)
+        return Exit.INTERRUPTED
     if not world.main:
         return Exit.OK
     before = f", {report.resumed} of them in an earlier run" if report.resumed else ""
@@ -378,20 +384,31 @@ def command(options: argparse.Namespace, world: World) -> int:
         raise UsageError(str(error) if hint in str(error) else f"{error}; {hint}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if world.main:
-            said = "interrupted; the files written so far are complete, and the same command continues after them"
-            print(said, file=sys.stderr)
+            reached: Report | None = getattr(stop, "report", None)
+            done = "" if reached is None else f": {counts(reached)}"
+            how = "without --existing overwrite " if options.existing == "overwrite" else ""
+            print(f"interrupted{done}; {how}the same command continues", file=sys.stderr)
         return Exit.INTERRUPTED
     if not world.main:
         return 0
-    counts = f"{len(report.restored)} restored"
-    if report.skipped:
-        counts += f", {len(report.skipped)} skipped, as the results exist (--existing overwrite)"
-    print(counts + (f", {len(report.failed)} failed" if report.failed else ""))
+    print(counts(report))
     for job, reason in report.failed:
         print(f"failed: {job.source}: {reason}", file=sys.stderr)
     return Exit.FAILED if report.failed else Exit.OK
+
+
+def counts(report: Report) -> str:
+    """What became of the files of a run, in words."""
+    said = [f"{len(report.restored)} restored"]
+    if report.skipped:
+        said.append(f"{len(report.skipped)} skipped, as the results exist (--existing overwrite)")
+    if report.failed:
+        said.append(f"{len(report.failed)} failed")
+    if report.left:
+        said.append(f"{len(report.left)} left")
+    return ", ".join(said)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -391,6 +391,7 @@ ELSEWHERE = {
     "vimzoo.restoration.restore_file FloatingPointError": "tests/restoration/test_restorer.py",
     "vimzoo.restoration.restore_file RuntimeError": "tests/restoration/test_memory.py",
     "vimzoo.restoration.restore_file MemoryError": "tests/restoration/test_memory.py",
+    "vimzoo.restoration.restore_files Interrupted": "tests/cli/test_endings.py",
     "vimzoo.restoration.write_picture OSError": "tests/restoration/test_pictures.py",
     "vimzoo.restoration.write_picture PictureError": "tests/restoration/test_pictures.py",
     "vimzoo.data.BucketBatches UsageError": "tests/engine",

@@ -185,7 +185,8 @@ def test_reading_and_writing_overlap_with_the_model(folder: Path, monkeypatch: p
         time.sleep(0.02)
 
     monkeypatch.setattr("vimzoo.restoration.stream.read_picture", read)
-    monkeypatch.setattr("vimzoo.restoration.stream.LocalDisk.store", write)
+    monkeypatch.setattr("vimzoo.restoration.stream.ENCODED_HERE", 0)
+    monkeypatch.setattr("vimzoo.restoration.stream.LocalDisk.write", write)
     start = time.monotonic()
     report = restore_files(find_jobs(folder / "in", folder / "out"), Same(), quiet=True)
     assert len(report.restored) == 40 and time.monotonic() - start < 0.75 * 40 * 0.02
@@ -198,12 +199,13 @@ def test_results_are_written_before_memory_is_said_to_be_short(
     monkeypatch.setattr("vimzoo.restoration.stream.SMALL", 0)
     held: list[Path] = []
 
-    def store(self: Any, content: bytes, job: Any) -> None:
+    def write(self: Any, picture: Any, job: Any, quality: int) -> None:
         held.append(job.target)
         time.sleep(0.01)
         held.remove(job.target)
 
-    monkeypatch.setattr("vimzoo.restoration.stream.LocalDisk.store", store)
+    monkeypatch.setattr("vimzoo.restoration.stream.ENCODED_HERE", 0)
+    monkeypatch.setattr("vimzoo.restoration.stream.LocalDisk.write", write)
     monkeypatch.setattr("vimzoo.restoration.stream.available_bytes", lambda device: 0 if held else 1 << 30)
     report = restore_files(find_jobs(folder / "in", folder / "out"), Same(), quiet=True)
     assert len(report.restored) == 40

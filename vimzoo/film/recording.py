@@ -6,6 +6,8 @@ from types import TracebackType
 
 import av
 
+from vimzoo.files import remove
+
 from .segments import Segments
 from .writing import Part, Setup
 
@@ -35,6 +37,7 @@ class Recorder:
     ) -> None:
         if self.part is not None:
             self.part.abandon()
+            remove(self.segments.unfinished(self.first))
 
     def write(self, frame: av.VideoFrame, duration: int) -> None:
         """Write the next frame; see `Part.write`."""

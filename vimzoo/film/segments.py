@@ -79,6 +79,10 @@ class Segments:
             parts.append(path)
         return parts
 
+    def count(self) -> int:
+        """The number of frames in finished parts."""
+        return sum(stop - first for first, stop, _ in self._all())
+
     def done(self, start: int) -> int:
         """The first frame from ``start`` on that is in no finished part."""
         parts = self.finished(start)

@@ -6,7 +6,7 @@ try:
     from vimzoo.pictures.writing import write_picture
 
     from .files import restore_file, restore_files
-    from .folders import Job, Report, find_jobs
+    from .folders import Interrupted, Job, Report, find_jobs
     from .origin import claim_results
     from .restorer import Restorer
     from .weights import restoration_model
@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "MAX_PIXELS",
+    "Interrupted",
     "Job",
     "Picture",
     "PictureError",

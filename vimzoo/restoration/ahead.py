@@ -64,7 +64,7 @@ class Pending(Generic[Key]):
     def __init__(self, pool: Executor, most: int = 32, room: int = ROOM) -> None:
         self.pool, self.most, self.room = pool, most, room
         self.waiting: dict[Future[None], tuple[Key, int]] = {}
-        self.failed: list[tuple[Key, Exception]] = []
+        self.noted: list[tuple[Key, Exception | None]] = []
 
     def add(self, key: Key, pixels: int, do: Callable[..., None], *arguments: Any) -> None:
         """Begin a task; waits while there are too many."""
@@ -79,14 +79,14 @@ class Pending(Generic[Key]):
         """Wait until all tasks that have been begun are finished."""
         wait(self.waiting)
 
-    def fail(self, key: Key, error: Exception) -> None:
-        """Note a task that has failed before it began."""
-        self.failed.append((key, error))
+    def note(self, key: Key, error: Exception | None = None) -> None:
+        """Note a task that is finished, or has failed, without a thread."""
+        self.noted.append((key, error))
 
     def finished(self) -> Iterator[tuple[Key, Exception | None]]:
         """The tasks that are finished since the last call, with their errors; does not wait."""
-        while self.failed:
-            yield self.failed.pop(0)
+        while self.noted:
+            yield self.noted.pop(0)
         for future in [future for future in self.waiting if future.done()]:
             key, _ = self.waiting.pop(future)
             error = future.exception()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from vimzoo.pictures.picture import MAX_PIXELS
 from vimzoo.pictures.reading import picture_header
 
-from .folders import Job, Report
+from .folders import Interrupted, Job, Report
 from .restorer import Progress, Restorer
 from .stream import READERS, LocalDisk, Options, Work, check_memory, readable, restored_stream
 from .whole import restored
@@ -23,7 +24,7 @@ __all__ = ["restore_file", "restore_files"]
 
 Shared: TypeAlias = Callable[
     [Callable[[Iterator[tuple[int, Work]]], Iterator[tuple[int, str | None]]], Sequence[Work]],
-    Iterator[tuple[int, str | None]],
+    Generator[tuple[int, str | None]],
 ]
 
 
@@ -60,6 +61,7 @@ def restore_files(
 
     Raises:
         ValueError: ``existing``, ``extra_bands`` or ``pages`` is unknown.
+        Interrupted: the user has pressed Ctrl-C; what is written is complete, and the report has it.
     """
     options = Options(quality, max_pixels, extra_bands, pages)
     if existing not in ("skip", "overwrite"):
@@ -77,24 +79,31 @@ def restore_files(
         stream = functools.partial(
             restored_stream, restorer=restorer, options=options, disk=LocalDisk(), bar=bar, own=own
         )
-        for index, reason in (shared or _alone)(stream, work):
-            job, size = work[index]
-            reasons[job] = reason
-            if index not in own:
-                bar.update(size)
-            if reason is not None and not quiet:
-                bar.write(f"failed: {job.source}: {reason}", file=sys.stderr)
-    for job in jobs:
-        if job not in reasons:
-            continue
-        if (reason := reasons[job]) is None:
+        interrupted: KeyboardInterrupt | None = None
+        try:
+            with contextlib.closing((shared or _alone)(stream, work)) as answers:
+                for index, reason in answers:
+                    job, size = work[index]
+                    reasons[job] = reason
+                    if index not in own:
+                        bar.update(size)
+                    if reason is not None and not quiet:
+                        bar.write(f"failed: {job.source}: {reason}", file=sys.stderr)
+        except KeyboardInterrupt as error:
+            interrupted = error
+    for job in left:
+        if job not in reasons:  # of an interruption, or in a process that does not get the results
+            report.left.append(job)
+        elif (reason := reasons[job]) is None:
             report.restored.append(job)
         else:
             report.failed.append((job, reason))
+    if interrupted is not None:
+        raise Interrupted(report) from interrupted
     return report
 
 
-def _alone(stream: Any, work: Sequence[Work]) -> Iterator[tuple[int, str | None]]:
+def _alone(stream: Any, work: Sequence[Work]) -> Generator[tuple[int, str | None]]:
     return stream(enumerate(work))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vimzoo.pictures.formats import SUFFIXES, WRITTEN
 
-__all__ = ["Job", "Report", "find_jobs", "reason_of", "result_name"]
+__all__ = ["Interrupted", "Job", "Report", "find_jobs", "reason_of", "result_name"]
 
 _logger = logging.getLogger(__name__)
 
@@ -24,11 +24,19 @@ class Job:
 
 @dataclass
 class Report:
-    """Files restored, skipped because the result exists, and failed, with reasons."""
+    """Files restored, skipped because the result exists, failed, with reasons, and left after an interruption."""
 
     restored: list[Job] = field(default_factory=list)
     skipped: list[Job] = field(default_factory=list)
     failed: list[tuple[Job, str]] = field(default_factory=list)
+    left: list[Job] = field(default_factory=list)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with the report of what is done."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
 
 
 def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job]:

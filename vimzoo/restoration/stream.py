@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import IO, Any, Protocol, TypeAlias
 
 import torch
 
-from vimzoo.files import sync_folder, whole_file
+from vimzoo.files import FileGroup, sync_folder
 from vimzoo.pictures.picture import Picture, PictureError
 from vimzoo.pictures.reading import PAGES, read_picture
 from vimzoo.pictures.writing import check_fits, encoded, format_of, left_out, write_picture
@@ -46,9 +47,11 @@ SMALL = 64 << 20
 READERS, WRITERS = 2, 4
 """Threads. Those that write mostly wait for the disk."""
 ENCODED_HERE = 1 << 16
-"""Pixels of a result up to which it is encoded by the thread that runs the model."""
-TELL_EVERY = 0.25
-"""Seconds; syncing a folder costs more than writing a small picture."""
+"""Pixels of a result up to which it is encoded and written by the thread that runs the model."""
+COMMIT_EVERY = 0.25
+"""Seconds; syncing costs more than writing a small picture."""
+GROUP = 32
+"""Results that are committed earlier; as many again may wait for that."""
 Work: TypeAlias = tuple[Job, int]
 """A file, and the number of its pixels."""
 
@@ -84,17 +87,20 @@ class Disk(Protocol):
         """Write a result."""
 
     def store(self, content: bytes, job: Job) -> None:
-        """Write a result's file."""
+        """Take a small result's file, which `commit` finishes."""
 
-    def commit(self, jobs: Iterable[Job]) -> None:
-        """Make written results durable."""
+    def commit(self, jobs: Sequence[Job]) -> list[Exception | None]:
+        """Make results durable; gives the error of each."""
+
+    def discard(self) -> None:
+        """Drop what is not committed."""
 
 
 class LocalDisk:
     """Files of this machine, or in folders that it shares with others."""
 
     def __init__(self) -> None:
-        self.places = set[Path]()
+        self.places, self.small = set[Path](), FileGroup()
 
     def opened(self, job: Job) -> Path:
         """The picture's file."""
@@ -115,14 +121,22 @@ class LocalDisk:
         write_picture(picture, job.target, quality=quality)
 
     def store(self, content: bytes, job: Job) -> None:
-        """Write a result's file, whose bytes are synced."""
-        with whole_file(job.target) as file:
-            file.write(content)
+        """Write a small result's file under another name."""
+        self.small.write(job.target, content)
 
-    def commit(self, jobs: Iterable[Job]) -> None:
-        """Sync the folders of results, so that their names are durable too."""
+    def commit(self, jobs: Sequence[Job]) -> list[Exception | None]:
+        """Sync small results and give them their names; sync the folders of all, so that names are durable too."""
+        errors = self.small.finish(job.target for job in jobs)
         for folder in {job.target.parent for job in jobs}:
-            sync_folder(folder)
+            try:
+                sync_folder(folder)
+            except OSError as error:
+                errors |= {job.target: error for job in jobs if job.target.parent == folder}
+        return [errors.get(job.target) for job in jobs]
+
+    def discard(self) -> None:
+        """Remove small results that are not committed."""
+        self.small.discard()
 
 
 def restored_stream(
@@ -132,8 +146,10 @@ def restored_stream(
     disk: Disk,
     bar: Any,
     own: set[int],
-) -> Iterator[tuple[int, str | None]]:
+) -> Generator[tuple[int, str | None]]:
     """Restore files; yields why each failed, or None when its result is on the disk.
+
+    After an interruption those follow that are being written, before it is raised again.
 
     Args:
         work: Numbers, files and their pixels; taken as they are begun.
@@ -157,19 +173,28 @@ def restored_stream(
     with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
         pending = Pending[_Begun](writers)
         commits = _Commits(writers, disk)
+        interrupted: KeyboardInterrupt | None = None
         try:
-            pictures = ahead(readers, read, work, lambda item: item[1][1], 2 * restorer.batch + READERS)
-            for one, result in interleaved(begun(pictures), restorer):
-                if isinstance(result, Exception):
-                    pending.fail(one, result)
-                else:
-                    _begin_to_write(pending, one, result, disk, options.quality)
-                del result
-                yield from commits.told(pending.finished())
+            try:
+                pictures = ahead(readers, read, work, lambda item: item[1][1], 2 * restorer.batch + READERS)
+                for one, result in interleaved(begun(pictures), restorer):
+                    if isinstance(result, Exception):
+                        pending.note(one, result)
+                    else:
+                        _begin_to_write(pending, one, result, disk, options.quality)
+                    del result
+                    yield from commits.told(pending.finished())
+            except KeyboardInterrupt as error:
+                interrupted = error
             yield from commits.told(pending.all())
             yield from commits.rest()
+            if interrupted is not None:
+                raise interrupted
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
+            for _ in commits.rest():  # whoever asked has gone
+                pass
+            disk.discard()
 
 
 @dataclass(frozen=True)
@@ -188,22 +213,21 @@ def _begin_to_write(pending: Pending[_Begun], one: _Begun, result: Picture, disk
         pending.add(one, size, disk.write, result, one.job, quality)
         return
     try:
-        content = encoded(result, one.job.target, quality)
+        disk.store(encoded(result, one.job.target, quality), one.job)
     except Exception as error:
-        pending.fail(one, error)
+        pending.note(one, error)
     else:
-        pending.add(one, size, disk.store, content, one.job)
+        pending.note(one)
 
 
 class _Commits:
-    """Tells of files when they are durable: all that are written within `TELL_EVERY` seconds are committed at once."""
+    """Tells of files when they are durable; a thread commits those of `COMMIT_EVERY` seconds at once."""
 
     def __init__(self, pool: Executor, disk: Disk) -> None:
         self.pool, self.disk = pool, disk
-        self.written: list[_Begun] = []
-        self.group: list[_Begun] = []
-        self.running: Future[None] | None = None
-        self.last = time.monotonic()
+        self.written = deque[_Begun]()
+        self.running: Future[list[tuple[_Begun, Exception | None]]] | None = None
+        self.hurry = threading.Event()
 
     def told(self, done: Iterable[tuple[_Begun, Exception | None]]) -> Iterator[tuple[int, str | None]]:
         """Take finished files; gives those that have failed, and those that are durable by now."""
@@ -212,29 +236,30 @@ class _Commits:
                 self.written.append(one)
             else:
                 yield self._tell(one, error)
-        if self.running is not None and self.running.done():
+        if len(self.written) >= GROUP:
+            self.hurry.set()
+        if self.running is not None and (self.running.done() or len(self.written) >= 2 * GROUP):
             yield from self._committed(self.running)
-        if self.running is None and self.written and time.monotonic() - self.last > TELL_EVERY:
-            self._begin()
+        if self.running is None and self.written:
+            self.running = self.pool.submit(self._commit)
 
     def rest(self) -> Iterator[tuple[int, str | None]]:
         """All that are left, when they are durable."""
         while self.running is not None or self.written:
-            if self.running is None:
-                self._begin()
-            else:
-                yield from self._committed(self.running)
+            self.hurry.set()
+            yield from self._committed(self.running or self.pool.submit(self._commit))
 
-    def _begin(self) -> None:
-        self.group, self.written, self.last = self.written, [], time.monotonic()
-        self.running = self.pool.submit(self.disk.commit, [one.job for one in self.group])
+    def _commit(self) -> list[tuple[_Begun, Exception | None]]:
+        self.hurry.wait(COMMIT_EVERY)
+        self.hurry.clear()
+        group = [self.written.popleft() for _ in range(len(self.written))]
+        return list(zip(group, self.disk.commit([one.job for one in group]), strict=True))
 
-    def _committed(self, running: Future[None]) -> Iterator[tuple[int, str | None]]:
-        error = running.exception()
-        if error is not None and not isinstance(error, Exception):
-            raise error
-        self.running = None
-        for one in self.group:
+    def _committed(
+        self, running: Future[list[tuple[_Begun, Exception | None]]]
+    ) -> Iterator[tuple[int, str | None]]:
+        group, self.running = running.result(), None
+        for one, error in group:
             yield self._tell(one, error)
 
     def _tell(self, one: _Begun, error: Exception | None) -> tuple[int, str | None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from vimzoo.pictures.writing import encoded
 from .folders import Job, result_name
 from .origin import NOTE, identity, refuse_others
 from .restorer import Restorer
-from .stream import Options, restored_stream
+from .stream import WRITERS, Options, restored_stream
 
 __all__ = ["UrlFolder"]
 
@@ -103,6 +104,7 @@ _NO_BAR = SimpleNamespace(update=lambda count: None, set_postfix_str=lambda text
 class _Urls:
     source: Remote
     target: Remote
+    taken: dict[Job, bytes] = field(default_factory=dict)
 
     def opened(self, job: Job) -> io.BytesIO:
         (content,) = self.source.read([(job.source.as_posix(), None, None)])
@@ -112,13 +114,26 @@ class _Urls:
         """Nothing: a server tells when it is asked to write."""
 
     def write(self, picture: Picture, job: Job, quality: int) -> None:
-        self.store(encoded(picture, job.target, quality), job)
+        self.target.write(job.target.as_posix(), encoded(picture, job.target, quality))
 
     def store(self, content: bytes, job: Job) -> None:
-        self.target.write(job.target.as_posix(), content)
+        self.taken[job] = content
 
-    def commit(self, jobs: Iterable[Job]) -> None:
-        """Nothing: what a server has taken is durable."""
+    def commit(self, jobs: Sequence[Job]) -> list[Exception | None]:
+        """What a server has taken is durable."""
+        with ThreadPoolExecutor(WRITERS) as pool:
+            return list(pool.map(self._sent, jobs))
+
+    def _sent(self, job: Job) -> Exception | None:
+        try:
+            if (content := self.taken.pop(job, None)) is not None:
+                self.target.write(job.target.as_posix(), content)
+        except Exception as error:
+            return error
+        return None
+
+    def discard(self) -> None:
+        self.taken.clear()
 
 
 def _pictures(remote: Remote) -> tuple[list[str], Counter[str]]:

@@ -15,7 +15,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -60,7 +60,7 @@ def share_stream(
     do: Callable[[Iterator[tuple[int, Item]]], Iterator[tuple[int, Result]]],
     items: Iterable[Item],
     world: World,
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result]]:
     """`share` for a function that works on several items at once.
 
     Args:
