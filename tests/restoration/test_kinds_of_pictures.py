@@ -1,5 +1,6 @@
 """Pixels of every kind of file: all of them are restored in their own type, or the file is refused."""
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ from PIL import Image
 from vimzoo.data.images.decode import read_image
 from vimzoo.pictures.formats import SUFFIXES, WRITTEN
 from vimzoo.pictures.inks import is_srgb
+from vimzoo.pictures.numbers import to_16_bits
 from vimzoo.pictures.reading import picture_header
+from vimzoo.pictures.writing import encoded, left_out
 from vimzoo.restoration import (
     Picture,
     PictureError,
     Restorer,
+    find_jobs,
     read_picture,
     restore_files,
+    write_picture,
 )
 from vimzoo.restoration.restorer import _few_bits
 from vimzoo.restoration.whole import restored
@@ -230,6 +235,29 @@ def test_bits_that_a_format_has_no_room_for_are_told(tmp_path: Path, caplog: Any
     (tmp_path / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(values, level=100, bitspersample=12))
     restore(tmp_path / "a.jpg", tmp_path / "b.jpg")
     assert "JPEG has no room for more than 8 bits" in caplog.text
+
+
+@pytest.mark.parametrize("bits", (8, 10, 12, 16))
+@pytest.mark.parametrize("suffix", (".png", ".tif", ".jxl", ".avif", ".webp", ".jpg"))
+def test_every_format_keeps_all_levels_or_tells(suffix: str, bits: int) -> None:
+    """JPEG is never lossless."""
+    ramp = np.linspace(0, 2**bits - 1, 65536).round().astype(np.uint16).reshape(256, 256, 1)
+    picture = Picture(ramp.astype(np.uint8) if bits == 8 else to_16_bits(ramp, bits), bits=bits)
+    told = left_out(picture, WRITTEN[suffix])
+    back = read_picture(io.BytesIO(encoded(picture, Path("a" + suffix), 100)))
+    if suffix != ".jpg":
+        assert (len(np.unique(back.pixels)) == 2**bits) == (told is None)
+    assert told is None or told.endswith(f" has no room for more than {12 if suffix == '.avif' else 8} bits")
+    assert (told is None) == (bits <= WRITTEN[suffix].bits)
+
+
+@pytest.mark.parametrize("suffix", ("exr", "jxl"))
+def test_colours_that_a_format_cannot_state_are_refused_before_any_work(suffix: str, tmp_path: Path) -> None:
+    write_picture(Picture(noise(3), profile=bytes(16) + b"RGB " + bytes(200)), tmp_path / "a.png")
+    model = Same()
+    model.run = lambda asked: pytest.fail("the model ran")
+    report = restore_files(find_jobs(tmp_path / "a.png", tmp_path / f"b.{suffix}"), model, quiet=True)
+    assert "choose" in report.failed[0][1]
 
 
 def test_12_bits_of_jpeg(tmp_path: Path) -> None:

@@ -41,9 +41,11 @@ class Format:
         read: Reads a picture; may raise anything on damaged files.
         write: Writes a picture with a quality of 1 to 100; None if the format is not written.
         longest: Longest side in pixels that can be written.
-        alpha, deep, numbers: Whether it can hold transparency, 16 bits, and further bands and other types of numbers.
+        alpha, numbers: Whether it can hold transparency, and further bands and other types of numbers.
+        bits: Most bits per channel of integers.
         pages: Whether it can hold several pages.
         keeps: Which of ``iptc``, ``texts`` and ``geo`` of a `Picture` it has room for; ``gamma``: gAMA and cHRM.
+        refused: Says in words why a picture cannot be written whose size and channels fit.
         limits: Names what is too long for the format, and is left out or shortened.
         colours: Whether it can state colours by code points (cICP).
         package: The module without which no file of this format can be read, if there is one.
@@ -58,10 +60,11 @@ class Format:
     write: Callable[[IO[bytes], Picture, int], None] | None = None
     longest: int | None = None
     alpha: bool = True
-    deep: bool = False
+    bits: int = 8
     numbers: bool = False
     pages: bool = False
     keeps: tuple[str, ...] = ()
+    refused: Callable[[Picture], str | None] = lambda picture: None
     limits: Callable[[Picture], Iterable[str]] = lambda picture: ()
     colours: bool = False
     package: str | None = None

@@ -58,11 +58,15 @@ def encoded(picture: Picture, name: Path, quality: int = 95) -> bytes:
 
 def _fitted(picture: Picture, form: Format) -> Picture:
     """A picture without a profile for other channels, and whose metadata state its size."""
-    height, width, channels = picture.pixels.shape
+    height, width = picture.pixels.shape[:2]
     check_fits(form, width, height, picture)
-    wanted = b"RGB " if channels > 2 else b"GRAY"
-    profile = picture.profile if picture.profile is not None and picture.profile[16:20] == wanted else None
-    return replace(picture, profile=profile, exif=exif.resized(picture.exif, width, height))
+    return replace(picture, profile=_profile(picture), exif=exif.resized(picture.exif, width, height))
+
+
+def _profile(picture: Picture) -> bytes | None:
+    """The colour profile, if it is for these channels."""
+    wanted = b"RGB " if picture.pixels.shape[2] > 2 else b"GRAY"
+    return picture.profile if picture.profile is not None and picture.profile[16:20] == wanted else None
 
 
 def _encode(file: IO[bytes], picture: Picture, form: Format, quality: int) -> None:
@@ -75,7 +79,8 @@ def left_out(picture: Picture, form: Format) -> str | None:
     names = [words for name, words in _OPTIONAL.items() if getattr(picture, name) and name not in form.keeps]
     names += ["gamma and primaries (gAMA, cHRM)"] if "gamma" not in form.keeps and _own_curve(picture) else []
     names += ["HDR's light levels"] if {b"mDCV", b"cLLI"} & set(picture.chunks) and not form.colours else []
-    names += ["more than 8 bits"] if picture.pixels.dtype == np.uint16 and not form.deep else []
+    if picture.pixels.dtype == np.uint16 and (picture.bits or 16) > form.bits:
+        names.append(f"more than {form.bits} bits")
     names += form.limits(picture)
     return f"{form.name} has no room for {', '.join(names)}" if names else None
 
@@ -129,3 +134,5 @@ def check_fits(form: Format, width: int, height: int, picture: Picture) -> None:
         raise PictureError(f"{form.name} has no room for {picture.bands.shape[2]} further bands; choose TIFF")
     if picture.pixels.dtype not in (np.uint8, np.uint16) and not form.numbers:
         raise PictureError(f"{form.name} has no pixels of {picture.pixels.dtype}; choose TIFF")
+    if (reason := form.refused(replace(picture, profile=_profile(picture)))) is not None:
+        raise PictureError(reason)

@@ -119,6 +119,6 @@ FORMAT = Format(
     read=_read,
     write=_write,
     longest=65_535,
-    deep=True,
+    bits=12,
     colours=True,
 )

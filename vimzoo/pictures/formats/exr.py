@@ -73,10 +73,6 @@ def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
         import OpenEXR
     except ImportError as error:
         raise needs("OpenEXR to write EXR", "exr") from error
-    if picture.pixels.dtype.kind != "f" or picture.bands is not None or picture.cicp != _LINEAR:
-        raise PictureError(
-            "EXR is written from linear floating point without further bands; choose TIFF or PNG"
-        )
     pixels = picture.pixels if picture.pixels.dtype == np.float16 else picture.pixels.astype(np.float32)
     count = pixels.shape[2]
     if count in (2, 4):
@@ -91,6 +87,12 @@ def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
         file.write(path.read_bytes())
 
 
+def _refused(picture: Picture) -> str | None:
+    if picture.pixels.dtype.kind == "f" and picture.bands is None and picture.cicp == _LINEAR:
+        return None
+    return "EXR is written from linear floating point without further bands; choose TIFF or PNG"
+
+
 FORMAT = Format(
     name="EXR",
     suffixes=(".exr",),
@@ -99,6 +101,7 @@ FORMAT = Format(
     read=_read,
     write=_write,
     numbers=True,
+    refused=_refused,
     colours=True,
     package="OpenEXR",
 )

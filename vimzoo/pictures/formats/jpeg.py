@@ -46,7 +46,7 @@ def _read(file: IO[bytes], request: Request) -> Picture:
     pixels = np.atleast_3d(imagecodecs.jpeg8_decode(data))
     if pixels.shape[2] not in (1, 3):
         raise PictureError(f"JPEG of {bits} bits with {pixels.shape[2]} channels; expected grey or colour")
-    return Picture(to_16_bits(pixels, bits), *_segments(data))
+    return Picture(to_16_bits(pixels, bits), *_segments(data), bits=bits)
 
 
 def _segments(data: bytes) -> tuple[bytes | None, bytes | None]:

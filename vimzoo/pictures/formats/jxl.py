@@ -77,8 +77,6 @@ def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
         import imagecodecs
     except ImportError as error:
         raise needs("imagecodecs to write JPEG XL") from error
-    if picture.cicp is not None or not is_srgb(picture.profile):
-        raise PictureError("JPEG XL is written in sRGB only; choose PNG, TIFF or AVIF for other colours")
     pixels, lossless = picture.pixels, quality == 100
     if pixels.dtype == np.uint16 and not lossless:
         pixels = _linear(pixels)
@@ -97,6 +95,12 @@ def _write(file: IO[bytes], picture: Picture, quality: int) -> None:
         file.write(box(b"Exif", bytes(4) + exif.with_orientation(block, 1)[len(exif.PREFIX) :]))  # type: ignore[index]
     if picture.xmp is not None:
         file.write(box(b"xml ", picture.xmp))
+
+
+def _refused(picture: Picture) -> str | None:
+    if picture.cicp is None and is_srgb(picture.profile):
+        return None
+    return "JPEG XL is written in sRGB only; choose PNG, TIFF or AVIF for other colours"
 
 
 def _linear(pixels: np.ndarray) -> np.ndarray:
@@ -120,6 +124,7 @@ FORMAT = Format(
     header=_header,
     read=_read,
     write=_write,
-    deep=True,
+    bits=16,
+    refused=_refused,
     package="imagecodecs",
 )

@@ -151,7 +151,7 @@ FORMAT = Format(
     read=_read,
     write=_write,
     longest=1_000_000,
-    deep=True,
+    bits=16,
     colours=True,
     keeps=("texts", "gamma"),
 )
