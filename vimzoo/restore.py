@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 
 from .commands import Exit, Parser, run_command, slow_half, whole_number
 from .engine.processes.devices import add_devices
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .engine.processes.ray_data import Do
     from .models.restoration_base import RestorationModel
     from .restoration import Job, Report, Restorer
+    from .restoration.two_pictures import OfTwo
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
@@ -55,6 +57,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "output", type=_place, help="a file or a folder; a folder gets the same tree as the input"
     )
+    command.add_argument(
+        "--with", metavar="FILE_OR_FOLDER", type=Path,
+        help="a second picture of each scene for a model of two: infrared to be joined with the input, or finer pixels",
+    )  # fmt: skip
+    command.add_argument(
+        "--peak", metavar="NUMBER", type=float,
+        help="with --with: the number in files that becomes 1, such as 2047 for 11 bits (default: that of the run, or "
+        "the largest of the type)",
+    )  # fmt: skip
     weights = command.add_mutually_exclusive_group()
     weights.add_argument(
         "--model",
@@ -168,6 +179,28 @@ def load_file(options: argparse.Namespace) -> RestorationFile | None:
     raise UsageError(f"--model {options.model}: a classifier; expected a restoration model")
 
 
+def _of_two(options: argparse.Namespace) -> OfTwo:
+    """The model of two pictures that is asked for.
+
+    Raises:
+        UsageError: it is not one, or has not the options.
+    """
+    from .restoration.two_pictures import model_of_two
+
+    if options.model is None:
+        raise UsageError("--with: expected --model, the run folder or name of a model of two pictures")
+    for name in ("runtime", "ema", "routing", "engine"):
+        if (value := getattr(options, name)) is not None:
+            raise UsageError(f"--{name} {value}: expected without --with")
+    settings, peak = Path(options.model) / "config.yaml", options.peak
+    if peak is None and settings.is_file():  # of a run
+        peak = yaml.safe_load(settings.read_text())["data"].get("peak")
+    model = model_of_two(options.model, peak)
+    if options.self_ensemble and model.sharpens:
+        raise UsageError("--self-ensemble: expected without --with for a model that sharpens")
+    return model
+
+
 def load_model(options: argparse.Namespace) -> RestorationModel:
     """The model that is asked for.
 
@@ -203,11 +236,18 @@ def run(options: argparse.Namespace, world: World | None = None) -> Report:
         ValueError: the request cannot be met; nothing has been written.
     """
     from .restoration import MAX_PIXELS, claim_results, find_jobs, restore_files
+    from .restoration.two_pictures import with_others
 
     world = world or World()
     jobs: list[Job] = []  # of process 0; the others get their parts from it
     suffix = f".{options.format}" if options.format else None
-    world.first(lambda: jobs.extend(find_jobs(options.input, options.output, suffix)))
+    second = getattr(options, "with")
+
+    def find() -> None:
+        found = find_jobs(options.input, options.output, suffix)
+        jobs.extend(found if second is None else with_others(found, options.input, second))
+
+    world.first(find)
     restorer = in_turn(lambda: _restorer(options), world)
     if world.main:
         slow_half(DTYPES[options.dtype], restorer.device, "--dtype")
@@ -341,14 +381,19 @@ def _on_ray(options: argparse.Namespace, folder: Any) -> Do:
 def _restorer(options: argparse.Namespace) -> Restorer:
     from .restoration import Restorer
 
-    file = load_file(options)
+    second = getattr(options, "with")
+    if second is None and options.peak is not None:
+        raise UsageError(f"--peak {options.peak:g}: expected with --with")
+    if second is not None and options.peak is not None and not options.peak > 0:
+        raise UsageError(f"--peak {options.peak:g}: expected a positive number")
+    file = load_file(options) if second is None else None
     device = "cpu" if file else options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except Exception as error:  # RuntimeError, AssertionError, AcceleratorError: by device and version
         raise ValueError(f"--device {device}: not available ({first_line(error)})") from error
     return Restorer(
-        file or load_model(options),
+        file or (load_model(options) if second is None else _of_two(options)),
         tile=options.tile,
         overlap=options.overlap,
         batch=options.batch,
@@ -366,7 +411,7 @@ def command(options: argparse.Namespace, world: World) -> int:
     Raises:
         UsageError: the request cannot be met.
     """
-    if options.model is None and options.checkpoint is None:
+    if options.model is None and options.checkpoint is None and getattr(options, "with") is None:
         options.model = DEFAULT
     _check_places(options)
     check_kind(options, parser())

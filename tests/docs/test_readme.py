@@ -277,10 +277,29 @@ def check_restore(command: str, workplace: Path) -> None:
     if "film.mp4" in command:
         av = pytest.importorskip("av", reason="needs the extra vimzoo[films]")
         _film(av, workplace / "film.mp4")
+    if "--with" in command:
+        assert run(
+            command, _scene(workplace, *re.findall(r"vimzoo.restore (\w+) .* --with (\w+)", command)[0])
+        ) == ("1 restored\n")
+        return
     place = tempfile.mkdtemp(dir=workplace)  # other commands have the same results
     command = command.replace(" restored ", f" {place}/restored ")
     said = run(re.sub(r"--model \S+", f"--checkpoint {RESTORATION}", command), workplace)
     assert re.fullmatch(r"(model: mambair_mini_x2, .*\n)?\d+ (frames )?restored\n", said)
+
+
+def _scene(workplace: Path, first: str, second: str) -> Path:
+    """A folder with a picture in each of two, and a model of such pictures."""
+    from PIL import Image
+
+    folder, kind = Path(tempfile.mkdtemp(dir=workplace)), "spectral" if second == "pan" else "multimodal"
+    for name, side in ((first, 32), (second, 32 * 4 if second == "pan" else 32)):
+        (folder / name).mkdir()
+        image = Image.effect_noise((side, side), 50)
+        image.convert("RGB" if name == first else "L").save(folder / name / "a.png")
+    model = timm.create_model(f"test_{kind}_fusion_mamba")
+    timm.models.save_for_hf(model, folder / "RUN", model_config=model.pretrained_cfg)
+    return folder
 
 
 def _film(av: Any, path: Path) -> None:

@@ -39,7 +39,7 @@ class Same(Restorer):
     """Restores nothing: what comes out is what a model would have been given, enlarged by repeating pixels."""
 
     def __init__(self, scale: int = 1) -> None:
-        self.model: Any = SimpleNamespace(scale=scale, multiple_of=1, in_chans=3)
+        self.model: Any = SimpleNamespace(scale=scale, multiple_of=1, in_chans=3, out_chans=None)
         self.device, self.dtype, self.weight_dtype = torch.device("cpu"), torch.float32, torch.float32
         self.scale, self.tile, self.overlap, self.batch, self._limit = scale, 16, 4, 1, None
         self.model_input: list[np.ndarray] = []

@@ -13,7 +13,7 @@ from . import SUFFIXES
 __all__ = ["FILM_OPTIONS", "add_arguments", "check_kind", "is_film"]
 
 FILM_OPTIONS = ("encoder", "crf", "frames", "preview", "hwaccel")
-PICTURE_OPTIONS = ("format", "quality", "pages", "extra_bands")
+PICTURE_OPTIONS = ("with", "peak", "format", "quality", "pages", "extra_bands")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

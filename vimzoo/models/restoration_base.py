@@ -38,6 +38,8 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
     Attributes:
         scale: Output pixels per input pixel and axis.
         in_chans: Channels of the images.
+        out_chans: Channels of the result of a model of several pictures, which lie in the channels of one image; None:
+            as many as the image has.
         multiple_of: Heights and widths of its images must be multiples of this.
         num_classes: 0; there is no classifier.
         usual_tile: Side of tiles in pixels where the user leaves it open; 0: as large as memory allows.
@@ -46,6 +48,7 @@ class RestorationModel(SmallOnOneThread, DerivedBuffers):
 
     scale: int
     in_chans: int
+    out_chans: int | None = None
     multiple_of: int = 1
     num_classes: int = 0
     usual_tile: int = 0

@@ -42,6 +42,7 @@ class Picture:
         cicp: Code points of colour primaries, transfer and matrix (ITU-T H.273), and whether the range is full.
         more: The other pages or frames, of the same size and kind, without metadata.
         bits: Bits per channel in the file, if known; AVIF of 10 bits stays so.
+        other: A second picture of the same scene, which is to be joined with this one.
         lost: What the file holds besides and a result will not, in words.
         image: The pixels as Pillow decoded them, if 8 bits were enough (`Request.whole` is False); ``pixels`` is empty
             then, because each conversion would copy them.
@@ -60,6 +61,7 @@ class Picture:
     cicp: tuple[int, int, int, int] | None = None
     more: tuple[Picture, ...] = ()
     bits: int | None = None
+    other: Picture | None = field(default=None, compare=False)
     lost: tuple[str, ...] = field(default=(), compare=False)
     image: Image.Image | None = field(default=None, compare=False)
 
@@ -69,7 +71,7 @@ class Picture:
         It is printed as large as before, and covers the same ground.
         """
         dpi = self.dpi and (self.dpi[0] * scale, self.dpi[1] * scale)
-        return replace(self, pixels=pixels, bands=bands, dpi=dpi, geo=enlarged(self.geo, scale))
+        return replace(self, pixels=pixels, bands=bands, dpi=dpi, geo=enlarged(self.geo, scale), other=None)
 
 
 def sound_dpi(values: object) -> tuple[float, float] | None:

@@ -9,17 +9,18 @@ from pathlib import Path
 
 from vimzoo.pictures.formats import SUFFIXES, WRITTEN
 
-__all__ = ["Interrupted", "Job", "Report", "find_jobs", "reason_of", "result_name"]
+__all__ = ["Interrupted", "Job", "Report", "find_jobs", "real_place", "reason_of", "result_name"]
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to read and one to write."""
+    """One file to read and one to write; ``other`` is a second one to read, see `vimzoo.restoration.two_pictures`."""
 
     source: Path
     target: Path
+    other: Path | None = None
 
 
 @dataclass
@@ -63,9 +64,9 @@ def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job
     else:
         raise ValueError(f"{source}: no such file or folder")
     first: dict[Path, Path] = {}
-    read = {_real(job.source) for job in jobs}
+    read = {real_place(job.source) for job in jobs}
     for job in jobs:
-        if _real(job.target) in read:
+        if real_place(job.target) in read:
             raise ValueError(f"{job.target}: the result would replace a picture; choose another place")
         if (other := first.setdefault(job.target, job.source)) != job.source:
             raise ValueError(f"{other} and {job.source} would both become {job.target}")
@@ -75,13 +76,13 @@ def find_jobs(source: Path, target: Path, suffix: str | None = None) -> list[Job
 def _folder_jobs(source: Path, target: Path, suffix: str | None) -> list[Job]:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: expected a folder, as {source} is one")
-    own, whole = _real(target), _real(source)
+    own, whole = real_place(target), real_place(source)
     if own == whole:
         raise ValueError(f"{target}: the results would replace the pictures; choose another folder")
     jobs: list[Job] = []
     others: Counter[str] = Counter()
     for path in sorted(_pictures(source, others)):
-        if not (own.is_relative_to(whole) and _real(path).is_relative_to(own)):
+        if not (own.is_relative_to(whole) and real_place(path).is_relative_to(own)):
             place = path.relative_to(source)
             jobs.append(Job(path, target / place.parent / result_name(path, suffix)))
     if not jobs:
@@ -102,7 +103,7 @@ def result_name(source: Path, suffix: str | None) -> str:
     return source.name if form is None or form.write is not None else source.name + form.instead
 
 
-def _real(path: Path) -> Path:
+def real_place(path: Path) -> Path:
     """Resolve links; circular links, on which Path.resolve fails, stay as they are."""
     return Path(os.path.realpath(path))
 

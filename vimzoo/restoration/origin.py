@@ -61,6 +61,8 @@ def identity(restorer: Restorer) -> dict[str, Any]:
     }
     if (restorer.routing or getattr(restorer.model, "routing", None)) == "argmax":
         own["routing"] = "argmax"
+    if (peak := getattr(restorer.model, "peak", None)) is not None:
+        own["peak"] = peak
     return own
 
 

@@ -125,16 +125,18 @@ class Restorer:
         Its arguments, result and errors are those of a call.
         """
         planes = pixels[..., None] if pixels.ndim == 2 else pixels
-        _check_pixels(planes)
+        parts = _parts(self.model, planes)
         if planes.dtype != np.uint8 and (rounded := self._rounded_to()) is not None:
             _few_bits(rounded)
-        height, width, channels = planes.shape
+        height, width = planes.shape[:2]
+        channels = self.model.out_chans or planes.shape[2]
         result = np.empty((height * self.scale, width * self.scale, channels), planes.dtype)
         done = False
         while not done:
             tile, batch = self._tile_for(height, width), self.batch
             try:
-                yield from self._restore(planes, result, self._grid(height, width, tile), batch, progress)
+                grid = self._grid(height, width, tile)
+                yield from self._restore(planes, result, parts, grid, batch, progress)
                 done = True
             except Exception as error:
                 self._lower(tile, batch, error)
@@ -200,10 +202,16 @@ class Restorer:
         return rows, columns
 
     def _restore(
-        self, planes: np.ndarray, result: np.ndarray, grid: Grid, batch: int, progress: Progress | None
+        self,
+        planes: np.ndarray,
+        result: np.ndarray,
+        parts: list[tuple[int, int]],
+        grid: Grid,
+        batch: int,
+        progress: Progress | None,
     ) -> Steps[None]:
         """Fill ``result``: colour first, then alpha."""
-        parts, count = PARTS[planes.shape[2]], len(grid[0]) * len(grid[1])
+        count = len(grid[0]) * len(grid[1])
         for i, (first, stop) in enumerate(parts):
             plane, target = planes[..., first:stop], result[..., first:stop]
             if i == 0 and len(parts) > 1:  # invisible colours must not bleed into visible ones
@@ -266,13 +274,20 @@ def _stored(rows: Tensor, dtype: np.dtype) -> np.ndarray:
     return (values.clamp(0, 1) * WHITE[dtype]).round_().numpy().astype(dtype)
 
 
-def _check_pixels(planes: np.ndarray) -> None:
-    if planes.ndim != 3 or planes.shape[2] not in PARTS or 0 in planes.shape:
+def _parts(model: RestorationModel, planes: np.ndarray) -> list[tuple[int, int]]:
+    """Channels that pass through the model together.
+
+    Raises:
+        ValueError: it does not take such pixels.
+    """
+    known = PARTS if model.out_chans is None else {model.in_chans: [(0, model.in_chans)]}
+    if planes.ndim != 3 or planes.shape[2] not in known or 0 in planes.shape:
         raise ValueError(f"pixels: expected (H, W) or (H, W, 1 to 4), got {planes.shape}")
     if planes.dtype not in WHITE:
         raise ValueError(f"pixels: expected uint8, uint16 or float32, got {planes.dtype}")
     if planes.dtype == np.float32 and not np.isfinite(planes.sum(dtype=np.float64)):
         raise ValueError("pixels: expected finite numbers, got NaN or infinity")
+    return known[planes.shape[2]]
 
 
 def _check_options(
@@ -280,7 +295,7 @@ def _check_options(
 ) -> None:
     if not isinstance(model, RestorationModel):
         raise ValueError(f"model: expected a restoration model, got {type(model).__name__}")
-    if model.in_chans not in (1, 3):
+    if model.out_chans is None and model.in_chans not in (1, 3):
         raise ValueError(f"model: expected one of 1 or 3 channels, got {model.in_chans}")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
@@ -283,6 +284,8 @@ def _steps(
 def readable(job: Job, scale: int, options: Options, disk: Disk) -> Picture:
     """Read a picture, and check that its result can be written, before any work is done."""
     picture = read_picture(disk.opened(job), max_pixels=options.max_pixels, pages=options.pages)
+    if job.other is not None:
+        picture = replace(picture, other=read_picture(job.other, max_pixels=math.inf, pages=options.pages))
     height, width = picture.pixels.shape[:2]
     if options.extra_bands == "refuse" and picture.bands is not None:
         raise PictureError(

@@ -5,6 +5,7 @@ from pathlib import Path
 import timm
 
 from vimzoo.errors import UsageError
+from vimzoo.models.inputs import ModelWithInputs
 from vimzoo.models.opening import FILE_HINT, open_model
 from vimzoo.models.registry import find_facts, known_facts
 from vimzoo.models.restoration_base import RestorationModel
@@ -40,5 +41,8 @@ def restoration_model(
     hint = f"{FILE_HINT}; published are those of {', '.join(names_with_weights())}"
     model = open_model(name, checkpoint, use_ema=use_ema, hint=hint)
     if not isinstance(model, RestorationModel):
-        raise UsageError(f"{name}: expected a restoration model, got {type(model).__name__}")
+        more = (
+            "; it takes two pictures, the second one by --with" if isinstance(model, ModelWithInputs) else ""
+        )
+        raise UsageError(f"{name}: expected a restoration model, got {type(model).__name__}{more}")
     return model

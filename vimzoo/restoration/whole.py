@@ -15,6 +15,7 @@ from vimzoo.pictures.picture import Picture, PictureError
 from .batches import Steps, run_alone
 from .edges import continued
 from .restorer import Progress, Restorer
+from .two_pictures import joining
 
 __all__ = ["EXTRA_BANDS", "restored", "restoring"]
 
@@ -62,6 +63,8 @@ def restoring(
     name: str = "a picture",
 ) -> Steps[Picture]:
     """`restored` as a generator, which asks for the model's answers; see `vimzoo.restoration.batches`."""
+    if picture.other is not None:
+        return (yield from joining(picture, restorer, progress))
     linear = picture.cicp is not None and picture.cicp[1] == LINEAR
     run = partial(_with_gaps, missing=_nodata(picture), linear=linear, restorer=restorer, name=name)
 

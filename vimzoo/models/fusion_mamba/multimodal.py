@@ -1,6 +1,6 @@
 """MultimodalFusionMamba: one picture of two of the same scene, such as infrared and visible light (Xie et al. 2024).
 
-It takes two images, so the restorer does not know it; ``task=fuse`` trains it.
+It takes two images; ``task=fuse`` trains it, and `python -m vimzoo.restore` takes the second one by ``--with``.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """SpectralFusionMamba: an image of many bands, sharpened with a finer image of few (Peng et al. 2024).
 
-It takes two images, so the restorer does not know it; ``task=sharpen`` trains it.
+It takes two images; ``task=sharpen`` trains it, and `python -m vimzoo.restore` takes the second one by ``--with``.
 """
 
 from itertools import pairwise
