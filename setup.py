@@ -2,14 +2,15 @@
 
 | system | compiler | what is built |
 | --- | --- | --- |
-| Linux, x86-64 | GCC or Clang | SSE2, AVX2, AVX-512 and AVX-512 BF16; OpenMP where its header and library are found |
+| Linux, x86-64 | GCC or Clang | SSE2, AVX2, AVX-512, AVX-512 BF16; OpenMP if it is GNU's, which torch has |
 | Linux, 64-bit ARM | GCC or Clang | NEON, and NEON with products of bfloat16 and bytes (ARMv8.6); OpenMP likewise |
 | Linux, other | GCC or Clang | one library of portable vectors; OpenMP likewise |
-| macOS | Clang | the same without AVX-512 BF16, which no Mac has, and without OpenMP, so one thread |
+| macOS | Clang | the same without AVX-512 BF16, which no Mac has, and without OpenMP |
 | Windows | any | nothing: the sources need GCC's vector extensions and POSIX |
 
-The libraries use neither Python's nor torch's headers (they are loaded with ctypes), so one wheel serves every
-Python >= 3.11 and every torch. One source is compiled once per instruction set; the best one is chosen at run time.
+Without OpenMP the kernels have threads of their own. The libraries use neither Python's nor torch's headers (they are
+loaded with ctypes), so one wheel serves every Python >= 3.11 and every torch. One source is compiled once per
+instruction set; the best one is chosen at run time.
 """
 
 import re
@@ -104,7 +105,7 @@ def extensions() -> list[Extension]:
 
 
 class BuildNative(build_ext):
-    """Separate object folders per instruction set, OpenMP where the compiler has it, no PyInit symbol."""
+    """Separate object folders per instruction set, OpenMP where it is torch's too, no PyInit symbol."""
 
     build_temp: str
 
@@ -121,10 +122,10 @@ class BuildNative(build_ext):
             self.announce("vimzoo: no native CPU kernels on Windows; the reference serves instead", level=3)
             return
         self.forget_rpath()
-        openmp = ["-fopenmp"] if self.openmp_works() else []
+        threads = ["-pthread", *(["-fopenmp"] if self.openmp_works() else [])]
         for extension in self.extensions:
-            extension.extra_compile_args = extension.extra_compile_args + openmp
-            extension.extra_link_args = extension.extra_link_args + openmp
+            extension.extra_compile_args = extension.extra_compile_args + threads
+            extension.extra_link_args = extension.extra_link_args + threads
         super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
@@ -144,20 +145,22 @@ class BuildNative(build_ext):
         return ext.export_symbols
 
     def openmp_works(self) -> bool:
-        """Whether a program with OpenMP compiles and links; not tried on macOS.
+        """Whether a program with GNU's OpenMP compiles and links; not tried on macOS.
 
-        There Apple's compiler lacks it, and another's runtime stops the process when it meets the one inside torch.
+        Another runtime (LLVM's) would have a pool of its own beside torch's, whose threads wait for work on a busy core
+        far longer than ours do; on macOS it stops the process when it meets the one inside torch.
         """
         if sys.platform == "darwin":
             return False
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "probe.c"
+            source, program = Path(folder) / "probe.c", Path(folder) / "probe"
             source.write_text(OPENMP_PROBE)
-            command = [*self.compiler.compiler_so, "-fopenmp", str(source), "-o", str(Path(folder) / "probe")]
+            command = [*self.compiler.compiler_so, "-fopenmp", str(source), "-o", str(program)]
             try:
-                return subprocess.run(command, capture_output=True, check=False).returncode == 0
+                done = subprocess.run(command, capture_output=True, check=False)
             except OSError:
                 return False
+            return done.returncode == 0 and b"libgomp" in program.read_bytes()
 
 
 setup(

@@ -1,28 +1,30 @@
-"""Two threads against one, idle and under load: ``python benchmarks/cpu_threads.py [grain|load]``.
+"""Two threads against one, idle and under load: ``python benchmarks/cpu_threads.py [grain|load|pool]``.
 
-Writes ``benchmarks/results/MACHINE/cpu_threads_*.json``. ``grain`` wants a machine with nothing else to do.
+Writes ``benchmarks/results/MACHINE/cpu_threads_*.json``. ``grain`` and ``pool`` want a machine with nothing else to do.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import timm
 import torch
-from common import CORES, measure, run_parts, table, write
+from common import CORES, measure, measure_runtimes, run_parts, table, write
 
 import vimzoo  # noqa: F401  registers the models
 from vimzoo.models.threads import multiply_adds
 from vimzoo.ops import scan_paths
 from vimzoo.ops.paths.path import BIDIRECTIONAL
-from vimzoo.ops.runtime import threads
+from vimzoo.ops.runtime import native, threads
 
 CALLS = 100
 MODELS = (("test_vim", 64), ("test_vmamba", 64), ("test_mambair", 32))
@@ -51,13 +53,15 @@ def grain(quick: bool) -> None:
 
 
 def _scan(length: int, quick: bool) -> dict[str, Any]:
+    work = (0.6 + 0.08 * 16) * 2 * 192 * length
+    return {"work": work, **_compared(_one_scan(length), quick)}
+
+
+def _one_scan(length: int) -> Callable[[], torch.Tensor]:
+    """A scan of so many tokens."""
     x, rows = torch.randn(1, length, 192), torch.randn(1, length, 2, 12 + 32)
     rates, weight, bias = -torch.rand(2, 192, 16), torch.randn(2, 192, 12), torch.zeros(2, 192)
-    work = (0.6 + 0.08 * 16) * 2 * x.numel()
-    return {
-        "work": work,
-        **_compared(lambda: scan_paths(x, rows, rates, weight, bias, paths=BIDIRECTIONAL), quick),
-    }
+    return partial(scan_paths, x, rows, rates, weight, bias, paths=BIDIRECTIONAL)
 
 
 def _model(name: str, size: int, quick: bool) -> dict[str, Any]:
@@ -82,15 +86,21 @@ def _compared(call: Callable[[], Any], quick: bool) -> dict[str, float]:
     return {"one_ms": one, "two_ms": two, "ratio": two / one}
 
 
-def load(quick: bool) -> None:
-    """The worst of a hundred calls of small models while another process keeps a core busy."""
-    busy = [sys.executable, "-c", "while True: pass"]
-    others = [subprocess.Popen(busy) for _ in range(max(1, CORES - 1))]
+@contextlib.contextmanager
+def busy() -> Iterator[None]:
+    """Other processes that keep all cores but one busy."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(max(1, CORES - 1))]
     try:
-        rows = [_under_load(name, size, 2 if quick else 5) for name, size in MODELS]
+        yield
     finally:
         for other in others:
             other.kill()
+
+
+def load(quick: bool) -> None:
+    """The worst of a hundred calls of small models while another process keeps a core busy."""
+    with busy():
+        rows = [_under_load(name, size, 2 if quick else 5) for name, size in MODELS]
     table(rows, ["model", "size", "one_ms", "two_ms", "worst_one_ms", "worst_two_ms", "worst_ratio"])
     about = f"median and worst of {CALLS} calls beside a busy process, medians over interleaved rounds"
     write("cpu_threads_load", rows, about, extra={"load": os.getloadavg()[0]})
@@ -120,11 +130,49 @@ def _under_load(name: str, size: int, rounds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def pool(quick: bool) -> None:
+    """OpenMP's threads, which torch has too, and the kernels' own pool beside torch's."""
+    rows = []
+    for beside, others in (("nothing", contextlib.nullcontext()), ("a busy process", busy())):
+        with others:
+            rows += [{"what": "scan_paths", "size": 784, "beside": beside, **_pooled(_one_scan(784), quick)}]
+            for name, size in (
+                ("vim_tiny_patch16_224", 224),
+                ("vmamba_tiny_s1l8", 224),
+                ("mambair_light_x2", 64),
+            ):
+                model, image = timm.create_model(name).eval(), torch.rand(1, 3, size, size)
+                call = partial(model, image)
+                rows.append({"what": name, "size": size, "beside": beside, **_pooled(call, quick)})
+    table(rows, ["what", "size", "beside", "one_ms", "openmp_ms", "pool_ms", "ratio"])
+    about = (
+        "milliseconds with one thread, and with two of OpenMP's or of the pool in pool.c, which torch's OpenMP runs "
+        "beside; ratio pool / OpenMP"
+    )
+    write("cpu_threads_pool", rows, about)
+
+
+@torch.inference_mode()
+def _pooled(call: Callable[[], Any], quick: bool) -> dict[str, float]:
+    library = native.open_library(native.load()[1])
+
+    def run(count: int, own: int) -> None:
+        torch.set_num_threads(count)
+        library.vimzoo_use_pool(own)
+        call()
+
+    ways = {"one_ms": partial(run, 1, 0), "openmp_ms": partial(run, 2, 0), "pool_ms": partial(run, 2, 1)}
+    results = measure_runtimes(ways, 2, rounds=5 if quick else 45, budget=20.0)
+    found = {name: result["median"] * 1e3 for name, result in results.items()}
+    library.vimzoo_use_pool(0)
+    return {**found, "ratio": found["pool_ms"] / found["openmp_ms"]}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=["grain", "load", []], help="default: both")
+    parser.add_argument("parts", nargs="*", choices=["grain", "load", "pool", []], help="default: all")
     parser.add_argument("--quick", action="store_true", help="a few rounds, to see that it runs")
     asked = parser.parse_args()
-    run_parts({"grain": grain, "load": load}, asked.parts, asked.quick)
+    run_parts({"grain": grain, "load": load, "pool": pool}, asked.parts, asked.quick)

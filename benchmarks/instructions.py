@@ -20,7 +20,15 @@ from common import table, write
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "kernels"
-FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-static"]
+FLAGS = [
+    "-O3",
+    "-std=gnu11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-static",
+    "-pthread",
+]
 TARGETS = {
     "ARM, NEON": ("aarch64-linux-gnu-gcc", "qemu-aarch64", ["-DVIMZOO_VL=4"]),
     "ARM, NEON with BF16": (
@@ -61,6 +69,7 @@ def build(compiler: str, flags: list[str], folder: Path) -> Path:
     """The program for one target, linked statically."""
     program = folder / f"{compiler}-{len(list(folder.iterdir()))}"
     sources = [HERE / "native" / "scan_once.c", *sorted((KERNELS / "selective_scan").glob("scan_paths*.c"))]
+    sources.append(KERNELS / "threads" / "pool.c")
     subprocess.run([compiler, *FLAGS, *flags, *map(str, sources), "-o", str(program), "-lm"], check=True)
     return program
 

@@ -28,20 +28,21 @@ static void read_taps(const causal_conv1d_args *a, int64_t k, int64_t channel, i
     *bias = a->bias ? load_floats(a->bias + k * a->channels + channel, lanes) : splat(0.0f);
 }
 
+enum { STRIP = 32 }; /* tokens of a task */
+
+typedef struct {
+    const causal_conv1d_args *a;
+    vf *w; /* taps of every direction and block of channels */
+} convolution;
+
 /* Tokens outside, channels inside: rows of x are read from cache by up to 2 W neighbours, outputs are written in order. */
-EXPORT void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
-    const int threads = (int)a->threads, taps = (int)a->taps;
-    const int64_t strip = 32, strips = ceil_div(a->length, strip), blocks = ceil_div(a->channels, VL);
-    arena scratch = arena_new(a->directions * blocks * taps * sizeof(vf));
-    vf *w = arena_take(&scratch, a->directions * blocks * taps * sizeof(vf));
-    for (int64_t i = 0; i < a->directions * blocks; i++) {
-        const int64_t channel = i % blocks * VL;
-        load_columns(w + i * taps, a->weight + (i / blocks * a->channels + channel) * taps, taps,
-                     (int)min_of(VL, a->channels - channel), 1.0f);
-    }
-    PARALLEL_FOR(threads)
-    for (int64_t task = 0; task < a->batch * strips; task++) {
-        const int64_t b = task / strips, begin = task % strips * strip, end = min_of(begin + strip, a->length);
+static void convolve_strips(const void *context, int64_t first, int64_t last) {
+    const causal_conv1d_args *a = ((const convolution *)context)->a;
+    const vf *w = ((const convolution *)context)->w;
+    const int taps = (int)a->taps;
+    const int64_t strips = ceil_div(a->length, STRIP), blocks = ceil_div(a->channels, VL);
+    for (int64_t task = first; task < last; task++) {
+        const int64_t b = task / strips, begin = task % strips * STRIP, end = min_of(begin + STRIP, a->length);
         for (int64_t l = begin; l < end; l++)
             for (int64_t k = 0; k < a->directions; k++) {
                 const int64_t room = a->reverse[k] ? a->length - 1 - l : l; /* neighbours on the side it looks to */
@@ -52,6 +53,18 @@ EXPORT void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
                 else convolve_token(a, k, b, l, w_k, from, taps, taps, (int)a->dtype);
             }
     }
+}
+
+EXPORT void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
+    const int64_t taps = a->taps, blocks = ceil_div(a->channels, VL);
+    arena scratch = arena_new(a->directions * blocks * taps * sizeof(vf));
+    const convolution c = {.a = a, .w = arena_take(&scratch, a->directions * blocks * taps * sizeof(vf))};
+    for (int64_t i = 0; i < a->directions * blocks; i++) {
+        const int64_t channel = i % blocks * VL;
+        load_columns(c.w + i * taps, a->weight + (i / blocks * a->channels + channel) * taps, taps,
+                     (int)min_of(VL, a->channels - channel), 1.0f);
+    }
+    vimzoo_parallel(a->threads, a->batch * ceil_div(a->length, STRIP), convolve_strips, &c);
     free(scratch.base);
 }
 
@@ -90,11 +103,10 @@ INLINE void backward_image(const causal_conv1d_args *a, int64_t group, int64_t b
     add_floats(a->dbias + at, dbias, lanes);
 }
 
-EXPORT void vimzoo_causal_conv1d_backward(const causal_conv1d_args *a) {
-    const int threads = (int)a->threads;
+static void backward_tasks(const void *arguments, int64_t first, int64_t last) {
+    const causal_conv1d_args *a = arguments;
     const int64_t blocks = ceil_div(a->channels, VL);
-    PARALLEL_FOR(threads)
-    for (int64_t task = 0; task < a->batch_groups * blocks; task++) {
+    for (int64_t task = first; task < last; task++) {
         const int64_t group = task / blocks, channel = task % blocks * VL;
         const int lanes = (int)min_of(VL, a->channels - channel);
         for (int64_t b = a->batch * group / a->batch_groups; b < a->batch * (group + 1) / a->batch_groups; b++)
@@ -103,4 +115,7 @@ EXPORT void vimzoo_causal_conv1d_backward(const causal_conv1d_args *a) {
                 else backward_image(a, group, b, k, channel, lanes, (int)a->taps, (int)a->dtype);
             }
     }
+}
+EXPORT void vimzoo_causal_conv1d_backward(const causal_conv1d_args *a) {
+    vimzoo_parallel(a->threads, a->batch_groups * ceil_div(a->channels, VL), backward_tasks, a);
 }

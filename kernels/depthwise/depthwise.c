@@ -60,19 +60,28 @@ INLINE void filter_channels(const depthwise_args *a, int64_t b, int64_t y, const
     EACH_VECTOR(a->channels, filter_block(a, b, y, c, taps, lanes, dtype));
 }
 
-EXPORT void vimzoo_depthwise_forward(const depthwise_args *a) {
-    const int threads = (int)a->threads;
-    const int64_t blocks = ceil_div(a->channels, VL);
-    arena scratch = arena_new(blocks * 9 * sizeof(vf));
-    vf *taps = arena_take(&scratch, blocks * 9 * sizeof(vf));
-    for (int64_t i = 0; i < blocks; i++)
-        load_columns(taps + i * 9, a->weight + i * VL * 9, 9, (int)min_of(VL, a->channels - i * VL), 1.0f);
-    PARALLEL_FOR(threads)
-    for (int64_t row = 0; row < a->batch * a->height; row++) {
+typedef struct {
+    const depthwise_args *a;
+    vf *taps;
+} filter;
+
+static void filter_rows(const void *context, int64_t begin, int64_t end) {
+    const depthwise_args *a = ((const filter *)context)->a;
+    const vf *taps = ((const filter *)context)->taps;
+    for (int64_t row = begin; row < end; row++) {
         const int64_t b = row / a->height, y = row % a->height;
         if (a->dtype == F32) filter_channels(a, b, y, taps, F32);
         else if (a->dtype == BF16) filter_channels(a, b, y, taps, BF16);
         else filter_channels(a, b, y, taps, F16);
     }
+}
+
+EXPORT void vimzoo_depthwise_forward(const depthwise_args *a) {
+    const int64_t blocks = ceil_div(a->channels, VL);
+    arena scratch = arena_new(blocks * 9 * sizeof(vf));
+    const filter f = {.a = a, .taps = arena_take(&scratch, blocks * 9 * sizeof(vf))};
+    for (int64_t i = 0; i < blocks; i++)
+        load_columns(f.taps + i * 9, a->weight + i * VL * 9, 9, (int)min_of(VL, a->channels - i * VL), 1.0f);
+    vimzoo_parallel(a->threads, a->batch * a->height, filter_rows, &f);
     free(scratch.base);
 }

@@ -72,15 +72,14 @@ static void forward_rows(const add_norm_args *a, int64_t begin, int64_t end, vf 
     else forward_part(a, begin, end, stream, (int)a->x_dtype, (int)a->residual_dtype, (int)a->kept_dtype);
 }
 
+static void forward_tasks(const void *arguments, int64_t begin, int64_t end) {
+    const add_norm_args *a = arguments;
+    arena scratch = arena_new(AT_ONCE * ceil_div(a->channels, VL) * sizeof(vf));
+    forward_rows(a, begin, end, (vf *)scratch.base);
+    free(scratch.base);
+}
 EXPORT void vimzoo_add_norm_forward(const add_norm_args *a) {
-    const int threads = a->rows * a->channels < 16384 ? 1 : (int)a->threads;
-    const int64_t groups = threads;
-    PARALLEL_FOR(threads)
-    for (int64_t group = 0; group < groups; group++) {
-        arena scratch = arena_new(AT_ONCE * ceil_div(a->channels, VL) * sizeof(vf));
-        forward_rows(a, a->rows * group / groups, a->rows * (group + 1) / groups, (vf *)scratch.base);
-        free(scratch.base);
-    }
+    vimzoo_parallel(a->rows * a->channels < 16384 ? 1 : a->threads, a->rows, forward_tasks, a);
 }
 
 /* With n = (stream - mean) scale and g = dout weight: dstream = scale (g - mean(g) - n mean(g n)) + dkept. */
@@ -115,10 +114,9 @@ static void backward_row(const add_norm_args *a, int64_t row, vf *stream, float 
     }
 }
 
-EXPORT void vimzoo_add_norm_backward(const add_norm_args *a) {
-    const int threads = (int)a->threads;
-    PARALLEL_FOR(threads)
-    for (int64_t group = 0; group < a->row_groups; group++) {
+static void backward_tasks(const void *arguments, int64_t first, int64_t last) {
+    const add_norm_args *a = arguments;
+    for (int64_t group = first; group < last; group++) {
         arena scratch = arena_new(ceil_div(a->channels, VL) * sizeof(vf));
         const int64_t end = a->rows * (group + 1) / a->row_groups;
         for (int64_t row = a->rows * group / a->row_groups; row < end; row++)
@@ -126,4 +124,7 @@ EXPORT void vimzoo_add_norm_backward(const add_norm_args *a) {
                          a->dbias + group * a->channels);
         free(scratch.base);
     }
+}
+EXPORT void vimzoo_add_norm_backward(const add_norm_args *a) {
+    vimzoo_parallel(a->threads, a->row_groups, backward_tasks, a);
 }

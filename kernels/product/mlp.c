@@ -23,6 +23,20 @@ static void some_rows(const mlp_args *a, int64_t row, int64_t rows, int threads)
     free(scratch.base);
 }
 
+typedef struct {
+    const mlp_args *a;
+    int64_t chunks; /* of the rows */
+} cut;
+
+static void chunks_of(const void *context, int64_t begin, int64_t end) {
+    const mlp_args *a = ((const cut *)context)->a;
+    const int64_t chunks = ((const cut *)context)->chunks;
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t row = a->rows * i / chunks;
+        some_rows(a, row, a->rows * (i + 1) / chunks - row, 1);
+    }
+}
+
 EXPORT void vimzoo_mlp_forward(const mlp_args *a) {
     const int threads = (int)a->threads;
     const int64_t rows = max_of(FEWEST_ROWS, HIDDEN_BYTES / (a->hidden * item_size(a->dtype)));
@@ -30,10 +44,6 @@ EXPORT void vimzoo_mlp_forward(const mlp_args *a) {
         some_rows(a, 0, a->rows, threads);
         return;
     }
-    const int64_t chunks = ceil_div(ceil_div(a->rows, rows), threads) * threads;
-    PARALLEL_FOR(threads)
-    for (int64_t i = 0; i < chunks; i++) {
-        const int64_t row = a->rows * i / chunks;
-        some_rows(a, row, a->rows * (i + 1) / chunks - row, 1);
-    }
+    const cut c = {.a = a, .chunks = ceil_div(ceil_div(a->rows, rows), threads) * threads};
+    vimzoo_parallel(threads, c.chunks, chunks_of, &c);
 }

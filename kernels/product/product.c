@@ -278,17 +278,28 @@ static void multiply_rows(const product_args *a, int64_t row, int64_t rows, int6
     free(scratch.base);
 }
 
-void vimzoo_product_forward(const product_args *a) {
-    const int threads = (int)a->threads;
-    const int64_t panels = ceil_div(a->columns, PANEL), words = a->rows * words_deep(a);
-    const int64_t most = max_of(1, a->rows / FEWEST_ROWS);
-    const int64_t chunks = min_of(most, max_of(words / WORDS_OF_ROWS, panels >= 4 * threads ? 1 : threads));
-    const int64_t parts = min_of(panels, ceil_div(threads, chunks));
-    PARALLEL_FOR(threads)
-    for (int64_t task = 0; task < chunks * parts; task++) {
-        const int64_t chunk = task / parts, part = task % parts, row = a->rows * chunk / chunks;
-        multiply_rows(a, row, a->rows * (chunk + 1) / chunks - row, panels * part / parts, panels * (part + 1) / parts);
+/* How a product is cut into tasks: rows into chunks, and the panels into parts. */
+typedef struct {
+    const product_args *a;
+    int64_t chunks, parts;
+} cut;
+
+static void multiply_tasks(const void *context, int64_t begin, int64_t end) {
+    const cut *c = context;
+    const product_args *a = c->a;
+    const int64_t panels = ceil_div(a->columns, PANEL);
+    for (int64_t task = begin; task < end; task++) {
+        const int64_t chunk = task / c->parts, part = task % c->parts, row = a->rows * chunk / c->chunks;
+        multiply_rows(a, row, a->rows * (chunk + 1) / c->chunks - row, panels * part / c->parts,
+                      panels * (part + 1) / c->parts);
     }
+}
+
+void vimzoo_product_forward(const product_args *a) {
+    const int64_t panels = ceil_div(a->columns, PANEL), words = a->rows * words_deep(a), most = max_of(1, a->rows / FEWEST_ROWS);
+    cut c = {.a = a, .chunks = min_of(most, max_of(words / WORDS_OF_ROWS, panels >= 4 * a->threads ? 1 : a->threads))};
+    c.parts = min_of(panels, ceil_div(a->threads, c.chunks));
+    vimzoo_parallel(a->threads, c.chunks * c.parts, multiply_tasks, &c);
 }
 #else
 void vimzoo_product_forward(const product_args *a) { (void)a; }

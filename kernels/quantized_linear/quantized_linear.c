@@ -154,8 +154,24 @@ INLINE void product_rows(const quantized_linear_args *a, int64_t row, int64_t be
     for (; n < end; n++) product(a, row, n, x, sums, scales, count, 1, bits);
 }
 
+/* Some rows, rounded, with their sums and scales. */
+typedef struct {
+    const quantized_linear_args *a;
+    const float *x, *sums, *scales;
+    int64_t row;
+    int count;
+} some_rows;
+
+static void product_columns(const void *context, int64_t begin, int64_t end) {
+    const some_rows *r = context;
+    const quantized_linear_args *a = r->a;
+    if (a->bits == 8 && r->count == 4) product_rows(a, r->row, begin, end, r->x, r->sums, r->scales, 4, 8);
+    else if (a->bits == 8) product_rows(a, r->row, begin, end, r->x, r->sums, r->scales, 1, 8);
+    else if (r->count == 4) product_rows(a, r->row, begin, end, r->x, r->sums, r->scales, 4, 4);
+    else product_rows(a, r->row, begin, end, r->x, r->sums, r->scales, 1, 4);
+}
+
 static void products(const quantized_linear_args *a) {
-    const int threads = (int)a->threads;
     const int64_t groups = a->padded / a->group;
     arena scratch = arena_new(4 * (a->padded + groups) * sizeof(float) + 128);
     float *x = arena_take(&scratch, 4 * a->padded * sizeof(float)), *sums = arena_take(&scratch, 4 * groups * sizeof(float));
@@ -163,24 +179,18 @@ static void products(const quantized_linear_args *a) {
         const int count = row + 4 <= a->rows ? 4 : 1;
         float scales[4];
         load_rows(a, row, count, x, sums, scales);
-        PARALLEL_FOR(threads)
-        for (int64_t part = 0; part < threads; part++) {
-            const int64_t begin = a->outputs * part / threads, end = a->outputs * (part + 1) / threads;
-            if (a->bits == 8 && count == 4) product_rows(a, row, begin, end, x, sums, scales, 4, 8);
-            else if (a->bits == 8) product_rows(a, row, begin, end, x, sums, scales, 1, 8);
-            else if (count == 4) product_rows(a, row, begin, end, x, sums, scales, 4, 4);
-            else product_rows(a, row, begin, end, x, sums, scales, 1, 4);
-        }
+        const some_rows rows = {.a = a, .x = x, .sums = sums, .scales = scales, .row = row, .count = count};
+        vimzoo_parallel(a->threads, a->outputs, product_columns, &rows);
         row += count;
     }
     free(scratch.base);
 }
 
-static void weights(const quantized_linear_args *a) {
-    const int threads = (int)a->threads, dtype = (int)a->dtype;
+static void weights_of(const void *arguments, int64_t begin, int64_t end) {
+    const quantized_linear_args *a = arguments;
+    const int dtype = (int)a->dtype;
     const int64_t groups = a->padded / a->group;
-    PARALLEL_FOR(threads)
-    for (int64_t n = 0; n < a->outputs; n++)
+    for (int64_t n = begin; n < end; n++)
         for (int64_t b = 0; b * BLOCK < a->inputs; b++) {
             const int64_t at = n * groups + b * BLOCK / a->group;
             const float scale = a->scale[at], offset = a->offset ? a->offset[at] : a->bits == 8 ? 0.0f : 8.0f;
@@ -194,6 +204,7 @@ static void weights(const quantized_linear_args *a) {
             }
         }
 }
+static void weights(const quantized_linear_args *a) { vimzoo_parallel(a->threads, a->outputs, weights_of, a); }
 
 #if VL == 16
 #include <cpuid.h>
@@ -312,19 +323,28 @@ static DOT_TARGET void tiles_of(const quantized_linear_args *a, int64_t begin, i
     else tiles(a, begin, end, packed, bytes, F16);
 }
 
+typedef struct {
+    const quantized_linear_args *a;
+    vi *packed;
+} packed_weight;
+
+static void pack_widths(const void *context, int64_t begin, int64_t end) {
+    const packed_weight *w = context;
+    for (int64_t i = begin; i < end; i++) pack(w->a, i * WIDTH, w->packed + i * (w->a->padded / 2));
+}
+static void product_blocks(const void *context, int64_t begin, int64_t end) {
+    const packed_weight *w = context;
+    arena own = arena_new(ROWS * w->a->padded);
+    for (int64_t block = begin; block < end; block++)
+        tiles_of(w->a, block * ROWS, min_of(w->a->rows, (block + 1) * ROWS), w->packed, (int8_t *)own.base);
+    free(own.base);
+}
 static void products_8_bits(const quantized_linear_args *a) {
-    const int threads = (int)a->threads;
     const int64_t widths = ceil_div(a->outputs, WIDTH);
     arena scratch = arena_new(widths * WIDTH * a->padded);
-    vi *packed = arena_take(&scratch, widths * WIDTH * a->padded);
-    PARALLEL_FOR(threads)
-    for (int64_t i = 0; i < widths; i++) pack(a, i * WIDTH, packed + i * (a->padded / 2));
-    PARALLEL_FOR(threads)
-    for (int64_t block = 0; block < ceil_div(a->rows, ROWS); block++) {
-        arena own = arena_new(ROWS * a->padded);
-        tiles_of(a, block * ROWS, min_of(a->rows, (block + 1) * ROWS), packed, (int8_t *)own.base);
-        free(own.base);
-    }
+    const packed_weight w = {.a = a, .packed = arena_take(&scratch, widths * WIDTH * a->padded)};
+    vimzoo_parallel(a->threads, widths, pack_widths, &w);
+    vimzoo_parallel(a->threads, ceil_div(a->rows, ROWS), product_blocks, &w);
     free(scratch.base);
 }
 #else

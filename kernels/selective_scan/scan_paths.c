@@ -165,14 +165,19 @@ static void forward_task(const scan_paths_args *a, int64_t b, int64_t first, int
     free(scratch.base);
 }
 
-EXPORT void vimzoo_scan_paths_forward(const scan_paths_args *a) {
-    const int threads = (int)a->threads;
-    const int64_t blocks = ceil_div(a->channels, VL);
-    const int64_t parts = max_of(1, min_of(blocks, ceil_div(threads, max_of(a->batch, 1))));
-    PARALLEL_FOR(threads)
-    for (int64_t task = 0; task < a->batch * parts; task++) {
+/* Parts into which the channels are cut for the threads. */
+static int64_t forward_parts(const scan_paths_args *a) {
+    return max_of(1, min_of(ceil_div(a->channels, VL), ceil_div(a->threads, max_of(a->batch, 1))));
+}
+static void forward_tasks(const void *arguments, int64_t begin, int64_t end) {
+    const scan_paths_args *a = arguments;
+    const int64_t blocks = ceil_div(a->channels, VL), parts = forward_parts(a);
+    for (int64_t task = begin; task < end; task++) {
         const int64_t part = task % parts;
         const int64_t first = blocks * part / parts * VL, last = blocks * (part + 1) / parts * VL;
         forward_task(a, task / parts, first, min_of(last, a->channels));
     }
+}
+EXPORT void vimzoo_scan_paths_forward(const scan_paths_args *a) {
+    vimzoo_parallel(a->threads, a->batch * forward_parts(a), forward_tasks, a);
 }

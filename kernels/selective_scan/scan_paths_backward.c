@@ -223,14 +223,16 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
 }
 
 /* The split into batch_groups x parts depends on shapes alone, so results do not depend on the number of threads. */
-EXPORT void vimzoo_scan_paths_backward(const scan_paths_args *a) {
-    const int threads = (int)a->threads;
+static void backward_tasks(const void *arguments, int64_t begin, int64_t end) {
+    const scan_paths_args *a = arguments;
     const int64_t blocks = ceil_div(a->channels, VL);
-    PARALLEL_FOR(threads)
-    for (int64_t task = 0; task < a->batch_groups * a->parts; task++) {
+    for (int64_t task = begin; task < end; task++) {
         const int64_t part = task % a->parts;
         const int64_t first = blocks * part / a->parts * VL, last = blocks * (part + 1) / a->parts * VL;
         if (first < a->channels)
             backward_task(a, task / a->parts, part, first, min_of(last, a->channels));
     }
+}
+EXPORT void vimzoo_scan_paths_backward(const scan_paths_args *a) {
+    vimzoo_parallel(a->threads, a->batch_groups * a->parts, backward_tasks, a);
 }

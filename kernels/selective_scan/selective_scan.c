@@ -98,16 +98,22 @@ static void forward_task(const selective_scan_args *a, int64_t b, int64_t g, int
     free(scratch.base);
 }
 
-EXPORT void vimzoo_selective_scan_forward(const selective_scan_args *a) {
-    const int threads = (int)a->threads;
-    const int64_t width = a->channels / a->groups, blocks = ceil_div(width, VL);
-    const int64_t parts = max_of(1, min_of(blocks, ceil_div(threads, max_of(a->batch * a->groups, 1))));
-    PARALLEL_FOR(threads)
-    for (int64_t task = 0; task < a->batch * a->groups * parts; task++) {
+/* Parts into which the channels of a group are cut for the threads. */
+static int64_t forward_parts(const selective_scan_args *a) {
+    const int64_t blocks = ceil_div(a->channels / a->groups, VL);
+    return max_of(1, min_of(blocks, ceil_div(a->threads, max_of(a->batch * a->groups, 1))));
+}
+static void forward_tasks(const void *arguments, int64_t begin, int64_t end) {
+    const selective_scan_args *a = arguments;
+    const int64_t width = a->channels / a->groups, blocks = ceil_div(width, VL), parts = forward_parts(a);
+    for (int64_t task = begin; task < end; task++) {
         const int64_t part = task % parts, g = task / parts % a->groups, b = task / parts / a->groups;
         const int64_t first = blocks * part / parts * VL, last = min_of(blocks * (part + 1) / parts * VL, width);
         if (first < last) forward_task(a, b, g, g * width + first, g * width + last);
     }
+}
+EXPORT void vimzoo_selective_scan_forward(const selective_scan_args *a) {
+    vimzoo_parallel(a->threads, a->batch * a->groups * forward_parts(a), forward_tasks, a);
 }
 
 typedef struct {
@@ -215,14 +221,16 @@ static void backward_task(const selective_scan_args *a, int64_t group, int64_t g
 }
 
 /* The split depends on shapes alone, so gradients do not depend on the number of threads. */
-EXPORT void vimzoo_selective_scan_backward(const selective_scan_args *a) {
-    const int threads = (int)a->threads;
+static void backward_tasks(const void *arguments, int64_t begin, int64_t end) {
+    const selective_scan_args *a = arguments;
     const int64_t width = a->channels / a->groups, blocks = ceil_div(width, VL);
-    PARALLEL_FOR(threads)
-    for (int64_t task = 0; task < a->batch_groups * a->groups * a->parts; task++) {
+    for (int64_t task = begin; task < end; task++) {
         const int64_t part = task % a->parts, g = task / a->parts % a->groups, group = task / a->parts / a->groups;
         const int64_t first = blocks * part / a->parts * VL;
         const int64_t last = min_of(blocks * (part + 1) / a->parts * VL, width);
         if (first < last) backward_task(a, group, g, part, g * width + first, g * width + last);
     }
+}
+EXPORT void vimzoo_selective_scan_backward(const selective_scan_args *a) {
+    vimzoo_parallel(a->threads, a->batch_groups * a->groups * a->parts, backward_tasks, a);
 }

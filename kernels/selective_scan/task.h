@@ -3,10 +3,7 @@
 #define VIMZOO_TASK_H
 
 #include <stdlib.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "../threads/pool.h"
 #include "arguments.h"
 #include "io.h"
 #include "tile.h"
@@ -16,12 +13,6 @@
 #define ARGUMENT_STRUCT(op, FIELDS) typedef struct { FIELDS(STRUCT_FIELD) } op##_args
 #define ARGUMENT_NAMES(op, FIELDS) EXPORT const char vimzoo_##op##_fields[] = FIELDS(FIELD_NAME)
 #define ARGUMENTS(op, FIELDS) ARGUMENT_STRUCT(op, FIELDS); ARGUMENT_NAMES(op, FIELDS)
-
-#ifdef _OPENMP
-#define PARALLEL_FOR(threads) _Pragma("omp parallel for num_threads(threads) schedule(static)")
-#else
-#define PARALLEL_FOR(threads) (void)(threads);
-#endif
 
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }

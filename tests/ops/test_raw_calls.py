@@ -120,6 +120,7 @@ def test_under_address_sanitizer(tmp_path: Path) -> None:
         "-O1",
         "-g",
         "-fopenmp",
+        "-pthread",
         "-shared",
         "-fPIC",
         "-fsanitize=address",

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 
 import pytest
 import timm
@@ -61,6 +62,50 @@ def test_other_operators_too(length: int, want: int, monkeypatch) -> None:
     vimzoo.ops.causal_conv1d(x, torch.rand(2, 64, 4), None, reverse=(False, True))
     vimzoo.ops.add_norm(x.repeat(1, 1, 4), None, torch.ones(256))
     assert numbers == {name: [want] for name in names}
+
+
+@pytest.fixture
+def own_pool() -> Iterator[None]:
+    """The kernels' loops in their own pool, as in a build without OpenMP."""
+    library = native.open_library(native.load()[1])
+    assert library.vimzoo_use_pool(1)
+    yield
+    library.vimzoo_use_pool(0)
+
+
+def answers() -> list[torch.Tensor]:
+    """What every operator with a loop over threads returns for random numbers, gradients included."""
+    random = torch.Generator().manual_seed(0)
+    x, rows, rates, weight, taps = (
+        torch.rand(shape, generator=random).sub(0.5).requires_grad_()
+        for shape in ((2, 4096, 64), (2, 4096, 2, 4 + 16), (2, 64, 8), (2, 64, 4), (2, 64, 4))
+    )
+    convolved = vimzoo.ops.causal_conv1d(x, taps, None, reverse=(False, True))
+    y = vimzoo.ops.scan_paths(convolved, rows, -rates.exp(), weight, torch.zeros(2, 64), paths=BIDIRECTIONAL)
+    u = y.transpose(1, 2)
+    matrix = rows[..., 0, :8].transpose(1, 2)
+    y = y + vimzoo.ops.selective_scan(u, u, -rates[0].exp(), matrix, matrix).transpose(1, 2)
+    y, _ = vimzoo.ops.add_norm(y, None, torch.ones(64))
+    found = [y, *torch.autograd.grad(y.square().sum(), (x, rows, rates, weight, taps))]
+    with torch.inference_mode():
+        quantized = vimzoo.ops.quantize_weight(weight.flatten(0, 1).repeat(1, 16), bits=8)
+        return [*found, vimzoo.ops.quantized_linear(x, quantized, activations="int8")]
+
+
+@needs_native
+def test_the_own_pool_answers_as_one_thread_does(own_pool: None) -> None:
+    """Also several callers at once, of which one at a time gets the pool."""
+    numbers: list[list[torch.Tensor]] = []
+    callers = [threading.Thread(target=lambda: numbers.append(answers())) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    torch.set_num_threads(1)
+    want = answers()
+    assert len(numbers) == 3
+    for got in numbers:
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 @needs_native
@@ -129,3 +174,31 @@ def test_a_forked_process_answers() -> None:
     )
     assert done.stdout.splitlines() == ["answers True 1", "goes on True 2"], done.stderr
     assert done.stderr.count("runs on one thread") == 1
+
+
+FORK_OF_THE_POOL = """
+import os
+import torch
+import vimzoo
+from vimzoo.ops.runtime import native
+
+torch.set_num_threads(4)
+native.open_library(native.load()[1]).vimzoo_use_pool(1)
+x, weight = torch.rand(1, 8192, 256), torch.ones(256)
+want = bytes(vimzoo.ops.add_norm(x, None, weight)[0].numpy())
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(4)
+    os._exit(bytes(vimzoo.ops.add_norm(x, None, weight)[0].numpy()) != want)
+print("answers", os.waitpid(child, 0)[1] == 0)
+"""
+
+
+@needs_native
+@needs_fork
+def test_the_own_pool_after_a_fork() -> None:
+    """Its threads are not copied; it starts others."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_OF_THE_POOL], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "answers True\n", done.stderr

@@ -133,14 +133,16 @@ def test_windows_steps_aside(
 def test_openmp_is_tried_before_it_is_used(
     command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its header; not on macOS, where a second runtime would stop the process."""
+    """With its header, and only GNU's; not on macOS, where a second runtime would stop the process."""
     works: Callable[[], bool] = command.openmp_works
-    asks_header = compiler_script(
-        tmp_path,
-        '#!/bin/sh\nfor word; do case "$word" in *.c) grep -q omp.h "$word" || exit 1;; esac; done\n',
+    asks_header = (
+        '#!/bin/sh\nfor word; do case "$word" in *.c) grep -q omp.h "$word" || exit 1;; esac; done\n'
+        'echo {} > "$word"\n'
     )
-    command.compiler = SimpleNamespace(compiler_type="unix", compiler_so=[asks_header])
-    assert works()
+    command.compiler = SimpleNamespace(compiler_type="unix", compiler_so=[])
+    for runtime in ("libomp.so.5", "libgomp.so.1"):
+        command.compiler.compiler_so = [compiler_script(tmp_path, asks_header.format(runtime))]
+        assert works() == (runtime == "libgomp.so.1")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not works()
     monkeypatch.setattr(sys, "platform", "linux")
@@ -192,10 +194,10 @@ def test_a_library_of_older_sources_is_not_used(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_without_openmp_it_is_built_serially(
+def test_without_openmp_it_has_threads_of_its_own(
     command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One thread, and the same bits, gradients included."""
+    """And the same bits, gradients included."""
     import torch
 
     monkeypatch.setenv("CC", compiler_script(tmp_path, WITHOUT_OPENMP))

@@ -256,6 +256,9 @@ def documents(root: Path = ROOT) -> dict[Path, str]:
             "instructions": result_table(read_result(folder, "instructions"), command("instructions")),
         },
     }
+    sections[root / "kernels" / "threads" / "README.md"] = {
+        "pool": result_table(results.newest("cpu_threads_pool"), command("cpu_threads_pool")),
+    }
     for guide, parts in compat.guide_sections().items():
         sections[root / "docs" / guide] = parts
     filled = {

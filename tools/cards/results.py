@@ -38,6 +38,7 @@ COMMANDS = {
     "cpu_since": "benchmarks/since.py",
     "cpu_threads_grain": "benchmarks/cpu_threads.py grain",
     "cpu_threads_load": "benchmarks/cpu_threads.py load",
+    "cpu_threads_pool": "benchmarks/cpu_threads.py pool",
     "cpu_vmamba": "benchmarks/cpu_models.py vmamba",
     "cpu_vmamba_memory": "benchmarks/cpu_models.py memory",
     "dynamic_shapes": "benchmarks/dynamic_shapes.py",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import sys
@@ -75,7 +74,7 @@ def _cpu_shortfalls() -> list[Shortfall]:
     library, detail = native.load()
     if library is None:
         return [Shortfall(f"native CPU library: {detail}", price("reference"), _remedy())]
-    return [found for found in (_instruction_set(detail), _serial(detail), _two_runtimes(detail)) if found]
+    return [found for found in (_instruction_set(detail), _own_threads(detail)) if found]
 
 
 def _remedy() -> str:
@@ -100,26 +99,13 @@ def _instruction_set(level: str) -> Shortfall | None:
     return Shortfall(what, price(level), f"reinstall vimzoo with a compiler that knows {best}")
 
 
-def _serial(level: str) -> Shortfall | None:
+def _own_threads(level: str) -> Shortfall | None:
+    """The native library was built without OpenMP, which macOS has not."""
     threads = torch.get_num_threads()
-    library = native.open_library(level)
-    if threads == 1 or sys.platform == "darwin" or hasattr(library, "omp_get_max_threads"):
+    if threads == 1 or sys.platform == "darwin" or hasattr(native.open_library(level), "omp_get_max_threads"):
         return None
     return Shortfall(
-        "OpenMP: the compiler of the native library had none",
-        f"scans, convolutions and norms run on 1 of {threads} threads",
-        "reinstall vimzoo with gcc, or with clang and its OpenMP package (such as libomp-dev)",
-    )
-
-
-def _two_runtimes(level: str) -> Shortfall | None:
-    """The native library uses LLVM's OpenMP and torch GNU's; each has an entry point that the other lacks."""
-    ours, torchs = native.open_library(level), ctypes.CDLL(torch._C.__file__)
-    if not hasattr(ours, "__kmpc_fork_call") or hasattr(torchs, "__kmpc_fork_call"):
-        return None
-    threads = torch.get_num_threads()
-    return Shortfall(
-        "a common OpenMP runtime: the native library uses LLVM's (libomp), torch uses GNU's (libgomp)",
-        f"each has its own {threads} threads, which compete for the same cores",
+        "a pool of threads shared with torch: the compiler of the native library had not GNU's OpenMP",
+        f"scans, convolutions and norms have {threads} threads of their own, which compete with torch's for the cores",
         "reinstall vimzoo with gcc",
     )

@@ -1,0 +1,13 @@
+/* Parallel loops; see pool.c. */
+#ifndef VIMZOO_POOL_H
+#define VIMZOO_POOL_H
+
+#include <stdint.h>
+
+/* Part of a loop: the tasks [begin, end). */
+typedef void (*loop_body)(const void *context, int64_t begin, int64_t end);
+
+/* Runs the tasks [0, tasks) on up to `threads` threads, of which the calling one is the first. */
+void vimzoo_parallel(int64_t threads, int64_t tasks, loop_body body, const void *context);
+
+#endif
