@@ -144,6 +144,14 @@ def test_a_model_that_fails_leaves_nothing_behind(small, tree: Path) -> None:
     assert not [p for p in out.rglob("*") if p.is_file()]
 
 
+def test_a_name_that_becomes_too_long_fails_alone(small, tree: Path) -> None:
+    """Of a format that is only read, whose result has a longer name."""
+    Image.new("RGB", (4, 4)).save(tree / f"{'a' * 250}.bmp")
+    report = restore_files(find_jobs(tree, tree.parent / "out"), Restorer(small("light_x2")), quiet=True)
+    assert len(report.restored) == 4
+    assert [reason for _, reason in report.failed] == ["File name too long"]
+
+
 def test_results_that_exist_are_skipped_or_overwritten(small, tree: Path) -> None:
     out = tree.parent / "out"
     jobs = find_jobs(tree, out)

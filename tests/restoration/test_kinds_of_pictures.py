@@ -76,7 +76,8 @@ def test_alpha_among_bands_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", (np.int8, np.int16, np.int32, np.uint32, np.float16, np.float32, np.float64)
+    "dtype",
+    (np.int8, np.int16, np.int32, np.int64, np.uint32, np.uint64, np.float16, np.float32, np.float64),
 )
 def test_other_numbers_come_back(dtype: Any, tmp_path: Path, caplog: Any) -> None:
     """The range is stated; 24 bits of it pass through the model."""

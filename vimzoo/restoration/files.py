@@ -7,6 +7,7 @@ import functools
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os.path import isfile  # False of a name that is too long
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -66,7 +67,7 @@ def restore_files(
     options = Options(quality, max_pixels, extra_bands, pages)
     if existing not in ("skip", "overwrite"):
         raise ValueError(f"existing: expected 'skip' or 'overwrite', got {existing!r}")
-    report = Report(skipped=[job for job in jobs if existing == "skip" and job.target.is_file()])
+    report = Report(skipped=[job for job in jobs if existing == "skip" and isfile(job.target)])
     skipped = set(report.skipped)
     left = [job for job in jobs if job not in skipped]
     with ThreadPoolExecutor(READERS) as pool:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def claim_results(folder: Path, restorer: Restorer, jobs: Sequence[Job], existin
         ValueError: results to be skipped were made with other weights, or with another choice of self-ensemble.
     """
     own = identity(restorer)
-    note, skipped = folder / NOTE, existing == "skip" and any(job.target.is_file() for job in jobs)
+    note, skipped = folder / NOTE, existing == "skip" and any(isfile(job.target) for job in jobs)
     theirs = _read(note)
     if skipped:
         refuse_others(folder, own, theirs)

@@ -232,7 +232,7 @@ def _write_page(writer: Any, page: Picture, tags: list[tuple[Any, ...]], about: 
         planarconfig="contig" if pixels.shape[2] > 1 else None,
         extrasamples=extra or None,
         compression="adobe_deflate",
-        predictor=True,
+        predictor=pixels.dtype.kind == "f" or pixels.itemsize <= 4,  # tifffile has none for longer integers
         software=False,
         resolution=about.dpi,
         resolutionunit="INCH" if about.dpi else None,
