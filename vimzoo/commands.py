@@ -25,6 +25,7 @@ class Exit:
     USAGE = 2
     INTERRUPTED = 128 + 2  # SIGINT
     NO_READER = 128 + 13  # SIGPIPE
+    TERMINATED = 128 + 15  # SIGTERM
 
 
 def listen() -> None:
@@ -80,9 +81,23 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
     return reported
 
 
-def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with the status of ``main``; no traceback after Ctrl-C or if the reader (``| head``) has closed the pipe."""
+def run_command(main: Callable[[], int | None], *, tidies: bool = False) -> NoReturn:
+    """Exit with the status of ``main``; no traceback after Ctrl-C or if the reader (``| head``) has closed the pipe.
+
+    Args:
+        main: The command.
+        tidies: Whether it ends after SIGTERM as after Ctrl-C, with another status, because it has something to tidy up.
+    """
     listen()
+    terminated = False
+
+    def end(*_: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    if tidies and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # for file names that are not valid text
             stream.reconfigure(errors="backslashreplace")
@@ -95,7 +110,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
         status = Exit.NO_READER
-    sys.exit(status)
+    sys.exit(Exit.TERMINATED if terminated else status)
 
 
 def trainer() -> str:

@@ -58,12 +58,12 @@ def started(words, folder):
     )
 
 
-def interrupted_when(ready, process):
-    """What a process has printed that is interrupted when ``ready()`` is true, and its status."""
+def interrupted_when(ready, process, number=signal.SIGINT):
+    """What a process has printed that gets a signal when ``ready()`` is true, and its status."""
     end = time.monotonic() + 120
     while not ready() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     return *process.communicate(timeout=60), process.returncode
 
 
@@ -74,18 +74,20 @@ def folder_of_pictures(folder, count):
         Image.fromarray(pixels).save(folder / f"{number:03}.png")
 
 
-def test_restoring_a_folder_that_is_interrupted_continues(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_restoring_a_folder_that_is_interrupted_continues(number, tmp_path, capsys, monkeypatch):
     folder_of_pictures(tmp_path / "in", 400)
     words = ["in", "out", "--quiet"]
     _, said, status = interrupted_when(
         lambda: len(list(tmp_path.glob("out/*.png"))) > 2,
         started(["-m", "vimzoo.restore", *words], tmp_path),
+        number,
     )
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     done = len(names) - 1
     assert names[0] == ".vimzoo-restore.json" and all(name.endswith(".png") for name in names[1:])
     assert said == f"interrupted: {done} restored, {400 - done} left; the same command continues\n"
-    assert status == 130 and 2 < done < 400
+    assert status == 128 + number and 2 < done < 400
     for path in (tmp_path / "out").glob("*.png"):
         assert read_picture(path).pixels.shape == (64, 64, 3)
     monkeypatch.chdir(tmp_path)
