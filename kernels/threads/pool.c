@@ -113,7 +113,8 @@ void vimzoo_parallel(int64_t threads, int64_t tasks, loop_body body, const void 
 #ifdef _OPENMP
     if (!GET(pool)) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t i = 0; i < threads; i++) body(context, tasks * i / threads, tasks * (i + 1) / threads);
+        for (int64_t i = 0; i < threads; i++) /* shares that are one task larger come first, as parts of fewer channels do */
+            body(context, (tasks * i + threads - 1) / threads, (tasks * (i + 1) + threads - 1) / threads);
         return;
     }
 #endif
