@@ -25,7 +25,7 @@ from vimzoo.restoration import Picture, Restorer, find_jobs, restore_files, writ
 
 SIDE = 64
 BATCHES = (1, 2, 4, 8)
-MODELS = {"test_mambair": (1000, 3), "mambair_mini_x2": (1000, 2), "mambair_light_x2": (300, 1)}
+MODELS = {"test_mambair": (1000, 3), "mambair_mini_x2": (1000, 3), "mambair_light_x2": (300, 3)}
 """Pictures, and rounds."""
 SAMPLE = 48  # pictures of the model alone, before and after each round
 ABOUT = (
