@@ -49,7 +49,6 @@ FOLDERS = (
     "model",
     "pictures",
     "threads",
-    "batch",
     "model_ms",
     "whole_ms",
     "x_model",
