@@ -190,7 +190,7 @@ class Library:
             "avx2",
             ["omp_get_max_threads"],
             "avx512_bf16 kernels: the compiler did not build them",
-            "scans take 1.5 to 2.1",
+            "scans take 1.3 to 2.1",
         ),
         ("avx512", ["omp_get_max_threads"], "avx512_bf16 kernels: the compiler", "bfloat16 scans"),
         ("avx512_bf16", [], "a pool of threads shared with torch", "have 3 threads of their own"),
