@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from vimzoo.ops.paths.path import COLUMN
 
-from .loops import last_state, loop, outputs_of_states, states_after, states_before
+from .loops import loop, outputs_of_one_state, outputs_of_states, states_before, whole_rows
 from .nodes import Nodes, Value
 
 DOMAIN, NAME = "vimzoo", "ScanPaths"
@@ -27,8 +27,9 @@ OPSET = 18
 INPUTS = ("x", "x_dbl", "rates", "dt_weight", "dt_bias", "height", "width", "D", "z", "table")
 """As `vimzoo.ops.scan_paths` takes them, except that ``rates (K, N, D)`` and ``dt_weight (K, R, D)`` have the channels
 last. The last three may be missing."""
-SOFTPLUS = (1.9999996704151928, 0.6667600501491885, 0.39589443100423416, 0.3422604041301754)
-"""``2 artanh(s) / s`` as a polynomial in ``s^2`` from 0 to 1/9, of relative error 1.7e-7."""
+LOG1P = (1.00000006, 0.08335375, 0.50000308, 0.0637532, 0.40078954)
+"""``k, a, p, b, q`` of ``log(1 + 1/E) = k / (v - a / (v - b / (E + q)))``, ``v = E + p``, of relative error 6e-8 for E
+from 1 up: the continued fraction of ``2 artanh(1 / (2 E + 1))``, cut short and fitted."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +71,25 @@ class Kind:
 
 
 def softplus(op: Nodes, x: Value) -> Value:
-    """``max(x, 0) + log1p(e)`` with ``e = exp(-|x|)``, ``log1p(e) = 2 artanh(s)`` and ``s = e / (2 + e)``.
+    """``max(x, 0) + log(1 + 1/E)`` with ``E = exp(|x|)``, which may overflow.
 
     onnxruntime 1.32 computes ``Softplus`` without vector instructions, tens of times as slowly as ``Exp``. In float64,
-    for which the polynomial is too coarse, this is ``Softplus``.
+    for which the fraction is too coarse, this is ``Softplus``.
     """
     if op.dtype == ir.DataType.DOUBLE:
         return op.Softplus(x)
-    e = op.Exp(op.Neg(op.Abs(x)))
-    s = op.Div(e, op.Add(e, op.number(2)))
-    square = op.Mul(s, s)
-    polynomial = op.number(SOFTPLUS[-1])
-    for coefficient in SOFTPLUS[-2::-1]:
-        polynomial = op.Add(op.Mul(square, polynomial), op.number(coefficient))
-    return op.Add(op.Relu(x), op.Mul(polynomial, s))
+    k, a, p, b, q = (op.number(value) for value in LOG1P)
+    E = op.Exp(op.Abs(x))
+    v = op.Add(E, p)
+    inner = op.Sub(v, op.Div(b, op.Add(E, q)))
+    return op.Add(op.Relu(x), op.Div(k, op.Sub(v, op.Div(a, inner))))
 
 
 class _Scan:
     """The function while it is written. ``order`` means the axes of values in a path's order.
 
-    Steps come first: ``(T, B, C)``; with `rows`, ``(steps of a row, B, rows, C)``.
+    Steps come first: ``(T, B, C)``. With `rows`, values keep the order of the image, ``(steps of a row, B, rows, C)``,
+    and loops walk backward where the path does.
     """
 
     def __init__(self, kind: Kind, inputs: dict[str, Value]) -> None:
@@ -134,7 +134,7 @@ class _Scan:
         placed = self._placed[key]
         if self.kind.table:
             return op.Gather(placed, op.Gather(self.inputs["table"], op.index(k), axis=0), axis=0)
-        return op.flip(placed, 0) if code & 1 else placed
+        return op.flip(placed, 0) if code & 1 and not self.rows else placed
 
     def _forward(self, values: Value, columns: bool) -> Value:
         op = self.op
@@ -166,8 +166,10 @@ class _Scan:
     def step_sizes(self, row: Value, k: int) -> Value:
         """delta of direction k from its rows, both in the path's order."""
         low_rank = self.op.part(row, -1, 0, -2 * self.kind.states)
-        product = self.op.MatMul(low_rank, self.parameter("dt_weight", k))
-        return softplus(self.op, self.op.Add(product, self.parameter("dt_bias", k)))
+        parameters = (self.parameter(name, k) for name in ("dt_weight", "dt_bias"))
+        product = self.op.Gemm(self.op.Flatten(low_rank, axis=-1), *parameters)
+        shape = self.op.Concat(self.op.Shape(row, end=-1), self.channels, axis=0)
+        return softplus(self.op, self.op.Reshape(product, shape))
 
     def write(self) -> list[Value]:
         """All of it; returns the outputs."""
@@ -188,13 +190,7 @@ class _Scan:
         Bs = [op.part(row, -1, -2 * N, -N) for row in rows]
         Cs = [op.part(row, -1, -N, None) for row in rows]
         if self.rows:
-            found: dict[int, Value] = {}
-            for columns in (False, True):
-                group = [k for k in count if (kind.codes[k] >= COLUMN) == columns]
-                if group:
-                    parts = ([values[k] for k in group] for values in (deltas, entries, Bs, Cs))
-                    found |= zip(group, self.side_by_side(group, *parts), strict=True)
-            return self.sum_over_closed_forms([found[k] for k in count])
+            return self.sum_over_closed_forms(self.side_by_side(deltas, entries, Bs, Cs))
         delta, entry = (op.Unsqueeze(op.stack(values, 2), op.ints(3)) for values in (deltas, entries))
         C = op.Unsqueeze(op.stack(Cs, 2), op.ints(3))
         if N == 1:
@@ -202,11 +198,11 @@ class _Scan:
             decay = op.Exp(op.Mul(delta, rates))
             entry = op.Mul(entry, op.Unsqueeze(op.stack(Bs, 2), op.ints(4)))
             start = op.zeros(op.Shape(entry, start=1))
-            y = op.Mul(loop(op, states_after, start, [decay, entry])[1], C)
+            y = loop(op, outputs_of_one_state, [start], [decay, entry, C])[1]
         else:
             B = op.Unsqueeze(op.stack(Bs, 2), op.ints(4))
             start = op.zeros(op.Concat(op.Shape(B, start=1, end=4), self.channels, axis=0))
-            y = loop(op, outputs_of_states, start, [delta, entry, B, C], self.inputs["rates"])[1]
+            y = loop(op, outputs_of_states, [start], [delta, entry, B, C], self.inputs["rates"])[1]
         y = op.Squeeze(y, op.ints(3))  # (T, B, K, D)
         if not kind.merge:
             if kind.skip:
@@ -217,37 +213,33 @@ class _Scan:
         return self.sum_over_table(ys, us) if kind.table else self.sum_over_closed_forms(ys)
 
     def side_by_side(
-        self, group: list[int], deltas: list[Value], entries: list[Value], Bs: list[Value], Cs: list[Value]
+        self, deltas: list[Value], entries: list[Value], Bs: list[Value], Cs: list[Value]
     ) -> list[Value]:
-        """The outputs of paths that are all along rows or all along columns, N = 1, each in its path's order.
-
-        "Row" is a column where the paths run along columns. The axes of rows are in the image's order, also where the
-        path is walked backward.
-        """
+        """The outputs of all paths for N = 1. "Row" is a column where the paths run along columns."""
         op, codes = self.op, self.kind.codes
-        rates = [op.Reshape(self.parameter("rates", k), op.ints(-1)) for k in group]
-        decay = op.stack([op.Exp(op.Mul(d, a)) for d, a in zip(deltas, rates, strict=True)], 1)
-        # (steps, K, B, rows, D)
-        entry = op.stack([op.Mul(e, b) for e, b in zip(entries, Bs, strict=True)], 1)
-        (ends,) = loop(op, last_state, op.zeros(op.Shape(entry, start=1)), [decay, entry])
-
-        def in_order(values: list[Value]) -> list[Value]:
-            """Rows from the image's order to the path's, or back."""
-            return [op.flip(v, 0) if codes[k] & 1 else v for v, k in zip(values, group, strict=True)]
-
-        def rows_first(values: list[Value]) -> Value:
-            """``(B, rows, D)`` of each path -> ``(rows, K, B, D)``, rows in the order of the path."""
-            moved = [op.Transpose(value, perm=[1, 0, 2]) for value in values]
-            return op.stack(in_order(moved), 1)
-
-        sums = [op.ReduceSum(delta, op.ints(0), keepdims=0) for delta in deltas]
-        totals = rows_first([op.Exp(op.Mul(s, a)) for s, a in zip(sums, rates, strict=True)])
-        ends = rows_first([op.take(ends, 0, i) for i in range(len(group))])
-        _, before = loop(op, states_before, op.zeros(op.Shape(ends, start=1)), [totals, ends])
-        starts = [op.take(before, 1, i) for i in range(len(group))]
-        start = op.Transpose(op.stack(in_order(starts), 0), perm=[0, 2, 1, 3])
-        _, states = loop(op, states_after, start, [decay, entry])
-        return [op.Mul(op.take(states, 1, i), C) for i, C in enumerate(Cs)]
+        ys: dict[int, Value] = {}
+        for columns in (False, True):
+            group = [k for k, code in enumerate(codes) if (code >= COLUMN) == columns]
+            if not group:
+                continue
+            rates = [op.Reshape(self.parameter("rates", k), op.ints(-1)) for k in group]
+            # (steps, B, rows, D)
+            decay = [op.Exp(op.Mul(deltas[k], rate)) for k, rate in zip(group, rates, strict=True)]
+            entry = [op.Mul(entries[k], Bs[k]) for k in group]
+            turned = [bool(codes[k] & 1) for k in group]
+            starts = [op.zeros(op.Shape(entry[0], start=1))] * (2 * len(group))
+            scanned = [*decay, *entry, *(deltas[k] for k in group)]
+            whole = loop(op, whole_rows, starts, scanned, outputs=0, backward=turned * 3)
+            ends, sums = whole[: len(group)], whole[len(group) :]
+            totals = [op.Exp(op.Mul(s, rate)) for s, rate in zip(sums, rates, strict=True)]
+            rows = [op.Transpose(value, perm=[1, 0, 2]) for value in (*totals, *ends)]
+            starts = [op.zeros(op.Shape(rows[0], start=1))] * len(group)
+            carried = loop(op, states_before, starts, rows, outputs=len(group), backward=turned * 3)
+            starts = [op.Transpose(value, perm=[1, 0, 2]) for value in carried[len(group) :]]
+            scanned = [*decay, *entry, *(Cs[k] for k in group)]
+            found = loop(op, outputs_of_one_state, starts, scanned, outputs=len(group), backward=turned * 4)
+            ys |= zip(group, found[len(group) :], strict=True)
+        return [ys[k] for k in range(len(codes))]
 
     def sum_over_closed_forms(self, ys: list[Value]) -> Value:
         """The sum of outputs in the orders of the paths, with D u, ``(B, L, D)``."""
@@ -255,7 +247,7 @@ class _Scan:
         parts = []
         for columns in (False, True):
             group = [k for k, code in enumerate(kind.codes) if (code >= COLUMN) == columns]
-            turned = [op.flip(ys[k], 0) if kind.codes[k] & 1 else ys[k] for k in group]
+            turned = [op.flip(ys[k], 0) if kind.codes[k] & 1 and not self.rows else ys[k] for k in group]
             if turned:
                 parts.append(self.back(op.total(turned), columns))
         if kind.skip and kind.own_inputs:
