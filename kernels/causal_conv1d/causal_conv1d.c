@@ -55,9 +55,10 @@ static void convolve_strips(const void *context, int64_t first, int64_t last) {
     }
 }
 
-EXPORT void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
+EXPORT int vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
     const int64_t taps = a->taps, blocks = ceil_div(a->channels, VL);
     arena scratch = arena_new(a->directions * blocks * taps * sizeof(vf));
+    if (!scratch.base) return memory_short;
     const convolution c = {.a = a, .w = arena_take(&scratch, a->directions * blocks * taps * sizeof(vf))};
     for (int64_t i = 0; i < a->directions * blocks; i++) {
         const int64_t channel = i % blocks * VL;
@@ -66,6 +67,7 @@ EXPORT void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a) {
     }
     vimzoo_parallel(a->threads, a->batch * ceil_div(a->length, STRIP), convolve_strips, &c);
     free(scratch.base);
+    return memory_short;
 }
 
 /* One image and direction, tokens in the order in which the convolution sees them. The inputs of the taps move through `x`,
@@ -116,6 +118,7 @@ static void backward_tasks(const void *arguments, int64_t first, int64_t last) {
             }
     }
 }
-EXPORT void vimzoo_causal_conv1d_backward(const causal_conv1d_args *a) {
+EXPORT int vimzoo_causal_conv1d_backward(const causal_conv1d_args *a) {
     vimzoo_parallel(a->threads, a->batch_groups * ceil_div(a->channels, VL), backward_tasks, a);
+    return memory_short;
 }

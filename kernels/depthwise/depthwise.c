@@ -76,12 +76,14 @@ static void filter_rows(const void *context, int64_t begin, int64_t end) {
     }
 }
 
-EXPORT void vimzoo_depthwise_forward(const depthwise_args *a) {
+EXPORT int vimzoo_depthwise_forward(const depthwise_args *a) {
     const int64_t blocks = ceil_div(a->channels, VL);
     arena scratch = arena_new(blocks * 9 * sizeof(vf));
+    if (!scratch.base) return memory_short;
     const filter f = {.a = a, .taps = arena_take(&scratch, blocks * 9 * sizeof(vf))};
     for (int64_t i = 0; i < blocks; i++)
         load_columns(f.taps + i * 9, a->weight + i * VL * 9, 9, (int)min_of(VL, a->channels - i * VL), 1.0f);
     vimzoo_parallel(a->threads, a->batch * a->height, filter_rows, &f);
     free(scratch.base);
+    return memory_short;
 }

@@ -10,10 +10,10 @@ ARGUMENT_STRUCT(scan_paths, SCAN_PATHS_FIELDS);
 ARGUMENT_STRUCT(causal_conv1d, CAUSAL_CONV1D_FIELDS);
 ARGUMENT_STRUCT(depthwise, DEPTHWISE_FIELDS);
 ARGUMENT_STRUCT(add_norm, ADD_NORM_FIELDS);
-void vimzoo_scan_paths_forward(const scan_paths_args *a);
-void vimzoo_causal_conv1d_forward(const causal_conv1d_args *a);
-void vimzoo_depthwise_forward(const depthwise_args *a);
-void vimzoo_add_norm_forward(const add_norm_args *a);
+int vimzoo_scan_paths_forward(const scan_paths_args *a);
+int vimzoo_causal_conv1d_forward(const causal_conv1d_args *a);
+int vimzoo_depthwise_forward(const depthwise_args *a);
+int vimzoo_add_norm_forward(const add_norm_args *a);
 
 enum { TOKENS = 256, IN_CACHE = 2048 }; /* of a group of images; of a normalised part, which stays in the second-level cache */
 
@@ -104,6 +104,7 @@ static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t ima
     char *u = room(tokens * a->inner * a->convolutions * size);
     char *rows = room(tokens * columns * a->projections * size);
     char *y = room(tokens * a->inner * size), *z = a->gated ? xz + a->inner * size : NULL;
+    if (memory_short) goto end;
 
     for (int64_t t = 0; t < tokens; t += IN_CACHE) {
         const int64_t some = min_of(IN_CACHE, tokens - t), from = at + t * a->dim;
@@ -144,15 +145,18 @@ static void mix(const mixer_args *a, const floats *f, int64_t first, int64_t ima
                                    .weight = a->out_weight, .bias = a->out_bias, .scale = a->scale,
                                    .add = a->add ? a->add + to * size : NULL, .out = a->out + to * size}, a->out_quantized);
     }
+end:
     free(normed), free(xz), free(u), free(rows), free(y);
 }
 
-EXPORT void vimzoo_mixer_forward(const mixer_args *a) {
+EXPORT int vimzoo_mixer_forward(const mixer_args *a) {
     const int64_t length = a->height * a->width, D = a->inner, K = a->directions;
     const int64_t group = min_of(a->batch, max_of(1, TOKENS / length));
     const int64_t numbers = K * D * (a->states + a->rank + a->taps + 15) + 2 * a->dim + 512;
     arena scratch = arena_new(numbers * sizeof(float) + 1024);
+    if (!scratch.base) return memory_short;
     const floats f = read_parameters(a, &scratch);
     for (int64_t i = 0; i < a->batch; i += group) mix(a, &f, i, min_of(group, a->batch - i));
     free(scratch.base);
+    return memory_short;
 }

@@ -75,11 +75,13 @@ static void forward_rows(const add_norm_args *a, int64_t begin, int64_t end, vf 
 static void forward_tasks(const void *arguments, int64_t begin, int64_t end) {
     const add_norm_args *a = arguments;
     arena scratch = arena_new(AT_ONCE * ceil_div(a->channels, VL) * sizeof(vf));
+    if (!scratch.base) return;
     forward_rows(a, begin, end, (vf *)scratch.base);
     free(scratch.base);
 }
-EXPORT void vimzoo_add_norm_forward(const add_norm_args *a) {
+EXPORT int vimzoo_add_norm_forward(const add_norm_args *a) {
     vimzoo_parallel(a->rows * a->channels < 16384 ? 1 : a->threads, a->rows, forward_tasks, a);
+    return memory_short;
 }
 
 /* With n = (stream - mean) scale and g = dout weight: dstream = scale (g - mean(g) - n mean(g n)) + dkept. */
@@ -118,6 +120,7 @@ static void backward_tasks(const void *arguments, int64_t first, int64_t last) {
     const add_norm_args *a = arguments;
     for (int64_t group = first; group < last; group++) {
         arena scratch = arena_new(ceil_div(a->channels, VL) * sizeof(vf));
+        if (!scratch.base) return;
         const int64_t end = a->rows * (group + 1) / a->row_groups;
         for (int64_t row = a->rows * group / a->row_groups; row < end; row++)
             backward_row(a, row, (vf *)scratch.base, a->dweight + group * a->channels,
@@ -125,6 +128,7 @@ static void backward_tasks(const void *arguments, int64_t first, int64_t last) {
         free(scratch.base);
     }
 }
-EXPORT void vimzoo_add_norm_backward(const add_norm_args *a) {
+EXPORT int vimzoo_add_norm_backward(const add_norm_args *a) {
     vimzoo_parallel(a->threads, a->row_groups, backward_tasks, a);
+    return memory_short;
 }

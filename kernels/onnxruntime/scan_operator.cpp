@@ -4,6 +4,7 @@
  * vimzoo.export writes, in float32; rates (K or 1, N, D) and dt_weight (K or 1, R, D) have the channels last.
  */
 #include <atomic>
+#include <new>
 #include <thread>
 
 #include "../selective_scan/scan_call.h"
@@ -123,22 +124,24 @@ struct Kernel {
         const int64_t threads = std::min<int64_t>(std::thread::hardware_concurrency(), vimzoo::most_threads(call));
         const int64_t parts = std::max<int64_t>(1, threads / call.batch), tasks = call.batch * parts;
         if (threads == 1 || quiet.fetch_add(1) % QUIET_RUNS != 0) {
-            vimzoo_scan_paths_forward(&call);
+            if (!vimzoo::scan(call)) throw std::bad_alloc();
             return;
         }
         struct Work {
             const scan_paths_args &call;
             int64_t parts;
             std::thread::id first;
-            std::atomic<bool> several;
-        } work{call, parts, std::this_thread::get_id(), {false}};
+            std::atomic<bool> several, failed;
+        } work{call, parts, std::this_thread::get_id(), {false}, {false}};
         void (*const part)(void *, size_t) = [](void *data, size_t task) {
             auto &mine = *static_cast<Work *>(data);
             if (std::this_thread::get_id() != mine.first) mine.several = true;
-            vimzoo::scan_image(mine.call, int64_t(task) / mine.parts, int64_t(task) % mine.parts, mine.parts);
+            if (!vimzoo::scan_image(mine.call, int64_t(task) / mine.parts, int64_t(task) % mine.parts, mine.parts))
+                mine.failed = true;
         };
         api(onnxruntime::PARALLEL_FOR, static_cast<const Object *>(context), part, size_t(tasks), size_t(0),
             static_cast<void *>(&work));
+        if (work.failed) throw std::bad_alloc();
         if (work.several) quiet = 0;
     }
 };

@@ -69,11 +69,11 @@ public:
         const int64_t threads = std::min<int64_t>(tbb::this_task_arena::max_concurrency(), vimzoo::most_threads(call));
         const int64_t parts = std::max<int64_t>(1, threads / call.batch);
         if (threads <= 1) {
-            vimzoo_scan_paths_forward(&call);
+            if (!vimzoo::scan(call)) throw std::bad_alloc();
             return true;
         }
         tbb::parallel_for(int64_t(0), call.batch * parts, [&](int64_t task) {
-            vimzoo::scan_image(call, task / parts, task % parts, parts);
+            if (!vimzoo::scan_image(call, task / parts, task % parts, parts)) throw std::bad_alloc();
         });
         return true;
     }

@@ -9,6 +9,7 @@ enum { HIDDEN_BYTES = 1 << 20, FEWEST_ROWS = 256 };
 static void some_rows(const mlp_args *a, int64_t row, int64_t rows, int threads) {
     const int size = item_size(a->dtype);
     arena scratch = arena_new(rows * a->hidden * size);
+    if (!scratch.base) return;
     const product_args first = {.rows = rows, .depth = a->depth, .columns = a->hidden, .dtype = a->dtype, .gelu = 1,
                                 .threads = threads, .x = a->x + row * a->depth * size, .x_row = a->depth,
                                 .weight = a->weight1, .bias = a->bias1, .scale = 1.0, .out = scratch.base,
@@ -37,13 +38,14 @@ static void chunks_of(const void *context, int64_t begin, int64_t end) {
     }
 }
 
-EXPORT void vimzoo_mlp_forward(const mlp_args *a) {
+EXPORT int vimzoo_mlp_forward(const mlp_args *a) {
     const int threads = (int)a->threads;
     const int64_t rows = max_of(FEWEST_ROWS, HIDDEN_BYTES / (a->hidden * item_size(a->dtype)));
     if (a->rows < threads * FEWEST_ROWS || a->rows <= rows) {
         some_rows(a, 0, a->rows, threads);
-        return;
+        return memory_short;
     }
     const cut c = {.a = a, .chunks = ceil_div(ceil_div(a->rows, rows), threads) * threads};
     vimzoo_parallel(threads, c.chunks, chunks_of, &c);
+    return memory_short;
 }

@@ -240,6 +240,7 @@ static void multiply_rows(const product_args *a, int64_t row, int64_t rows, int6
     const int64_t together = kept ? KEPT_BLOCKS : blocks;
     const int64_t widened = a->dtype == F32 || a->dtype == PAIRED ? 0 : rows * a->depth;
     arena scratch = arena_new(((kept ? pieces : 1) * PIECE * PANEL + blocks * height * PANEL + widened) * sizeof(float) + 64);
+    if (!scratch.base) return;
     vf *panels = arena_take(&scratch, (kept ? pieces : 1) * PIECE * PANEL * sizeof(float));
     vf (*partial)[2] = arena_take(&scratch, blocks * height * sizeof *partial);
     const words x = rows_of(a, row, rows, &scratch);
@@ -295,12 +296,13 @@ static void multiply_tasks(const void *context, int64_t begin, int64_t end) {
     }
 }
 
-void vimzoo_product_forward(const product_args *a) {
+int vimzoo_product_forward(const product_args *a) {
     const int64_t panels = ceil_div(a->columns, PANEL), words = a->rows * words_deep(a), most = max_of(1, a->rows / FEWEST_ROWS);
     cut c = {.a = a, .chunks = min_of(most, max_of(words / WORDS_OF_ROWS, panels >= 4 * a->threads ? 1 : a->threads))};
     c.parts = min_of(panels, ceil_div(a->threads, c.chunks));
     vimzoo_parallel(a->threads, c.chunks * c.parts, multiply_tasks, &c);
+    return memory_short;
 }
 #else
-void vimzoo_product_forward(const product_args *a) { (void)a; }
+int vimzoo_product_forward(const product_args *a) { return (void)a, 0; }
 #endif

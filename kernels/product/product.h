@@ -7,7 +7,7 @@
 ARGUMENT_STRUCT(product, PRODUCT_FIELDS);
 
 /* out = act(scale x weight^T + bias) + add. */
-EXPORT void vimzoo_product_forward(const product_args *a);
+EXPORT int vimzoo_product_forward(const product_args *a);
 
 /* The same with a weight of 8 or 4 bits, which the fields of quantized_linear describe at `weight`; NULL: as above. The
  * rows of out and add have no gaps. */

@@ -174,6 +174,7 @@ static void product_columns(const void *context, int64_t begin, int64_t end) {
 static void products(const quantized_linear_args *a) {
     const int64_t groups = a->padded / a->group;
     arena scratch = arena_new(4 * (a->padded + groups) * sizeof(float) + 128);
+    if (!scratch.base) return;
     float *x = arena_take(&scratch, 4 * a->padded * sizeof(float)), *sums = arena_take(&scratch, 4 * groups * sizeof(float));
     for (int64_t row = 0; row < a->rows;) {
         const int count = row + 4 <= a->rows ? 4 : 1;
@@ -335,6 +336,7 @@ static void pack_widths(const void *context, int64_t begin, int64_t end) {
 static void product_blocks(const void *context, int64_t begin, int64_t end) {
     const packed_weight *w = context;
     arena own = arena_new(ROWS * w->a->padded);
+    if (!own.base) return;
     for (int64_t block = begin; block < end; block++)
         tiles_of(w->a, block * ROWS, min_of(w->a->rows, (block + 1) * ROWS), w->packed, (int8_t *)own.base);
     free(own.base);
@@ -342,6 +344,7 @@ static void product_blocks(const void *context, int64_t begin, int64_t end) {
 static void products_8_bits(const quantized_linear_args *a) {
     const int64_t widths = ceil_div(a->outputs, WIDTH);
     arena scratch = arena_new(widths * WIDTH * a->padded);
+    if (!scratch.base) return;
     const packed_weight w = {.a = a, .packed = arena_take(&scratch, widths * WIDTH * a->padded)};
     vimzoo_parallel(a->threads, widths, pack_widths, &w);
     vimzoo_parallel(a->threads, ceil_div(a->rows, ROWS), product_blocks, &w);
@@ -373,6 +376,7 @@ void vimzoo_product_with(const product_args *p, const char *weight) {
     quantized_linear_args a = *(const quantized_linear_args *)weight;
     const int eight = a.task == PRODUCT_8_BITS, size = item_size((int)p->dtype);
     arena scratch = arena_new(p->columns * (eight ? (int64_t)sizeof(float) : p->depth * size));
+    if (!scratch.base) return;
     a.dtype = p->dtype, a.threads = p->threads;
     if (eight) {
         a.rows = p->rows, a.x = p->x, a.x_row = p->x_row, a.out = p->out;
@@ -388,8 +392,9 @@ void vimzoo_product_with(const product_args *p, const char *weight) {
     free(scratch.base);
 }
 
-EXPORT void vimzoo_quantized_linear_forward(const quantized_linear_args *a) {
+EXPORT int vimzoo_quantized_linear_forward(const quantized_linear_args *a) {
     if (a->task == WEIGHTS) weights(a);
     else if (a->task == PRODUCT_8_BITS && a->rows > FEW_ROWS) products_8_bits(a);
     else products(a);
+    return memory_short;
 }

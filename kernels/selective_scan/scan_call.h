@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "arguments.h"
@@ -12,7 +14,8 @@
 struct scan_paths_args {
     SCAN_PATHS_FIELDS(STRUCT_FIELD)
 };
-extern "C" void vimzoo_scan_paths_forward(const scan_paths_args *);
+extern "C" int vimzoo_scan_paths_forward(const scan_paths_args *);
+extern "C" void vimzoo_forget_shortage();
 
 namespace vimzoo {
 
@@ -53,8 +56,15 @@ inline int64_t most_threads(const scan_paths_args &call) {
     return std::max<int64_t>(1, std::min<int64_t>(int64_t(work / 100000), call.batch * (call.channels / VECTOR)));
 }
 
-/* A part of the channels of one image. The kernel writes dense rows, so a part is written aside and copied. */
-inline void scan_image(const scan_paths_args &whole, int64_t image, int64_t part, int64_t parts) {
+/* Whether there was memory for it. */
+inline bool scan(const scan_paths_args &call) {
+    if (!vimzoo_scan_paths_forward(&call)) return true;
+    vimzoo_forget_shortage();
+    return false;
+}
+
+/* A part of the channels of one image; whether there was memory for it. The kernel writes dense rows, so a part is written aside and copied. */
+inline bool scan_image(const scan_paths_args &whole, int64_t image, int64_t part, int64_t parts) {
     const int64_t blocks = (whole.channels + VECTOR - 1) / VECTOR, item = whole.dtype ? 2 : 4;
     const int64_t first = blocks * part / parts * VECTOR;
     const int64_t width = std::min(blocks * (part + 1) / parts * VECTOR, whole.channels) - first;
@@ -71,14 +81,14 @@ inline void scan_image(const scan_paths_args &whole, int64_t image, int64_t part
     char *out = whole.out + image * lines * whole.channels * item;
     if (parts == 1) {
         call.out = out;
-        vimzoo_scan_paths_forward(&call);
-        return;
+        return scan(call);
     }
-    std::vector<char> own(lines * width * item);
-    call.out = own.data();
-    vimzoo_scan_paths_forward(&call);
+    const std::unique_ptr<char[]> own(new (std::nothrow) char[lines * width * item]);
+    call.out = own.get();
+    if (!own || !scan(call)) return false;
     for (int64_t line = 0; line < lines; line++)
-        std::memcpy(out + (line * whole.channels + first) * item, own.data() + line * width * item, width * item);
+        std::memcpy(out + (line * whole.channels + first) * item, own.get() + line * width * item, width * item);
+    return true;
 }
 
 }  // namespace vimzoo

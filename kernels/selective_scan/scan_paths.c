@@ -110,6 +110,7 @@ static void forward_task(const scan_paths_args *a, int64_t b, int64_t first, int
     const int own_total = a->merge && (a->directions > 1 || !covers(a)) && !(dtype == F32 && covers(a));
     arena scratch = arena_new((2 * N + R + R / 2) * blocks * sizeof(vf) + CHUNK * columns * sizeof(float) + 512 +
                               (own_total ? a->length * width * sizeof(float) : 0));
+    if (!scratch.base) return;
     parameters params = {.A2 = arena_take(&scratch, blocks * N * sizeof(vf)),
                          .w = arena_take(&scratch, blocks * R * sizeof(vf))};
     vf *h = arena_take(&scratch, blocks * N * sizeof(vf));
@@ -178,6 +179,7 @@ static void forward_tasks(const void *arguments, int64_t begin, int64_t end) {
         forward_task(a, task / parts, first, min_of(last, a->channels));
     }
 }
-EXPORT void vimzoo_scan_paths_forward(const scan_paths_args *a) {
+EXPORT int vimzoo_scan_paths_forward(const scan_paths_args *a) {
     vimzoo_parallel(a->threads, a->batch * forward_parts(a), forward_tasks, a);
+    return memory_short;
 }

@@ -181,6 +181,7 @@ static void backward_task(const scan_paths_args *a, int64_t group, int64_t part,
     const int64_t per_block = 3 * N + 2 * R + 2;
     arena scratch = arena_new(per_block * blocks * sizeof(vf) + 3 * CHUNK * columns * 4 + SUMS(N) * 4 + 2048 +
                               (a->z ? a->length * width * sizeof(float) : 0));
+    if (!scratch.base) return;
     backward_scratch s = {.width = width};
     s.params.A2 = arena_take(&scratch, blocks * N * sizeof(vf));
     s.dh = arena_take(&scratch, blocks * N * sizeof(vf));
@@ -233,6 +234,7 @@ static void backward_tasks(const void *arguments, int64_t begin, int64_t end) {
             backward_task(a, task / a->parts, part, first, min_of(last, a->channels));
     }
 }
-EXPORT void vimzoo_scan_paths_backward(const scan_paths_args *a) {
+EXPORT int vimzoo_scan_paths_backward(const scan_paths_args *a) {
     vimzoo_parallel(a->threads, a->batch_groups * a->parts, backward_tasks, a);
+    return memory_short;
 }

@@ -62,6 +62,7 @@ INLINE float *kept_at(const selective_scan_args *a, const block *k) {
 static void forward_task(const selective_scan_args *a, int64_t b, int64_t g, int64_t first, int64_t last) {
     const int64_t N = a->states, blocks = ceil_div(last - first, VL);
     arena scratch = arena_new(2 * N * blocks * sizeof(vf) + min_of(SEGMENT, a->length) * 2 * N * sizeof(float) + 256);
+    if (!scratch.base) return;
     vf *A2 = arena_take(&scratch, blocks * N * sizeof(vf));
     vf *h = arena_take(&scratch, blocks * N * sizeof(vf));
     float *rows = arena_take(&scratch, min_of(SEGMENT, a->length) * 2 * N * sizeof(float));
@@ -112,8 +113,9 @@ static void forward_tasks(const void *arguments, int64_t begin, int64_t end) {
         if (first < last) forward_task(a, b, g, g * width + first, g * width + last);
     }
 }
-EXPORT void vimzoo_selective_scan_forward(const selective_scan_args *a) {
+EXPORT int vimzoo_selective_scan_forward(const selective_scan_args *a) {
     vimzoo_parallel(a->threads, a->batch * a->groups * forward_parts(a), forward_tasks, a);
+    return memory_short;
 }
 
 typedef struct {
@@ -193,6 +195,7 @@ static void backward_task(const selective_scan_args *a, int64_t group, int64_t g
                           int64_t last) {
     const int64_t N = a->states, blocks = ceil_div(last - first, VL);
     arena scratch = arena_new(blocks * (3 * N + 2) * sizeof(vf) + (2 * CHUNK * 2 * N + SUMS(N)) * sizeof(float) + 1024);
+    if (!scratch.base) return;
     const backward_scratch s = {
         .A2 = arena_take(&scratch, blocks * N * sizeof(vf)),
         .dh = arena_take(&scratch, blocks * N * sizeof(vf)),
@@ -231,6 +234,7 @@ static void backward_tasks(const void *arguments, int64_t begin, int64_t end) {
         if (first < last) backward_task(a, group, g, part, g * width + first, g * width + last);
     }
 }
-EXPORT void vimzoo_selective_scan_backward(const selective_scan_args *a) {
+EXPORT int vimzoo_selective_scan_backward(const selective_scan_args *a) {
     vimzoo_parallel(a->threads, a->batch_groups * a->groups * a->parts, backward_tasks, a);
+    return memory_short;
 }

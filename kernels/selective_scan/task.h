@@ -26,14 +26,15 @@ INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
         if (c < (channels)) { const int lanes = (int)((channels) - c); BODY; } \
     } while (0)
 
-/* A bump allocator over one aligned block, so that a task needs a single malloc and a single free. */
+/* A bump allocator over one aligned block, so that a task needs a single malloc and a single free. Without memory `base` is
+ * NULL, and the task ends. */
 typedef struct {
     char *base, *next;
 } arena;
 
 INLINE arena arena_new(size_t bytes) {
     void *block = NULL;
-    if (posix_memalign(&block, 64, bytes + 64)) abort();
+    if (posix_memalign(&block, 64, bytes + 64)) block = NULL, memory_short = 1;
     return (arena){block, block};
 }
 INLINE void *arena_take(arena *a, size_t bytes) {

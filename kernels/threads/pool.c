@@ -15,6 +15,10 @@
 
 enum { MOST_THREADS = 256, RANGES_EACH = 4, STACK_BYTES = 8 << 20, LOOKS = 10000 };
 
+__thread int memory_short;
+
+__attribute__((visibility("default"))) void vimzoo_forget_shortage(void) { memory_short = 0; }
+
 #ifdef _OPENMP
 static int pool;
 #else
@@ -29,6 +33,7 @@ static struct {
     int64_t number;                              /* of the loop; odd while it is written */
     int64_t taken[MOST_THREADS * RANGES_EACH];   /* by range: the last loop of which it was taken */
     int64_t unfinished;                          /* ranges */
+    int failed;                                  /* memory was short in a range */
 } loop;
 
 static int busy;                      /* a loop runs */
@@ -61,6 +66,8 @@ static void take_part(int64_t self, int64_t number, loop_body body, const void *
     for (int64_t i = 0, range = ranges * self / threads; i < ranges; i++, range = range + 1 == ranges ? 0 : range + 1)
         if (take(range, number)) {
             body(context, tasks * range / ranges, tasks * (range + 1) / ranges);
+            if (memory_short) SET(loop.failed, 1);
+            if (self) memory_short = 0;
             ADD(loop.unfinished, -1);
         }
 }
@@ -112,9 +119,15 @@ void vimzoo_parallel(int64_t threads, int64_t tasks, loop_body body, const void 
     threads = threads < tasks ? threads : tasks;
 #ifdef _OPENMP
     if (!GET(pool)) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t i = 0; i < threads; i++) /* shares that are one task larger come first, as parts of fewer channels do */
+        int failed = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(| : failed)
+        for (int64_t i = 0; i < threads; i++) {
+            /* shares that are one task larger come first, as parts of fewer channels do */
             body(context, (tasks * i + threads - 1) / threads, (tasks * (i + 1) + threads - 1) / threads);
+            failed |= memory_short;
+            if (i) memory_short = 0;
+        }
+        memory_short |= failed;
         return;
     }
 #endif
@@ -131,6 +144,7 @@ void vimzoo_parallel(int64_t threads, int64_t tasks, loop_body body, const void 
     SET(loop.ranges, ranges);
     SET(loop.threads, threads);
     SET(loop.unfinished, ranges);
+    SET(loop.failed, 0);
     SET(loop.number, number);
     if (GET(sleeping)) {
         pthread_mutex_lock(&lock);
@@ -142,6 +156,7 @@ void vimzoo_parallel(int64_t threads, int64_t tasks, loop_body body, const void 
         if (looks < LOOKS) rest();
         else sched_yield();
     }
+    memory_short |= GET(loop.failed);
     SET(busy, 0);
 }
 

@@ -202,3 +202,45 @@ def test_the_own_pool_after_a_fork() -> None:
         [sys.executable, "-c", FORK_OF_THE_POOL], capture_output=True, text=True, timeout=120
     )
     assert done.stdout == "answers True\n", done.stderr
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import torch
+import vimzoo
+from vimzoo.ops.runtime import native
+
+threads, own_pool = map(int, sys.argv[1:])
+torch.set_num_threads(threads)
+native.open_library(native.load()[1]).vimzoo_use_pool(own_pool)
+
+
+def scan(length):
+    x, rows = torch.rand(1, length, 128).bfloat16(), torch.rand(1, length, 4, 4 + 2).bfloat16()
+    rates, weight, bias = -torch.ones(4, 128, 1), torch.rand(4, 128, 4), torch.zeros(4, 128)
+    return lambda: vimzoo.ops.scan_paths(x, rows, rates, weight, bias, paths=vimzoo.ops.CROSS, grid=(64, length // 64))
+
+
+with torch.inference_mode():
+    small, large = scan(4096), scan(1 << 17)
+    want = small()
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (48 << 20), resource.RLIM_INFINITY))  # 32 MiB are the output's
+    try:
+        large()
+    except MemoryError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(torch.equal(small(), want), large().isfinite().all().item())
+"""
+
+
+@needs_native
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limits memory as Linux does")
+@pytest.mark.parametrize(("threads", "own_pool"), ((1, 0), (4, 0), (4, 1)))
+def test_memory_that_is_short_is_an_error(threads: int, own_pool: int) -> None:
+    """It ended the process; the next call computes as ever."""
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(threads), str(own_pool)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    text = "out of memory: none is left for the intermediate results of vimzoo_scan_paths_forward"
+    assert done.stdout.splitlines() == [text, "True True"], done.stdout + done.stderr[-2000:]

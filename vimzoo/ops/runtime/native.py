@@ -15,6 +15,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +100,13 @@ def _entry_points(library: ctypes.CDLL) -> SimpleNamespace:
             those of today.
     """
     entries = {}
+
+    def told(short: int, entry: Any, _: tuple[Any, ...]) -> int:
+        if short:
+            library.vimzoo_forget_shortage()
+            raise MemoryError(f"out of memory: none is left for the intermediate results of {entry.__name__}")
+        return short
+
     for arguments in STRUCTS:
         op = arguments.struct_name
         fields = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(library, f"vimzoo_{op}_fields"))).value
@@ -106,7 +114,7 @@ def _entry_points(library: ctypes.CDLL) -> SimpleNamespace:
             raise ValueError(f"fields of {op}")
         for way in ("forward",) if op in INFERENCE else ("forward", "backward"):
             entry = getattr(library, f"vimzoo_{op}_{way}")
-            entry.argtypes, entry.restype = [ctypes.c_char_p], None
+            entry.argtypes, entry.restype, entry.errcheck = [ctypes.c_char_p], ctypes.c_int, told
             entries[f"{op}_{way}"] = entry
     fingerprint = library.vimzoo_fingerprint
     fingerprint.argtypes, fingerprint.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_uint64
