@@ -25,3 +25,4 @@ def faults(graph: Any, outer: frozenset = frozenset()) -> Iterator[str]:
             computed = [v for v in step.inputs if v not in inside and not (v in outer or v.is_initializer())]
             yield from (f"{step.op_type} uses {value.name}, which is computed outside" for value in computed)
             inside |= set(step.outputs)
+        yield from faults(body, outer)

@@ -20,16 +20,15 @@ from vimzoo.ops.scan.call import ScanCall
 ir = pytest.importorskip("onnx_ir", reason="needs the extra vimzoo[export]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra vimzoo[export]")
 
-from onnx_ir.passes.common import InlinePass  # noqa: E402
-
 from vimzoo.exporting.scan_function import DOMAIN, NAME, OPSET, function  # noqa: E402
-from vimzoo.exporting.scan_function.attach import attach_functions, fold  # noqa: E402
-from vimzoo.exporting.scan_function.definition import INPUTS, Kind, softplus  # noqa: E402
+from vimzoo.exporting.scan_function.attach import attach_functions, fold, inline  # noqa: E402
+from vimzoo.exporting.scan_function.definition import INPUTS, Kind  # noqa: E402
 from vimzoo.exporting.scan_function.nodes import Nodes  # noqa: E402
+from vimzoo.exporting.scan_function.softplus import softplus  # noqa: E402
 
 PATHS = {
     "sequence": (BIDIRECTIONAL, (1, 7), True),
-    "cross": (CROSS, (3, 5), False),
+    "cross": (CROSS, (7, 5), False),
     "cross, own inputs": (CROSS, (4, 3), True),
     "columns": ((ScanPath("column", reverse=True),), (3, 5), False),
     "windows": ((ScanPath.window(2), ScanPath.window(2).reversed()), (3, 5), False),
@@ -80,7 +79,7 @@ def test_function_is_the_operator(name: str, states: int, merge: bool) -> None:
     call = ScanCall(x, x_dbl, *parameters, z, *path_arguments(paths, height, width), height, width, merge)
     model, feeds = called(call)
     torch.testing.assert_close(run(model, feeds), reference.scan_paths(call))
-    InlinePass()(model)
+    inline(model)
     assert not model.functions
     torch.testing.assert_close(run(model, feeds), reference.scan_paths(call))
 
@@ -128,8 +127,10 @@ def test_softplus_is_exact_where_it_is_small() -> None:
 def kinds() -> Iterator[Kind]:
     codes = [tuple(path.code for path in paths) for paths, _, _ in PATHS.values()]
     single = ir.DataType.FLOAT
-    for paths, states, own, skip, gate, merge in itertools.product(set(codes), (1, 4), *[(True, False)] * 4):
-        yield Kind(paths, states, own, True, (), skip, gate, max(paths) > 3, merge, single, single)
+    for paths, states, *flags in itertools.product(set(codes), (1, 4), *[(True, False)] * 5):
+        own, skip, gate, merge, blocks = flags
+        table, blocks = max(paths) > 3, blocks and states > 1
+        yield Kind(paths, states, own, True, (), skip, gate, table, merge, blocks, single, single)
 
 
 def test_no_body_has_what_openvino_computes_wrongly() -> None:

@@ -49,10 +49,11 @@ def load_inlined(path: Path, shapes: Shapes | None = None) -> Run:
     """
     import onnx_ir as ir
     import openvino
-    from onnx_ir.passes.common import InlinePass
+
+    from .scan_function import attach
 
     model = ir.load(path)
-    InlinePass()(model)
+    attach.inline(model)
     core = openvino.Core()
     return compiled(core.read_model(ir.to_proto(model).SerializeToString()), core, shapes)
 

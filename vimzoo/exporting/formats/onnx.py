@@ -68,10 +68,11 @@ def inline(path: Path, to: Path) -> None:
         to: The file to write.
     """
     import onnx_ir as ir
-    from onnx_ir.passes.common import InlinePass
+
+    from ..scan_function import attach
 
     model = ir.load(path)
-    InlinePass()(model)
+    attach.inline(model)
     ir.save(model, to)
 
 

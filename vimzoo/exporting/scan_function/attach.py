@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
 
+from vimzoo.ops.paths.path import COLUMN
+
+from .blocks import MOST
 from .definition import DOMAIN, INPUTS, NAME, Kind, function
 
 
@@ -21,9 +25,12 @@ def kind_of(node: ir.Node) -> Kind:
     codes, dtype = tuple(node.attributes["codes"].as_ints()), given["x"].dtype
     parameters = ("rates", "dt_weight", "dt_bias", "D")
     present = {name for name, value in given.items() if value is not None}
+    states, channels = given["rates"].shape[1:]
+    # Of images: a sequence may be shorter than a few blocks
+    blocks = states > 1 and max(codes) >= COLUMN and len(codes) * states * channels <= MOST
     return Kind(
         codes=codes,
-        states=given["rates"].shape[1],
+        states=states,
         own_inputs=len(given["x"].shape) == 4,
         own_rows=given["x_dbl"].shape[2] > 1,
         shared=tuple(
@@ -33,19 +40,31 @@ def kind_of(node: ir.Node) -> Kind:
         gate="z" in present,
         table="table" in present,
         merge=bool(node.attributes["merge"].as_int()),
+        blocks=blocks,
         dtype=dtype,
         work=ir.DataType.DOUBLE if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT,
     )
 
 
 def attach_functions(model: ir.Model) -> None:
-    """Add one function for each kind of scan to a model, and name it in the nodes."""
+    """Add functions for each kind of scan to a model, and name them in the nodes."""
     for node in scans(model):
         kind = kind_of(node)
-        node.overload = kind.overload
-        if node.op_identifier() not in model.functions:
-            model.functions[node.op_identifier()] = function(kind, model.opset_imports[""])
+        for each in (replace(kind, blocks=False), kind):  # the first is for `inline`
+            node.overload = each.overload
+            if node.op_identifier() not in model.functions:
+                model.functions[node.op_identifier()] = function(each, model.opset_imports[""])
     model.ir_version = max(model.ir_version, 10)  # the first with overloads
+
+
+def inline(model: ir.Model) -> None:
+    """Put functions in the places of their calls, without loops in loops, which OpenVINO cannot read."""
+    from onnx_ir.passes.common import InlinePass
+
+    for node in scans(model):
+        node.overload = node.overload.replace("_blocks", "")
+    InlinePass()(model)
+    model.functions.clear()  # of those that nothing calls any more
 
 
 def fold(model: ir.Model) -> None:

@@ -5,6 +5,7 @@ outside the loop. The narrow rows ``[dt | B | C]`` are brought into the order of
 from them there. Channels are the last axis, so that every operator runs along a long one.
 
 - With many states, a loop over the steps holds states ``(B, K, N, D)``, and the sum over states is a matrix product.
+  Small states of images are scanned in `blocks` of steps.
 - With one state, an image's rows (for paths along columns: its columns) are scanned side by side for their last states,
   these are carried from row to row, and the rows are scanned again from the states before them: ``2 W + H`` steps on
   ``H`` times as much for ``H W`` tokens.
@@ -18,8 +19,10 @@ import onnx_ir as ir
 
 from vimzoo.ops.paths.path import COLUMN
 
+from .blocks import outputs_by_blocks
 from .loops import loop, outputs_of_one_state, outputs_of_states, states_before, whole_rows
 from .nodes import Nodes, Value
+from .softplus import softplus
 
 DOMAIN, NAME = "vimzoo", "ScanPaths"
 OPSET = 18
@@ -27,9 +30,6 @@ OPSET = 18
 INPUTS = ("x", "x_dbl", "rates", "dt_weight", "dt_bias", "height", "width", "D", "z", "table")
 """As `vimzoo.ops.scan_paths` takes them, except that ``rates (K, N, D)`` and ``dt_weight (K, R, D)`` have the channels
 last. The last three may be missing."""
-LOG1P = (1.00000006, 0.08335375, 0.50000308, 0.0637532, 0.40078954)
-"""``k, a, p, b, q`` of ``log(1 + 1/E) = k / (v - a / (v - b / (E + q)))``, ``v = E + p``, of relative error 6e-8 for E
-from 1 up: the continued fraction of ``2 artanh(1 / (2 E + 1))``, cut short and fitted."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Kind:
         shared: Names of parameters whose first axis is 1 though K is not.
         skip, gate, table: Whether D, z and a table are given.
         merge: Add the directions.
+        blocks: Scan blocks of steps; see `vimzoo.exporting.scan_function.blocks`.
         dtype: Of the activations.
         work: Of the arithmetic.
     """
@@ -57,6 +58,7 @@ class Kind:
     gate: bool
     table: bool
     merge: bool
+    blocks: bool
     dtype: ir.DataType
     work: ir.DataType
 
@@ -68,21 +70,6 @@ class Kind:
         return "_".join(
             ["paths", *map(str, self.codes), f"n{self.states}", self.dtype.name.lower(), *flags, *shared]
         )
-
-
-def softplus(op: Nodes, x: Value) -> Value:
-    """``max(x, 0) + log(1 + 1/E)`` with ``E = exp(|x|)``, which may overflow.
-
-    onnxruntime 1.32 computes ``Softplus`` without vector instructions, tens of times as slowly as ``Exp``. In float64,
-    for which the fraction is too coarse, this is ``Softplus``.
-    """
-    if op.dtype == ir.DataType.DOUBLE:
-        return op.Softplus(x)
-    k, a, p, b, q = (op.number(value) for value in LOG1P)
-    E = op.Exp(op.Abs(x))
-    v = op.Add(E, p)
-    inner = op.Sub(v, op.Div(b, op.Add(E, q)))
-    return op.Add(op.Relu(x), op.Div(k, op.Sub(v, op.Div(a, inner))))
 
 
 class _Scan:
@@ -164,12 +151,12 @@ class _Scan:
         return op.Reshape(op.Transpose(op.Reshape(values, split), perm=[2, 1, 0, 3]), self.tokens)
 
     def step_sizes(self, row: Value, k: int) -> Value:
-        """delta of direction k from its rows, both in the path's order."""
+        """delta of direction k before softplus, from its rows, both in the path's order."""
         low_rank = self.op.part(row, -1, 0, -2 * self.kind.states)
         parameters = (self.parameter(name, k) for name in ("dt_weight", "dt_bias"))
         product = self.op.Gemm(self.op.Flatten(low_rank, axis=-1), *parameters)
         shape = self.op.Concat(self.op.Shape(row, end=-1), self.channels, axis=0)
-        return softplus(self.op, self.op.Reshape(product, shape))
+        return self.op.Reshape(product, shape)
 
     def write(self) -> list[Value]:
         """All of it; returns the outputs."""
@@ -186,7 +173,10 @@ class _Scan:
         N, rows = kind.states, [self.along(self.row(k), k) for k in count]
         deltas = [self.step_sizes(row, k) for k, row in enumerate(rows)]
         us = [self.along(self.u(k), k) for k in count]
-        entries = [op.Mul(delta, u) for delta, u in zip(deltas, us, strict=True)]
+        entries = us
+        if not kind.blocks:
+            deltas = [softplus(op, delta) for delta in deltas]
+            entries = [op.Mul(delta, u) for delta, u in zip(deltas, us, strict=True)]
         Bs = [op.part(row, -1, -2 * N, -N) for row in rows]
         Cs = [op.part(row, -1, -N, None) for row in rows]
         if self.rows:
@@ -202,7 +192,11 @@ class _Scan:
         else:
             B = op.Unsqueeze(op.stack(Bs, 2), op.ints(4))
             start = op.zeros(op.Concat(op.Shape(B, start=1, end=4), self.channels, axis=0))
-            y = loop(op, outputs_of_states, [start], [delta, entry, B, C], self.inputs["rates"])[1]
+            scanned, outer = [delta, entry, B, C], self.inputs["rates"]
+            if kind.blocks:
+                y = outputs_by_blocks(op, start, scanned, outer)
+            else:
+                y = loop(op, outputs_of_states, [start], scanned, outer)[1]
         y = op.Squeeze(y, op.ints(3))  # (T, B, K, D)
         if not kind.merge:
             if kind.skip:
