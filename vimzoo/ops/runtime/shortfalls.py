@@ -100,12 +100,12 @@ def _instruction_set(level: str) -> Shortfall | None:
 
 
 def _own_threads(level: str) -> Shortfall | None:
-    """The native library was built without OpenMP, which macOS has not."""
+    """The native library was built without OpenMP, and not because there is none, as on macOS."""
     threads = torch.get_num_threads()
     if threads == 1 or sys.platform == "darwin" or hasattr(native.open_library(level), "omp_get_max_threads"):
         return None
     return Shortfall(
-        "a pool of threads shared with torch: the compiler of the native library had not GNU's OpenMP",
+        "a pool of threads shared with torch: the compiler of the native library lacked GNU's OpenMP",
         f"scans, convolutions and norms have {threads} threads of their own, which compete with torch's for the cores",
         "reinstall vimzoo with gcc",
     )
