@@ -59,13 +59,13 @@ class FileGroup:
             OSError: it cannot be written.
         """
         temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+        file = temporary.open("xb", buffering=0)
         try:
-            file = temporary.open("xb", buffering=0)
-            self._begun[path] = temporary, file
             if file.write(content) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._begun[path] = temporary, file
         except BaseException:
-            self._begun.pop(path, None)
+            file.close()
             remove(temporary)
             raise
 

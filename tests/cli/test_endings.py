@@ -64,7 +64,8 @@ def interrupted_when(ready, process, number=signal.SIGINT):
     while not ready() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     process.send_signal(number)
-    return *process.communicate(timeout=60), process.returncode
+    # communicate() would leave out what a line that was read before has brought into the buffer
+    return process.stdout.read(), process.stderr.read(), process.wait(timeout=60)
 
 
 def folder_of_pictures(folder, count):

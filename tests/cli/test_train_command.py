@@ -102,6 +102,7 @@ def test_help_is_ours(call, tmp_path):
         ),
         ("data=zzz", "error: data=zzz: there is no such data; vimzoo-train --help lists all\n"),
         ("sweep=optna", "error: sweep=optna: there is no such sweep; similar names: optuna\n"),
+        ("trainer.epochs=9", "error: trainer.epochs=9: there is no such setting; there is run.epochs; "),
         ("experimnt=x", "error: experimnt=x: there is no such setting; similar names: experiment; "),
         ("nonsense", "nonsense"),
         ("run.amp=bf17", "error: run.amp=bf17: expected one of"),

@@ -133,7 +133,8 @@ def joining(picture: Picture, restorer: Restorer, progress: Progress | None = No
         FloatingPointError, RuntimeError, MemoryError: as in `Restorer`.
     """
     model, other = restorer.model, picture.other
-    assert isinstance(model, OfTwo) and other is not None
+    assert isinstance(model, OfTwo)
+    assert other is not None
     _check_pair(picture, other, model)
     dtype, count = picture.pixels.dtype, picture.pixels.shape[2]
     if model.sharpens:

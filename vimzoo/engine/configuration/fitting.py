@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -75,20 +75,30 @@ def made_for(source: str) -> str | None:
     return chosen.get("override /aug@_global_.aug", chosen["aug"])
 
 
+def _paths(settings: Any, before: str = "") -> Iterator[str]:
+    """The names of all settings, such as ``optim.lr``."""
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        yield f"{before}{key}"
+        yield from _paths(value, f"{before}{key}.")
+
+
 def unknown_setting(key: str, words: Sequence[str]) -> str:
     """Explain why Hydra does not know a setting of the command line.
 
     Args:
-        key: The setting, such as ``data.fit``.
+        key: The setting, such as ``data.fit``, or its first part that is unknown.
         words: The words of the command.
     """
-    word = next(word for word in words if word.partition("=")[0] == key)
+    word = next(word for word in words if f"{word.partition('=')[0]}.".startswith(f"{key}."))
     group, _, last = key.rpartition(".")
     choices = [word.partition(",")[0] for word in words if word.partition("=")[0] in groups()]
     settings: Any = compose_settings(choices)
+    wanted = word.partition("=")[0].rpartition(".")[2]
+    elsewhere = ", ".join(path for path in _paths(settings) if path.endswith(f".{wanted}"))
     if group == "data":
         return f"{word}: {_unknown(settings['data']['source'], [last])}"
     for part in group.split(".") if group else ():
         settings = settings.get(part) if isinstance(settings, dict) else None
-    known = similar(last, (*(settings or ()), *(() if group else groups())), "--cfg job shows all")
+    otherwise = f"there is {elsewhere}" if elsewhere else "--cfg job shows all"
+    known = similar(last, (*(settings or ()), *(() if group else groups())), otherwise)
     return f"{word}: there is no such setting; {known}; +{word} adds it"
