@@ -25,7 +25,7 @@ static int pool;
 static int pool = 1;
 #endif
 
-/* Everything but `taken` is written by a caller while no loop runs. */
+/* A caller writes it while no loop runs; threads then write `taken`, `unfinished` and `failed`. */
 static struct {
     loop_body body;
     const void *context;
