@@ -3,17 +3,16 @@
  * Each step is the kernel that the layers call one by one elsewhere. Images are worked off in groups of a few hundred
  * tokens, whose activations stay in the caches from one step to the next.
  */
+#include "../norm/add_norm.h"
 #include "../product/product.h"
 
 ARGUMENTS(mixer, MIXER_FIELDS);
 ARGUMENT_STRUCT(scan_paths, SCAN_PATHS_FIELDS);
 ARGUMENT_STRUCT(causal_conv1d, CAUSAL_CONV1D_FIELDS);
 ARGUMENT_STRUCT(depthwise, DEPTHWISE_FIELDS);
-ARGUMENT_STRUCT(add_norm, ADD_NORM_FIELDS);
 int vimzoo_scan_paths_forward(const scan_paths_args *a);
 int vimzoo_causal_conv1d_forward(const causal_conv1d_args *a);
 int vimzoo_depthwise_forward(const depthwise_args *a);
-int vimzoo_add_norm_forward(const add_norm_args *a);
 
 enum { TOKENS = 256, IN_CACHE = 2048 }; /* of a group of images; of a normalised part, which stays in the second-level cache */
 

@@ -1,9 +1,9 @@
 /* stream = x + residual and its RMSNorm or LayerNorm over the last axis, in one pass over the rows. */
 #include <math.h>
 
-#include "../selective_scan/task.h"
+#include "add_norm.h"
 
-ARGUMENTS(add_norm, ADD_NORM_FIELDS);
+ARGUMENT_NAMES(add_norm, ADD_NORM_FIELDS);
 
 enum { AT_ONCE = 4 }; /* rows */
 #define EACH_ROW _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++)
@@ -79,7 +79,7 @@ static void forward_tasks(const void *arguments, int64_t begin, int64_t end) {
     forward_rows(a, begin, end, (vf *)scratch.base);
     free(scratch.base);
 }
-EXPORT int vimzoo_add_norm_forward(const add_norm_args *a) {
+int vimzoo_add_norm_forward(const add_norm_args *a) {
     vimzoo_parallel(a->rows * a->channels < 16384 ? 1 : a->threads, a->rows, forward_tasks, a);
     return memory_short;
 }

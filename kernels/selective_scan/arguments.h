@@ -103,11 +103,13 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const char *, x) F(int64_t, x_row) F(const char *, weight) F(const char *, bias) F(double, scale)                 \
     F(const char *, add) F(int64_t, add_row) F(char *, out) F(int64_t, out_row)
 
-/* act(x weight1^T + bias1) weight2^T + bias2 + add with GELU: weights (hidden, depth) and (columns, hidden). Weights of 8 or
- * 4 bits are the fields of quantized_linear that describe them instead, here and below. */
+/* act(n weight1^T + bias1) weight2^T + bias2 + add with GELU: weights (hidden, depth) and (columns, hidden), n is x or a norm
+ * of it, an RMSNorm if first_rms. Weights of 8 or 4 bits are the fields of quantized_linear that describe them instead, here
+ * and below. */
 #define MLP_FIELDS(F)                                                                                                   \
     F(int64_t, rows) F(int64_t, depth) F(int64_t, hidden) F(int64_t, columns) F(int64_t, dtype) F(int64_t, threads)     \
     F(const char *, x) F(const char *, weight1) F(const char *, bias1) F(const char *, weight2) F(const char *, bias2)  \
+    F(const char *, first_weight) F(const char *, first_bias) F(double, first_eps) F(int64_t, first_rms)                \
     F(const char *, add) F(char *, out) F(const char *, quantized1) F(const char *, quantized2)
 
 /* A mixer: [residual and norm,] projection, convolution and SiLU, scan, norm, gate, projection [, addition].

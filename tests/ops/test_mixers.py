@@ -22,7 +22,7 @@ from vimzoo.ops.runtime.abi import DTYPES, address
 
 FOUND = native.load()[0] is not None
 DTYPE_BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 6e-4}  # of the largest output
-TAKEN = [dtype for dtype in DTYPE_BOUNDS if FOUND and mixers.takes(dtype)]
+TAKEN = [dtype for dtype in DTYPE_BOUNDS if FOUND and mixers.takes_dtype(dtype)]
 pytestmark = pytest.mark.skipif(not TAKEN, reason="there are no products of our own for this processor")
 
 
@@ -169,7 +169,7 @@ def test_weights_of_few_bits_stay_within_the_call(
 
     def one_by_one(layer: nn.Module, given: tuple[Tensor, ...]) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(mixers, "takes", lambda dtype: False)
+            patch.setattr(mixers, "takes", lambda x: False)
             return layer(*given)
 
     truth, exact = one_by_one(layer, given), one_by_one(layer.float(), tuple(x.float() for x in given))
@@ -225,7 +225,7 @@ def test_a_change_of_any_parameter_counts_at_once(
         CHANGES[change](changed.get_parameter(parameter_name))
         found = first_of(changed(*given))
         with monkeypatch.context() as patch:
-            patch.setattr(mixers, "takes", lambda dtype: False)
+            patch.setattr(mixers, "takes", lambda x: False)
             truth = first_of(changed(*given))
         assert not torch.equal(found, before), parameter_name
         assert error(found, truth) < 5e-6, parameter_name
@@ -285,6 +285,21 @@ def test_vims_blocks_in_a_row_give_what_each_gives(calls: list[str]) -> None:
     for found, wanted in zip(in_a_row, [(0, 2, 3, 4), (4,), (4, 4)], strict=True):
         for pair, i in zip(found, wanted, strict=True):
             assert torch.equal(pair[0], taps[i][0]) and torch.equal(pair[1], taps[i][1])
+
+
+@torch.inference_mode()
+def test_vmambas_blocks_in_a_row_give_what_each_gives(calls: list[str]) -> None:
+    stage = timm.create_model("test_vmamba", depths=(3,), dims=32, drop_path_rate=0.9).eval().stages[0]
+    x, seen = torch.randn(2, 6, 5, 32), []
+    found = stage(x)
+    assert calls == 3 * ["mixer_forward", "mlp_forward"]
+    parts = ["blocks.1", "blocks.1.norm1", "blocks.1.ss2d.conv", "blocks.1.norm2", "blocks.1.mlp.fc1"]
+    for part in map(stage.get_submodule, parts):
+        hook = part.register_forward_hook(lambda layer, *args: seen.append(layer))
+        assert error(stage(x), found) < 5e-6
+        hook.remove()
+    assert seen == list(map(stage.get_submodule, parts))
+    assert not torch.equal(stage.train()(x), found)
 
 
 def test_paths_are_dropped_in_training_without_gradients_too() -> None:

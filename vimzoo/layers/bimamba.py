@@ -10,13 +10,12 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vimzoo.ops import causal_conv1d
-from vimzoo.ops.mixers import Mixer, Norm, Ready, mix, prepare, run
+from vimzoo.ops.mixers import Mixer, Norm, Ready, prepare, run
 from vimzoo.ops.norm.call import stream_dtype
 from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, ScanPath, path_codes
-from vimzoo.ops.runtime.library import is_inference
 
 from .checks import check_rates, check_sizes, check_tokens, inner_width
-from .linear import apply_linear, functions_are_replaced, is_plain, tensor_of
+from .linear import apply_linear, is_plain, passes_on, runs_in_one_call, tensor_of
 from .norm import AddNorm
 from .ssm import SelectiveSSM, mixer_of
 
@@ -208,10 +207,10 @@ class BiMamba(nn.Module):
                 f"x: expected a length that {self.slices} slices divide, got {x.shape[1]} tokens"
             )
         if not torch.jit.is_scripting():
-            mixer = self.in_one_call()
-            mixed = None if mixer is None else mix(x, mixer)
-            if mixed is not None:
-                return mixed
+            mixer = self.in_one_call() if runs_in_one_call(x) else None
+            ready = None if mixer is None else prepare(x, mixer)
+            if ready is not None:
+                return run([ready], x)[0]
         x = self.in_proj(x) if torch.jit.is_scripting() else apply_linear(self.in_proj, x)
         inner, z = x.chunk(2, dim=-1)
         u = self.conv(inner)
@@ -223,16 +222,11 @@ class BiMamba(nn.Module):
 
     @torch.jit.ignore
     def in_one_call(self) -> Mixer | None:
-        """What `vimzoo.ops.mixers.mix` is given in inference; ``None`` where the parts have to run one by one."""
+        """What `vimzoo.ops.mixers.prepare` is given; ``None`` where the parts have to run one by one."""
         parts: Any = self._modules  # without the detour by which a module finds its children
         first, conv, ssm, last = parts["in_proj"], parts["conv"], parts["ssm"], parts["out_proj"]
-        if (
-            not is_inference()
-            or not (is_plain(conv, CausalConv) and is_plain(ssm, SelectiveSSM))
-            or self.gamma is not None
-            or conv.slices
-            or functions_are_replaced()
-        ):
+        known = is_plain(conv, CausalConv) and is_plain(ssm, SelectiveSSM)
+        if not known or conv.slices or self.gamma is not None:
             return None
         return mixer_of(
             first, conv, ssm, None, last, tuple(conv.reverse), self.codes, 0.5 if self.halve else 1.0
@@ -285,7 +279,7 @@ class BiMambaBlock(nn.Module):
         if residual is not None:
             x = self.drop_path(x)
         if not torch.jit.is_scripting():
-            ready = self.prepare(x, residual)
+            ready = self.prepare(x, residual) if runs_in_one_call(x) else None
             if ready is not None:
                 return run([ready], x, residual)  # type: ignore[return-value]
         x, residual = self.norm(x, residual)
@@ -293,19 +287,17 @@ class BiMambaBlock(nn.Module):
 
     @torch.jit.ignore
     def prepare(self, x: Tensor, residual: Tensor | None) -> Ready | None:
-        """This block in inference, for tokens and a stream like these; ``None`` where its parts have to run one by one.
+        """This block where `runs_in_one_call`, for tokens and a stream like these; ``None`` if its parts have to run.
 
         A dropped path is not looked at.
         """
         parts: Any = self._modules
         norm, mixer = parts["norm"], parts["mixer"]
-        if not is_inference(x) or not (is_plain(norm, AddNorm) and is_plain(mixer, BiMamba)):
-            return None
-        mixer = mixer.in_one_call()
+        mixer = mixer.in_one_call() if is_plain(norm, AddNorm) and is_plain(mixer, BiMamba) else None
         if mixer is None:
             return None
         stream = stream_dtype(x, residual, norm.residual_in_fp32)
-        first = Norm(norm.weight, tensor_of(norm, "bias"), norm.eps, norm.rms)
+        first = Norm(tensor_of(norm, "weight"), tensor_of(norm, "bias"), norm.eps, norm.rms)
         return prepare(x, mixer, first, residual, stream)
 
 
@@ -315,13 +307,14 @@ def prepare_blocks(blocks: Iterable[Any], x: Tensor, residual: Tensor | None) ->
     After a kernel, which empties the caches, Python takes several times as long for the same. So all is prepared before
     the first one runs.
     """
-    found = []
-    for block in blocks:
-        if not is_plain(block, BiMambaBlock) or not _passes_on(block.drop_path):
-            return []
-        ready = block.prepare(x, residual)
+    found: list[Ready] = []
+    for block in blocks if runs_in_one_call(x) else ():
+        known = is_plain(block, BiMambaBlock) and passes_on(block._modules["drop_path"])
+        ready = block.prepare(x, residual) if known else None
         if ready is None:
             return []
+        if residual is None:
+            residual = torch.empty_like(x, dtype=ready.stream)  # like the stream that the next block is given
         found.append(ready)
     return found
 
@@ -341,9 +334,9 @@ def infer_blocks(
     """
     residual: Tensor | None = None
     taps: list[tuple[Tensor, Tensor]] = []
-    ends = {1, len(blocks), *(i + 1 for i in take)}  # the first block shows what those after it are given
+    ends = {len(blocks), *(i + 1 for i in take)}
     for begin, end in pairwise([0, *sorted(end for end in ends if 0 < end <= len(blocks))]):
-        ready = prepare_blocks(blocks[begin:end], x, residual) if begin else []
+        ready = prepare_blocks(blocks[begin:end], x, residual)
         if ready:
             x, residual = run(ready, x, residual)
         else:
@@ -352,10 +345,3 @@ def infer_blocks(
         if end - 1 in take and residual is not None:
             taps.append((x, residual))
     return x, residual, taps
-
-
-def _passes_on(drop_path: nn.Module) -> bool:
-    kind = type(drop_path)
-    return is_plain(drop_path, kind) and (
-        kind is nn.Identity or (kind is DropPath and not drop_path.training)
-    )

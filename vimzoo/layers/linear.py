@@ -10,12 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torch.nn.modules.module as torch_module
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from vimzoo.ops import linear
-from vimzoo.ops.runtime.library import is_eager
+from vimzoo.ops.runtime.library import is_eager, is_inference
 
 _FORWARDS: dict[type[nn.Module], Any] = {
     kind: kind.forward
@@ -50,6 +51,14 @@ def is_plain(layer: nn.Module | None, kind: type[nn.Module]) -> bool:
     return not (hooked or own["_backward_pre_hooks"] or "forward" in own or any(_GLOBAL_HOOKS))
 
 
+def passes_on(drop_path: Any) -> bool:
+    """Whether a `DropPath`, or what stands in its place, returns its input."""
+    kind = type(drop_path)
+    return is_plain(drop_path, kind) and (
+        kind is nn.Identity or (kind is DropPath and not drop_path.training)
+    )
+
+
 def tensor_of(layer: nn.Module, name: str) -> Any:
     """``layer.NAME``, without the detour by which a module finds its parameters."""
     found = layer._parameters.get(name)
@@ -66,6 +75,11 @@ def calls_are_watched() -> bool:
     if not torch._C._len_torch_function_stack():
         return False
     return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+
+
+def runs_in_one_call(x: Tensor) -> bool:
+    """Whether layers that are `is_plain` may run in one call of C: nothing has to see torch's operators on ``x``."""
+    return is_inference(x) and not functions_are_replaced()
 
 
 def functions_are_replaced() -> bool:

@@ -1,15 +1,17 @@
 """The channel mixers of blocks on maps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from vimzoo.ops import inference, mixers
-from vimzoo.ops.runtime.library import is_inference
+from vimzoo.ops import inference
+from vimzoo.ops.mixers import FeedForward, Ready, prepare_mlp, run
 
 from .checks import check_map, check_rates, check_sizes, check_tokens
-from .linear import apply_linear, functions_are_replaced, is_plain
+from .linear import apply_linear, is_plain, runs_in_one_call, tensor_of
 from .maps import activation
-from .plain import apply_conv
+from .plain import apply_conv, apply_norm, layer_norm_of
 from .quantized import linear_weight
 
 
@@ -69,33 +71,52 @@ class Mlp(nn.Module):
         return self.drop(x)
 
     @torch.jit.ignore
-    def in_one_call(self, x: Tensor, add: Tensor | None = None) -> Tensor | None:
-        """The layer in inference, plus ``add``; ``None`` where its parts have to run one by one."""
-        if not is_inference() or not self._is_one_kernel():
-            return None
-        weight1, weight2 = linear_weight(self.fc1), linear_weight(self.fc2)
-        if weight1 is None or weight2 is None:
-            return None
-        bias1, bias2 = self.fc1.bias, self.fc2.bias
-        if not inference.can_infer(
-            x, *[t for t in (weight1, weight2) if isinstance(t, Tensor)], bias1, bias2
+    def prepare(self, x: Tensor, norm: nn.Module | None = None, add: bool = False) -> Ready | None:
+        """The layer where `runs_in_one_call`, for tokens like ``x``; ``None`` where its parts have to run one by one.
+
+        Args:
+            x: ``(..., C)``.
+            norm: A norm of ``x`` before the layer.
+            add: Add ``x`` to the result.
+        """
+        parts: Any = self._modules  # without the detour by which a module finds its children
+        fc1, fc2, first = parts["fc1"], parts["fc2"], layer_norm_of(norm, self.dim)
+        weight1, weight2 = linear_weight(fc1), linear_weight(fc2)
+        if (
+            weight1 is None
+            or weight2 is None
+            or (norm is not None and first is None)
+            or not self._is_one_kernel()
         ):
             return None
-        y = mixers.mlp(x, weight1, bias1, weight2, bias2, add)
-        floats = isinstance(weight1, Tensor) and isinstance(weight2, Tensor)
-        if y is None and floats and inference.takes_mlp(x.dtype):
-            y = inference.mlp(x, weight1, bias1, weight2, bias2)  # type: ignore[arg-type]
-            y = y if add is None else add + y
-        return y
+        mlp = FeedForward(weight1, tensor_of(fc1, "bias"), weight2, tensor_of(fc2, "bias"))
+        return prepare_mlp(x, mlp, first, add)
+
+    @torch.jit.ignore
+    def in_one_call(self, x: Tensor, norm: nn.Module | None = None, add: bool = False) -> Tensor | None:
+        """The layer in inference, with arguments as `prepare` takes them; ``None`` where its parts have to run."""
+        if not runs_in_one_call(x):
+            return None
+        ready = self.prepare(x, norm, add)
+        if ready is not None:
+            return run([ready], x)[0]
+        if not (is_plain(self.fc1, nn.Linear) and is_plain(self.fc2, nn.Linear) and self._is_one_kernel()):
+            return None
+        weights: Any = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        if not inference.can_infer(x, *weights) or not inference.takes_mlp(x.dtype):
+            return None
+        y = inference.mlp(x if norm is None else apply_norm(norm, x), *weights)
+        return x + y if add else y
 
     def _is_one_kernel(self) -> bool:
+        parts: Any = self._modules
+        act, drop = parts["act"], parts["drop"]
         return (
             not self.gated
-            and is_plain(self.act, nn.GELU)
-            and self.act.approximate == "none"
-            and is_plain(self.drop, nn.Dropout)
-            and not (self.training and self.drop.p)
-            and not functions_are_replaced()
+            and is_plain(act, nn.GELU)
+            and act.approximate == "none"
+            and is_plain(drop, nn.Dropout)
+            and not (self.training and drop.p)
         )
 
 

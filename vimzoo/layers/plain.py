@@ -4,14 +4,17 @@ As with `vimzoo.layers.linear.apply_linear`, models hold torch's own modules, an
 subclass, an adapter, a layer with hooks) is simply called. TorchScript cannot compile these functions.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimzoo.ops import inference, linear
 from vimzoo.ops.dense import WIDENED, is_widened
+from vimzoo.ops.mixers import Norm
 
-from .linear import functions_are_replaced, is_plain
+from .linear import functions_are_replaced, is_plain, tensor_of
 
 
 def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tensor:
@@ -107,9 +110,17 @@ def is_layer_norm(layer: nn.Module | None, width: int) -> bool:
     """Whether this is a plain `torch.nn.LayerNorm` with a weight, of a last axis of ``width``."""
     return (
         is_plain(layer, nn.LayerNorm)
-        and layer.weight is not None  # type: ignore[union-attr]
+        and tensor_of(layer, "weight") is not None  # type: ignore[arg-type]
         and layer.normalized_shape == (width,)  # type: ignore[union-attr]
     )
+
+
+def layer_norm_of(layer: nn.Module | None, width: int) -> Norm | None:
+    """Such a norm for a call in one of `vimzoo.ops.mixers`; ``None`` of any other."""
+    if not is_layer_norm(layer, width):
+        return None
+    norm: Any = layer
+    return Norm(tensor_of(norm, "weight"), tensor_of(norm, "bias"), norm.eps, rms=False)
 
 
 def is_depthwise(layer: nn.Module, dilated: bool = False) -> bool:

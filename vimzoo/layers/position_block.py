@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vimzoo.ops import inference
 
 from .checks import check_map, check_norm_dtype, check_rates, check_sizes, inner_width
-from .linear import functions_are_replaced, is_plain
+from .linear import functions_are_replaced, is_plain, passes_on
 from .mlp import Mlp
 from .plain import apply_norm, is_depthwise
 
@@ -103,16 +103,14 @@ class PositionBlock(nn.Module):
         x = self.cpe1(x)
         x = x + self.drop_path(self.mixer(apply_norm(self.norm1, x)))
         x = self.cpe2(x)
-        return self._add_mlp(x, apply_norm(self.norm2, x))
+        return self._add_mlp(x)
 
     @torch.jit.ignore
-    def _add_mlp(self, x: Tensor, y: Tensor) -> Tensor:
+    def _add_mlp(self, x: Tensor) -> Tensor:
         mlp: Any = self.mlp
         drop: Any = self.drop_path
-        if is_plain(mlp, Mlp) and (
-            is_plain(drop, nn.Identity) or (is_plain(drop, DropPath) and not drop.training)
-        ):
-            added = mlp.in_one_call(y, x)
+        if is_plain(mlp, Mlp) and passes_on(drop):
+            added = mlp.in_one_call(x, self.norm2, add=True)
             if added is not None:
                 return added
-        return x + drop(mlp(y))
+        return x + drop(mlp(apply_norm(self.norm2, x)))

@@ -8,6 +8,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from vimzoo.ops import scan_codes
+from vimzoo.ops.mixers import Ready
 from vimzoo.ops.paths.path import ScanPath
 
 from .checks import check_map, check_sizes
@@ -104,7 +105,7 @@ class SpatialSS2D(SS2D):
         self.fusion = self.fusion_class(self.ssm.dim, **dd)
 
     @torch.jit.ignore
-    def in_one_call(self, x: Tensor, norm: nn.Module | None = None, add: bool = False) -> Tensor | None:
+    def prepare(self, x: Tensor, norm: nn.Module | None = None, add: bool = False) -> Ready | None:
         """``None``: the call in one does not return states."""
         return None
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vimzoo.ops import inference
-from vimzoo.ops.mixers import Norm, mix
+from vimzoo.ops.mixers import Ready, prepare, run
 from vimzoo.ops.paths.path import (
     ATROUS,
     CROSS,
@@ -20,13 +20,12 @@ from vimzoo.ops.paths.path import (
     path_arguments,
     path_names,
 )
-from vimzoo.ops.runtime.library import is_inference
 
 from .cascade import CascadeSSM
 from .checks import check_map, check_rates, check_sizes, inner_width
-from .linear import apply_linear, functions_are_replaced, is_plain
+from .linear import apply_linear, is_plain, runs_in_one_call
 from .maps import Permute, SpatialSoftmax, activation
-from .plain import apply_conv, apply_norm, is_depthwise, is_layer_norm
+from .plain import apply_conv, apply_norm, is_depthwise, is_layer_norm, layer_norm_of
 from .scripted import scripted_table
 from .ssm import SelectiveSSM, mixer_of
 
@@ -185,33 +184,38 @@ class SS2D(nn.Module):
 
     @torch.jit.ignore
     def in_one_call(self, x: Tensor, norm: nn.Module | None = None, add: bool = False) -> Tensor | None:
-        """The layer in inference by `vimzoo.ops.mixers.mix`; ``None`` where its parts have to run one by one.
+        """The layer in inference, with arguments as `prepare` takes them; ``None`` where its parts have to run."""
+        ready = self.prepare(x, norm, add) if runs_in_one_call(x) else None
+        return None if ready is None else run([ready], x)[0]
+
+    @torch.jit.ignore
+    def prepare(self, x: Tensor, norm: nn.Module | None = None, add: bool = False) -> Ready | None:
+        """The layer where `runs_in_one_call`, for maps like ``x``; ``None`` where its parts have to run one by one.
 
         Args:
             x: Map ``(B, H, W, C)``.
             norm: A norm of ``x`` before the layer.
             add: Add ``x`` to the result.
         """
-        if not is_inference() or not self._is_one_kernel(norm) or functions_are_replaced():
+        first = layer_norm_of(norm, self.dim)
+        if (norm is not None and first is None) or not self._is_one_kernel():
             return None
         parts: Any = self._modules
         mixer = mixer_of(
             parts["in_proj"], parts["conv"], parts["ssm"], parts["out_norm"], parts["out_proj"], (), self.codes
         )  # fmt: skip
-        first = None if norm is None else Norm(norm.weight, norm.bias, norm.eps, rms=False)  # type: ignore[arg-type]
-        return None if mixer is None else mix(x, mixer, first, add)
+        return None if mixer is None else prepare(x, mixer, first, add=add)
 
-    def _is_one_kernel(self, norm: nn.Module | None) -> bool:
+    def _is_one_kernel(self) -> bool:
         parts: Any = self._modules  # without the detour by which a module finds its children
-        conv, out_norm, drop = parts.get("conv"), parts["out_norm"], parts["drop"]
+        conv, ssm, out_norm, drop = parts.get("conv"), parts["ssm"], parts["out_norm"], parts["drop"]
         return (
-            (norm is None or is_layer_norm(norm, self.dim))
-            and is_plain(conv, nn.Conv2d)
+            is_plain(conv, nn.Conv2d)
             and is_depthwise(conv)
             and is_plain(parts["act"], nn.SiLU)
-            and is_plain(parts["ssm"], SelectiveSSM)
+            and is_plain(ssm, SelectiveSSM)
             and not self.has_table
-            and is_layer_norm(out_norm, self.ssm.dim)
+            and is_layer_norm(out_norm, ssm.dim)
             and is_plain(parts["out_act"], nn.Identity)
             and self.gate in ("none", "act")
             and is_plain(drop, nn.Dropout)

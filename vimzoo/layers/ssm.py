@@ -232,7 +232,7 @@ def mixer_of(
     codes: list[int],
     scale: float = 1.0,
 ) -> Mixer | None:
-    """The parameters of a mixer's layers for `vimzoo.ops.mixers.mix`; ``None`` of a scan with heads.
+    """The parameters of a mixer's layers for `vimzoo.ops.mixers.prepare`; ``None`` of a scan with heads.
 
     Args:
         first, conv, ssm, norm, last: The layers; ``norm`` follows the scan and may be ``None``.

@@ -8,14 +8,14 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vimzoo.ops.experts import GATED_ACTIVATIONS
-from vimzoo.ops.runtime.library import is_inference
+from vimzoo.ops.mixers import Ready, run
 
 from .checks import check_map, check_norm_dtype, check_rates, check_sizes, inner_width
-from .linear import is_plain
+from .linear import is_plain, passes_on, runs_in_one_call
 from .maps import map_norm
 from .mlp import Mlp
 from .moe import MoE
-from .plain import apply_norm, is_layer_norm
+from .plain import apply_norm
 from .ss2d import SS2D
 
 GATED_NAMES = {plain: gated for gated, plain in GATED_ACTIVATIONS.items()}
@@ -126,7 +126,7 @@ class VSSBlock(nn.Module):
             added: Tensor | None = None
             if not torch.jit.is_scripting():
                 check_norm_dtype(x, self.norm1)
-                added = self._add_scanned(x)
+                added = self._added(x, self.norm1, self.ss2d)
             if added is None:
                 y = x
                 if not self.post_norm:
@@ -140,7 +140,7 @@ class VSSBlock(nn.Module):
             added = None
             if not torch.jit.is_scripting():
                 check_norm_dtype(x, self.norm2)
-                added = self._add_mlp(x)
+                added = self._added(x, self.norm2, self.mlp)
             if added is None:
                 y = x
                 if not self.post_norm:
@@ -153,27 +153,47 @@ class VSSBlock(nn.Module):
         return x if self.channels_last else x.movedim(-1, 1)
 
     @torch.jit.ignore
-    def _add_scanned(self, x: Tensor) -> Tensor | None:
-        """The first branch in inference, added; ``None`` where its parts have to run one by one."""
-        ss2d: Any = self.ss2d
-        if not self._adds() or not is_plain(ss2d, SS2D):
-            return None
-        return ss2d.in_one_call(x, self.norm1, add=True)
+    def _added(self, x: Tensor, norm: Any, branch: Any) -> Tensor | None:
+        """A branch in inference, added to its input; ``None`` where its parts have to run one by one."""
+        return branch.in_one_call(x, norm, add=True) if self._adds(branch) else None
+
+    def _adds(self, branch: nn.Module | None) -> bool:
+        """Whether a branch starts with its norm, is one of ours, and is added as it is."""
+        known = is_plain(branch, SS2D) or is_plain(branch, Mlp)
+        return known and not self.post_norm and passes_on(self._modules["drop_path"])
 
     @torch.jit.ignore
-    def _add_mlp(self, x: Tensor) -> Tensor | None:
-        """The second branch likewise."""
-        mlp: Any = self.mlp
-        norm: Any = self.norm2
-        if not self._adds() or not is_plain(mlp, Mlp) or not is_layer_norm(norm, self.dim):
-            return None
-        return mlp.in_one_call(apply_norm(norm, x), x)
+    def prepare(self, x: Tensor) -> list[Ready]:
+        """The branches where `runs_in_one_call`, for maps like ``x``; none where one of them has to run in parts."""
+        parts: Any = self._modules  # without the detour by which a module finds its children
+        found: list[Ready] = []
+        for name, norm in (("ss2d", "norm1"), ("mlp", "norm2")) if self.channels_last else ():
+            branch = parts.get(name)
+            if branch is not None:
+                ready = branch.prepare(x, parts[norm], add=True) if self._adds(branch) else None
+                if ready is None:
+                    return []
+                found.append(ready)
+        return found
 
-    def _adds(self) -> bool:
-        """Whether branches start with a norm and are added as they are."""
-        drop = self.drop_path
-        dropped = not is_plain(drop, nn.Identity) and (drop.training or not is_plain(drop, DropPath))
-        return is_inference() and not (self.post_norm or dropped)
+
+def infer_blocks(blocks: nn.Module, x: Tensor) -> Tensor | None:
+    """A `torch.nn.Sequential` of `VSSBlock` in inference, on a map ``(B, H, W, C)``: all are prepared before one runs.
+
+    After a kernel, which empties the caches, Python takes several times as long for the same.
+
+    Returns:
+        Their output; ``None`` where they have to be called.
+    """
+    if not runs_in_one_call(x) or not is_plain(blocks, nn.Sequential):
+        return None
+    ready: list[Ready] = []
+    for block in blocks:  # type: ignore[attr-defined]
+        found = block.prepare(x) if is_plain(block, VSSBlock) else []
+        if not found:
+            return None
+        ready += found
+    return run(ready, x)[0] if ready else None
 
 
 class VSSBlock2d(VSSBlock):

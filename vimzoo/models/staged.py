@@ -11,6 +11,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from vimzoo.layers.plain import apply_norm
+from vimzoo.layers.vss_block import infer_blocks
 
 from ._timm import update_model_input_size
 from .map_model import MapModel
@@ -43,8 +44,10 @@ class Stage(nn.Module):
         x = self.downsample(x)
         if torch.jit.is_scripting():
             return self.norm(self.blocks(x))
-        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
-        return apply_norm(self.norm, x)
+        y = infer_blocks(self.blocks, x)
+        if y is None:
+            y = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
+        return apply_norm(self.norm, y)
 
 
 class StagedModel(MapModel):

@@ -29,28 +29,20 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 _ONEDNN_DTYPES = {torch.float32: True, torch.bfloat16: _HAS_ONEDNN and _mkldnn._is_mkldnn_bf16_supported()}
 
 
-def can_infer(x: Tensor, *parameters: Tensor | None, others: tuple[Tensor | None, ...] = ()) -> bool:
-    """Whether the functions of this module may take these tensors: of one dtype that the native library knows.
-
-    Args:
-        x, parameters: The tensors.
-        others: More, which may be in float32 while those are not.
-    """
-    if not is_inference(x, *parameters, *others):
+def can_infer(x: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether the functions of this module may take these tensors: of one dtype that the native library knows."""
+    if not is_inference(x, *parameters):
         return False
     dtype = x.dtype
     for p in parameters:
         if p is not None and p.dtype is not dtype:
             return False
-    for p in others:
-        if p is not None and p.dtype is not dtype and p.dtype is not torch.float32:
-            return False
-    return (
-        dtype in DTYPES
-        and native.load()[0] is not None
-        and backends.forced_backend() in (None, "cpu")
-        and x.numel() > 0
-    )
+    return dtype in DTYPES and runs_here() and x.numel() > 0
+
+
+def runs_here() -> bool:
+    """Whether there is a native library, and no other backend is forced."""
+    return native.load()[0] is not None and backends.forced_backend() in (None, "cpu")
 
 
 def layer_norm(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .inference import can_infer
+from .inference import runs_here
 from .paths.path import COLUMN_REVERSED, ROW
 from .quantized import Rounded
 from .runtime import native, threads
@@ -22,7 +22,7 @@ from .runtime.abi import CONSTANTS, DTYPES, address
 from .runtime.contract import MOST_REMEMBERED
 from .runtime.strides import direction_stride
 
-__all__ = ["Mixer", "mix", "mlp", "takes"]
+__all__ = ["FeedForward", "Mixer", "Norm", "Ready", "prepare", "prepare_mlp", "run", "takes"]
 
 
 class Mixer(NamedTuple):
@@ -64,8 +64,22 @@ class Mixer(NamedTuple):
     scale: float
 
 
+class FeedForward(NamedTuple):
+    """``gelu(x weight1^T + bias1) weight2^T + bias2``, without writing the hidden layer to memory.
+
+    Args:
+        weight1, bias1: ``(H, C)`` and ``(H,)``; the weights may be of 8 or 4 bits.
+        weight2, bias2: ``(C, H)`` and ``(C,)``.
+    """
+
+    weight1: Tensor | Rounded
+    bias1: Tensor | None
+    weight2: Tensor | Rounded
+    bias2: Tensor | None
+
+
 class Norm(NamedTuple):
-    """The norm before a mixer: LayerNorm, or RMSNorm, with ``weight`` and ``bias`` of ``(C,)``."""
+    """The norm before a mixer or an MLP: LayerNorm, or RMSNorm, with ``weight`` and ``bias`` of ``(C,)``."""
 
     weight: Tensor
     bias: Tensor | None
@@ -79,7 +93,16 @@ _ADDRESSES = (
 )  # fmt: skip
 """The fields in C of the tensors of a `Mixer`, of the norm before it, and of the stream."""
 _OWN, _OUT = _ADDRESSES.index("A_log"), _ADDRESSES.index("out_weight")
+_NO_NORM = None, None
+_PLAIN = Tensor, torch.nn.Parameter
 _Packed = ctypes.Array[ctypes.c_char]
+_mlp_arguments = native.MlpArgs.with_fixed(
+    (
+        "rows", "depth", "hidden", "columns", "dtype", "threads", "weight1", "bias1", "weight2", "bias2",
+        "first_weight", "first_bias", "first_eps", "first_rms", "quantized1", "quantized2", "x", "add", "out",
+    ),
+    {},
+)  # fmt: skip
 
 
 class _Kind(NamedTuple):
@@ -97,38 +120,36 @@ _KINDS: dict[tuple, _Kind | None] = {}
 """By sizes and settings; ``None`` if C cannot take them."""
 
 
+def takes(x: Tensor) -> bool:
+    """Whether products of these rows run here; those of 16 bits need even depths besides."""
+    return x.numel() > 0 and takes_dtype(x.dtype) and runs_here()
+
+
 @cache
-def takes(dtype: torch.dtype) -> bool:
-    """Whether products of this dtype run here; those of 16 bits need even depths besides."""
-    return dtype in DTYPES and bool(native.require().product_takes(DTYPES[dtype]))
+def takes_dtype(dtype: torch.dtype) -> bool:
+    """Whether the native library, if there is one, has products of this dtype."""
+    library = native.load()[0]
+    return dtype in DTYPES and library is not None and bool(library.product_takes(DTYPES[dtype]))
 
 
 class Ready(NamedTuple):
-    """A mixer whose parameters were found fit, for inputs of the shapes and dtypes that `prepare` was given.
+    """A mixer or an MLP whose parameters were found fit, for inputs of the shapes and dtypes that it was prepared for.
 
     It holds good until a parameter changes, so it is run soon after.
     """
 
-    arguments: Callable[..., bytes]
-    threads: int
-    addresses: tuple[int, ...]
-    """Of the parameters, in the order of `_ADDRESSES`, without the residual's."""
-    quantized: tuple[int, int]
+    entry: str
+    """The function in C."""
+    packed: Callable[[Tensor, Tensor | None, Tensor, Tensor | None], bytes]
+    """Its arguments, from input, stream, output and the stream that it writes; all tensors dense."""
     stream: torch.dtype | None
-    add: bool
+    """Of the stream that it writes, if any."""
     alive: tuple[Any, ...]
-    """What the addresses point to."""
-
-    def packed(self, x: Tensor, residual: Tensor | None, out: Tensor, kept: Tensor | None) -> bytes:
-        """The arguments in C; all tensors dense."""
-        return self.arguments(
-            self.threads, address(x), address(x) if self.add else 0, address(out), address(kept),
-            0 if kept is None else DTYPES[kept.dtype], *self.addresses, address(residual), *self.quantized,
-        )  # fmt: skip
+    """What the arguments point to."""
 
 
 def run(ready: Sequence[Ready], x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Mixers one after another, each of which is given the output and the stream of the one before.
+    """Mixers and MLPs one after another, each of which is given the output and the stream of the one before.
 
     Returns:
         The last one's output, of the shape of ``x`` and dense, and its stream.
@@ -137,14 +158,14 @@ def run(ready: Sequence[Ready], x: Tensor, residual: Tensor | None = None) -> tu
     alive = x, residual  # until C has read them
     streams: list[Tensor | None] = [None, None]
     outs, calls = [torch.empty_like(x) for _ in ready[:2]], []
+    library = native.require()
     for i, each in enumerate(ready):
         if i < 2 and each.stream is not None:
             streams[i] = torch.empty_like(x, dtype=each.stream)
         out, kept = outs[i % 2], streams[i % 2]
-        calls.append(each.packed(x, residual, out, kept))
+        calls.append((getattr(library, each.entry), each.packed(x, residual, out, kept)))
         x, residual = out, kept
-    forward = native.require().mixer_forward
-    for call in calls:  # in a row: kernels empty the caches, in which Python would have to start again
+    for forward, call in calls:  # in a row: kernels empty the caches, and Python would start again
         forward(call)
     del alive
     return x, residual
@@ -158,7 +179,7 @@ def prepare(
     stream: torch.dtype | None = None,
     add: bool = False,
 ) -> Ready | None:
-    """A mixer, of the norm of its input, or of the norm of ``x + residual``.
+    """A mixer, of the norm of its input, or of the norm of ``x + residual`` (if `is_inference(x)`).
 
     Args:
         x: Sequences ``(B, L, C)`` or maps ``(B, H, W, C)``.
@@ -173,25 +194,49 @@ def prepare(
         run one by one.
     """
     first, last = _split(m.in_weight), _split(m.out_weight)
-    if first is None or last is None:
+    if first is None or last is None or not takes(x):
         return None
-    own: tuple[Any, ...] = (first[0], *m[1:_OUT], last[0], *m[_OUT + 1 : _OWN])
-    if not can_infer(x, *own, *(norm or ())[:2], others=(m.A_log, residual)) or not takes(x.dtype):
+    norm_weight, norm_bias = _NO_NORM if norm is None else norm[:2]
+    mixer: tuple[Any, ...] = (first[0], *m[1:_OUT], last[0], *m[_OUT + 1 : _OWN], m.A_log)
+    tensors = (*mixer, norm_weight, norm_bias, residual)
+    found = _read(tensors, x.dtype, wide=(_OWN, len(tensors) - 1))
+    kind = None if found is None else _kind_of(x, m, norm, tensors, found[1])
+    if found is None or kind is None:
         return None
-    tensors = (*own, m.A_log, *((None, None) if norm is None else norm[:2]), residual)
-    kind = _kind_of(x, m, norm, tensors)
-    if kind is None or not all([t is None or t.is_contiguous() for t in tensors]):
-        return None
-    return Ready(
-        kind.arguments, threads.for_work(kind.work), tuple(map(address, tensors[:-1])),
-        (_pointer(first[1]), _pointer(last[1])), stream, add, (tensors, first, last),
-    )  # fmt: skip
+    count, addresses = threads.for_work(kind.work), found[0][:-1]
+
+    def packed(x: Tensor, residual: Tensor | None, out: Tensor, kept: Tensor | None) -> bytes:
+        return kind.arguments(
+            count, address(x), address(x) if add else 0, address(out), address(kept),
+            0 if kept is None else DTYPES[kept.dtype], *addresses, address(residual), _pointer(first[1]),
+            _pointer(last[1]),
+        )  # fmt: skip
+
+    return Ready("mixer_forward", packed, stream, (tensors, first, last))
 
 
-def mix(x: Tensor, m: Mixer, norm: Norm | None = None, add: bool = False) -> Tensor | None:
-    """`prepare` and `run` without a stream: the output, of the shape of ``x`` and dense."""
-    ready = prepare(x, m, norm, add=add)
-    return None if ready is None else run([ready], x)[0]
+def _read(
+    tensors: Sequence[Tensor | None], dtype: torch.dtype, wide: tuple[int, ...] = ()
+) -> tuple[list[int], tuple[torch.Size | None, ...]] | None:
+    """Addresses and shapes of tensors; ``None`` if one is not plain, on the CPU, dense and of the dtype.
+
+    Args:
+        tensors, dtype: As said.
+        wide: Which may be in float32 instead.
+    """
+    addresses: list[int] = []
+    shapes: list[torch.Size | None] = []
+    for i, t in enumerate(tensors):
+        if t is None:
+            addresses.append(0)
+            shapes.append(None)
+            continue
+        fits = t.dtype is dtype or (i in wide and t.dtype is torch.float32)
+        if not (fits and type(t) in _PLAIN and t.is_cpu and t.is_contiguous()):
+            return None
+        addresses.append(t.data_ptr() or address(t))
+        shapes.append(t.shape)
+    return addresses, tuple(shapes)
 
 
 def _split(weight: Tensor | Rounded) -> tuple[Tensor | None, _Packed | None] | None:
@@ -205,11 +250,11 @@ def _pointer(packed: _Packed | None) -> int:
     return 0 if packed is None else ctypes.addressof(packed)
 
 
-def _kind_of(x: Tensor, m: Mixer, norm: Norm | None, tensors: tuple) -> _Kind | None:
+def _kind_of(x: Tensor, m: Mixer, norm: Norm | None, tensors: tuple, shapes: tuple) -> _Kind | None:
     """`_kind`, computed once."""
-    shapes = (m.in_weight.shape, m.out_weight.shape, *[None if t is None else t.shape for t in tensors])
     dtypes = x.dtype, m.A_log.dtype, None if tensors[-1] is None else tensors[-1].dtype
-    key = (x.shape, shapes, dtypes, m[_OWN + 1 :], None if norm is None else norm[2:])
+    norm_kind = None if norm is None else norm[2:]
+    key = (x.shape, m.in_weight.shape, m.out_weight.shape, shapes, dtypes, m[_OWN + 1 :], norm_kind)
     if key not in _KINDS:
         if len(_KINDS) >= MOST_REMEMBERED:
             _KINDS.clear()
@@ -279,43 +324,37 @@ def _kind(x: Tensor, m: Mixer, norm: Norm | None, residual: Tensor | None) -> _K
     return _Kind(native.MixerArgs.with_fixed(called, fields), work, (reverse, codes))
 
 
-def mlp(
-    x: Tensor,
-    weight1: Tensor | Rounded,
-    bias1: Tensor | None,
-    weight2: Tensor | Rounded,
-    bias2: Tensor | None,
-    add: Tensor | None = None,
-) -> Tensor | None:
-    """``gelu(x weight1^T + bias1) weight2^T + bias2 + add``, without writing the hidden layer to memory.
+def prepare_mlp(x: Tensor, m: FeedForward, norm: Norm | None = None, add: bool = False) -> Ready | None:
+    """An MLP, or one of the norm of its input, likewise.
 
     Args:
-        x: ``(..., I)``, of which `vimzoo.ops.inference.can_infer` is true, together with the parameters.
-        weight1, bias1: ``(H, I)`` and ``(H,)``; the weights may be of 8 or 4 bits.
-        weight2, bias2: ``(O, H)`` and ``(O,)``.
-        add: ``(..., O)``, of the same dtype.
+        x: ``(..., C)``.
+        m: The MLP.
+        norm: What is applied before it.
+        add: Add ``x`` to the output.
 
     Returns:
-        ``(..., O)``, dense; ``None`` where torch's products have to run.
+        As `prepare`.
     """
-    first, second = _split(weight1), _split(weight2)
+    first, second = _split(m.weight1), _split(m.weight2)
     if first is None or second is None:
         return None
-    (hidden, depth), columns = weight1.shape, weight2.shape[0]
-    shaped = (weight1, bias1, weight2, bias2)
-    shapes = ((hidden, x.shape[-1]), (hidden,), (columns, hidden), (columns,))
-    fits = all(p is None or tuple(p.shape) == s for p, s in zip(shaped, shapes, strict=True))
-    fits &= add is None or (add.shape == (*x.shape[:-1], columns) and add.dtype == x.dtype)
-    even = x.dtype == torch.float32 or depth % 2 == hidden % 2 == 0
-    parameters = (first[0], bias1, second[0], bias2)
-    if not (takes(x.dtype) and fits and even and all(p is None or p.is_contiguous() for p in parameters)):
+    (hidden, width), (eps, rms) = m.weight1.shape, (0.0, False) if norm is None else norm[2:]
+    tensors = (first[0], m.bias1, second[0], m.bias2, *(_NO_NORM if norm is None else norm[:2]))
+    shapes = ((hidden, width), (hidden,), (width, hidden), (width,), (width,), (width,))
+    found = _read(tensors, x.dtype) if takes(x) else None
+    if found is None or not all([s is None or s == t for s, t in zip(found[1], shapes, strict=True)]):
         return None
-    x, add = x.contiguous(), None if add is None else add.contiguous()
-    out, rows = x.new_empty((*x.shape[:-1], columns)), x.numel() // depth
-    native.require().mlp_forward(native.MlpArgs(
-        rows=rows, depth=depth, hidden=hidden, columns=columns, dtype=DTYPES[x.dtype],
-        threads=threads.for_work(0.01 * rows * hidden * (depth + columns)), x=address(x), weight1=address(first[0]),
-        bias1=address(bias1), weight2=address(second[0]), bias2=address(bias2), add=address(add), out=address(out),
-        quantized1=_pointer(first[1]), quantized2=_pointer(second[1]),
-    ))  # fmt: skip
-    return out
+    even = x.dtype == torch.float32 or width % 2 == hidden % 2 == 0
+    if not even or (x.shape[-1], m.weight2.shape) != (width, shapes[2]):
+        return None
+    rows = x.numel() // width
+    fixed = (
+        rows, width, hidden, width, DTYPES[x.dtype], threads.for_work(0.02 * rows * hidden * width),
+        *found[0], eps, rms, _pointer(first[1]), _pointer(second[1]),
+    )  # fmt: skip
+
+    def packed(x: Tensor, residual: Tensor | None, out: Tensor, kept: Tensor | None) -> bytes:
+        return _mlp_arguments(*fixed, address(x), address(x) if add else 0, address(out))
+
+    return Ready("mlp_forward", packed, None, (tensors, first, second))
