@@ -25,7 +25,8 @@ import torch
 from common import CORES, kept, machine, measure_runtimes, table, thread_counts, write
 from cpu_models import peak_growth, resident
 
-import vimzoo  # noqa: F401  registers the models
+from vimzoo import exporting
+from vimzoo.exporting.openvino import load_with_our_scan
 
 Call = Callable[[], Any]
 PAIRS = {
@@ -36,6 +37,7 @@ PAIRS = {
 SIZES, BATCHES = (224, 512, 1024), (1, 8)
 DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 """torch's names of the types and OpenVINO's."""
+WITH_OUR_SCAN = "OpenVINO with our scan"
 
 
 class Peer:
@@ -80,6 +82,15 @@ def in_openvino(file: Path, shape: tuple[int, ...], threads: int, dtype: str) ->
     return partial(request.infer, [torch.rand(shape).numpy()])
 
 
+def in_openvino_with_our_scan(name: str, px: int, shape: tuple[int, ...], folder: Path, dtype: str) -> Call:
+    """A run of our model as ``vimzoo.export`` writes it for OpenVINO, compiled for one size."""
+    path = folder / f"{name}-{px}.xml"
+    if not path.is_file():
+        source = exporting.Source(make_model(name, px), torch.rand(2, 3, px, px), False, {})
+        exporting.FORMATS["openvino"].save(source, path)
+    return partial(load_with_our_scan(path, (shape,), DTYPES[dtype]), torch.rand(shape))
+
+
 def peer_calls(peer: Peer, dtype: str, threads: int) -> dict[str, Call]:
     """How a peer is run, by runtime; onnxruntime has no bfloat16 on the CPU."""
     own = peer.model.to(getattr(torch, dtype))
@@ -98,7 +109,11 @@ def rows_of(
     """One of our models and its peer in every runtime, timed interleaved."""
     torch.set_num_threads(threads)
     name = PAIRS[ours]
-    calls = {(ours, "PyTorch"): in_pytorch(make_model(ours, px, dtype), (batch, 3, px, px))}
+    shape = (batch, 3, px, px)
+    calls = {
+        (ours, "PyTorch"): in_pytorch(make_model(ours, px, dtype), shape),
+        (ours, WITH_OUR_SCAN): in_openvino_with_our_scan(ours, px, shape, folder, dtype),
+    }
     for runtime, call in peer_calls(Peer(name, px, batch, folder), dtype, threads).items():
         calls[name, runtime] = call
     with torch.inference_mode():
@@ -123,6 +138,8 @@ def memory(model: str, runtime: str, dtype: str, px: int, file: Path) -> float:
         before = resident()
         if runtime == "PyTorch":
             run = in_pytorch(make_model(model, px, dtype), (1, 3, px, px))
+        elif runtime == WITH_OUR_SCAN:
+            run = in_openvino_with_our_scan(model, px, (1, 3, px, px), file.parent, dtype)
         elif runtime == "onnxruntime":
             run = in_onnxruntime(file, (1, 3, px, px), 1)
         else:
@@ -180,10 +197,10 @@ def main() -> None:
     rows = sorted(rows + [row for row in kept("cpu_runtimes") if place_of(row) not in now], key=place_of)
     about = (
         "whole forward pass with random weights, with one thread interleaved, with several one after another; "
-        "PyTorch: eager mode; OpenVINO and onnxruntime: timm's model as an "
-        "ONNX file of fixed size; bfloat16: the model in bfloat16 in PyTorch, OpenVINO's precision hint; x best peer: "
-        "time divided by that of the peer in its fastest runtime; peak: resident memory that the model and one forward "
-        "pass add to a fresh process"
+        "PyTorch: eager mode; OpenVINO and onnxruntime: timm's model as an ONNX file of fixed size; OpenVINO with our "
+        "scan: our model as vimzoo.export writes it, compiled for that size; bfloat16: the model in bfloat16 in PyTorch, "
+        "OpenVINO's precision hint; x best peer: time divided by that of the peer in its fastest runtime; peak: resident "
+        "memory that the model and one forward pass add to a fresh process"
     )
     extra = {"onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__}
     write("cpu_runtimes", rows, about, extra=extra)

@@ -18,7 +18,7 @@ PANELS = (
     ("bfloat16", "ms", "ms for one image, bfloat16"),
     ("float32", "peak_mb", "MB of memory, float32"),
 )
-LOOKS = {"PyTorch": "-", "onnxruntime": ":", "OpenVINO": "--"}
+LOOKS = {"PyTorch": "-", "onnxruntime": ":", "OpenVINO": "--", "OpenVINO with our scan": "-."}
 """Line of each runtime."""
 
 
@@ -32,7 +32,7 @@ def draw_panel(axes: Axes, rows: list[dict[str, Any]], key: str, label: str) -> 
         ]
         axes.plot(
             *zip(*sorted(points), strict=True),
-            LOOKS.get(runtime, "-."),
+            LOOKS[runtime],
             color=f"C{models.index(model)}",
             marker="o",
             label=f"{model.split('_patch')[0]}, {runtime}",

@@ -3,11 +3,12 @@
  * `vimzoo.onnxruntime_extension` builds it. It is linked with no part of onnxruntime. Inputs: those of the nodes that
  * vimzoo.export writes, in float32; rates (K or 1, N, D) and dt_weight (K or 1, R, D) have the channels last.
  */
+#include <algorithm>
 #include <atomic>
 #include <new>
 #include <thread>
 
-#include "../selective_scan/scan_call.h"
+#include "../selective_scan/kernel_calls.h"
 #include "interface.h"
 
 namespace {
@@ -100,7 +101,7 @@ struct Kernel {
             x[0], length, x.size() == 4 ? x[2] : 1, channels, rows[2], rows[3], in[RATES].shape[1], in[DT_WEIGHT].shape[1], steps,
             *in[HEIGHT].as<int64_t>(), *in[WIDTH].as<int64_t>(), in[RATES].shape[0], in[DT_WEIGHT].shape[0],
             in[DT_BIAS].shape[0], in[SKIP] ? in[SKIP].shape[0] : 1};
-        auto call = vimzoo::call_of(sizes, 0, codes, merge);
+        auto call = vimzoo::scan_of(sizes, 0, codes, merge);
         call.x = in[X].as<char>(), call.x_dbl = in[X_DBL].as<char>(), call.dt_bias = in[DT_BIAS].as<float>();
         const auto rates = A.empty() ? turned(in[RATES]) : std::vector<float>();
         const auto weight = dt_weight.empty() ? turned(in[DT_WEIGHT]) : std::vector<float>();
@@ -120,29 +121,33 @@ struct Kernel {
 
     /* On the session's threads. Their number is not told: where one thread got all the parts, the next calls are not
      * divided, and now and then one is. */
-    void scan(Object *context, const scan_paths_args &call) {
-        const int64_t threads = std::min<int64_t>(std::thread::hardware_concurrency(), vimzoo::most_threads(call));
-        const int64_t parts = std::max<int64_t>(1, threads / call.batch), tasks = call.batch * parts;
-        if (threads == 1 || quiet.fetch_add(1) % QUIET_RUNS != 0) {
-            if (!vimzoo::scan(call)) throw std::bad_alloc();
-            return;
-        }
-        struct Work {
-            const scan_paths_args &call;
-            int64_t parts;
+    void scan(Object *context, scan_paths_args &call) {
+        struct Session {
+            Object *context;
             std::thread::id first;
-            std::atomic<bool> several, failed;
-        } work{call, parts, std::this_thread::get_id(), {false}, {false}};
-        void (*const part)(void *, size_t) = [](void *data, size_t task) {
-            auto &mine = *static_cast<Work *>(data);
-            if (std::this_thread::get_id() != mine.first) mine.several = true;
-            if (!vimzoo::scan_image(mine.call, int64_t(task) / mine.parts, int64_t(task) % mine.parts, mine.parts))
-                mine.failed = true;
-        };
-        api(onnxruntime::PARALLEL_FOR, static_cast<const Object *>(context), part, size_t(tasks), size_t(0),
-            static_cast<void *>(&work));
-        if (work.failed) throw std::bad_alloc();
-        if (work.several) quiet = 0;
+            std::atomic<bool> several;
+            vimzoo::Part part;
+            void *loop;
+        } session{context, std::this_thread::get_id(), {false}, nullptr, nullptr};
+        const vimzoo::Borrowed borrowed(
+            [](void *runtime, int64_t parts, vimzoo::Part part, void *loop) {
+                auto &mine = *static_cast<Session *>(runtime);
+                mine.part = part, mine.loop = loop;
+                void (*const one)(void *, size_t) = [](void *data, size_t i) {
+                    auto &of = *static_cast<Session *>(data);
+                    if (std::this_thread::get_id() != of.first) of.several = true;
+                    of.part(of.loop, int64_t(i));
+                };
+                api(onnxruntime::PARALLEL_FOR, static_cast<const Object *>(mine.context), one, size_t(parts), size_t(0), runtime);
+            },
+            &session);
+        const auto threads = std::min<int64_t>(std::thread::hardware_concurrency(), int64_t(vimzoo::nanoseconds(call) / GRAIN));
+        if (threads > 1 && quiet.fetch_add(1) % QUIET_RUNS == 0) call.threads = threads;
+        if (vimzoo_scan_paths_forward(&call)) {
+            vimzoo_forget_shortage();
+            throw std::bad_alloc();
+        }
+        if (session.several) quiet = 0;
     }
 };
 

@@ -114,16 +114,50 @@ static void start_workers(int64_t wanted) {
     pthread_attr_destroy(&attributes);
 }
 
+/* The share of one of `threads`; shares that are one task larger come first, as parts of fewer channels do. */
+static void share(int64_t threads, int64_t tasks, int64_t i, loop_body body, const void *context) {
+    body(context, (tasks * i + threads - 1) / threads, (tasks * (i + 1) + threads - 1) / threads);
+}
+
+static __thread struct {
+    loop_runner run;
+    void *runtime;
+} borrowed;
+
+/* From now on the loops of this thread run on a runtime's threads; on ours again if `run` is NULL. */
+__attribute__((visibility("default"))) void vimzoo_borrow_threads(loop_runner run, void *runtime) {
+    borrowed.run = run, borrowed.runtime = runtime;
+}
+
+typedef struct {
+    int64_t threads, tasks;
+    loop_body body;
+    const void *context;
+    int failed;
+} borrowing;
+
+static void borrowed_part(void *loop_, int64_t part) {
+    borrowing *l = loop_;
+    share(l->threads, l->tasks, part, l->body, l->context);
+    if (memory_short) SET(l->failed, 1);
+    memory_short = 0;
+}
+
 void vimzoo_parallel(int64_t threads, int64_t tasks, loop_body body, const void *context) {
     threads = threads < MOST_THREADS ? threads : MOST_THREADS;
     threads = threads < tasks ? threads : tasks;
+    if (borrowed.run && threads > 1) {
+        borrowing l = {threads, tasks, body, context, memory_short};
+        borrowed.run(borrowed.runtime, threads, borrowed_part, &l);
+        memory_short = l.failed;
+        return;
+    }
 #ifdef _OPENMP
     if (!GET(pool)) {
         int failed = 0;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(| : failed)
         for (int64_t i = 0; i < threads; i++) {
-            /* shares that are one task larger come first, as parts of fewer channels do */
-            body(context, (tasks * i + threads - 1) / threads, (tasks * (i + 1) + threads - 1) / threads);
+            share(threads, tasks, i, body, context);
             failed |= memory_short;
             if (i) memory_short = 0;
         }

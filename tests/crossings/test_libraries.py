@@ -260,7 +260,7 @@ def test_openvino_files_in_the_commands(
 
 @pytest.mark.parametrize("name", [*CLASSIFIERS, "test_mambair"])
 def test_openvino_in_bfloat16(name: str, tmp_path: Path) -> None:
-    """The hint that its users set rounds products; the scan between them stays that of the file."""
+    """The hint that its users set rounds products, and with `in_bfloat16` what our operators read and write."""
     openvino = pytest.importorskip("openvino")
     from vimzoo.exporting.openvino import load_with_our_scan
 

@@ -1,11 +1,13 @@
 """How many threads a region gets, and what a forked process does: counted, not timed."""
 
+import ctypes
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import timm
@@ -164,6 +166,46 @@ with torch.inference_mode():
     os.waitpid(child, 0)
     print("goes on", torch.equal(model(images), before), torch.get_num_threads())
 """
+
+
+LOOP_PART = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+LOOP_RUNNER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, LOOP_PART, ctypes.c_void_p)
+
+
+@needs_native
+def test_a_runtime_may_lend_its_threads() -> None:
+    """OpenVINO and onnxruntime do. In any order, on any thread; the loops of other callers stay where they were."""
+    library: Any = native.open_library(native.load()[1])
+    lent: list[tuple[int, int]] = []
+
+    def on_other_threads(runtime: int, parts: int, part: Any, loop: int) -> None:
+        lent.append((runtime, parts))
+        for i in reversed(range(parts)):
+            thread = threading.Thread(target=part, args=(loop, i))
+            thread.start()
+            thread.join()
+
+    runner = LOOP_RUNNER(on_other_threads)
+    torch.set_num_threads(1)
+    want = answers()
+    torch.set_num_threads(4)
+    library.vimzoo_borrow_threads.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.vimzoo_borrow_threads(ctypes.cast(runner, ctypes.c_void_p), 7)
+    got = answers()
+    calls = len(lent)
+    elsewhere: list[list[torch.Tensor]] = []
+    other = threading.Thread(target=lambda: elsewhere.append(answers()))
+    other.start()
+    other.join()
+    library.vimzoo_borrow_threads(None, None)
+    after = answers()
+    assert (
+        len(lent) == calls > 0
+        and {runtime for runtime, _ in lent} == {7}
+        and max(parts for _, parts in lent) == 4
+    )
+    for found in (got, elsewhere[0], after):
+        assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
 
 
 @needs_fork

@@ -9,12 +9,15 @@ from .markdown import NOT_MEASURED, machine_line, table
 from .results import Results, command
 
 NAME = "cpu_runtimes"
+INSIDE = "OpenVINO with our scan"
+"""Our models in OpenVINO, where they were measured."""
 
 
 def readme_table(results: Results) -> str:
     """One row for each model, resolution and dtype, one image and one thread, with columns for each machine.
 
-    A cell holds the peer's time in a runtime divided by our time; "-" where the runtime has not that dtype.
+    A cell holds the peer's time in a runtime divided by our time in PyTorch, or in OpenVINO in the column for both in
+    OpenVINO; "-" where the runtime has not that dtype.
     """
     found = {name: result for name, result in results.by_machine(NAME).items() if _rows(result)}
     if not found:
@@ -23,17 +26,19 @@ def readme_table(results: Results) -> str:
     cells: dict[tuple[str, int, str], list[float | None]] = {}
     for result, machine in zip(found.values(), called, strict=True):
         rows = _rows(result)
-        runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
-        header += [f"x {runtime}" + (f", {machine}" if machine else "") for runtime in runtimes]
+        inside = any(row["runtime"] == INSIDE for row in rows)
+        runtimes = [name for name in dict.fromkeys(row["runtime"] for row in rows) if name != INSIDE]
+        columns = [*runtimes, *["OpenVINO, ours in it too"] * inside]
+        header += [f"x {column}" + (f", {machine}" if machine else "") for column in columns]
         times = {(r["pair"], r["px"], r["dtype"], r["model"], r["runtime"]): r["ms"] for r in rows}
         for pair, px, dtype in dict.fromkeys((row["pair"], row["px"], row["dtype"]) for row in rows):
             ours, peer = pair.split(", ")
-            best = times[pair, px, dtype, ours, "PyTorch"]
-            ratios = [times.get((pair, px, dtype, peer, runtime)) for runtime in runtimes]
+            best, beside = times[pair, px, dtype, ours, "PyTorch"], times.get((pair, px, dtype, ours, INSIDE))
+            theirs = {runtime: times.get((pair, px, dtype, peer, runtime)) for runtime in runtimes}
+            ratios = [ms and ms / best for ms in theirs.values()]
+            ratios += [beside and theirs["OpenVINO"] / beside] * inside
             known = cells.setdefault((ours, px, dtype), [])
-            known += [None] * (len(header) - 3 - len(runtimes) - len(known)) + [
-                ms and ms / best for ms in ratios
-            ]
+            known += [None] * (len(header) - 3 - len(columns) - len(known)) + ratios
             peers[ours] = peer
     body = [
         [f"`{ours}`", px, dtype, *known, *[None] * (len(header) - 3 - len(known))]
@@ -41,8 +46,8 @@ def readme_table(results: Results) -> str:
     ]
     beside = ", ".join(f"`{ours}` beside `{peer}`" for ours, peer in peers.items())
     said = (
-        f"{beside}. x: the peer's time in that runtime divided by our model's in PyTorch (eager mode); above 1 ours is "
-        "faster."
+        f"{beside}. x: the peer's time in that runtime divided by our model's in PyTorch (eager mode), in the columns "
+        "with ours in it too by our model's in OpenVINO with our scan; above 1 ours is faster."
     )
     machines = " ".join(f"{_said(result['machine'])}." for result in found.values())
     return f"{table(header, body)}\n\n{said} {machines} By `{command(NAME)}`."

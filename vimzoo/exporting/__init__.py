@@ -1,7 +1,7 @@
 """Models as files for ONNX's runtimes, OpenVINO, torch.export, AOTInductor and TorchScript.
 
-ONNX files hold standard operators only, with the scan as a function of them. OpenVINO's hold the scan as an operator of
-a library of ours. The other formats keep the operators of `vimzoo.ops` as nodes, so that ``import vimzoo.ops`` is all
+ONNX files hold standard operators only, with the scan as a function of them. OpenVINO's hold the scan, convolutions and
+norms as operators of a library of ours. The other formats keep the operators of `vimzoo.ops` as nodes, so that ``import vimzoo.ops`` is all
 that a process needs to run them at full speed. To add a format, add a module to `vimzoo.exporting.formats`.
 """
 
@@ -12,6 +12,7 @@ from .formats.aoti import save_aoti
 from .formats.onnx import save_onnx
 from .formats.pt2 import save_pt2
 from .formats.torchscript import save_torchscript
+from .openvino import in_bfloat16
 from .program import to_program
 from .record import METADATA, Format, Source, Variant
 from .writing import ExportError, Written, export, load, parse_size
@@ -27,6 +28,7 @@ __all__ = [
     "Variant",
     "Written",
     "export",
+    "in_bfloat16",
     "load",
     "parse_size",
     "quantise",

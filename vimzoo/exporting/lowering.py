@@ -21,22 +21,25 @@ from vimzoo.ops.runtime.library import filled
 from vimzoo.ops.scan.call import ScanCall
 
 
-def scan_paths(*arguments: Any) -> tuple[Tensor, Tensor]:
+def scan_paths(*arguments: Any, planes: bool = False) -> tuple[Tensor, Tensor]:
     """``vimzoo::scan_paths`` as a node ``vimzoo::ScanPaths``; the second output, the saved states, is empty.
 
     The node's inputs are in the order of `vimzoo.exporting.scan_function.INPUTS`.
 
     Args:
         arguments: those of the operator, which are the fields of `ScanCall` and ``backend``, which is ignored.
+        planes: Give the node ``x (K, B, L, D)`` and the rows likewise where each direction has its own.
     """
     call = ScanCall(*arguments[: len(ScanCall.names())])
     work = compute_dtype(call.x)
     rates, dt_weight = (p.to(work).transpose(1, 2) for p in (call.A, call.dt_weight))
     height, width = (torch.scalar_tensor(side, dtype=torch.int64) for side in (call.height, call.width))
     skip = None if call.D is None else call.D.to(work)
+    planes = planes and call.x.dim() == 4
+    x, rows = (each.permute(2, 0, 1, 3) if planes else each for each in (call.x, call.rows))
     inputs = [
-        call.x,
-        call.rows,
+        x,
+        rows,
         rates,
         dt_weight,
         call.dt_bias.to(work),
@@ -47,10 +50,17 @@ def scan_paths(*arguments: Any) -> tuple[Tensor, Tensor]:
         call.table,
     ]
     attributes: dict[str, Any] = {"codes": call.codes, "merge": int(call.merge)}
+    if planes:
+        attributes["planes"] = 1
     y = torch.onnx.ops.symbolic(
         "vimzoo::ScanPaths", inputs, attributes, dtype=call.x.dtype, shape=call.output_shape, version=1
     )
     return y, empty(call.x)
+
+
+def scan_planes(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """`scan_paths` for our own operator in OpenVINO, with the directions of ``(B, L, K, D)`` before the images."""
+    return scan_paths(*arguments, planes=True)
 
 
 def scan_carried(*arguments: Any) -> tuple[Tensor, ...]:
@@ -78,6 +88,24 @@ def causal_conv1d(*arguments: Any) -> Tensor:
         y = F.conv2d(padded, kernel, bias, groups=len(kernel)).squeeze(2).transpose(1, 2)
         outputs.append(F.silu(y) if call.activation == "silu" else y)
     return torch.stack(outputs, 2).to(call.x.dtype)
+
+
+def causal_conv1d_node(*arguments: Any) -> Tensor:
+    """``vimzoo::causal_conv1d`` as a node ``vimzoo::CausalConv1d``, our own operator in OpenVINO."""
+    inputs = arguments[: len(ConvCall.names())]
+    call = ConvCall(*filled(inputs, len(ConvCall.names())))
+    work = compute_dtype(call.x)
+    given = [call.x, call.weight.to(work), None if call.bias is None else call.bias.to(work)]
+    attributes: dict[str, Any] = {
+        "reverse": list(map(int, call.reverse)),
+        "silu": int(call.activation == "silu"),
+    }
+    batch, length, channels = call.x.shape
+    y = torch.onnx.ops.symbolic(
+        "vimzoo::CausalConv1d", given[: 3 - (call.bias is None)], attributes, dtype=call.x.dtype,
+        shape=(call.directions, batch, length, channels), version=1,
+    )  # fmt: skip
+    return y.permute(1, 2, 0, 3)
 
 
 def add_norm(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -144,3 +172,10 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.sort.stable: stable_sort,
 }
 """Decompositions, for ``ExportedProgram.run_decompositions``, of the operators that exporters do not know."""
+
+FOR_OPENVINO: dict[Any, Callable[..., Any]] = {
+    **DECOMPOSITIONS,
+    torch.ops.vimzoo.scan_paths.default: scan_planes,
+    torch.ops.vimzoo.causal_conv1d.default: causal_conv1d_node,
+}
+"""The same for files that OpenVINO reads with our operators."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from .record import Opened, Run, Runtime, Shapes
 EXACT = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 """OpenVINO rounds the activations of products with weights of 8 bits by default, and without a message."""
 
+ACTIVATIONS = {"ScanPaths": (0, 1), "CausalConv1d": (0,), "Depthwise": (0,), "Norm": (0,)}
+"""Our operators' inputs that are activations, besides the gate; the rest are parameters and sizes."""
+BLIND = ("Convert", "ShapeOf")
+"""Operators that take any dtype and whose result it does not change."""
+
 
 def compiled(model: Any, core: Any, shapes: Shapes | None, precision: str = "f32") -> Run:
     """A model that OpenVINO has read, on the CPU, with as many threads as torch uses.
@@ -27,6 +33,8 @@ def compiled(model: Any, core: Any, shapes: Shapes | None, precision: str = "f32
     """
     if shapes is not None:
         model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
+    if precision == "bf16":
+        in_bfloat16(model)
     options = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -38,6 +46,65 @@ def compiled(model: Any, core: Any, shapes: Shapes | None, precision: str = "f32
         return torch.from_numpy(request([each.numpy() for each in inputs])[0].copy())
 
     return run
+
+
+def in_bfloat16(model: Any) -> None:
+    """Have our operators in a model, and all between them, read and write bfloat16.
+
+    The hint ``bf16`` asks this of OpenVINO's own operators. By itself OpenVINO runs operators of others in the dtype of
+    the file, with a conversion before and after each.
+
+    Args:
+        model: An ``openvino.Model``, which is changed.
+    """
+    from openvino import Type, opset13
+
+    narrow, wide, nodes = Type.bf16, Type.f32, model.get_ordered_ops()
+    after, before = _reached(nodes, forward=True), _reached(nodes[::-1], forward=False)
+    between = after & before
+    for node in nodes:
+        if node.get_name() not in between:
+            continue
+        for place in _activations(node):
+            value = node.input_value(place)
+            if value.get_element_type() == wide:
+                node.input(place).replace_source_output(opset13.convert(value, narrow).output(0))
+        node.validate_and_infer_types()
+    for node in nodes:
+        outputs = node.outputs() if node.get_name() in between else []
+        for output in (each for each in outputs if each.get_element_type() == narrow):
+            readers = [
+                reader
+                for reader in output.get_target_inputs()
+                if reader.get_node().get_name() not in between
+                and reader.get_node().get_type_name() not in BLIND
+            ]
+            widened = opset13.convert(output, wide).output(0) if readers else None
+            for reader in readers:
+                reader.replace_source_output(widened)
+
+
+def _reached(nodes: Sequence[Any], *, forward: bool) -> set[str]:
+    """The names of our operators and of those that come after them, or before them."""
+    names: set[str] = set()
+    for node in nodes:
+        if forward:
+            near = [value.get_node() for value in node.input_values()]
+        else:
+            near = [reader.get_node() for output in node.outputs() for reader in output.get_target_inputs()]
+        if node.get_type_name() in ACTIVATIONS or any(each.get_name() in names for each in near):
+            names.add(node.get_name())
+    return names
+
+
+def _activations(node: Any) -> Sequence[int]:
+    """The inputs of an operator that are not parameters or sizes of one of ours."""
+    places = ACTIVATIONS.get(node.get_type_name())
+    if places is None:
+        return range(node.get_input_size())
+    given = node.get_attributes()
+    gate = 7 + given["skip"] if "skip" in given else 2 + given.get("bias", False)
+    return (*places, gate) if given.get("gate") else places
 
 
 def load_inlined(path: Path, shapes: Shapes | None = None) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,31 @@ def save_onnx(
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is missing.
     """
-    from ..quantized import needed_opset, write_products
-    from ..scan_function.attach import attach_functions, fold
+    from ..scan_function.attach import attach_functions
 
-    lowered = program.run_decompositions(DECOMPOSITIONS)
+    written = translate(program, inputs, DECOMPOSITIONS)
+    attach_functions(written.model)
+    written.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
+    written.save(path)
+
+
+def translate(
+    program: ExportedProgram, inputs: Sequence[str], decompositions: Mapping[Any, Callable[..., Any]]
+) -> torch.onnx.ONNXProgram:
+    """A program in ONNX, in which our nodes have no meaning yet.
+
+    Args:
+        program, inputs: As in `save_onnx`.
+        decompositions: Of the operators that PyTorch's exporter does not know.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is missing.
+    """
+    from ..quantized import needed_opset, write_products
+    from ..scan_function.attach import fold
+
     written = torch.onnx.export(
-        lowered,
+        program.run_decompositions(dict(decompositions)),
         dynamo=True,
         input_names=list(inputs),
         output_names=["output"],
@@ -49,15 +68,12 @@ def save_onnx(
         verbose=False,
     )
     assert written is not None
-    model = written.model
-    for node in model.graph.all_nodes():
+    for node in written.model.graph.all_nodes():
         # Stack traces with the paths of this machine, hundreds of kilobytes
         node.metadata_props.clear()
-    write_products(model)
-    fold(model)
-    attach_functions(model)
-    model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
-    written.save(path)
+    write_products(written.model)
+    fold(written.model)
+    return written
 
 
 def inline(path: Path, to: Path) -> None:

@@ -1,4 +1,4 @@
-"""OpenVINO's IR files, in which each scan is our operator."""
+"""OpenVINO's IR files, in which scans, causal and depthwise convolutions and norms are our operators."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from tempfile import TemporaryDirectory
 from vimzoo.models.inputs import input_names
 from vimzoo.ops.runtime.openvino import openvino_extension
 
+from ..lowering import FOR_OPENVINO
 from ..openvino import EXACT, load_with_our_scan
 from ..program import to_program
 from ..record import Format, Runtime, Source
-from .onnx import save_onnx
+from .onnx import translate
 
 
 def _save(source: Source, path: Path) -> None:
     import openvino
+
+    from ..own_operators import use_own_operators
 
     core = openvino.Core()
     core.add_extension(str(openvino_extension()))
     program = to_program(source.model, source.example, dynamic_size=source.dynamic_size)
     with TemporaryDirectory() as folder:
         onnx_file = Path(folder) / "model.onnx"
-        save_onnx(program, onnx_file, source.metadata, input_names(source.model))
+        written = translate(program, input_names(source.model), FOR_OPENVINO)
+        use_own_operators(written.model)
+        written.save(onnx_file)
         model = core.read_model(onnx_file)
         for key, value in source.metadata.items():
             model.set_rt_info(json.dumps(value), ["vimzoo", key])  # `open_with_our_scan` reads it
@@ -38,7 +43,7 @@ FORMAT = Format(
     save=_save,
     load=load_with_our_scan,
     runs_with="OpenVINO, after `core.add_extension(vimzoo.openvino_extension())`",
-    operators="OpenVINO's; the scan is ours",
+    operators="OpenVINO's; scans, causal and depthwise convolutions and norms are ours",
     requires=("onnx", "onnxscript", "onnxruntime", "openvino"),
     extra="openvino",
     companions=(".bin",),

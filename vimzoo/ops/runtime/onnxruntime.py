@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .extensions import Extension, built, planned
 
-HEADERS = ("onnxruntime/interface.h", "selective_scan/arguments.h", "selective_scan/scan_call.h")
+HEADERS = ("onnxruntime/interface.h", "selective_scan/arguments.h", "selective_scan/kernel_calls.h")
 
 
 @cache

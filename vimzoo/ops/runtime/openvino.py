@@ -1,4 +1,4 @@
-"""The library that gives OpenVINO our scan as an operator."""
+"""The library that gives OpenVINO our scan, causal and depthwise convolutions and norms as operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINKED = ("openvino", "openvino_onnx_frontend", "tbb")
 
 @cache
 def openvino_extension() -> Path:
-    """The library with the operator ``vimzoo::ScanPaths``, for ``openvino.Core.add_extension``.
+    """The library with our operators, for ``openvino.Core.add_extension``.
 
     It is built by the first call, in a few seconds, and kept in the cache folder (``VIMZOO_CACHE``) for as long as
     OpenVINO and the scan's library stay the same. It uses the CPU kernels that were built with this package.
@@ -39,8 +39,8 @@ def plan() -> Extension:
     spec = util.find_spec("openvino")
     wheel = Path((spec and spec.origin) or "missing/openvino").parent
     links = [found for name in LINKED for found in sorted((wheel / "libs").glob(f"lib{name}.so.*"))[:1]]
-    headers = ("selective_scan/arguments.h", "selective_scan/scan_call.h")
-    extension = planned("openvino", "scan_extension.cpp", headers, includes=[wheel / "include"], links=links)
+    headers = ("selective_scan/arguments.h", "selective_scan/kernel_calls.h")
+    extension = planned("openvino", "extension.cpp", headers, includes=[wheel / "include"], links=links)
     if len(links) < len(LINKED):
         raise UsageError(f"openvino_extension: expected Linux libraries {LINKED} in {wheel / 'libs'}")
     return extension
