@@ -36,7 +36,8 @@ def readme_table(results: Results) -> str:
             best, beside = times[pair, px, dtype, ours, "PyTorch"], times.get((pair, px, dtype, ours, INSIDE))
             theirs = {runtime: times.get((pair, px, dtype, peer, runtime)) for runtime in runtimes}
             ratios = [ms and ms / best for ms in theirs.values()]
-            ratios += [beside and theirs["OpenVINO"] / beside] * inside
+            both = theirs.get("OpenVINO")
+            ratios += [both / beside if both and beside else None] * inside
             known = cells.setdefault((ours, px, dtype), [])
             known += [None] * (len(header) - 3 - len(columns) - len(known)) + ratios
             peers[ours] = peer
