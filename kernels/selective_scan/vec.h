@@ -150,24 +150,28 @@ INLINE vf logistic(vf x, const int narrow) {
 INLINE vf sigmoid_vf(vf x) { return logistic(x, 0); }
 INLINE vf silu_vf(vf x, const int narrow) { return x * logistic(x, narrow); }
 
-/* gelu(x) = x (1 - erfc(x / sqrt(2)) / 2), by Abramowitz and Stegun 7.1.26: error of erfc 1.5e-7. For values that go into 8
- * or 11 bits, `narrow`, x (1/2 + x p(x^2)) within 4.4 of zero, and x or zero beyond: error 4.5e-5, near zero relative to x. */
+/* gelu(x) = x (1/2 + x r(x^2)) within some distance of zero, and x or zero beyond: r is a quotient of polynomials, error
+ * 2e-8 before rounding; for values that go into 8 or 11 bits, `narrow`, a polynomial, error 4.5e-5, near zero relative to x. */
 INLINE vf gelu_vf(vf x, const int narrow) {
+    const float end = narrow ? 4.4f : 5.4f;
+    const vf above = at_least(splat(-end), x), near = at_most(splat(end), above), square = near * near;
     if (narrow) {
         const float c[] = {3.569272019e-11f, -3.753930447e-9f, 1.740812930e-7f, -4.724822777e-6f, 8.429281654e-5f,
                            -1.054993806e-3f, 9.643044239e-3f, -6.607647903e-2f, 3.987616442e-1f};
-        const vf above = at_least(splat(-4.4f), x), near = at_most(splat(4.4f), above), square = near * near;
-        vf p = square * c[0] + c[1];
+        vf r = square * c[0] + c[1];
 #pragma GCC unroll 7
-        for (int i = 2; i < 9; i++) p = p * square + c[i];
-        return above * (p * near + 0.5f);
+        for (int i = 2; i < 9; i++) r = r * square + c[i];
+        return above * (r * near + 0.5f);
     }
-    const vf z = (vf)((vi)x & 0x7fffffff) * 0.70710678f, t = reciprocal_vf(1.0f + 0.3275911f * z);
-    vf p = 1.061405429f * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = (p * t + 0.254829592f) * t * exp2_vf(z * z * -LOG2E, 0) * 0.5f;
-    return x * select_vf((vi)x < 0, p, 1.0f - p);
+    const float over[] = {2.277693948e-8f, 6.490400752e-6f, 1.762664328e-4f, 4.722401003e-3f, 3.449208987e-2f, 3.989420544e-1f};
+    const float under[] = {1.208663362e-6f, 7.651040663e-5f, 1.925492565e-3f, 2.902790821e-2f, 2.531231309e-1f, 1.0f};
+    vf n = square * over[0] + over[1], d = square * under[0] + under[1];
+#pragma GCC unroll 4
+    for (int i = 2; i < 6; i++) {
+        n = n * square + over[i];
+        d = d * square + under[i];
+    }
+    return above * (n * near * reciprocal_vf(d) + 0.5f);
 }
 
 INLINE float sum_vf(vf v) {

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vimzoo.layers import SS2D, CausalConv, VSSBlock
 from vimzoo.layers.mambair import RestorationBlock
 from vimzoo.layers.map_embed import MapDownsample, MapStem
-from vimzoo.layers.plain import apply_conv, apply_norm
+from vimzoo.layers.plain import apply_conv, apply_norm, convolved
 from vimzoo.ops import inference, linear, mixers, use_backend
 from vimzoo.ops.runtime import native
 
@@ -79,6 +79,21 @@ def test_depthwise(height: int, width: int, channels: int, dtype: torch.dtype, u
             assert error(apply_conv(layer, x, nn.SiLU()), F.silu(truth)) < DTYPES[dtype]
             assert error(apply_conv(layer, x, nn.GELU()), F.gelu(truth)) < DTYPES[dtype]
     assert used == ["depthwise"] * 12
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@torch.inference_mode()
+def test_convolutions_of_separate_patches(dtype: torch.dtype) -> None:
+    conv, x = nn.Conv2d(3, 20, (2, 4), (2, 4)).to(dtype), torch.randn(2, 3, 7, 22).to(dtype)
+    truth = nn.Conv2d(3, 20, (2, 4), (2, 4)).double()
+    truth.load_state_dict(conv.state_dict())
+    seen: list[Tensor] = []
+    for given in (x, x.mT.contiguous().mT, x[:, :, 1:]):
+        assert error(convolved(conv, given), truth(given.double())) < DTYPES[dtype]
+    conv.register_forward_hook(lambda layer, args, y: seen.append(y))
+    assert error(convolved(conv, x), truth(x.double())) < DTYPES[dtype] and len(seen) == 1
+    with pytest.raises(RuntimeError):
+        convolved(conv, x[:, :2])
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import vimzoo
 import vimzoo.quantization
-from vimzoo.layers import SS2D, BiMamba, BiMambaBlock, VSSBlock
+from vimzoo.layers import SS2D, AddNorm, BiMamba, BiMambaBlock, VSSBlock
 from vimzoo.layers.mambair import RestorationBlock
 from vimzoo.layers.mlp import Mlp
 from vimzoo.layers.quantized import QuantizedLinear
@@ -285,6 +285,17 @@ def test_vims_blocks_in_a_row_give_what_each_gives(calls: list[str]) -> None:
     for found, wanted in zip(in_a_row, [(0, 2, 3, 4), (4,), (4, 4)], strict=True):
         for pair, i in zip(found, wanted, strict=True):
             assert torch.equal(pair[0], taps[i][0]) and torch.equal(pair[1], taps[i][1])
+
+
+@torch.inference_mode()
+def test_vims_last_norm_runs_with_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = timm.create_model("test_vim", depth=3).eval(), []
+    image = torch.randn(2, *model.default_cfg["input_size"])
+    with monkeypatch.context() as patch:
+        patch.setattr(AddNorm, "forward", None)
+        found = model(image)
+    model.norm.register_forward_hook(lambda *args: seen.append(args))
+    assert error(model(image), found) < 5e-6 and len(seen) == 1
 
 
 @torch.inference_mode()

@@ -302,7 +302,8 @@ class BiMambaBlock(nn.Module):
 
 
 def prepare_blocks(blocks: Iterable[Any], x: Tensor, residual: Tensor | None) -> list[Ready]:
-    """Successive blocks in inference, of which ``x`` and ``residual`` are the first one's; none where one cannot be.
+    """Successive blocks, and norms, in inference, of which ``x`` and ``residual`` are the first one's; none where one
+    cannot be.
 
     After a kernel, which empties the caches, Python takes several times as long for the same. So all is prepared before
     the first one runs.
@@ -310,7 +311,7 @@ def prepare_blocks(blocks: Iterable[Any], x: Tensor, residual: Tensor | None) ->
     found: list[Ready] = []
     for block in blocks if runs_in_one_call(x) else ():
         known = is_plain(block, BiMambaBlock) and passes_on(block._modules["drop_path"])
-        ready = block.prepare(x, residual) if known else None
+        ready = block.prepare(x, residual) if known or is_plain(block, AddNorm) else None
         if ready is None:
             return []
         if residual is None:

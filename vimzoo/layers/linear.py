@@ -61,8 +61,8 @@ def passes_on(drop_path: Any) -> bool:
 
 def tensor_of(layer: nn.Module, name: str) -> Any:
     """``layer.NAME``, without the detour by which a module finds its parameters."""
-    found = layer._parameters.get(name)
-    return getattr(layer, name) if found is None else found
+    own = layer._parameters
+    return own[name] if name in own else getattr(layer, name)
 
 
 def calls_are_watched() -> bool:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from vimzoo.ops import add_norm
+from vimzoo.ops.mixers import Norm, Ready, prepare_norm
 
 from .checks import check_sizes, check_tokens
+from .linear import tensor_of
 
 
 class AddNorm(nn.Module):
@@ -68,6 +70,11 @@ class AddNorm(nn.Module):
             rms=self.rms,
             residual_in_fp32=self.residual_in_fp32,
         )
+
+    @torch.jit.ignore
+    def prepare(self, x: Tensor, residual: Tensor | None) -> Ready | None:
+        """The norm where `runs_in_one_call`, for tokens and a stream like these; ``None`` if it has to be called."""
+        return prepare_norm(x, Norm(self.weight, tensor_of(self, "bias"), self.eps, self.rms), residual)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, norm={'rms' if self.rms else 'layer'}, eps={self.eps}"

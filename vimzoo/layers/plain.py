@@ -83,6 +83,8 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
 def convolved(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)`` of a map with channels first; in float32 where torch's convolution of its dtype is much slower.
 
+    In inference a convolution of separate patches is a matrix product.
+
     Args:
         layer: Any module from ``(B, I, H, W)`` to ``(B, O, H', W')``, or the same of volumes.
         x: ``(B, I, H, W)``.
@@ -90,20 +92,40 @@ def convolved(layer: nn.Module, x: Tensor) -> Tensor:
     Returns:
         ``(B, O, H', W')``.
     """
-    if (
-        WIDENED
-        and is_plain(layer, nn.Conv2d)
-        and layer.padding_mode == "zeros"
-        and is_widened(x, layer.weight, layer.bias)  # type: ignore[arg-type]
-        and not functions_are_replaced()
-    ):
-        bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    if not is_plain(layer, nn.Conv2d) or layer.padding_mode != "zeros" or functions_are_replaced():
+        return layer(x)
+    conv: Any = layer
+    weight, bias = conv.weight, conv.bias
+    if inference.can_infer(x, weight, bias) and _cuts_patches(conv, x):
+        (down, right), (batch, channels) = conv.stride, x.shape[:2]
+        height, width = x.shape[2] // down, x.shape[3] // right
+        patches = x[:, :, : height * down, : width * right].reshape(
+            batch, channels, height, down, width, right
+        )
+        rows = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, height, width, -1)
+        return linear(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
+    if WIDENED and is_widened(x, weight, bias):
         y = F.conv2d(
-            x.float(), layer.weight.float(), None if bias is None else bias.float(), layer.stride, layer.padding,
-            layer.dilation, layer.groups,
-        )  # type: ignore[call-overload,operator,misc]  # fmt: skip
+            x.float(), weight.float(), None if bias is None else bias.float(), conv.stride, conv.padding,
+            conv.dilation, conv.groups,
+        )  # fmt: skip
         return y.to(x.dtype)
     return layer(x)
+
+
+def _cuts_patches(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether a convolution maps patches of a map with channels first that do not overlap and have rows to copy."""
+    return (
+        conv.stride == conv.kernel_size
+        and conv.stride[1] >= 4
+        and conv.dilation == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+        and x.dim() == 4
+        and x.is_contiguous()
+        and x.shape[1] == conv.in_channels
+        and min(x.shape[2] // conv.stride[0], x.shape[3] // conv.stride[1]) > 0
+    )
 
 
 def is_layer_norm(layer: nn.Module | None, width: int) -> bool:

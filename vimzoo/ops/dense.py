@@ -4,9 +4,10 @@ On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to one
 (``benchmarks/results/*/cpu_linear.json``) oneDNN's float32 kernels are twice as fast as MKL's on AMD's Zen 5 and equal
 on Zen 4, so float32 uses oneDNN too. Where oneDNN has no products of bfloat16 or float16, which is so without AVX-512,
 torch falls back to a loop that takes several times as long as the product in float32. There operands are widened, and
-the result is rounded once, as in torch's loop. With AVX2 alone the native library's own product beats oneDNN's for up
-to a few thousand rows, so inference uses it (``kernels/product``). Tracers, the compiler, dispatch modes such as FLOP
-counters, tensor subclasses, forward-mode AD and the transforms of `torch.func` see ``torch.nn.functional.linear``.
+the result is rounded once, as in torch's loop. With AVX2 and AVX-512 the native library's own product is as fast as
+oneDNN's or faster for up to a few thousand rows, so inference uses it (``kernels/product``). Tracers, the compiler,
+dispatch modes such as FLOP counters, tensor subclasses, forward-mode AD and the transforms of `torch.func` see
+``torch.nn.functional.linear``.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight^T + bias``, with one weight, or one per direction.
 
-    The product is torch's own whichever backend is chosen or forced, except in inference on a processor with AVX2 and
-    without AVX-512, where it is the native library's unless another backend than ``cpu`` is forced.
+    The product is torch's own whichever backend is chosen or forced, except in inference on a processor with AVX2 or
+    AVX-512, where it is the native library's unless another backend than ``cpu`` is forced.
 
     Args:
         x: ``(..., I)``; with a weight per direction ``(B, L, K, I)``.
@@ -75,6 +76,8 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 _onednn_linear = torch.ops.mkldnn._linear_pointwise.default if _HAS_ONEDNN else None
 
 
+_HAS_TILES = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+"""Whether oneDNN multiplies tiles of 16 bits (AMX)."""
 FEWEST_ROWS = 4
 """Rows from which on a product of widened operands is faster than torch's loop."""
 
@@ -92,12 +95,12 @@ def _without_onednn() -> frozenset[torch.dtype]:
 WIDENED = _without_onednn()
 """Dtypes of products and convolutions that are computed in float32."""
 OWN_ROWS, OWN_DEPTH = range(4, 4097), 32
-"""Rows, and the least depth, of products for which the native library is faster than oneDNN with AVX2."""
+"""Rows, and the least depth, of products for which the native library is not slower than oneDNN."""
 
 
 def _own_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """``x weight^T + bias`` by the native library in inference, or ``None`` where torch's product has to run."""
-    if native.load()[1] != "avx2" or not can_infer(x, weight, bias):
+    if not can_infer(x, weight, bias) or not native.require().product_takes(DTYPES[x.dtype]) or _HAS_TILES:
         return None
     (columns, depth), rows = weight.shape, x.shape[:-1].numel()
     dense = weight.is_contiguous() and (bias is None or bias.is_contiguous())

@@ -1,4 +1,4 @@
-"""Mixers and MLPs in inference on the CPU, each in one call of C: see ``kernels/mixer`` and ``kernels/product``.
+"""Mixers, MLPs and norms in inference on the CPU, each in one call of C: see ``kernels/mixer`` and ``kernels/product``.
 
 Their matrix products are our own, which there are with AVX2 and AVX-512. Nothing is prepared and kept: C reads the
 parameters as they are at each call.
@@ -22,7 +22,7 @@ from .runtime.abi import CONSTANTS, DTYPES, address
 from .runtime.contract import MOST_REMEMBERED
 from .runtime.strides import direction_stride
 
-__all__ = ["FeedForward", "Mixer", "Norm", "Ready", "prepare", "prepare_mlp", "run", "takes"]
+__all__ = ["FeedForward", "Mixer", "Norm", "Ready", "prepare", "prepare_mlp", "prepare_norm", "run", "takes"]
 
 
 class Mixer(NamedTuple):
@@ -358,3 +358,31 @@ def prepare_mlp(x: Tensor, m: FeedForward, norm: Norm | None = None, add: bool =
         return _mlp_arguments(*fixed, address(x), address(x) if add else 0, address(out))
 
     return Ready("mlp_forward", packed, None, (tensors, first, second))
+
+
+def prepare_norm(x: Tensor, norm: Norm, residual: Tensor | None) -> Ready | None:
+    """A norm of ``x``, or of ``x + residual``, likewise; it writes no stream.
+
+    Args:
+        x: ``(..., C)``.
+        norm: The norm.
+        residual: The shape of ``x``.
+
+    Returns:
+        As `prepare`.
+    """
+    found = _read((*norm[:2], residual), x.dtype, wide=(2,)) if takes(x) else None
+    shapes = (x.shape[-1:], x.shape[-1:], x.shape)
+    if found is None or not all([s is None or s == t for s, t in zip(found[1], shapes, strict=True)]):
+        return None
+    weight, bias = native.float_parameter(norm.weight), native.float_parameter(norm.bias)
+    fixed = dict(
+        rows=x.numel() // x.shape[-1], channels=x.shape[-1], rms=int(norm.rms), eps=norm.eps,
+        threads=threads.for_work(0.5 * x.numel()), x_dtype=DTYPES[x.dtype], weight=address(weight),
+        bias=address(bias), residual_dtype=0 if residual is None else DTYPES[residual.dtype],
+    )  # fmt: skip
+
+    def packed(x: Tensor, residual: Tensor | None, out: Tensor, kept: Tensor | None) -> bytes:
+        return native.AddNormArgs(**fixed, x=address(x), residual=address(residual), out=address(out))
+
+    return Ready("add_norm_forward", packed, None, (weight, bias))

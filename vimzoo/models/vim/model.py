@@ -12,8 +12,10 @@ from timm.models import checkpoint
 from torch import Tensor, nn
 
 from vimzoo.layers import Add, AddNorm, BiMambaBlock, PatchEmbed
-from vimzoo.layers.bimamba import infer_blocks
+from vimzoo.layers.bimamba import infer_blocks, prepare_blocks
 from vimzoo.layers.checks import check_choice, check_rates, check_sizes, per_block
+from vimzoo.layers.linear import passes_on
+from vimzoo.ops.mixers import run
 from vimzoo.ops.runtime.library import is_inference
 
 from .._timm import feature_take_indices, update_model_input_size
@@ -346,8 +348,21 @@ class Vim(GridModel, SmallOnOneThread):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` -> all tokens after the last norm, ``(B, L, D)``, in sequence order."""
         x, grid = self._embed(x)
+        if not torch.jit.is_scripting():
+            y = self._in_a_row(x)
+            if y is not None:
+                return y
         x, residual, _ = self._forward_blocks(x, grid, [], len(self.blocks))
         return self.norm(self.drop_path(x), residual)[0]
+
+    @torch.jit.ignore
+    def _in_a_row(self, x: Tensor) -> Tensor | None:
+        """All blocks and the last norm in inference on the CPU; ``None`` where they have to be called."""
+        own = type(self)._forward_blocks is Vim._forward_blocks and passes_on(self.drop_path)
+        ready = (
+            prepare_blocks([*self.blocks, self.norm], x, None) if own and not self.grad_checkpointing else []
+        )
+        return run(ready, x)[0] if ready else None
 
     def pool(self, x: Tensor) -> Tensor:
         """Tokens ``(B, L, D)`` -> ``(B, D)``; all of them with ``global_pool=""``."""
