@@ -33,7 +33,14 @@ from vimzoo.exporting.openvino import load_inlined, load_with_our_scan
 Run = Callable[[Tensor], Tensor]
 MODELS = {"vim_tiny_patch16_224": 224, "vmamba_tiny_s1l8": 224, "mambair_light_x2": 64, "vim_digits": 16}
 """Models and the pixels of a side of their images."""
-WRITTEN = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2", "aoti": ".aoti.pt2"}
+WRITTEN = {
+    "onnx": ".onnx",
+    "onnxruntime": ".own.onnx",
+    "openvino": ".xml",
+    "torchscript": ".ts",
+    "pt2": ".pt2",
+    "aoti": ".aoti.pt2",
+}
 """Formats to write, and the suffixes of their files."""
 
 
@@ -62,31 +69,29 @@ def runs(
     name: str, folder: Path, earlier: Path | None, shape: tuple[int, ...]
 ) -> dict[tuple[str, str], tuple]:
     """Runtime and variant -> the file and how it is run."""
-    onnx_file = folder / f"{name}.onnx"
-    found: dict[tuple[str, str], tuple[Path, Run]] = {
-        (runtime, "onnx"): (onnx_file, load())
-        for runtime, load in (
-            ("onnxruntime", lambda: exporting.load(onnx_file, "onnx")),
-            ("onnxruntime with our scan", lambda: open_onnx(onnx_file, vimzoo.onnxruntime_extension()).run),
-            ("OpenVINO", lambda: load_inlined(onnx_file)),
-            ("OpenVINO, one size", lambda: load_inlined(onnx_file, (shape,))),
-            ("OpenVINO with our scan", lambda: load_with_our_scan(onnx_file)),
-            ("OpenVINO with our scan, one size", lambda: load_with_our_scan(onnx_file, (shape,))),
-            (
-                "OpenVINO with our scan, one size, bfloat16",
-                lambda: load_with_our_scan(onnx_file, (shape,), "bf16"),
-            ),
-        )
+    files = {kind: folder / f"{name}{suffix}" for kind, suffix in WRITTEN.items()}
+    library = vimzoo.onnxruntime_extension()
+    loads: dict[tuple[str, str], Callable[[Path], Run]] = {
+        ("onnxruntime", "onnx"): lambda file: exporting.load(file, "onnx"),
+        ("onnxruntime with our scan", "onnx"): lambda file: open_onnx(file, library).run,
+        ("onnxruntime with our scan", "onnxruntime"): lambda file: open_onnx(file, library).run,
+        ("OpenVINO", "onnx"): load_inlined,
+        ("OpenVINO, one size", "onnx"): lambda file: load_inlined(file, (shape,)),
+        ("OpenVINO with our scan", "openvino"): load_with_our_scan,
+        ("OpenVINO with our scan, one size", "openvino"): lambda file: load_with_our_scan(file, (shape,)),
+        ("OpenVINO with our scan, one size, bfloat16", "openvino"): lambda file: load_with_our_scan(
+            file, (shape,), "bf16"
+        ),
     }
+    found = {key: (files[key[1]], load(files[key[1]])) for key, load in loads.items()}
     if (small := folder / f"{name}.int8.onnx").is_file():
         found["onnxruntime with our scan", "onnx, int8"] = (
             small,
-            open_onnx(small, vimzoo.onnxruntime_extension()).run,
+            open_onnx(small, library).run,
         )
     for kind, runtime in (("pt2", "PyTorch"), ("torchscript", "TorchScript"), ("aoti", "AOTInductor")):
-        path = folder / f"{name}{WRITTEN[kind]}"
-        if path.is_file():
-            found[runtime, kind] = path, exporting.load(path, kind)
+        if files[kind].is_file():
+            found[runtime, kind] = files[kind], exporting.load(files[kind], kind)
     if earlier is not None:
         path = earlier / f"{name}.onnx"
         found["onnxruntime", "onnx, earlier version"] = path, exporting.load(path, "onnx")
@@ -125,7 +130,8 @@ def measure_model(
         if key in forms:
             path, run = forms[key]
             seconds = Path(f"{path}.seconds")
-            row["mb"] = path.stat().st_size / 1e6
+            weights = path.with_suffix(".bin") if path.suffix == ".xml" else None
+            row["mb"] = (path.stat().st_size + (weights.stat().st_size if weights else 0)) / 1e6
             row["difference"] = ((run(images).float() - want).abs().max() / want.std()).item()
             if seconds.is_file():
                 row["export_cpu_s"] = float(seconds.read_text())

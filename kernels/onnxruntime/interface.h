@@ -34,6 +34,7 @@ enum Place {
     AXES = 61,
     SHAPE = 62,
     TENSOR_INFO = 65,
+    ATTRIBUTE_FLOAT = 85,
     ATTRIBUTE = 86,
     INPUT_COUNT = 88,
     INPUT = 90,

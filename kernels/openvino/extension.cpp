@@ -96,14 +96,11 @@ private:
     }
 };
 
-enum { NANOSECONDS_EACH = 20000 }; /* of work pay for a thread, as those of OpenVINO are awake between operators */
-
-/* As many threads as OpenVINO has here, if there is work for them. */
-int64_t threads_for(double nanoseconds) {
-    return std::max<int64_t>(1, std::min<int64_t>(tbb::this_task_arena::max_concurrency(), int64_t(nanoseconds / NANOSECONDS_EACH)));
-}
-bool finished(int short_of_memory) {
-    if (!short_of_memory) return true;
+/* On as many threads as OpenVINO has here, if there is work for them. */
+template <class Arguments> bool run(int (*kernel)(const Arguments *), Arguments &call) {
+    const auto shares = int64_t(vimzoo::nanoseconds(call) / vimzoo::GRAIN_THERE);
+    call.threads = std::max<int64_t>(1, std::min<int64_t>(tbb::this_task_arena::max_concurrency(), shares));
+    if (!kernel(&call)) return true;
     vimzoo_forget_shortage();
     throw std::bad_alloc();
 }
@@ -148,11 +145,7 @@ public:
             batch, length, x.get_shape().size() == 4 ? axis(x, each) : 1, channels, axis(rows, each), last_axis(rows),
             axis(inputs[2], 2), axis(inputs[3], 2), steps, whole_number(inputs[5]), whole_number(inputs[6]), axis(inputs[2], 0),
             axis(inputs[3], 0), axis(inputs[4], 0), s.skip ? axis(inputs[FIRST_OPTIONAL], 0) : 1};
-        auto call = vimzoo::scan_of(sizes, number_of(x), s.codes, s.merge);
-        if (s.planes) {
-            call.x_l = channels, call.x_b = length * call.x_l, call.x_k = batch * call.x_b;
-            call.r_l = sizes.row_width, call.r_b = length * call.r_l, call.r_k = batch * call.r_b;
-        }
+        auto call = vimzoo::scan_of(sizes, number_of(x), s.codes, s.merge, s.planes);
         call.x = data_of(x), call.x_dbl = data_of(rows);
         call.A = floats_of(inputs, 2), call.dt_weight = floats_of(inputs, 3), call.dt_bias = floats_of(inputs, 4);
         size_t next = FIRST_OPTIONAL;
@@ -165,8 +158,7 @@ public:
         if (s.merge) out.set_shape({size_t(batch), size_t(length), size_t(channels)});
         else out.set_shape({size_t(batch), s.codes.size(), size_t(steps), size_t(channels)});
         call.out = (char *)out.data();
-        call.threads = threads_for(vimzoo::nanoseconds(call));
-        return finished(vimzoo_scan_paths_forward(&call));
+        return run(vimzoo_scan_paths_forward, call);
     }
 
     /* Rates (K, N, D) and dt_weight (K, R, D) have the channels last in ONNX files. */
@@ -217,8 +209,7 @@ public:
         call.weight = floats_of(inputs, 1), call.bias = floats_of(inputs, 2);
         out.set_shape({s.reverse.size(), size_t(call.batch), size_t(call.length), size_t(call.channels)});
         call.out = (char *)out.data();
-        call.threads = threads_for(0.15 * double(out.get_size() * call.taps));
-        return finished(vimzoo_causal_conv1d_forward(&call));
+        return run(vimzoo_causal_conv1d_forward, call);
     }
 
     static Nodes translate(const Given &node) {
@@ -249,8 +240,7 @@ public:
         call.weight = floats_of(inputs, 1), call.bias = floats_of(inputs, 2);
         out.set_shape({size_t(call.batch), size_t(call.height), size_t(call.width), size_t(call.channels)});
         call.out = (char *)out.data();
-        call.threads = threads_for(0.3 * double(out.get_size()));
-        return finished(vimzoo_depthwise_forward(&call));
+        return run(vimzoo_depthwise_forward, call);
     }
 
     static Nodes translate(const Given &node) {
@@ -290,8 +280,7 @@ public:
         call.x = data_of(x), call.weight = floats_of(inputs, 1), call.out = (char *)out.data();
         if (s.bias) call.bias = floats_of(inputs, 2);
         if (s.gate) call.gate = data_of(inputs.back(), s.first), call.gate_row = last_axis(inputs.back());
-        call.threads = threads_for(0.5 * double(x.get_size()));
-        return finished(vimzoo_add_norm_forward(&call));
+        return run(vimzoo_add_norm_forward, call);
     }
 
     static Nodes translate(const Given &node) {

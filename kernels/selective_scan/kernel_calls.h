@@ -37,6 +37,8 @@ void vimzoo_borrow_threads(vimzoo::Runner, void *runtime);
 
 namespace vimzoo {
 
+enum { GRAIN_THERE = 20000 }; /* nanoseconds of work that justify a runtime's thread, which looks for work between operators */
+
 /* While it lives, the kernels that this thread calls run their loops on the threads of a runtime; see kernels/threads/pool.c. */
 struct Borrowed {
     Borrowed(Runner run, void *runtime) { vimzoo_borrow_threads(run, runtime); }
@@ -52,14 +54,14 @@ template <class Arguments> Arguments zeroed() {
 }
 
 /* Sizes of dense tensors: x (batch, length, own, channels), x_dbl (batch, length, rows, row_width), own and rows the number
- * of directions or 1; the first axis of each parameter is the number of directions or 1. */
+ * of directions or 1, which with `planes` are the first axis of both; the first axis of each parameter is the number of directions or 1. */
 struct Sizes {
     int64_t batch, length, own, channels, rows, row_width, states, rank, steps, height, width;
     int64_t of_A, of_dt_weight, of_dt_bias, of_D;
 };
 
 /* The arguments but for the pointers. */
-inline scan_paths_args scan_of(const Sizes &sizes, int64_t dtype, const std::vector<int64_t> &codes, bool merge) {
+inline scan_paths_args scan_of(const Sizes &sizes, int64_t dtype, const std::vector<int64_t> &codes, bool merge, bool planes) {
     auto call = zeroed<scan_paths_args>();
     const int64_t channels = sizes.channels;
     call.batch = sizes.batch, call.length = sizes.length, call.channels = channels;
@@ -71,6 +73,10 @@ inline scan_paths_args scan_of(const Sizes &sizes, int64_t dtype, const std::vec
     call.x_k = sizes.own > 1 ? channels : 0, call.x_l = sizes.own * channels, call.x_b = sizes.length * call.x_l;
     call.r_k = sizes.rows > 1 ? sizes.row_width : 0, call.r_l = sizes.rows * sizes.row_width;
     call.r_b = sizes.length * call.r_l;
+    if (planes) {
+        call.x_l = channels, call.x_b = sizes.length * call.x_l, call.x_k = sizes.batch * call.x_b;
+        call.r_l = sizes.row_width, call.r_b = sizes.length * call.r_l, call.r_k = sizes.batch * call.r_b;
+    }
     call.z_l = channels, call.z_b = sizes.length * channels;
     call.A_k = sizes.of_A > 1 ? channels * sizes.states : 0;
     call.w_k = sizes.of_dt_weight > 1 ? channels * sizes.rank : 0;
@@ -79,10 +85,17 @@ inline scan_paths_args scan_of(const Sizes &sizes, int64_t dtype, const std::vec
     return call;
 }
 
-/* About what it takes. */
+/* About what calls take. */
 inline double nanoseconds(const scan_paths_args &call) {
     return (0.6 + 0.08 * double(call.states)) * double(call.batch * call.directions * call.steps * call.channels);
 }
+inline double nanoseconds(const causal_conv1d_args &call) {
+    return 0.15 * double(call.directions * call.batch * call.length * call.channels * call.taps);
+}
+inline double nanoseconds(const depthwise_args &call) {
+    return 0.3 * double(call.batch * call.height * call.width * call.channels);
+}
+inline double nanoseconds(const add_norm_args &call) { return 0.5 * double(call.rows * call.channels); }
 
 }  // namespace vimzoo
 

@@ -1,4 +1,4 @@
-"""onnxruntime with our scan as an operator: the same numbers, with any paths and threads.
+"""onnxruntime with our operators: the same numbers, with any paths and threads.
 
 tests/crossings has the like of OpenVINO.
 """
@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import vimzoo
+from vimzoo import exporting
 from vimzoo.errors import UsageError
+from vimzoo.exporting import running
 from vimzoo.ops.runtime import native
 
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra vimzoo[export]")
@@ -64,6 +67,40 @@ def test_it_is_used(library: Path, tmp_path: Path) -> None:
         kinds.append(Path(running.end_profiling()).read_text())
     assert '"op_name" : "Scan"' in kinds[0] and '"ScanPaths"' not in kinds[0]
     assert '"op_name" : "Scan"' not in kinds[1] and '"ScanPaths"' in kinds[1]
+
+
+@pytest.mark.parametrize("name", ["test_vim", "test_vmamba", "test_mambair"])
+def test_files_of_our_operators(name: str, library: Path, tmp_path: Path) -> None:
+    """The exporter compares them with PyTorch in several sizes; here with two threads, open, and without the library."""
+    (written,) = exporting.export(name, "onnxruntime", tmp_path / "model.own.onnx", random=True)
+    assert written.worst.difference <= exporting.BOUND
+    x = torch.rand(3, 3, 64, 64).numpy()
+    want, found = (session(written.path, library, threads).run(None, {"images": x})[0] for threads in (1, 2))
+    torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(want))
+
+
+def test_files_of_our_operators_in_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the library cannot be built they end in one line."""
+    written = exporting.Source(
+        nn.Sequential(Channels(), nn.LayerNorm(8)).eval(), torch.rand(2, 8, 4, 4), False, {}
+    )
+    exporting.FORMATS["onnxruntime"].save(written, tmp_path / "file.own.onnx")
+
+    def missing() -> Path:
+        raise UsageError("onnxruntime_extension: needs a C++ compiler")
+
+    running._library.cache_clear()
+    monkeypatch.setattr(running, "onnxruntime_extension", missing)
+    with pytest.raises(
+        UsageError, match=r"file\.own\.onnx: has operators of our own, .* needs a C\+\+ compiler"
+    ):
+        running.exported(str(tmp_path / "file.own.onnx"), "onnxruntime")
+    running._library.cache_clear()
+
+
+class Channels(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(0, 2, 3, 1)
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])

@@ -23,7 +23,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx.reference.op_run import OpRun  # noqa: E402
 
 from vimzoo.exporting.formats.onnx import translate  # noqa: E402
-from vimzoo.exporting.lowering import FOR_OPENVINO  # noqa: E402
+from vimzoo.exporting.lowering import WITH_OWN_OPERATORS  # noqa: E402
 from vimzoo.exporting.own_operators import use_own_operators  # noqa: E402
 
 
@@ -88,7 +88,7 @@ class ScanPaths(OpRun):
 def lowered(network: nn.Module, example: Tensor, dynamic_size: bool = True) -> Any:
     """The network as the format ``openvino`` gives it to OpenVINO."""
     program = exporting.to_program(network, example, dynamic_size=dynamic_size)
-    model = translate(program, ("images",), FOR_OPENVINO).model
+    model = translate(program, ("images",), WITH_OWN_OPERATORS).model
     use_own_operators(model)
     return model
 

@@ -169,7 +169,7 @@ def test_peft_adapts_x_proj_alone(name: str) -> None:
     torch.testing.assert_close(merged, after, rtol=1e-4, atol=3e-5 * float(before.std()))
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "onnxruntime"])
 @pytest.mark.parametrize("name", [*CLASSIFIERS, "test_mambair", "mambairv2"])
 def test_openvino_runs_every_family(name: str, kind: str, tmp_path: Path) -> None:
     """The command itself compares the file in OpenVINO, with open and with fixed sizes, and keeps no other."""

@@ -1,8 +1,9 @@
 """Models as files for ONNX's runtimes, OpenVINO, torch.export, AOTInductor and TorchScript.
 
-ONNX files hold standard operators only, with the scan as a function of them. OpenVINO's hold the scan, convolutions and
-norms as operators of a library of ours. The other formats keep the operators of `vimzoo.ops` as nodes, so that ``import vimzoo.ops`` is all
-that a process needs to run them at full speed. To add a format, add a module to `vimzoo.exporting.formats`.
+ONNX files hold standard operators only, with the scan as a function of them. Those for onnxruntime and for OpenVINO
+with our libraries hold the scan, convolutions and norms as operators of ours. The other formats keep the operators of
+`vimzoo.ops` as nodes, so that ``import vimzoo.ops`` is all that a process needs to run them at full speed. To add a
+format, add a module to `vimzoo.exporting.formats`.
 """
 
 from .check import BOUND, Check

@@ -59,7 +59,7 @@ def scan_paths(*arguments: Any, planes: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def scan_planes(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """`scan_paths` for our own operator in OpenVINO, with the directions of ``(B, L, K, D)`` before the images."""
+    """`scan_paths` for our own operator, with the directions of ``(B, L, K, D)`` before the images."""
     return scan_paths(*arguments, planes=True)
 
 
@@ -91,7 +91,7 @@ def causal_conv1d(*arguments: Any) -> Tensor:
 
 
 def causal_conv1d_node(*arguments: Any) -> Tensor:
-    """``vimzoo::causal_conv1d`` as a node ``vimzoo::CausalConv1d``, our own operator in OpenVINO."""
+    """``vimzoo::causal_conv1d`` as a node ``vimzoo::CausalConv1d``, our own operator."""
     inputs = arguments[: len(ConvCall.names())]
     call = ConvCall(*filled(inputs, len(ConvCall.names())))
     work = compute_dtype(call.x)
@@ -173,9 +173,9 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 }
 """Decompositions, for ``ExportedProgram.run_decompositions``, of the operators that exporters do not know."""
 
-FOR_OPENVINO: dict[Any, Callable[..., Any]] = {
+WITH_OWN_OPERATORS: dict[Any, Callable[..., Any]] = {
     **DECOMPOSITIONS,
     torch.ops.vimzoo.scan_paths.default: scan_planes,
     torch.ops.vimzoo.causal_conv1d.default: causal_conv1d_node,
 }
-"""The same for files that OpenVINO reads with our operators."""
+"""The same for files of our operators, which OpenVINO and onnxruntime run with our libraries."""

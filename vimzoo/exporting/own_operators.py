@@ -27,7 +27,7 @@ def use_own_operators(model: ir.Model) -> None:
     """Rewrite a model for our operators.
 
     Args:
-        model: As `vimzoo.exporting.lowering.FOR_OPENVINO` lowers it.
+        model: As `vimzoo.exporting.lowering.WITH_OWN_OPERATORS` lowers it.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 

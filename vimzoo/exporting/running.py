@@ -29,19 +29,28 @@ TILE = 128
 
 
 def _in_onnxruntime(path: Path, precision: str) -> Opened:
-    """A file in onnxruntime, with our scan where its library can be built."""
-    return open_onnx(path, _library())
+    """A file in onnxruntime, with our operators where their library can be built."""
+    library, reason = _library()
+    try:
+        return open_onnx(path, library)
+    except Exception as error:
+        if library is None and "vimzoo:" in str(error) and "not a registered" in str(error):
+            raise UsageError(
+                f"{path}: has operators of our own, expected to find their library; {reason}"
+            ) from None
+        raise
 
 
 @cache  # says it once
-def _library() -> Path | None:
+def _library() -> tuple[Path | None, str]:
+    """The library, or why there is none."""
     try:
-        return onnxruntime_extension()
+        return onnxruntime_extension(), ""
     except UsageError as error:
         _logger.warning(
             "onnxruntime runs scans by standard operators, which takes several times as long: %s", error
         )
-        return None
+        return None, str(error)
 
 
 class Runner(NamedTuple):

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from vimzoo.models.inputs import input_names
 
 from ..eight_bits import quantise
-from ..lowering import DECOMPOSITIONS
+from ..lowering import DECOMPOSITIONS, WITH_OWN_OPERATORS
 from ..openvino import INLINED
 from ..program import to_program
 from ..record import Format, Opened, Run, Source, Variant
@@ -73,6 +73,16 @@ def translate(
         node.metadata_props.clear()
     write_products(written.model)
     fold(written.model)
+    return written
+
+
+def translate_for_own_operators(source: Source) -> torch.onnx.ONNXProgram:
+    """A model in ONNX, for runtimes with our operators."""
+    from ..own_operators import use_own_operators
+
+    program = to_program(source.model, source.example, dynamic_size=source.dynamic_size)
+    written = translate(program, input_names(source.model), WITH_OWN_OPERATORS)
+    use_own_operators(written.model)
     return written
 
 

@@ -6,29 +6,21 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vimzoo.models.inputs import input_names
 from vimzoo.ops.runtime.openvino import openvino_extension
 
-from ..lowering import FOR_OPENVINO
 from ..openvino import EXACT, load_with_our_scan
-from ..program import to_program
 from ..record import Format, Runtime, Source
-from .onnx import translate
+from .onnx import translate_for_own_operators
 
 
 def _save(source: Source, path: Path) -> None:
     import openvino
 
-    from ..own_operators import use_own_operators
-
     core = openvino.Core()
     core.add_extension(str(openvino_extension()))
-    program = to_program(source.model, source.example, dynamic_size=source.dynamic_size)
     with TemporaryDirectory() as folder:
         onnx_file = Path(folder) / "model.onnx"
-        written = translate(program, input_names(source.model), FOR_OPENVINO)
-        use_own_operators(written.model)
-        written.save(onnx_file)
+        translate_for_own_operators(source).save(onnx_file)
         model = core.read_model(onnx_file)
         for key, value in source.metadata.items():
             model.set_rt_info(json.dumps(value), ["vimzoo", key])  # `open_with_our_scan` reads it

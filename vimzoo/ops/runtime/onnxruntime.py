@@ -1,4 +1,4 @@
-"""The library that gives onnxruntime our scan as an operator."""
+"""The library that gives onnxruntime our scan, causal and depthwise convolutions and norms as operators."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ HEADERS = ("onnxruntime/interface.h", "selective_scan/arguments.h", "selective_s
 
 @cache
 def onnxruntime_extension() -> Path:
-    """The library with the operator ``vimzoo::ScanPaths``, for ``SessionOptions.register_custom_ops_library``.
+    """The library with our operators, for ``SessionOptions.register_custom_ops_library``.
 
-    A session with it runs the scans of exported ONNX files by our kernel instead of by the function in the file. It is
-    built by the first call, in a second, and kept in the cache folder (``VIMZOO_CACHE``) for as long as onnxruntime and
-    the scan's library stay the same. It uses the CPU kernels that were built with this package.
+    A session with it runs the scans of exported ONNX files by our kernel instead of by the function in the file, and
+    takes files of the format ``onnxruntime``. It is built by the first call, in a few seconds, and kept in the cache
+    folder (``VIMZOO_CACHE``) for as long as onnxruntime and the kernels' library stay the same. It uses the CPU kernels
+    that were built with this package.
 
     Returns:
         The path of a shared library. C and C++ programs may register it as well.
@@ -33,4 +34,4 @@ def plan() -> Extension:
     Raises:
         UsageError: onnxruntime, a C++ compiler or the CPU kernels are missing.
     """
-    return planned("onnxruntime", "scan_operator.cpp", HEADERS)
+    return planned("onnxruntime", "operators.cpp", HEADERS)
