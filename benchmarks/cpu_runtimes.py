@@ -199,8 +199,8 @@ def main() -> None:
         "whole forward pass with random weights, with one thread interleaved, with several one after another; "
         "PyTorch: eager mode; OpenVINO and onnxruntime: timm's model as an ONNX file of fixed size; OpenVINO with our "
         "scan: our model as vimzoo.export writes it, compiled for that size; bfloat16: the model in bfloat16 in "
-        "PyTorch, OpenVINO's precision hint; x best peer: time divided by that of the peer in its fastest runtime; peak: "
-        "resident memory that the model and one forward pass add to a fresh process"
+        "PyTorch, OpenVINO's precision hint; x best peer: time divided by that of the peer in its fastest runtime; "
+        "peak: resident memory that the model and one forward pass add to a fresh process"
     )
     extra = {"onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__}
     write("cpu_runtimes", rows, about, extra=extra)

@@ -45,7 +45,7 @@ NEEDED = {
 EXTENSIONS = {
     "onnxruntime": (
         lambda: onnxruntime.plan(),
-        "exported files run by standard operators, several times as slow",
+        "exported files run by standard operators, several times as slow, and those of --format onnxruntime do not",
     ),
     "openvino": (lambda: openvino.plan(), "inlined ONNX files run, those of --format openvino do not"),
 }

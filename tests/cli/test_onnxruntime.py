@@ -71,7 +71,7 @@ def test_it_is_used(library: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["test_vim", "test_vmamba", "test_mambair"])
 def test_files_of_our_operators(name: str, library: Path, tmp_path: Path) -> None:
-    """The exporter compares them with PyTorch in several sizes; here with two threads, open, and without the library."""
+    """The exporter compares them with PyTorch in several sizes; here with one thread and with two."""
     (written,) = exporting.export(name, "onnxruntime", tmp_path / "model.own.onnx", random=True)
     assert written.worst.difference <= exporting.BOUND
     x = torch.rand(3, 3, 64, 64).numpy()
