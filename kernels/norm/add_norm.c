@@ -16,43 +16,47 @@ INLINE vf first_lanes(vf v, const int lanes) {
     return select_vf(lane < lanes, v, splat(0.0f));
 }
 
-/* Mean and 1 / sqrt(variance + eps) of `rows` rows of whole vectors, zeros beyond the last channel; RMSNorm has mean 0. Rows are
- * treated side by side, as each one's sums wait for one another. */
-INLINE void statistics(const add_norm_args *a, const vf *row, const int rows, float *mean, float *scale) {
-    const int64_t vectors = ceil_div(a->channels, VL);
-    vf sum[AT_ONCE] = {0}, squares[AT_ONCE] = {0};
-    if (!a->rms)
-        for (int64_t j = 0; j < vectors; j++) EACH_ROW sum[i] += row[i * vectors + j];
-    EACH_ROW mean[i] = a->rms ? 0.0f : sum_vf(sum[i]) / (float)a->channels;
+/* Mean and 1 / sqrt(variance + eps) of `rows` rows of whole vectors, zeros beyond the last channel, with these sums over
+ * vectors; RMSNorm has mean 0. Rows are treated side by side, as each one's sums wait for one another. */
+INLINE void statistics(const add_norm_args *a, const vf *row, const vf *sum, const int rows, float *mean, float *scale) {
+    const double share = 1.0 / (double)a->channels;
+    vf squares[AT_ONCE] = {0};
+    double variance[AT_ONCE];
+    EACH_ROW mean[i] = a->rms ? 0.0f : sum_vf(sum[i]) * (float)share;
     EACH_VECTOR(a->channels, EACH_ROW {
-        const vf v = first_lanes(row[i * vectors + c / VL] - mean[i], lanes);
+        const vf v = first_lanes(row[c / VL * rows + i] - mean[i], lanes);
         squares[i] += v * v;
     });
-    EACH_ROW scale[i] = (float)(1.0 / sqrt((double)sum_vf(squares[i]) / (double)a->channels + a->eps));
+    EACH_ROW variance[i] = (double)sum_vf(squares[i]) * share + a->eps;
+    EACH_ROW scale[i] = (float)(1.0 / sqrt(variance[i]));
 }
 
 /* Rows from `row` on; stream: room for them. */
 INLINE void forward_some(const add_norm_args *a, int64_t row, const int rows, vf *stream, const int x_dtype,
                          const int residual_dtype, const int kept_dtype) {
-    const int64_t vectors = ceil_div(a->channels, VL);
+    const add_norm_args own = *a; /* which no store changes, as the compiler sees */
+    a = &own;
+    vf sum[AT_ONCE] = {0};
     EACH_VECTOR(a->channels, EACH_ROW {
         const int64_t at = (row + i) * a->channels + c;
         vf v = load_row(a->x + at * item_size(x_dtype), x_dtype, lanes);
         if (a->residual) v += load_row(a->residual + at * item_size(residual_dtype), residual_dtype, lanes);
-        stream[i * vectors + c / VL] = v;
+        stream[c / VL * rows + i] = v;
+        sum[i] += v;
         if (a->kept) store_row(a->kept + at * item_size(kept_dtype), kept_dtype, lanes, v);
     });
     float mean[AT_ONCE], scale[AT_ONCE];
-    statistics(a, stream, rows, mean, scale);
+    statistics(a, stream, sum, rows, mean, scale);
     EACH_VECTOR(a->channels, {
         const vf weight = load_floats(a->weight + c, lanes);
         const vf bias = load_floats(a->bias ? a->bias + c : NULL, lanes);
         EACH_ROW {
-            vf v = (stream[i * vectors + c / VL] - mean[i]) * scale[i] * weight + bias;
+            vf v = (stream[c / VL * rows + i] - mean[i]) * scale[i] * weight + bias;
             if (a->gate) {
                 const vf gate = load_row(a->gate + ((row + i) * a->gate_row + c) * item_size(x_dtype), x_dtype, lanes);
                 v *= gate * sigmoid_vf(gate);
             }
+            if (a->gelu) v = gelu_vf(v, x_dtype != F32);
             store_row(a->out + ((row + i) * a->channels + c) * item_size(x_dtype), x_dtype, lanes, v);
         }
     });
@@ -87,11 +91,12 @@ int vimzoo_add_norm_forward(const add_norm_args *a) {
 /* With n = (stream - mean) scale and g = dout weight: dstream = scale (g - mean(g) - n mean(g n)) + dkept. */
 static void backward_row(const add_norm_args *a, int64_t row, vf *stream, float *dweight, float *dbias) {
     const int64_t at = row * a->channels;
+    vf sum = {0};
     EACH_VECTOR(a->channels, {
-        stream[c / VL] = load_row(a->kept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes);
+        sum += stream[c / VL] = load_row(a->kept + (at + c) * item_size(a->kept_dtype), a->kept_dtype, lanes);
     });
     float mean, scale;
-    statistics(a, stream, 1, &mean, &scale);
+    statistics(a, stream, &sum, 1, &mean, &scale);
     vf sum_g = {0}, sum_gn = {0};
     for (int64_t c = 0; c < a->channels; c += VL) {
         const int lanes = (int)min_of(VL, a->channels - c);

@@ -79,7 +79,8 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const char *, dout) F(const char *, dkept) /* gradients of both, the second or NULL */                            \
     F(char *, dx) F(char *, dresidual)                                                                                  \
     F(float *, dweight) F(float *, dbias)        /* (row_groups, D), zeroed */                                          \
-    F(const char *, gate) F(int64_t, gate_row)   /* forward only: out is multiplied by silu(gate), rows or NULL */
+    /* forward only: out is multiplied by silu(gate), rows or NULL; GELU of out */                                      \
+    F(const char *, gate) F(int64_t, gate_row) F(int64_t, gelu)
 
 /* Maps (B, H, W, C); x has strides, its channels are dense; weight (C, 3, 3), bias (C) or NULL; out is dense. */
 #define DEPTHWISE_FIELDS(F)                                                                                             \

@@ -57,9 +57,10 @@ def test_layer_norm(channels: int, dtype: torch.dtype, used: list[str]) -> None:
     truth = F.layer_norm(x.double(), (channels,), weight, bias)
     with torch.inference_mode():
         assert error(apply_norm(layer, x), truth) < DTYPES[dtype]
+        assert error(apply_norm(layer, x, gelu=True), F.gelu(truth)) < DTYPES[dtype]
         y = apply_norm(layer, x.transpose(0, 2), gate.transpose(0, 2)).transpose(0, 2)
     assert error(y, truth * F.silu(gate.double())) < DTYPES[dtype]
-    assert used == ["layer_norm"] * 2
+    assert used == ["layer_norm"] * 3
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

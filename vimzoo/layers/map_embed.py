@@ -75,9 +75,13 @@ class MapStem(nn.Module):
         warn_unless_finite(x)
         x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, in words that vmap knows
         x = (self.conv1(x) if torch.jit.is_scripting() else convolved(self.conv1, x)).permute(0, 2, 3, 1)
-        x = self.norm1(x) if torch.jit.is_scripting() else apply_norm(self.norm1, x)
+        overlapping = self.conv2 is not None
+        if torch.jit.is_scripting():
+            x = F.gelu(self.norm1(x)) if overlapping else self.norm1(x)
+        else:
+            x = apply_norm(self.norm1, x, gelu=overlapping)
         if self.conv2 is not None and self.norm2 is not None:
-            x = F.gelu(x).permute(0, 3, 1, 2)
+            x = x.permute(0, 3, 1, 2)
             x = (self.conv2(x) if torch.jit.is_scripting() else convolved(self.conv2, x)).permute(0, 2, 3, 1)
             x = self.norm2(x) if torch.jit.is_scripting() else apply_norm(self.norm2, x)
         return x

@@ -17,13 +17,14 @@ from vimzoo.ops.mixers import Norm
 from .linear import functions_are_replaced, is_plain, tensor_of
 
 
-def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tensor:
-    """``layer(x)``, times ``silu(gate)`` if there is a gate of the same shape.
+def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """``layer(x)``, times ``silu(gate)`` if there is a gate of the same shape, or GELU of it.
 
     Args:
         layer: Any norm of the last axis; a plain `torch.nn.LayerNorm` is computed in one pass.
         x: ``(..., C)``.
         gate: ``(..., C)``.
+        gelu: Whether GELU follows.
 
     Returns:
         ``(..., C)``.
@@ -35,9 +36,10 @@ def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tenso
         and (gate is None or (gate.shape == x.shape and gate.dtype == x.dtype))
         and not functions_are_replaced()
     ):
-        return inference.layer_norm(x, layer.weight, layer.bias, layer.eps, gate)  # type: ignore[arg-type]
+        return inference.layer_norm(x, layer.weight, layer.bias, layer.eps, gate, gelu)  # type: ignore[arg-type]
     y = layer(x)
-    return y if gate is None else y * F.silu(gate)
+    y = y if gate is None else y * F.silu(gate)
+    return F.gelu(y) if gelu else y
 
 
 def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:

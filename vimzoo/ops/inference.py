@@ -46,15 +46,16 @@ def runs_here() -> bool:
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, gate: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, gate: Tensor | None = None, gelu: bool = False
 ) -> Tensor:
-    """LayerNorm over the last axis, times ``silu(gate)`` if there is a gate.
+    """LayerNorm over the last axis, times ``silu(gate)`` if there is a gate, or GELU of it.
 
     Args:
         x: ``(..., C)``.
         weight, bias: ``(C,)``.
         eps: Added to the variance.
         gate: The shape of ``x``.
+        gelu: Whether GELU follows.
 
     Returns:
         ``(..., C)``, dense.
@@ -68,7 +69,7 @@ def layer_norm(
     native.require().add_norm_forward(native.AddNormArgs(
         rows=x.numel() // channels, channels=channels, threads=threads.for_work(0.5 * x.numel()), x=address(x),
         x_dtype=DTYPES[x.dtype], weight=address(weight), bias=address(bias), eps=eps, out=address(out),
-        gate=address(gate), gate_row=0 if gate is None else gate.stride(0),
+        gate=address(gate), gate_row=0 if gate is None else gate.stride(0), gelu=int(gelu),
     ))  # fmt: skip
     return out
 
