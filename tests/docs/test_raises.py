@@ -278,6 +278,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vimzoo.metrics.psnr ValueError": lambda tmp: metrics.psnr(image, image[:, :8]),
     "vimzoo.metrics.ssim ValueError": lambda tmp: metrics.ssim(image[:, :4, :4], image[:, :4, :4]),
     "vimzoo.exporting.export UsageError": lambda tmp: exporting.export("no_such_model", "onnx", random=True),
+    "vimzoo.exporting.in_bfloat16 TypeError": lambda tmp: exporting.in_bfloat16(tmp / "model.xml"),
     "vimzoo.exporting.load UsageError": lambda tmp: exporting.load(tmp / "none", "abacus"),
     "vimzoo.exporting.parse_size UsageError": lambda tmp: exporting.parse_size("large"),
     "vimzoo.restoration.Restorer ValueError": lambda tmp: restoration.Restorer(
@@ -377,6 +378,7 @@ ELSEWHERE = {
     "vimzoo.metrics.ssim ImportError": "needs a missing package",
     "vimzoo.segmentation.surface_scores ImportError": "needs a missing package",
     "vimzoo.exporting.export ExportError": "tests/cli/test_export_checks.py",
+    "vimzoo.exporting.in_bfloat16 ImportError": "needs a missing package",
     "vimzoo.exporting.quantise ImportError": "needs a missing package",
     "vimzoo.exporting.save_onnx ImportError": "needs a missing package",
     "vimzoo.exporting.save_aoti RuntimeError": "needs a missing compiler",

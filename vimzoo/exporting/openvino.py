@@ -56,7 +56,15 @@ def in_bfloat16(model: Any) -> None:
 
     Args:
         model: An ``openvino.Model``, which is changed.
+
+    Raises:
+        TypeError: ``model`` is something else, such as the path of a file.
+        ImportError: openvino is missing.
     """
+    if not hasattr(model, "get_ordered_ops"):
+        raise TypeError(
+            f"model: expected an openvino.Model, as core.read_model returns it, got {type(model).__name__}"
+        )
     from openvino import Type, opset13
 
     narrow, wide, nodes = Type.bf16, Type.f32, model.get_ordered_ops()
