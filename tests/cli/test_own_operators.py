@@ -150,6 +150,8 @@ class Traps(nn.Module):
         last = maps.permute(0, 2, 3, 1)
         normed = self.norm(last)
         values, gates = torch.cat([normed, last, x], -1)[..., 2:14].chunk(2, -1)
+        last = last + torch.cat([self.norm(x), x, last], 1)[:, 4:12]
+        last = last + self.norm(last) * F.silu(gates.mean((1, 2), keepdim=True))  # a gate for all places
         last = normed * F.silu(gates) + self.bare(values) * F.silu(gates) + self.two_axes(last)
         return self.strided(F.relu(last.permute(0, 3, 1, 2)))
 
@@ -162,7 +164,7 @@ def test_what_only_looks_like_our_operators() -> None:
     want = network(x)
     assert (run(model, x) - want).abs().max() < 1e-5
     found = kinds(model)
-    assert (found["Depthwise"], found["Norm"], found["LayerNormalization"], found["Conv"]) == (1, 2, 1, 5)
+    assert (found["Depthwise"], found["Norm"], found["LayerNormalization"], found["Conv"]) == (1, 4, 1, 5)
 
 
 class MovedBack(nn.Module):

@@ -122,10 +122,14 @@ class _Rewriting:
         if not _is_float(x) or not axes or not along_last or len(node.outputs) > 1:
             return
         place, gate = node, None
-        for product in y.consumers() if len(y.consumers()) == 1 and not y.is_graph_output() else ():
-            (other,) = [each for each in product.inputs if each is not y] or [None]
-            if product.op_type == "Mul" and other is not None and (gate := _silu_of(other)) is not None:
-                place, y = product, product.outputs[0]
+        if (
+            len(y.consumers()) == 1
+            and not y.is_graph_output()
+            and (product := y.consumers()[0]).op_type == "Mul"
+        ):
+            others = [_silu_of(each) for each in product.inputs if each is not None and each is not y]
+            if others and others[0] is not None and others[0].shape == y.shape is not None:
+                place, y, gate = product, product.outputs[0], others[0]
         eps = node.attributes.get_float("epsilon", 1e-5)
         inputs = [x, weight, bias, gate][: 4 if gate else 3]
         new = self.put(place, "Norm", inputs, y, range(axes), DOMAIN, eps=eps)
