@@ -82,7 +82,7 @@ def test_a_model_that_draws_random_routes_is_written_without(tmp_path: Path) -> 
     model: Any = timm.create_model("mambairv2_light_x2", **sizes).eval()
     timm.models.save_for_hf(model, str(tmp_path / "saved"), {"model_args": sizes})
     path = tmp_path / "model.ts"
-    (written,) = export.export(str(tmp_path / "saved"), "torchscript", path, size=(16, 24))
+    (written,) = export.export(str(tmp_path / "saved"), "torchscript", str(path), size=(16, 24))
     assert written.worst.share == 0.95
     run, images = exporting.load(path, "torchscript"), torch.rand(1, 3, 16, 24)
     assert torch.equal(run(images), run(images))

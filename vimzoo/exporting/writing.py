@@ -125,7 +125,7 @@ def load(path: str | Path, kind: str) -> Run:
 def export(
     name: str,
     kind: str = "onnx",
-    output: Path | None = None,
+    output: Path | str | None = None,
     *,
     checkpoint: str | None = None,
     random: bool = False,
@@ -174,7 +174,7 @@ def export(
         raise UsageError(f"--quantize {quantize}: expected one of {', '.join(KINDS)}")
     found = find_model(name, "MODEL")
     architecture = found.name or name.rpartition("/")[2]
-    path = output or Path()
+    path = Path(output or "")
     if path.is_dir():
         path /= ".".join([architecture, *filter(None, [quantize])]) + form.suffix
     if not path.parent.is_dir():
