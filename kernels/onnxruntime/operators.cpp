@@ -144,7 +144,7 @@ public:
                 api(onnxruntime::PARALLEL_FOR, static_cast<const Object *>(mine.context), one, size_t(parts), size_t(0), runtime);
             },
             &session);
-        const auto threads = std::min<int64_t>(std::thread::hardware_concurrency(), int64_t(nanoseconds / vimzoo::GRAIN_THERE));
+        const auto threads = std::min<int64_t>(std::thread::hardware_concurrency(), int64_t(nanoseconds / vimzoo::RUNTIME_GRAIN));
         if (threads > 1 && quiet.fetch_add(1) % QUIET_RUNS == 0) call.threads = threads;
         if (kernel(&call)) {
             vimzoo_forget_shortage();

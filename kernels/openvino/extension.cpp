@@ -98,7 +98,7 @@ private:
 
 /* On as many threads as OpenVINO has here, if there is work for them. */
 template <class Arguments> bool run(int (*kernel)(const Arguments *), Arguments &call) {
-    const auto shares = int64_t(vimzoo::nanoseconds(call) / vimzoo::GRAIN_THERE);
+    const auto shares = int64_t(vimzoo::nanoseconds(call) / vimzoo::RUNTIME_GRAIN);
     call.threads = std::max<int64_t>(1, std::min<int64_t>(tbb::this_task_arena::max_concurrency(), shares));
     if (!kernel(&call)) return true;
     vimzoo_forget_shortage();

@@ -37,7 +37,7 @@ void vimzoo_borrow_threads(vimzoo::Runner, void *runtime);
 
 namespace vimzoo {
 
-enum { GRAIN_THERE = 20000 }; /* nanoseconds of work that justify a runtime's thread, which looks for work between operators */
+enum { RUNTIME_GRAIN = 20000 }; /* nanoseconds of work that justify a runtime's thread, which looks for work between operators */
 
 /* While it lives, the kernels that this thread calls run their loops on the threads of a runtime; see kernels/threads/pool.c. */
 struct Borrowed {
