@@ -5,22 +5,15 @@
  * 16 bits become float32 when W is transposed, and x before. Nothing is kept between calls: transposing costs what
  * comparing the weight with an earlier one would cost.
  */
+#include "block.h"
 #include "product.h"
 
 ARGUMENT_NAMES(product, PRODUCT_FIELDS);
-
-#if defined(PAIRS)
-enum { PAIRED = BF16 }; /* the dtype that is multiplied in pairs */
-#else
-enum { PAIRED = -1 };
-#endif
 
 /* Whether products of this dtype run here; those of 16 bits need an even depth, as a word may be two numbers. */
 EXPORT int vimzoo_product_takes(int dtype) { return VL >= 8 && dtype >= F32 && dtype <= F16; }
 
 #if VL >= 8
-/* Columns and words of a panel; the two heights of a block of rows, whose sums fill most of 16 or 32 registers. */
-enum { PIECE = 192, PANEL = 2 * VL, LOW = VL == 16 ? 10 : 5, HIGH = VL == 16 ? 12 : 6 };
 /* Of a chunk of x: enough rows to pay for transposing the weight; what stays in the second-level cache. */
 enum { FEWEST_ROWS = 96, WORDS_OF_ROWS = (VL == 16 ? 160 : 80) << 10 };
 
@@ -49,18 +42,6 @@ INLINE const char *weight_at(const product_args *a, int64_t n, int64_t w) {
     return a->weight + (n * words_deep(a) + w) * word_size(a);
 }
 
-/* VL rows of `width` words -> `width` vectors of one word of every row; rows from `rows` on are zero. */
-INLINE void transpose_words(const char *from, int64_t step, const int dtype, const int rows, const int width, vf *out,
-                            int out_step) {
-    vf block[VL];
-#pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) block[i] = i < rows ? load_row(from + i * step, dtype, width) : splat(0.0f);
-    transpose_vf(block);
-#pragma GCC unroll 16
-    for (int i = 0; i < VL; i++)
-        if (i < width) out[i * out_step] = block[i];
-}
-
 /* panel[word][column], zeros beyond the last column. */
 static void transpose_piece(const product_args *a, const piece *p, vf *panel) {
     const int64_t step = words_deep(a) * word_size(a);
@@ -73,75 +54,6 @@ static void transpose_piece(const product_args *a, const piece *p, vf *panel) {
             if (rows == VL && width == VL && dtype == F32) transpose_words(from, step, F32, VL, VL, out, p->vectors);
             else transpose_words(from, step, dtype, rows, width, out, p->vectors);
         }
-}
-
-/* The cache lines of the next piece of the weight, which are asked for one by one meanwhile: the memory of a processor
- * core answers a few dozen requests at a time. */
-typedef struct {
-    const char *first;
-    uint64_t step, asked, lines; /* bytes from row to row; lines so far and in all: the first of every row, then the second */
-} lines_ahead;
-
-INLINE void ask(lines_ahead *ahead) {
-    if (ahead->asked == ahead->lines) return;
-    __builtin_prefetch(ahead->first + ahead->asked % PANEL * ahead->step + ahead->asked / PANEL * 64, 0, 3);
-    ahead->asked++;
-}
-
-/* Rows of words, `step` bytes from each other. */
-typedef struct {
-    const char *first;
-    int64_t step;
-} words;
-
-/* The word at `p` in every lane; GCC does not see that adding zero changes nothing. */
-INLINE vf every_lane(const char *p) {
-#if VL == 16
-    return (vf)_mm512_set1_ps(load_one(p, F32));
-#else
-    return (vf)_mm256_set1_ps(load_one(p, F32));
-#endif
-}
-
-/* sum += x panel over `depth` words: some rows times one or two vectors of output columns. */
-INLINE void add_products(vf sum[HIGH][2], const vf *panel, words x, int64_t depth, lines_ahead *ahead, const int rows,
-                         const int vectors, const int paired) {
-    (void)paired; /* which only one instruction set has */
-    const char *at[4] = {x.first, x.first + 3 * x.step, x.first + 6 * x.step, x.first + 9 * x.step};
-    vf total[HIGH][2];
-#pragma GCC unroll 12
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++) total[i][j] = sum[i][j];
-    lines_ahead soon = *ahead;
-    for (; depth > 0; depth -= 2) {
-        ask(&soon);
-#pragma GCC unroll 2
-        for (int word = 0; word < 2; word++) {
-            if (word == depth) break;
-            vf weight[2];
-#pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++) weight[j] = *panel++;
-#pragma GCC unroll 12
-            for (int i = 0; i < rows; i++) {
-                const vf v = every_lane(at[i / 3] + i % 3 * x.step + word * 4);
-#pragma GCC unroll 2
-                for (int j = 0; j < vectors; j++)
-#if defined(PAIRS)
-                    if (paired) total[i][j] = add_pairs(total[i][j], (vi)v, (vi)weight[j]);
-                    else
-#endif
-                        total[i][j] += v * weight[j];
-            }
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) at[i] += 8;
-    }
-    *ahead = soon;
-#pragma GCC unroll 12
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++) sum[i][j] = total[i][j];
 }
 
 /* The output of one vector of sums. */
@@ -165,7 +77,7 @@ INLINE void multiply(const product_args *a, const piece *p, const vf *panel, wor
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) sum[i][j] = p->begin ? partial[i][j] : splat(0.0f);
-    add_products(sum, panel, x, p->end - p->begin, ahead, rows, vectors, dtype == PAIRED);
+    add_products(sum, panel, x, p->end - p->begin, ahead, rows, vectors, dtype == PAIRED, 0);
     const int last = p->end == words_deep(a);
 #pragma GCC unroll 2
     for (int j = 0; j < vectors; j++) {
@@ -180,16 +92,7 @@ INLINE void multiply(const product_args *a, const piece *p, const vf *panel, wor
     }
 }
 #else
-/* Functions of their own: with 16 registers the compiler keeps sums in memory if it sees anything else around the loop. */
-#define KERNEL(rows, vectors)                                                                                              \
-    static __attribute__((noinline)) void add_##rows##_##vectors(vf sum[HIGH][2], const vf *panel, words x, int64_t depth, \
-                                                                 lines_ahead *ahead) {                                     \
-        add_products(sum, panel, x, depth, ahead, rows, vectors, 0);                                                       \
-    }
-KERNEL(1, 1) KERNEL(1, 2) KERNEL(5, 1) KERNEL(5, 2) KERNEL(6, 1) KERNEL(6, 2)
-#undef KERNEL
-static void (*const KERNELS[3][2])(vf[HIGH][2], const vf *, words, int64_t, lines_ahead *) = {
-    {add_1_1, add_1_2}, {add_5_1, add_5_2}, {add_6_1, add_6_2}};
+BLOCKS(ROWS, 0, 0)
 
 static void multiply(const product_args *a, const piece *p, const vf *panel, words x, int64_t row, vf (*partial)[2],
                      lines_ahead *ahead, int rows, int vectors, const int dtype) {
@@ -200,7 +103,7 @@ static void multiply(const product_args *a, const piece *p, const vf *panel, wor
             __builtin_prefetch(a->out + (row + i) * a->out_row * item_size(dtype) + at, 1, 3);
             if (a->add) __builtin_prefetch(a->add + (row + i) * a->add_row * item_size(dtype) + at, 0, 3);
         }
-    KERNELS[(rows >= LOW) + (rows == HIGH)][vectors - 1](partial, panel, x, p->end - p->begin, ahead);
+    BLOCK_OF(ROWS, rows, vectors)(partial, panel, x, p->end - p->begin, ahead);
     if (p->end < words_deep(a)) return;
     const product_args own = *a; /* which no store changes, as the compiler sees */
     a = &own;
@@ -231,10 +134,9 @@ static words rows_of(const product_args *a, int64_t row, int64_t rows, arena *sc
     return (words){(const char *)wide, a->depth * (int64_t)sizeof(float)};
 }
 
-/* All panels [first, last) for `rows` rows from `row` on. The last block of rows overlaps the one before it. */
+/* All panels [first, last) for `rows` rows from `row` on. */
 static void multiply_rows(const product_args *a, int64_t row, int64_t rows, int64_t first, int64_t last) {
-    const int64_t deep = pieces_deep(a), low = ceil_div(rows, LOW), high = ceil_div(rows, HIGH);
-    const int64_t height = rows < LOW ? 1 : low * LOW < high * HIGH || rows < HIGH ? LOW : HIGH;
+    const int64_t deep = pieces_deep(a), height = block_height(rows);
     const int64_t blocks = ceil_div(rows, height), pieces = (last - first) * deep;
     const int64_t kept = pieces * PIECE * PANEL * (int64_t)sizeof(float) <= KEPT_BYTES && blocks > 2 * KEPT_BLOCKS;
     const int64_t together = kept ? KEPT_BLOCKS : blocks;

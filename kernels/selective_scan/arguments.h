@@ -104,6 +104,12 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const char *, x) F(int64_t, x_row) F(const char *, weight) F(const char *, bias) F(double, scale)                 \
     F(const char *, add) F(int64_t, add_row) F(char *, out) F(int64_t, out_row)
 
+/* Gradient of a product's weight, out = grad^T x, and of its bias or NULL: sums over the rows of grad (rows, outputs) and
+ * x (rows, inputs), whose columns are dense; out (outputs, inputs) and bias (outputs) are dense. */
+#define WEIGHT_GRADIENT_FIELDS(F)                                                                                       \
+    F(int64_t, rows) F(int64_t, outputs) F(int64_t, inputs) F(int64_t, threads)                                         \
+    F(const float *, grad) F(int64_t, grad_row) F(const float *, x) F(int64_t, x_row) F(float *, out) F(float *, bias)
+
 /* act(n weight1^T + bias1) weight2^T + bias2 + add with GELU: weights (hidden, depth) and (columns, hidden), n is x or a norm
  * of it, an RMSNorm if first_rms. Weights of 8 or 4 bits are the fields of quantized_linear that describe them instead, here
  * and below. */

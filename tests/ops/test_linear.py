@@ -13,7 +13,7 @@ from vimzoo.ops import dense, linear, use_backend
 from vimzoo.ops.runtime import native
 from vimzoo.ops.runtime.abi import DTYPES
 
-SHAPES = [(5, 7, 3), (197, 192, 44), (1, 16, 16), (33, 1, 8)]
+SHAPES = [(5, 7, 3), (197, 192, 44), (1, 16, 16), (33, 1, 8), (201, 37, 11), (97, 65, 25)]
 
 
 def spread_error(value: torch.Tensor, truth: torch.Tensor) -> float:
@@ -172,3 +172,46 @@ def test_products_of_the_native_library(dtype: torch.dtype, monkeypatch: pytest.
         with FlopCounterMode(display=False) as flops:
             linear(x, weight, bias)
         assert flops.get_total_flops() == 2 * 21 * 48 * 20 and len(made) == 1
+
+
+@pytest.mark.parametrize("outputs", [10, 25, 500])
+def test_weight_gradients_of_the_native_library(outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, level = native.load()
+    if library is None or not library.product_takes(DTYPES[torch.float32]):
+        pytest.skip(f"no products of our own: {level}")
+    made: list[bytes] = []
+
+    def counted(arguments: bytes) -> None:
+        made.append(arguments)
+        weight_gradient(arguments)
+
+    weight_gradient = library.weight_gradient_forward
+    monkeypatch.setattr(library, "weight_gradient_forward", counted)
+    x, grad = torch.randn(401, 2 * 65)[:, :65], torch.randn(401, outputs)
+    weight, bias = torch.randn(outputs, 65, requires_grad=True), torch.randn(outputs, requires_grad=True)
+
+    def gradients(of: Tensor = x, **options: bool) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(linear(of, weight, bias), (weight, bias), grad[: len(of)], **options)
+
+    found = gradients()
+    assert len(made) == 1
+    for got, truth in zip(found, (grad.double().T @ x.double(), grad.double().sum(0)), strict=True):
+        assert (
+            spread_error(got, truth) < 2 * len(x) ** 0.5 * torch.finfo(x.dtype).eps
+        )  # sums one after another
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        monkeypatch.setattr(dense.threads, "for_work", lambda _: 4)
+        assert all(torch.equal(a, b) for a, b in zip(gradients(), found, strict=True)) and len(made) == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert all(not g.any() for g in gradients(x[:0])) and len(made) == 2
+    gradients(create_graph=True)  # which has to have gradients itself
+    with use_backend("reference"):
+        gradients()
+    assert len(made) == 2
+    x = x.clone()
+    x[7, 3] = torch.inf
+    (spoiled,) = torch.autograd.grad(linear(x, weight, bias), (weight,), grad)
+    assert len(made) == 3 and spoiled.isinf()[:, 3].all() and spoiled.isfinite().sum() == outputs * 64

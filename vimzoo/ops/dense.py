@@ -5,9 +5,9 @@ On x86-64 processors torch sends float32 ``F.linear`` to MKL and bfloat16 to one
 on Zen 4, so float32 uses oneDNN too. Where oneDNN has no products of bfloat16 or float16, which is so without AVX-512,
 torch falls back to a loop that takes several times as long as the product in float32. There operands are widened, and
 the result is rounded once, as in torch's loop. With AVX2 and AVX-512 the native library's own product is as fast as
-oneDNN's or faster for up to a few thousand rows, so inference uses it (``kernels/product``). Tracers, the compiler,
-dispatch modes such as FLOP counters, tensor subclasses, forward-mode AD and the transforms of `torch.func` see
-``torch.nn.functional.linear``.
+oneDNN's or faster for up to a few thousand rows, so inference uses it (``kernels/product``), and so does the gradient
+of a float32 weight, of which oneDNN needs transposed copies. Tracers, the compiler, dispatch modes such as FLOP
+counters, tensor subclasses, forward-mode AD and the transforms of `torch.func` see ``torch.nn.functional.linear``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight^T + bias``, with one weight, or one per direction.
 
-    The product is torch's own whichever backend is chosen or forced, except in inference on a processor with AVX2 or
-    AVX-512, where it is the native library's unless another backend than ``cpu`` is forced.
+    The product is torch's own whichever backend is chosen or forced, except on a processor with AVX2 or AVX-512: in
+    inference, and for the gradient of a float32 weight, it is the native library's unless another backend than ``cpu``
+    is forced.
 
     Args:
         x: ``(..., I)``; with a weight per direction ``(B, L, K, I)``.
@@ -96,6 +97,8 @@ WIDENED = _without_onednn()
 """Dtypes of products and convolutions that are computed in float32."""
 OWN_ROWS, OWN_DEPTH = range(4, 4097), 32
 """Rows, and the least depth, of products for which the native library is not slower than oneDNN."""
+LEAST_OUTPUTS = 10
+"""Of a weight whose gradient the native library computes: the height of a block of rows."""
 
 
 def _own_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -130,14 +133,26 @@ class _OneDNNLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
-        rows = grad.flatten(0, -2)
         to_x, to_weight, to_bias = ctx.needs_input_grad
         with without_autocast("cpu"):  # float32, as the forward pass was
-            return (
-                _one(grad, weight.t(), None) if to_x else None,
-                _one(rows.t(), x.flatten(0, -2).t(), None) if to_weight else None,
-                rows.sum(0) if to_bias else None,
-            )
+            dx = _one(grad, weight.t(), None) if to_x else None
+            return (dx, *_weight_gradient(grad.flatten(0, -2), x.flatten(0, -2), to_weight, to_bias))
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, to_weight: bool, to_bias: bool) -> tuple[Tensor | None, ...]:
+    """Gradients of a weight and a bias, if they are wanted, from rows ``(M, O)`` and ``(M, I)`` in float32."""
+    outputs, inputs = grad.shape[1], x.shape[1]
+    own = x.dtype is torch.float32 and can_infer(grad, x) and native.require().product_takes(DTYPES[x.dtype])
+    if not own or not to_weight or outputs < LEAST_OUTPUTS:
+        return _one(grad.t(), x.t(), None) if to_weight else None, grad.sum(0) if to_bias else None
+    grad, x = native.with_unit_last_stride(grad), native.with_unit_last_stride(x)
+    out, bias = grad.new_empty(outputs, inputs), grad.new_empty(outputs) if to_bias else None
+    native.require().weight_gradient_forward(native.WeightGradientArgs(
+        rows=len(grad), outputs=outputs, inputs=inputs, threads=threads.for_work(0.02 * grad.numel() * inputs),
+        grad=address(grad), grad_row=grad.stride(0), x=address(x), x_row=x.stride(0), out=address(out),
+        bias=address(bias),
+    ))  # fmt: skip
+    return out, bias
 
 
 def _onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
