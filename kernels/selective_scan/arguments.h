@@ -89,6 +89,13 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const char *, x) F(int64_t, x_b) F(int64_t, x_h) F(int64_t, x_w)                                                  \
     F(const float *, weight) F(const float *, bias) F(char *, out)
 
+/* Gradients of its weight and bias from that of out, grad, which is dense. */
+#define DEPTHWISE_GRADIENT_FIELDS(F)                                                                                    \
+    F(int64_t, batch) F(int64_t, height) F(int64_t, width) F(int64_t, channels) F(int64_t, dtype) F(int64_t, threads)   \
+    F(int64_t, dilation) F(int64_t, row_groups)                                                                         \
+    F(const char *, x) F(int64_t, x_b) F(int64_t, x_h) F(int64_t, x_w) F(const char *, grad)                            \
+    F(float *, dweight) F(float *, dbias) /* (row_groups, C, 9), (row_groups, C), zeroed */
+
 /* Weights of 8 bits, signed, or 4 bits, unsigned, in rows that are padded to whole blocks of 32; scale and offset, or NULL,
  * (outputs, padded / group). `task`: 0 product with x as it is, 1 with x in 8 bits, 2 the weights themselves as out.
  * Of task 1, for blocks in one call: act(factor x weight^T + bias) + add with GELU if `gelu`; a factor of 0 means 1. */

@@ -1,4 +1,4 @@
-"""Plain `torch.nn` layers in inference on the CPU: faster forms of norms and convolutions of maps with channels last.
+"""Plain `torch.nn` layers on the CPU: faster forms of norms and convolutions of maps with channels last.
 
 As with `vimzoo.layers.linear.apply_linear`, models hold torch's own modules, and whatever else stands in their place (a
 subclass, an adapter, a layer with hooks) is simply called. TorchScript cannot compile these functions.
@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimzoo.ops import inference, linear
+from vimzoo.ops import inference, linear, training
 from vimzoo.ops.dense import WIDENED, is_widened
 from vimzoo.ops.mixers import Norm
+from vimzoo.ops.runtime.library import in_autocast, narrowed
 
-from .linear import functions_are_replaced, is_plain, tensor_of
+from .linear import calls_are_watched, functions_are_replaced, is_plain, tensor_of
 
 
 def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None, gelu: bool = False) -> Tensor:
@@ -37,7 +38,15 @@ def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None, gelu: bo
         and not functions_are_replaced()
     ):
         return inference.layer_norm(x, layer.weight, layer.bias, layer.eps, gate, gelu)  # type: ignore[arg-type]
-    y = layer(x)
+    if (
+        is_plain(layer, nn.LayerNorm)
+        and training.can_train(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+        and is_layer_norm(layer, x.shape[-1])
+        and not calls_are_watched()
+    ):
+        y = training.layer_norm(x, layer.weight, layer.bias, layer.eps)  # type: ignore[arg-type]
+    else:
+        y = layer(x)
     y = y if gate is None else y * F.silu(gate)
     return F.gelu(y) if gelu else y
 
@@ -45,8 +54,8 @@ def apply_norm(layer: nn.Module, x: Tensor, gate: Tensor | None = None, gelu: bo
 def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:
     """A convolution of a map with channels last, and an activation.
 
-    In inference a 1 x 1 convolution is a matrix product, a depthwise 3 x 3 one, dilated or not, runs with SiLU in one
-    pass, and the weight of a dense one with few output pixels is packed once.
+    A 1 x 1 convolution is a matrix product, and a depthwise 3 x 3 one, dilated or not, runs on the native library. In
+    inference that is with SiLU in one pass, and the weight of a dense one with few output pixels is packed once.
 
     Args:
         layer: Any module from ``(B, I, H, W)`` to ``(B, O, H', W')``, or of volumes.
@@ -58,8 +67,10 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
     """
     weight = layer.weight if is_plain(layer, nn.Conv2d) and not torch.compiler.is_compiling() else None
     y: Tensor | None = None
-    if isinstance(weight, Tensor) and torch.is_grad_enabled() and weight.requires_grad:
-        inference.forget_packed(weight)
+    if isinstance(weight, Tensor) and torch.is_grad_enabled():
+        if weight.requires_grad:
+            inference.forget_packed(weight)
+        y = _trained(layer, weight, x)
     elif (
         isinstance(weight, Tensor)
         and layer.padding_mode == "zeros"
@@ -80,6 +91,27 @@ def apply_conv(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Ten
             y, act = F.silu(y), None
         y = y.movedim(1, -1)
     return y if act is None else act(y)
+
+
+def _trained(layer: Any, weight: Tensor, x: Tensor) -> Tensor | None:
+    """A convolution where gradients may be wanted; ``None`` of one that torch runs as fast."""
+    if in_autocast("cpu"):
+        x = narrowed(x, torch.get_autocast_dtype("cpu"))
+    elif x.dtype is not weight.dtype:
+        return None  # which torch refuses
+    plain = layer.padding_mode == "zeros" and isinstance(layer.padding, tuple) and x.dim() == 4
+    if not plain or x.shape[3] != layer.in_channels or not training.can_train(x, weight, layer.bias):
+        return None
+    if calls_are_watched():
+        return None
+    if is_depthwise(layer, dilated=True):
+        return training.depthwise(x, weight, layer.bias, layer.dilation[0])
+    return linear(x, weight.flatten(1), layer.bias) if _is_product(layer) else None
+
+
+def _is_product(layer: Any) -> bool:
+    """Whether a convolution is a matrix product of every pixel."""
+    return layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
 
 
 def convolved(layer: nn.Module, x: Tensor) -> Tensor:
@@ -168,7 +200,7 @@ def _dense(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor | None:
     """``None`` for a convolution that torch runs as fast."""
     if layer.groups != 1 or x.shape[3] != layer.in_channels:
         return None
-    if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
+    if _is_product(layer):
         return linear(x, weight.flatten(1), layer.bias)  # type: ignore[arg-type]
     if is_widened(x, weight):
         return convolved(layer, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -171,7 +171,7 @@ def gradients_of(function: Callable[[Any], Any], call: Call, grad: Any) -> tuple
     return tuple(gradients)
 
 
-def _narrowed(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def narrowed(tensor: Any, dtype: torch.dtype) -> Any:
     """An activation in the autocast dtype; complex and float64 ones are left alone, as by torch's own rules."""
     if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
         return tensor
@@ -214,4 +214,4 @@ def autocast_inputs(op: str, args: Sequence[Any], device: str) -> Sequence[Any]:
     if op not in _ACTIVATIONS or not in_autocast(device):
         return args
     dtype = torch.get_autocast_dtype(device)
-    return [_narrowed(a, dtype) if i in _ACTIVATIONS[op] else a for i, a in enumerate(args)]
+    return [narrowed(a, dtype) if i in _ACTIVATIONS[op] else a for i, a in enumerate(args)]

@@ -32,8 +32,10 @@ LEVELS = ("base", "neon_bf16") if ARM else ("base", "avx2", "avx512", "avx512_bf
 """Instruction sets that libraries are built for, the best last."""
 MOST_STATES = 1024
 """States N that a backward pass holds on the stack, 64 bytes each."""
-INFERENCE = ("depthwise", "quantized_linear", "product", "weight_gradient", "mlp", "mixer")
-"""Kernels without a backward pass: what layers call in inference, and the gradient of a product's weight."""
+INFERENCE = (
+    "depthwise", "depthwise_gradient", "quantized_linear", "product", "weight_gradient", "mlp", "mixer"
+)  # fmt: skip
+"""Kernels without a backward pass: what layers call in inference, and gradients of weights."""
 SHARED = {"scan_carried": "scan_paths"}
 """Operators that run on the kernels, and with the arguments, of another one."""
 STRUCTS = tuple(Arguments(op) for op in (*OPERATORS, *INFERENCE) if op not in SHARED)
@@ -43,6 +45,7 @@ STRUCTS = tuple(Arguments(op) for op in (*OPERATORS, *INFERENCE) if op not in SH
     CausalConvArgs,
     AddNormArgs,
     DepthwiseArgs,
+    DepthwiseGradientArgs,
     QuantizedLinearArgs,
     ProductArgs,
     WeightGradientArgs,
