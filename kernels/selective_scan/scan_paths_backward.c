@@ -8,7 +8,7 @@
 INLINE int owns_dx(const scan_paths_args *a) { return covers(a) && a->x_directions == a->directions; }
 
 /* Up to so many channels, a chunk's rows of all tensors stay in the second-level cache beside the next one's. */
-enum { NARROW = 128 };
+enum { NARROW = 256 };
 
 /* Scratch memory of a backward task: what each channel block carries from chunk to chunk. */
 typedef struct {
@@ -87,8 +87,7 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
         }
         dt[t] = softplus_vf(pre[t], 0);
         dtu[t] = dt[t] * u[t];
-        y[t] = skip * u[t];
-        d_dtu[t] = d_decay[t] = splat(0.0f);
+        if (sum_y) y[t] = skip * u[t];
     }
     for (int64_t n = 0; n < N; n++) {
         const float *kept = kept_at(a, c, channel) + n * a->channels;
@@ -111,10 +110,9 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
         dD += g[t] * u[t];
         if (c->token[t] < 0) continue;
         const int64_t token = c->token[t] * a->x_directions * a->channels;
-        if (!own_dx) {
-            add_floats((float *)dx + token, du, lanes);
-            ask_later(c, t, dx, a->x_directions * a->channels, sizeof(float));
-        } else store_row(dx + token * size, a->dtype, lanes, du);
+        if (own_dx) store_row(dx + token * size, a->dtype, lanes, du);
+        else add_floats((float *)dx + token, du, lanes);
+        ask_later(c, t, dx, a->x_directions * a->channels, own_dx ? size : (int)sizeof(float));
         if (sum_y) add_floats(sum_y + c->token[t] * s->width + i * VL, y[t], lanes);
     }
     s->dbias[i] = dbias;
@@ -125,20 +123,31 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
     rank_gradients(pre, weight, a->rank, lanes, s->d_dt);
 }
 
-static void add_row(float *to, const float *from, int64_t columns) {
+/* first: nothing was added to the row before. */
+static void add_row(float *to, const float *from, int64_t columns, int first) {
     const int64_t wide = in_vectors(columns);
-    EACH_VECTOR(wide, add_floats(to + c, load_floats(from + c, lanes), lanes));
-    for (int64_t c = wide; c < columns; c++) to[c] += from[c];
+    if (first) EACH_VECTOR(wide, store_row((char *)(to + c), F32, lanes, load_floats(from + c, lanes)));
+    else EACH_VECTOR(wide, add_floats(to + c, load_floats(from + c, lanes), lanes));
+    for (int64_t c = wide; c < columns; c++) to[c] = first ? from[c] : to[c] + from[c];
+}
+
+/* Gradient of the row of x_dbl that a step reads. */
+static float *row_gradient(const scan_paths_args *a, const chunk *c, int64_t part, int64_t t) {
+    const int64_t at = (part * a->batch + c->b) * a->length + c->token[t];
+    return a->dx_dbl + (at * a->row_directions + (a->row_directions > 1 ? c->k : 0)) * row_width(a);
 }
 
 static void backward_image(const scan_paths_args *a, chunk *c, const backward_scratch *s, int64_t first, int64_t last,
                            int64_t part, float *sum_y) {
     const int64_t blocks = ceil_div(last - first, VL);
+    const int first_visit = covers(a) && (c->k == 0 || a->row_directions > 1);
     for (c->begin = (ceil_div(a->steps, CHUNK) - 1) * CHUNK; c->begin >= 0; c->begin -= CHUNK) {
         c->steps = min_of(CHUNK, a->steps - c->begin);
         read_chunk(a, c);
         memset(s->sums, 0, SUMS(a->states) * sizeof(float));
         memset(s->d_dt, 0, CHUNK * a->rank * sizeof(float));
+        for (int64_t t = 0; t < c->steps; t++)
+            for (int64_t i = 0; i < row_width(a); i += 64 / (int)sizeof(float)) ask_for(row_gradient(a, c, part, t) + i);
         for (int64_t i = 0; i < blocks; i++) {
             const int64_t channel = first + i * VL;
             backward_block(a, c, s, i, channel, (int)min_of(VL, last - channel), sum_y);
@@ -154,9 +163,7 @@ static void backward_image(const scan_paths_args *a, chunk *c, const backward_sc
         read_sums((int)a->states, (int)c->steps, s->sums, dB, dB + a->states, c->columns);
         for (int64_t t = 0; t < c->steps; t++) {
             if (c->token[t] < 0) continue;
-            const int64_t at = (part * a->batch + c->b) * a->length + c->token[t];
-            float *row = a->dx_dbl + (at * a->row_directions + (a->row_directions > 1 ? c->k : 0)) * row_width(a);
-            add_row(row, s->acc + t * c->columns, row_width(a));
+            add_row(row_gradient(a, c, part, t), s->acc + t * c->columns, row_width(a), first_visit);
         }
     }
 }

@@ -132,10 +132,7 @@ static void backward_block(const selective_scan_args *a, block *k, const backwar
     load_tile(dy, a->dy + (k->b * a->dy_b + k->channel * a->dy_d + k->begin * a->dy_l) * item_size(dtype), dtype,
               a->dy_l, a->dy_d, k->steps, k->lanes);
     if (a->z) read_z(a, k, z);
-    for (int t = 0; t < k->steps; t++) {
-        g[t] = a->z ? dy[t] * gate(a, z[t]) : dy[t];
-        d_dtu[t] = d_decay[t] = splat(0.0f);
-    }
+    for (int t = 0; t < k->steps; t++) g[t] = a->z ? dy[t] * gate(a, z[t]) : dy[t];
     for (int64_t n = 0; n < N; n++)
         h[n] = load_row((const char *)(kept_at(a, k) + n * a->channels), F32, k->lanes);
     const sweep sw = {.dt = k->dt, .dtu = k->dtu, .g = g, .B = s->rows, .C = s->rows + N, .ld = 2 * N,

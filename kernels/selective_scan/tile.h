@@ -118,7 +118,7 @@ typedef struct {
     const float *B, *C;       /* rows of ld floats */
     int64_t ld;
     vf *y;                    /* += <C, h>; NULL when not needed */
-    vf *d_dtu, *d_decay;      /* += gradients of dtu and of dt through exp2(dt A2), the latter / ln 2 */
+    vf *d_dtu, *d_decay;      /* gradients of dtu and of dt through exp2(dt A2), the latter / ln 2 */
     float *sums;              /* += gradients of B and C: sums over the lanes, see read_sums */
 } sweep;
 
@@ -126,22 +126,28 @@ typedef struct {
 #define SUMS(states) (CHUNK * 2 * (states))
 
 /* Recomputes `steps` states from h (the state before the first step), then sweeps back. dh: gradient of the state
- * after the last step in, before the first step out. dA += its gradient. */
-INLINE void backward_group(const int group, int steps, const vf *restrict h, const vf *restrict A2, const sweep *s,
-                           int at, float *restrict sums, vf *restrict dh, vf *restrict dA) {
-    vf kept[CHUNK + 1][BACKWARD_GROUP], decay[CHUNK][BACKWARD_GROUP], carry[BACKWARD_GROUP], sum_dA[BACKWARD_GROUP];
-    const int side = SIDE_BY_SIDE(group);
+ * after the last step in, before the first step out. dA += its gradient. first: d_dtu and d_decay are set, not added to. */
+INLINE void backward_group(const int group, const int first, int steps, const vf *restrict h, const vf *restrict A2,
+                           const sweep *s, int at, float *restrict sums, vf *restrict dh, vf *restrict dA) {
+    vf kept[CHUNK + 1][group], decay[CHUNK][group], carry[BACKWARD_GROUP], sum_dA[BACKWARD_GROUP];
+    const int side = DECAYS_FIRST ? group : SIDE_BY_SIDE(group);
 #pragma GCC unroll 8
     for (int n = 0; n < group; n++) kept[0][n] = carry[n] = h[n];
     for (int t = 0; t < steps; t++) {
         const vf d = bounded(s->dt[t]), w = s->dtu[t];
         const float *B = s->B + t * s->ld + at, *C = s->C + t * s->ld + at;
 #pragma GCC unroll 8
-        for (int n = 0; n < group; n++) decay[t][n] = d * A2[n];
+        for (int n = 0; n < group; n += side) {
+            vf x[BACKWARD_GROUP];
 #pragma GCC unroll 8
-        for (int n = 0; n < group; n += side) decays(decay[t] + n, side, 0);
+            for (int i = 0; i < side; i++) x[i] = d * A2[n + i];
+            decays(x, side, 0);
 #pragma GCC unroll 8
-        for (int n = 0; n < group; n++) kept[t + 1][n] = carry[n] = decay[t][n] * carry[n] + w * B[n];
+            for (int i = 0; i < side; i++) {
+                decay[t][n + i] = x[i];
+                kept[t + 1][n + i] = carry[n + i] = x[i] * carry[n + i] + w * B[n + i];
+            }
+        }
         if (!s->y) continue;
         vf y = s->y[t];
 #pragma GCC unroll 8
@@ -154,7 +160,7 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
     for (int t = steps - 1; t >= 0; t--) {
         const vf d = s->dt[t], w = s->dtu[t], g = s->g[t];
         const float *B = s->B + t * s->ld + at, *C = s->C + t * s->ld + at;
-        vf d_dtu = s->d_dtu[t], d_decay = s->d_decay[t], over_lanes[2 * BACKWARD_GROUP];
+        vf d_dtu = {0}, d_decay = {0}, over_lanes[2 * BACKWARD_GROUP];
 #pragma GCC unroll 8
         for (int n = 0; n < group; n++) {
             const vf full = carry[n] + g * C[n];
@@ -166,9 +172,9 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
             d_decay += through * A2[n];
             sum_dA[n] += through * d;
         }
+        s->d_dtu[t] = first ? d_dtu : s->d_dtu[t] + d_dtu;
+        s->d_decay[t] = first ? d_decay : s->d_decay[t] + d_decay;
         push_sums(&over_channels, over_lanes, 2 * group);
-        s->d_dtu[t] = d_dtu;
-        s->d_decay[t] = d_decay;
     }
     flush_sums(&over_channels, 2 * group);
 #pragma GCC unroll 8
@@ -186,7 +192,9 @@ INLINE void backward_group(const int group, int steps, const vf *restrict h, con
     }
 
 HELPER void tile_backward(int states, int steps, const vf *h, const vf *A2, const sweep *s, vf *dh, vf *dA) {
-#define DO(size, n) backward_group(size, steps, h + n, A2 + n, s, n, s->sums + SUMS(n), dh + n, dA + n);
+#define DO(size, n)                                                                                  \
+    if (n) backward_group(size, 0, steps, h + n, A2 + n, s, n, s->sums + SUMS(n), dh + n, dA + n);   \
+    else backward_group(size, 1, steps, h, A2, s, 0, s->sums, dh, dA);
     EACH_GROUP(states, DO)
 #undef DO
 }
