@@ -35,8 +35,8 @@ enum path_code { PATH_ROW, PATH_ROW_REVERSED, PATH_COLUMN, PATH_COLUMN_REVERSED,
     F(const float *, d_last) F(float *, d_initial) /* backward: their gradients, the second zeroed, or NULL */          \
     /* backward from here: gradient of out */                                                                           \
     F(const char *, dy) F(int64_t, dy_b) F(int64_t, dy_l) F(int64_t, dy_k)                                              \
-    F(char *, dx)      /* (B, L, K or none, D): in dtype if each item is written once, else float32, zeroed */          \
-    F(float *, dx_dbl) /* (parts, B, L, row_directions, width of a row), zeroed */                                     \
+    F(char *, dx)      /* (B, L, K or none, D): in dtype if each item is written once, else float32 */                  \
+    F(float *, dx_dbl) /* (parts, B, L, row_directions, width of a row); both zeroed for paths that are tables */          \
     F(char *, dz)      /* (B, L, D) in dtype */                                                                         \
     F(float *, dA) F(float *, dW) F(float *, dbias) F(float *, dD) /* (batch_groups, K, D, ...), zeroed */
 

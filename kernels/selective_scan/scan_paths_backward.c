@@ -111,6 +111,7 @@ static void backward_block(const scan_paths_args *a, const chunk *c, const backw
         if (c->token[t] < 0) continue;
         const int64_t token = c->token[t] * a->x_directions * a->channels;
         if (own_dx) store_row(dx + token * size, a->dtype, lanes, du);
+        else if (covers(a) && c->k == 0) store_row(dx + token * sizeof(float), F32, lanes, du);
         else add_floats((float *)dx + token, du, lanes);
         ask_later(c, t, dx, a->x_directions * a->channels, own_dx ? size : (int)sizeof(float));
         if (sum_y) add_floats(sum_y + c->token[t] * s->width + i * VL, y[t], lanes);

@@ -107,10 +107,13 @@ def _backward(
     states = native.required_states(states, through) if call.states_size else states
     x, K, channels = call.x, call.directions, call.channels
     groups, parts = native.task_split(call.batch, channels)
-    # each item of dx gets one value, which can be rounded at once; otherwise directions are summed in float32
-    written_once = call.table is None and (call.own_inputs or K == 1)
-    dx = torch.empty(x.shape, dtype=x.dtype) if written_once else torch.zeros(x.shape, **_FLOAT32)
-    dx_dbl = torch.zeros((parts, *call.x_dbl.shape), **_FLOAT32)
+    # Each item of dx gets one value, which can be rounded at once; otherwise directions are summed in float32. A path
+    # that visits every token writes all of both, so that nothing has to be zero before.
+    written = call.table is None and through.numel() > 0
+    fresh = torch.empty if written else torch.zeros
+    once = call.table is None and (call.own_inputs or K == 1)
+    dx = fresh(x.shape, dtype=x.dtype if once else torch.float32, device="cpu")
+    dx_dbl = fresh((parts, *call.x_dbl.shape), **_FLOAT32)
     dz = None if call.z is None else x.new_empty(call.z.shape)
     sums = {
         name: torch.zeros(groups, K, channels, *tail, **_FLOAT32)
