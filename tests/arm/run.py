@@ -25,7 +25,16 @@ TESTS = (
     ),
     *(
         f"tests/ops/test_{name}.py"
-        for name in ("linear", "derivatives", "quantized", "raw_calls", "reference", "threads")
+        for name in (
+            "linear",
+            "inference",
+            "training",
+            "derivatives",
+            "quantized",
+            "raw_calls",
+            "reference",
+            "threads",
+        )
     ),
     *(f"tests/models/test_{name}.py" for name in ("vim", "vmamba", "mambair")),
 )
