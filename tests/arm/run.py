@@ -28,7 +28,7 @@ TESTS = (
         for name in (
             "linear",
             "inference",
-            "training",
+            "gradients",
             "derivatives",
             "quantized",
             "raw_calls",

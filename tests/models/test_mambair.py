@@ -235,8 +235,8 @@ def test_reset_after_the_meta_device() -> None:
 def test_export_and_features() -> None:
     model = timm.create_model("test_mambair").eval()
     x = torch.rand(1, 3, 12, 8)
-    with torch.enable_grad():  # without gradients, eager inference does several of the program's steps in one
-        want = model(x).detach()
-    assert torch.equal(torch.export.export(model, (x,)).module()(x), want)
+    want = model(x).detach()  # eager PyTorch does several of the program's steps in one
+    found = torch.export.export(model, (x,)).module()(x)
+    assert (found - want).abs().max() < 3e-5 * want.std()
     graph = create_feature_extractor(model, ["head"])
     assert graph(x)["head"].shape == want.shape
