@@ -144,7 +144,7 @@ def bench_vmamba(quick: bool) -> None:
     about = (
         "float32 forward pass at 224 px of vmamba_tiny_s1l8 and timm's unmodified "
         "swin_tiny_patch4_window7_224 and convnext_tiny; speed: their time divided by vmamba's; scan_share: "
-        "the scan's share of vmamba's time"
+        "the scan's share of vmamba's time in a profile, for which its layers run in parts"
     )
     write("cpu_vmamba", rows, about)
 

@@ -14,7 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from vimzoo.layers import SS2D, CausalConv, VSSBlock
 from vimzoo.layers.mambair import RestorationBlock
 from vimzoo.layers.map_embed import MapDownsample, MapStem
+from vimzoo.layers.mlp import Mlp
 from vimzoo.layers.plain import apply_conv, apply_norm, convolved
+from vimzoo.layers.ssm import SelectiveSSM
+from vimzoo.layers.vss_block import infer_blocks
 from vimzoo.ops import inference, linear, mixers, use_backend
 from vimzoo.ops.runtime import native
 
@@ -172,6 +175,25 @@ def test_hooks_run_and_see_what_they_saw(part: str) -> None:
         torch.testing.assert_close(block(x), y.detach(), rtol=1e-4, atol=1e-5)
     assert len(seen) == 2
     torch.testing.assert_close(seen[1], seen[0].detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [SelectiveSSM, SS2D, Mlp, VSSBlock])
+@torch.inference_mode()
+def test_a_replaced_forward_of_a_class_is_called(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those who try another composition replace it; it was passed over where layers run in one call."""
+    blocks, x, seen = nn.Sequential(VSSBlock(24), VSSBlock(24)).eval(), torch.randn(1, 4, 4, 24), []
+    expected, forward = infer_blocks(blocks, x), kind.forward
+
+    def replaced(self: nn.Module, *args: Any) -> Any:
+        seen.append(self)
+        return forward(self, *args)
+
+    monkeypatch.setattr(kind, "forward", replaced)
+    assert infer_blocks(blocks, x) is None
+    torch.testing.assert_close(blocks(x), expected, rtol=1e-4, atol=1e-5)
+    assert len(seen) == 2
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from vimzoo.ops.norm.call import stream_dtype
 from vimzoo.ops.paths.path import BIDIRECTIONAL, FORWARD, ScanPath, path_codes
 
 from .checks import check_rates, check_sizes, check_tokens, inner_width
-from .linear import apply_linear, is_plain, passes_on, runs_in_one_call, tensor_of
+from .linear import apply_linear, has_a_fast_form, is_plain, passes_on, runs_in_one_call, tensor_of
 from .norm import AddNorm
 from .ssm import SelectiveSSM, mixer_of
 
@@ -28,6 +28,7 @@ _DIRECTIONS = {
 """Paths of each kind; across slices, a sequence is a map of one slice per row, read by columns."""
 
 
+@has_a_fast_form
 class CausalConv(nn.Module):
     """Depthwise causal convolution of a sequence in one or more directions, then SiLU.
 
@@ -101,6 +102,7 @@ class CausalConv(nn.Module):
         return f"{dim}, width={width}, directions={directions}, bias={self.bias is not None}"
 
 
+@has_a_fast_form
 class BiMamba(nn.Module):
     """Mamba mixer that reads its sequence in one or more directions.
 
@@ -240,6 +242,7 @@ class BiMamba(nn.Module):
         return y * 0.5 if self.halve and not self.proj_bias else y
 
 
+@has_a_fast_form
 class BiMambaBlock(nn.Module):
     """Add, Norm, Mixer: adds the last block's output to the stream, normalises it, mixes.
 

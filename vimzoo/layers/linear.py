@@ -5,7 +5,7 @@ them. `apply_linear` calls whichever layer is there.
 """
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,13 @@ from torch.utils._device import DeviceContext
 from vimzoo.ops import linear
 from vimzoo.ops.runtime.library import is_eager, is_inference
 
+_Module = TypeVar("_Module", bound=nn.Module)
 _FORWARDS: dict[type[nn.Module], Any] = {
     kind: kind.forward
-    for kind in (nn.Linear, nn.LayerNorm, nn.Conv2d, nn.SiLU, nn.GELU, nn.Identity, nn.Dropout, nn.Sequential)
-}
+    for kind in (
+        nn.Linear, nn.LayerNorm, nn.BatchNorm2d, nn.Conv2d, nn.SiLU, nn.GELU, nn.Identity, nn.Dropout, nn.Sequential
+    )
+}  # fmt: skip
 _FUNCTIONS = {name: getattr(F, name) for name in ("linear", "layer_norm", "conv2d", "silu", "gelu")}
 _GLOBAL_HOOKS = tuple(
     getattr(torch_module, f"_global_{name}_hooks")
@@ -49,6 +52,13 @@ def is_plain(layer: nn.Module | None, kind: type[nn.Module]) -> bool:
     own = layer.__dict__
     hooked = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"]
     return not (hooked or own["_backward_pre_hooks"] or "forward" in own or any(_GLOBAL_HOOKS))
+
+
+def has_a_fast_form(kind: type[_Module]) -> type[_Module]:
+    """Class decorator of layers that may run as part of a larger call: `is_plain` then tells if their ``forward`` was
+    replaced."""
+    _FORWARDS[kind] = kind.forward
+    return kind
 
 
 def passes_on(drop_path: Any) -> bool:

@@ -9,12 +9,13 @@ from vimzoo.ops import inference
 from vimzoo.ops.mixers import FeedForward, Ready, prepare_mlp, run
 
 from .checks import check_map, check_rates, check_sizes, check_tokens
-from .linear import apply_linear, is_plain, runs_in_one_call, tensor_of
+from .linear import apply_linear, has_a_fast_form, is_plain, runs_in_one_call, tensor_of
 from .maps import activation
 from .plain import apply_conv, apply_norm, layer_norm_of
 from .quantized import linear_weight
 
 
+@has_a_fast_form
 class Mlp(nn.Module):
     """Linear, activation, Linear on the last axis.
 

@@ -7,9 +7,10 @@ from vimzoo.ops import add_norm
 from vimzoo.ops.mixers import Norm, Ready, prepare_norm
 
 from .checks import check_sizes, check_tokens
-from .linear import tensor_of
+from .linear import has_a_fast_form, tensor_of
 
 
+@has_a_fast_form
 class AddNorm(nn.Module):
     """Adds the last layer's output to the residual stream and normalises the sum, in one pass over memory.
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from vimzoo.ops.quantized import QuantizedWeight, Rounded, quantize_weight, quantized_linear
 
 from .checks import check_tokens
-from .linear import is_plain, tensor_of
+from .linear import has_a_fast_form, is_plain, tensor_of
 
 
+@has_a_fast_form
 class QuantizedLinear(nn.Module):
     """`torch.nn.Linear` with a weight of 8 or 4 bits; see `vimzoo.ops.quantized_linear`.
 

@@ -23,7 +23,7 @@ from vimzoo.ops.paths.path import (
 
 from .cascade import CascadeSSM
 from .checks import check_map, check_rates, check_sizes, inner_width
-from .linear import apply_linear, is_plain, runs_in_one_call
+from .linear import apply_linear, has_a_fast_form, is_plain, runs_in_one_call
 from .maps import Permute, SpatialSoftmax, activation
 from .plain import apply_conv, apply_norm, is_depthwise, is_layer_norm, layer_norm_of
 from .scripted import scripted_table
@@ -41,6 +41,7 @@ SCANS: dict[str, tuple[ScanPath, ...]] = {
 GATES = ("none", "act", "linear")
 
 
+@has_a_fast_form
 class SS2D(nn.Module):
     """Two-dimensional selective scan: projection, depthwise convolution, scan along K paths, norm, gate, projection.
 

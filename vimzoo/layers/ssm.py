@@ -13,7 +13,7 @@ from vimzoo.ops import linear, scan_codes
 from vimzoo.ops.mixers import Mixer
 
 from .checks import check_sizes
-from .linear import tensor_of
+from .linear import has_a_fast_form, tensor_of
 from .quantized import linear_weight
 
 PARAMETERS = ("A_log", "D", "x_proj", "dt_proj", "dt_bias")
@@ -25,6 +25,7 @@ def decay_rates(A_log: Tensor) -> Tensor:
     return -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
 
 
+@has_a_fast_form
 class SelectiveSSM(nn.Module):
     """Selective state-space scan along K directions, with the parameters of all directions stacked.
 

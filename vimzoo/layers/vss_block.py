@@ -11,7 +11,7 @@ from vimzoo.ops.experts import GATED_ACTIVATIONS
 from vimzoo.ops.mixers import Ready, run
 
 from .checks import check_map, check_norm_dtype, check_rates, check_sizes, inner_width
-from .linear import is_plain, passes_on, runs_in_one_call
+from .linear import has_a_fast_form, is_plain, passes_on, runs_in_one_call
 from .maps import map_norm
 from .mlp import Mlp
 from .moe import MoE
@@ -21,6 +21,7 @@ from .ss2d import SS2D
 GATED_NAMES = {plain: gated for gated, plain in GATED_ACTIVATIONS.items()}
 
 
+@has_a_fast_form
 class VSSBlock(nn.Module):
     """``x + SS2D(norm(x))``, then ``x + MLP(norm(x))``, on maps with channels last.
 
