@@ -199,3 +199,16 @@ def test_an_empty_map() -> None:
         x = torch.randn(0, 5, 4, 24, requires_grad=True)
         apply(make(), x).sum().backward()
         assert x.grad is not None and x.grad.shape == x.shape
+
+
+def test_the_default_dtype_changes_nothing() -> None:
+    """Kernels write float32 whatever torch's default is."""
+    layer, x = nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.randn(1, 4, 4, 8)
+    found = []
+    try:
+        for dtype in (torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            found.append(torch.autograd.grad(apply_conv(layer, x).sum(), tuple(layer.parameters())))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(*found, strict=True))

@@ -103,7 +103,10 @@ class _Depthwise(torch.autograd.Function):
         x = native.with_unit_last_stride(x)
         batch, height, width, channels = x.shape
         groups = min(batch * height, MOST_GROUPS)
-        dweight, dbias = (torch.zeros(groups, channels, *size) for size in ((1, 3, 3), ()))
+        dweight, dbias = (
+            torch.zeros(groups, channels, *size, dtype=torch.float32, device="cpu")
+            for size in ((1, 3, 3), ())
+        )
         native.require().depthwise_gradient_forward(native.DepthwiseGradientArgs(
             batch=batch, height=height, width=width, channels=channels, dtype=DTYPES[x.dtype], dilation=ctx.dilation,
             threads=threads.for_work(0.5 * x.numel()), row_groups=groups, x=address(x), x_b=x.stride(0),
